@@ -1,0 +1,49 @@
+"""Compact, checked storage of the soft labels that a teacher gives to crops of images.
+
+>>> from softlabel_codec import SoftLabelReader, SoftLabelWriter
+
+The torch side (`SoftLabelDataset`, `soft_cross_entropy`) is in `softlabel_codec.torch`; this package never imports torch.
+"""
+
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import (
+    ArgumentError,
+    CorruptError,
+    FormatError,
+    LimitError,
+    MismatchError,
+    NewerVersionError,
+    NotAContainerError,
+    SoftLabelError,
+    StateError,
+    TruncatedError,
+    UnknownFeatureError,
+)
+from softlabel_codec.labels import DenseLabels, SparseLabels
+from softlabel_codec.reader import BatchLabels, ImageLabels, SoftLabelReader
+from softlabel_codec.recover import recover
+from softlabel_codec.version import VERSION as __version__
+from softlabel_codec.writer import SoftLabelWriter
+
+__all__ = [
+    "ArgumentError",
+    "BatchLabels",
+    "Codec",
+    "CorruptError",
+    "DenseLabels",
+    "FormatError",
+    "ImageLabels",
+    "LimitError",
+    "MismatchError",
+    "NewerVersionError",
+    "NotAContainerError",
+    "SoftLabelError",
+    "SoftLabelReader",
+    "SoftLabelWriter",
+    "SparseLabels",
+    "StateError",
+    "TruncatedError",
+    "UnknownFeatureError",
+    "__version__",
+    "recover",
+]

@@ -1,0 +1,79 @@
+"""Checks of what a caller passes to the writer, before anything is kept of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softlabel_codec.errors import ArgumentError, LimitError
+from softlabel_codec.limits import MAX_CROPS_PER_IMAGE, MAX_IMAGE_SIDE, MAX_KEY_BYTES
+
+
+def check_key(key: object) -> str:
+    """Return `key` if it can be the key of an image."""
+    if not isinstance(key, str) or not key:
+        raise ArgumentError(f"key: expected a non-empty str, got {key!r}")
+    try:
+        length = len(key.encode())
+    except UnicodeEncodeError:
+        raise ArgumentError(f"key: expected text that UTF-8 can hold, got {key!r}") from None
+    if length > MAX_KEY_BYTES:
+        raise LimitError(f"key: expected at most {MAX_KEY_BYTES} bytes of UTF-8, got {length}")
+    return key
+
+
+def check_image_size(image_size: object) -> tuple[int, int]:
+    """Return height and width of an image in pixels."""
+    size = np.asarray(image_size)
+    if size.dtype.kind not in "iu" or size.shape != (2,):
+        raise ArgumentError(f"image_size: expected (height, width) in pixels, got {image_size!r}")
+    height, width = size.tolist()
+    if not (1 <= height <= MAX_IMAGE_SIDE and 1 <= width <= MAX_IMAGE_SIDE):
+        raise LimitError(f"image_size: expected 1 to {MAX_IMAGE_SIDE} pixels, got {height} x {width}")
+    return height, width
+
+
+def check_pixel_crops(crops: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return crops (M, 4) of integers that lie inside their image."""
+    array = _check_shape(crops, "iu", "integers").astype(np.int64)
+    top, left, height, width = array.T
+    inside = (top >= 0) & (left >= 0) & (height >= 1) & (width >= 1)
+    inside &= (height <= image_size[0] - top) & (width <= image_size[1] - left)
+    if not inside.all():
+        row = int(np.argmin(inside))
+        raise ArgumentError(
+            f"crops: row {row}: expected top, left, height, width inside an image of {image_size[0]} x {image_size[1]} pixels "
+            f"(height x width), got {array[row].tolist()}"
+        )
+    return array
+
+
+def check_fraction_crops(crops: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return crops (M, 4) of finite floats of at most the precision that is stored."""
+    array = _check_shape(crops, "f", "floats")
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise ArgumentError(f"crops: row {row}: expected finite fractions, got {array[row].tolist()}")
+    if array.dtype.itemsize > dtype.itemsize:
+        raise ArgumentError(f"crops: expected {dtype}, so that nothing is lost, got {array.dtype}")
+    return array.astype(dtype)
+
+
+def check_flips(flips: ArrayLike, num_crops: int) -> NDArray[np.bool_]:
+    """Return flips (M,) of bools."""
+    array = np.asarray(flips)
+    if array.dtype != np.bool_ or array.shape != (num_crops,):
+        raise ArgumentError(f"flips: expected bool of shape ({num_crops},), got {array.dtype} of shape {array.shape}")
+    return array
+
+
+def _check_shape(crops: ArrayLike, kinds: str, name: str) -> NDArray[Any]:
+    array = np.asarray(crops)
+    if array.dtype.kind not in kinds or array.ndim != 2 or array.shape[1] != 4:
+        raise ArgumentError(f"crops: expected {name} of shape (M, 4), got {array.dtype} of shape {array.shape}")
+    if not 1 <= len(array) <= MAX_CROPS_PER_IMAGE:
+        raise LimitError(f"crops: expected 1 to {MAX_CROPS_PER_IMAGE} crops, got {len(array)}")
+    return array

@@ -1,0 +1,106 @@
+"""A container file under construction: blocks are appended, then keys, summary, index and trailer."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from softlabel_codec.frame import KEYS_ASCEND, TRAILER, Index, Trailer, pack_key_pages, with_crc32
+from softlabel_codec.keys import key_order
+from softlabel_codec.limits import MAX_SUMMARY_BYTES
+from softlabel_codec.metadata import pack_map
+from softlabel_codec.prefix import Beginning, read_blocks
+from softlabel_codec.store import FileSource, PartialFile
+
+
+class Assembly:
+    """Appends whole blocks to a partial file and knows what is in it.
+
+    Attributes
+    ----------
+    keys : dict
+        Keys of all images so far, in order; the values mean nothing.
+    num_blocks : int
+        Blocks so far.
+    last_key : str
+        Key of the last image, empty before the first.
+    """
+
+    def __init__(self, file: PartialFile) -> None:
+        self.keys: dict[str, None] = {}
+        self.last_key = ""
+        self._file = file
+        self._block_lengths: list[int] = []
+        self._block_images: list[int] = []
+        self._crop_counts: list[int] = []
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self._block_lengths)
+
+    def begin(self, beginning: bytes) -> None:
+        """Write header and metadata to an empty file."""
+        self._file.append(beginning)
+
+    def add_block(self, block: bytes, keys: Sequence[str], counts: Iterable[int]) -> None:
+        """Append a whole block that holds images with these keys and numbers of crops."""
+        self._file.append(block)
+        self._note(block, keys, counts)
+
+    def adopt_blocks(self, source: FileSource, beginning: Beginning) -> None:
+        """Take over the whole blocks that the file already begins with, and cut off what stands after them."""
+        self._file.adopt(beginning.data)
+        for block in read_blocks(source, beginning):
+            self._file.adopt(block.data)
+            self._note(block.data, block.images.keys, block.images.counts.tolist())
+        self._file.truncate(beginning.blocks_offset + sum(self._block_lengths))
+
+    def copy_blocks(self, source: FileSource, beginning: Beginning) -> None:
+        """Append the whole blocks that another file begins with."""
+        for block in read_blocks(source, beginning):
+            self.add_block(block.data, block.images.keys, block.images.counts.tolist())
+
+    def _note(self, block: bytes, keys: Sequence[str], counts: Iterable[int]) -> None:
+        self._block_lengths.append(len(block))
+        self._block_images.append(len(keys))
+        self._crop_counts.extend(counts)
+        self.keys.update(dict.fromkeys(keys))
+        self.last_key = keys[-1]
+
+    def finish(self, skipped_keys: Sequence[str]) -> None:
+        """Write what comes after the blocks, put the file on disk and give it its name."""
+        keys = [key.encode() for key in self.keys]
+        order = key_order(keys)
+        keys_offset = self._file.length
+        self._file.append(pack_key_pages(keys, order))
+        summary_offset = self._file.length
+        summary = {"keys_sha256": keys_sha256(keys), **({"skipped_keys": list(skipped_keys)} if skipped_keys else {})}
+        self._file.append(with_crc32(pack_map(summary, MAX_SUMMARY_BYTES)))
+        index_offset = self._file.length
+        counts = np.array(self._crop_counts, np.int64)
+        block_columns = np.array(self._block_lengths, np.uint32), np.array(self._block_images, np.uint16)
+        self._file.append(Index(*block_columns, (counts - 1).astype(np.uint16)).pack())
+        trailer = Trailer(
+            keys_offset=keys_offset,
+            summary_offset=summary_offset,
+            index_offset=index_offset,
+            file_length=self._file.length + TRAILER.size,
+            num_images=len(keys),
+            num_blocks=self.num_blocks,
+            num_crops=int(counts.sum()),
+            flags=KEYS_ASCEND if order is None else 0,
+            sha256=self._file.sha256(),
+        )
+        self._file.append(trailer.pack())
+        self._file.finish()
+
+
+def keys_sha256(keys: Iterable[bytes]) -> str:
+    """Return the fingerprint of keys in order: SHA-256 over each key's length (u32) and bytes."""
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(struct.pack("<I", len(key)) + key)
+    return digest.hexdigest()

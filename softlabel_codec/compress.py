@@ -1,0 +1,87 @@
+"""The only module that knows zstandard: columns to one zstd frame and back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import zstandard
+
+from softlabel_codec.errors import CorruptError, LimitError
+
+# Columns are close to noise: what pays is one entropy table for each of them, not matches. A long minimum match keeps the
+# matcher from finding accidental ones, which cost more than the literals that they replace.
+_PARAMETERS = zstandard.ZstdCompressionParameters(
+    window_log=17,
+    hash_log=12,
+    chain_log=12,
+    search_log=3,
+    min_match=7,
+    target_length=32,
+    strategy=zstandard.STRATEGY_BTULTRA,
+    write_content_size=True,
+    write_checksum=False,
+)
+_MAX_WINDOW_BYTES = 2**27
+
+_local = threading.local()
+
+
+def compress_columns(columns: Iterable[bytes]) -> bytes:
+    """Return one zstd frame that holds `columns` one after another, each in zstd blocks of its own.
+
+    The frame states its content size. Where blocks end is the compressor's choice: a reader sees one run of bytes.
+    """
+    parts = [column for column in columns if column]
+    compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS).compressobj(size=sum(map(len, parts)))
+    out = []
+    for part in parts:
+        out.append(compressor.compress(part))
+        out.append(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+    out.append(compressor.flush())
+    return b"".join(out)
+
+
+def compressed_sizes(columns: Iterable[bytes]) -> list[int]:
+    """Return how many bytes of the frame that `compress_columns` makes belong to each column; the frame's own bytes come last."""
+    columns = list(columns)
+    compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS).compressobj(size=sum(map(len, columns)))
+    sizes = []
+    for column in columns:
+        size = 0
+        if column:
+            size = len(compressor.compress(column)) + len(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+        sizes.append(size)
+    return [*sizes, len(compressor.flush())]
+
+
+def decompress(frame: bytes, max_bytes: int) -> bytes:
+    """Return the content of a zstd frame.
+
+    Raises
+    ------
+    LimitError
+        If the frame says that its content is larger than `max_bytes`; nothing has been allocated then.
+    CorruptError
+        If `frame` is not one zstd frame with a content size and nothing after it.
+    """
+    try:
+        size = zstandard.frame_content_size(frame)
+    except zstandard.ZstdError as error:
+        raise CorruptError(f"expected a zstd frame: {error}") from None
+    if size < 0:
+        raise CorruptError("the zstd frame does not state its content size")
+    if size > max_bytes:
+        raise LimitError(f"the zstd frame holds {size} bytes: expected at most {max_bytes}")
+    try:
+        return _decompressor().decompress(frame, size, False, False)  # at most `size` bytes, one frame, nothing after it
+    except zstandard.ZstdError as error:
+        raise CorruptError(f"the zstd frame does not decompress: {error}") from None
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """Return this thread's decompressor: one must not be used by two threads at a time."""
+    decompressor: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
+    if decompressor is None:
+        decompressor = _local.decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+    return decompressor

@@ -1,0 +1,92 @@
+"""What a file says about its labels before the first of them: the metadata section (spec/container-v1.md, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import ArgumentError, CorruptError, LimitError, UnknownFeatureError
+from softlabel_codec.limits import MAX_CLASSES, MAX_METADATA_BYTES, MIN_CLASSES
+from softlabel_codec.metadata import Plain, pack_map, unpack_map
+from softlabel_codec.pack.block import Layout
+from softlabel_codec.pack.crops import crop_mode
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything that is needed to decode the blocks of a file, and what its writer wanted to keep.
+
+    Attributes
+    ----------
+    num_classes : int
+        C.
+    codec : Codec
+        How labels are made, stored and read.
+    crops : str
+        How crop coordinates are stored: `pixels`, `fractions:f32` or `fractions:f16`.
+    metadata : dict
+        Whatever the writer's caller passed.
+    other : dict
+        Further keys of the metadata section, `writer` among them.
+    """
+
+    num_classes: int
+    codec: Codec
+    crops: str
+    metadata: Plain
+    other: Plain = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int):
+            raise ArgumentError(f"num_classes: expected an integer, got {self.num_classes!r}")
+        if not MIN_CLASSES <= self.num_classes <= MAX_CLASSES:
+            raise LimitError(f"num_classes: expected {MIN_CLASSES} to {MAX_CLASSES}, got {self.num_classes}")
+        self.codec.check_classes(self.num_classes)
+        crop_mode(self.crops)
+
+    @property
+    def layout(self) -> Layout:
+        """How the blocks are laid out."""
+        return Layout(self.codec, self.num_classes, self.crops)
+
+    def pack(self) -> bytes:
+        """Return the metadata section."""
+        own = {"num_classes": self.num_classes, "codec": str(self.codec), "crops": self.crops, "metadata": self.metadata}
+        return pack_map({**own, **self.other}, MAX_METADATA_BYTES)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Description:
+        """Return what a metadata section says, or raise a FormatError."""
+        values = unpack_map(data)
+        num_classes, codec, crops, metadata = (_take(values, name) for name in ("num_classes", "codec", "crops", "metadata"))
+        if not isinstance(metadata, Mapping):
+            raise CorruptError(f"metadata: expected a map, got {type(metadata).__name__}")
+        try:
+            return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values)
+        except ArgumentError as error:
+            raise UnknownFeatureError(str(error)) from None
+
+
+def difference(found: Description, wanted: Description) -> str:
+    """Return the first thing in which two descriptions differ, for people: `name: expected ..., got ...`."""
+    for name in ("num_classes", "codec", "crops", "metadata", "other"):
+        old, new = getattr(found, name), getattr(wanted, name)
+        if old != new:
+            return _map_difference(name, old, new) if isinstance(old, dict) else f"{name}: expected {new}, found {old}"
+    return "metadata: the same values in another order"
+
+
+def _map_difference(name: str, found: Plain, wanted: Plain) -> str:
+    key = next(key for key in {**found, **wanted} if found.get(key) != wanted.get(key))
+    old, new = found.get(key), wanted.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _map_difference(f"{name}[{key!r}]", old, new)
+    return f"{name}[{key!r}]: expected {new!r}, found {old!r}"
+
+
+def _take(values: Plain, name: str) -> Any:
+    if name not in values:
+        raise CorruptError(f"the metadata section has no {name!r}")
+    return values.pop(name)

@@ -1,0 +1,145 @@
+"""The keys of a finished file, read a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.errors import CorruptError
+from softlabel_codec.frame import (
+    CRC,
+    KEYS_ASCEND,
+    KEYS_PER_PAGE,
+    ORDER_PER_PAGE,
+    Trailer,
+    num_pages,
+    unpack_key_page,
+    unpack_order_page,
+    without_crc32,
+)
+from softlabel_codec.limits import MAX_KEY_BYTES
+from softlabel_codec.pack.keys import decode_key
+
+CACHED_PAGES = 64
+
+
+class Keys(Sequence[str]):
+    """All keys of a file in file order, as a sequence that reads what it needs.
+
+    Looking up a key (`in`, `index`) is a bisection over pages of 512 keys; nothing is held per image.
+    """
+
+    def __init__(self, read_at: Callable[[int, int], bytes], trailer: Trailer) -> None:
+        self._read_at = read_at
+        self._num_keys = trailer.num_images
+        self._ascend = bool(trailer.flags & KEYS_ASCEND)
+        self._start, self._end = trailer.keys_offset, trailer.summary_offset
+        self._table: NDArray[np.uint32] | None = None
+        self._page_starts = np.zeros(0, np.int64)
+        self._key_page = lru_cache(CACHED_PAGES)(self._read_key_page)
+        self._order_page = lru_cache(CACHED_PAGES)(self._read_order_page)
+
+    def __len__(self) -> int:
+        return self._num_keys
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(self._num_keys))]
+        number = place + self._num_keys if place < 0 else place
+        if not 0 <= number < self._num_keys:
+            raise IndexError(f"image number: expected {-self._num_keys} to {self._num_keys - 1}, got {place}")
+        return decode_key(self._key(number))
+
+    def __iter__(self) -> Iterator[str]:
+        for page in range(num_pages(self._num_keys, True)[0]):
+            yield from map(decode_key, self._read_key_page(page))
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.find(key) is not None
+
+    def index(self, key: str, start: int = 0, stop: int | None = None) -> int:
+        """Return the number of the image with that key; ValueError if there is none in the range, as for a list."""
+        number = self.find(key)
+        if number is None or not start <= number < (self._num_keys if stop is None else stop):
+            raise ValueError(f"{key!r} is not among the keys")
+        return number
+
+    def find(self, key: str) -> int | None:
+        """Return the number of the image with that key, or None."""
+        wanted = key.encode("utf-8", "surrogatepass")
+        low, high = 0, self._num_keys
+        while low < high:
+            middle = (low + high) // 2
+            if self._key(self._in_order(middle)) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        if low == self._num_keys:
+            return None
+        number = self._in_order(low)
+        return number if self._key(number) == wanted else None
+
+    def __repr__(self) -> str:
+        return f"<{self._num_keys} keys>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[list[str]], tuple[list[str]]]:
+        return list, (list(self),)
+
+    def _key(self, number: int) -> bytes:
+        return self._key_page(number // KEYS_PER_PAGE)[number % KEYS_PER_PAGE]
+
+    def _in_order(self, place: int) -> int:
+        if self._ascend:
+            return place
+        return int(self._order_page(place // ORDER_PER_PAGE)[place % ORDER_PER_PAGE])
+
+    def _read_key_page(self, page: int) -> list[bytes]:
+        frame, crc32 = self._frame(page)
+        count = min(KEYS_PER_PAGE, self._num_keys - page * KEYS_PER_PAGE)
+        return unpack_key_page(frame, crc32, count, count * (2 + MAX_KEY_BYTES))
+
+    def _read_order_page(self, page: int) -> NDArray[np.uint32]:
+        frame, crc32 = self._frame(num_pages(self._num_keys, True)[0] + page)
+        count = min(ORDER_PER_PAGE, self._num_keys - page * ORDER_PER_PAGE)
+        return unpack_order_page(frame, crc32, count, self._num_keys)
+
+    def _frame(self, page: int) -> tuple[bytes, int]:
+        if self._table is None:
+            self._table = self._read_table()
+        length, crc32 = self._table[page].tolist()
+        return self._read_at(int(self._page_starts[page]), length), crc32
+
+    def _read_table(self) -> NDArray[np.uint32]:
+        pages = sum(num_pages(self._num_keys, self._ascend))
+        table_end = self._start + CRC.size + 8 * pages
+        if table_end > self._end:
+            raise CorruptError("the keys section is shorter than its page table")
+        data = without_crc32(self._read_at(self._start, table_end - self._start), "page table of the keys")
+        table = np.frombuffer(data, "<u4").reshape(-1, 2)
+        ends = table_end + np.cumsum(table[:, 0], dtype=np.int64)
+        if (int(ends[-1]) if pages else table_end) != self._end:
+            raise CorruptError("the pages of keys do not fill their section")
+        self._page_starts = ends - table[:, 0]
+        return table
+
+
+def key_order(keys: Sequence[bytes]) -> NDArray[np.uint32] | None:
+    """Return image numbers in ascending order of their keys, or None if the keys ascend already."""
+    if all(before < after for before, after in zip(keys, keys[1:], strict=False)):
+        return None
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.uint32)

@@ -1,0 +1,176 @@
+"""Decoded labels of some crops, one row per crop: `SparseLabels` and `DenseLabels`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.codec import POLICIES
+from softlabel_codec.errors import ArgumentError, StateError
+
+Rows = slice | Sequence[int] | NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SparseLabels:
+    """The most probable classes of each crop, and what is left over for all others.
+
+    Attributes
+    ----------
+    indices : int32 (R, K)
+        Kept classes of each crop, most probable first. Rows that keep fewer than K classes are padded with -1.
+    values : float32 (R, K)
+        Their probabilities, as the teacher gave them (not renormalised). Padding is 0.
+    remainder : float32 (R,)
+        Probability of all other classes together, at least 0.
+    num_classes : int
+        C.
+    policy : str
+        What the remainder becomes in a target: `uniform` spreads it evenly over the other classes, `renorm` drops
+        it and renormalises (spec/sparse-v1.md, section 6).
+    """
+
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    remainder: NDArray[np.float32]
+    num_classes: int
+    policy: str = "uniform"
+
+    def __len__(self) -> int:
+        return len(self.remainder)
+
+    def __getitem__(self, rows: Rows) -> SparseLabels:
+        """Return the labels of some rows (a slice or an index array)."""
+        return replace(self, indices=self.indices[rows], values=self.values[rows], remainder=self.remainder[rows])
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of kept classes of each crop, int64 (R,)."""
+        return np.count_nonzero(self.indices >= 0, axis=1).astype(np.int64, copy=False)
+
+    @property
+    def top1(self) -> NDArray[np.int32]:
+        """Most probable class of each crop, int32 (R,)."""
+        return self.indices[:, 0]
+
+    def with_policy(self, policy: str) -> SparseLabels:
+        """Return the same labels, read with another remainder policy (`uniform` or `renorm`)."""
+        return replace(self, policy=check_policy(policy))
+
+    def dense(self) -> NDArray[np.float32]:
+        """Return the targets of all classes, float32 (R, C).
+
+        Equal to the formulas of FKD (Shen & Xing, ECCV 2022, section 3.2), with the remainder clamped at 0.
+
+        Examples
+        --------
+        >>> labels = SparseLabels(np.int32([[2, 0]]), np.float32([[0.5, 0.25]]), np.float32([0.25]), num_classes=4)
+        >>> labels.dense().tolist(), labels.with_policy("renorm").dense()[0, 2].round(3).item()
+        ([[0.25, 0.125, 0.5, 0.125]], 0.6669999957084656)
+        """
+        kept = self.indices >= 0
+        targets = np.empty((len(self), self.num_classes), np.float32)
+        targets[:] = self._background(kept)[:, None]
+        rows, columns = np.nonzero(kept)
+        targets[rows, self.indices[rows, columns]] = self._foreground()[rows, columns]
+        return targets
+
+    def _background(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        if self.policy == "renorm":
+            return np.zeros(len(self), np.float32)
+        others = self.num_classes - kept.sum(axis=1)
+        background = np.zeros(len(self), np.float32)
+        np.divide(self.remainder, others, out=background, where=others > 0)
+        return background
+
+    def _foreground(self) -> NDArray[np.float32]:
+        if self.policy == "renorm":
+            return np.asarray(self.values / self.values.sum(axis=1, dtype=np.float64, keepdims=True), np.float32)
+        return self.values
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[SparseLabels]) -> SparseLabels:
+        """Return the rows of several labels of the same set, one after another, padded to the widest."""
+        first = parts[0]
+        if any((part.num_classes, part.policy) != (first.num_classes, first.policy) for part in parts):
+            raise ArgumentError("concatenate: labels have different numbers of classes or policies")
+        width = max(part.indices.shape[1] for part in parts)
+        return cls(
+            np.concatenate([_pad(part.indices, width, -1) for part in parts]),
+            np.concatenate([_pad(part.values, width, 0) for part in parts]),
+            np.concatenate([part.remainder for part in parts]),
+            first.num_classes,
+            first.policy,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DenseLabels:
+    """A vector of C numbers for each crop.
+
+    Attributes
+    ----------
+    vectors : float32 (R, C)
+        The stored numbers.
+    content : str
+        What they are: `probs`, `logits` or `features`.
+    """
+
+    vectors: NDArray[np.float32]
+    content: str = "probs"
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, rows: Rows) -> DenseLabels:
+        """Return the labels of some rows (a slice or an index array)."""
+        return replace(self, vectors=self.vectors[rows])
+
+    @property
+    def num_classes(self) -> int:
+        """C, the length of a vector."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def top1(self) -> NDArray[np.int32]:
+        """Index of the largest number of each crop, int32 (R,)."""
+        return np.asarray(self.vectors.argmax(axis=1), np.int32)
+
+    def dense(self) -> NDArray[np.float32]:
+        """Return the targets, float32 (R, C): the probabilities, or the softmax of the logits.
+
+        Raises
+        ------
+        StateError
+            If the content is `features`, which have no target: use `vectors`.
+        """
+        if self.content == "features":
+            raise StateError("dense: these labels are features, not probabilities: use .vectors")
+        if self.content == "probs":
+            return self.vectors
+        powers = np.exp(self.vectors.astype(np.float64) - self.vectors.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[DenseLabels]) -> DenseLabels:
+        """Return the rows of several labels of the same set, one after another."""
+        return cls(np.concatenate([part.vectors for part in parts]), parts[0].content)
+
+
+Labels = SparseLabels | DenseLabels
+
+
+def check_policy(policy: str) -> str:
+    """Return `policy` if it is a remainder policy, else raise ArgumentError."""
+    if policy not in POLICIES:
+        raise ArgumentError(f"remainder policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
+    return policy
+
+
+def _pad(array: NDArray[Any], width: int, fill: int) -> NDArray[Any]:
+    missing = width - array.shape[1]
+    return array if missing == 0 else np.pad(array, ((0, 0), (0, missing)), constant_values=fill)

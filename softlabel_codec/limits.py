@@ -1,0 +1,22 @@
+"""The limits of the format (spec/container-v1.md, section 12)."""
+
+from __future__ import annotations
+
+MIN_CLASSES = 2
+MAX_CLASSES = 2**31
+MAX_KEPT_CLASSES = 65535
+MAX_CROPS_PER_IMAGE = 65535
+MAX_IMAGES_PER_BLOCK = 256
+MAX_IMAGES = 2**32 - 1
+MAX_IMAGE_SIDE = 65535
+MAX_KEY_BYTES = 4096
+MAX_METADATA_BYTES = 2**24
+MAX_SUMMARY_BYTES = 2**28
+MAX_PAYLOAD_BYTES = 2**30
+MAX_CONTENT_BYTES = 2**30
+MAX_MSGPACK_DEPTH = 32
+
+
+def max_content_bytes(payload_bytes: int) -> int:
+    """Most bytes that a block's payload of that length may decompress to."""
+    return min(MAX_CONTENT_BYTES, 2**24 + 1024 * payload_bytes)

@@ -1,0 +1,137 @@
+"""The content of a block: images, crops and labels as one run of bytes (spec/container-v1.md, section 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import CorruptError
+from softlabel_codec.pack.columns import IntArray
+from softlabel_codec.pack.crops import CropMode, crop_mode
+from softlabel_codec.pack.dense import DensePacker
+from softlabel_codec.pack.fields import BlockRows, Fields
+from softlabel_codec.pack.indices import check_distinct
+from softlabel_codec.pack.keys import pack_keys, unpack_keys
+from softlabel_codec.pack.sparse import Columns, SparsePacker
+from softlabel_codec.quantise.codes import SparseCodes
+
+
+@dataclass(frozen=True)
+class BlockImages:
+    """Everything in a block: n images with R crops together.
+
+    Attributes
+    ----------
+    keys : list of str
+        One for each image.
+    sizes : int64 (n, 2)
+        Height and width of each image in pixels; 0 if unknown.
+    counts : int64 (n,)
+        Crops of each image.
+    crops : (R, 4)
+        top, left, height, width: integer pixels, or fractions of the image.
+    flips : bool (R,)
+        Whether each crop is mirrored.
+    codes : SparseCodes, or unsigned integers (R, C)
+        Labels of each crop.
+    """
+
+    keys: list[str]
+    sizes: IntArray
+    counts: IntArray
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    codes: Any
+
+
+class CropRows(NamedTuple):
+    """Chosen crops of some images: `crops`, `flips` and `codes` as in `BlockImages`, image after image."""
+
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    codes: Any
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the blocks of one file are laid out; made once when a file is opened."""
+
+    codec: Codec
+    num_classes: int
+    crops: str = "pixels"
+    mode: CropMode = field(init=False, repr=False)
+    labels: SparsePacker | DensePacker = field(init=False, repr=False)
+    fields: Fields = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        mode = crop_mode(self.crops)
+        labels = (DensePacker if self.codec.family == "dense" else SparsePacker)(self.codec, self.num_classes)
+        names, codes = zip(("num_images", "H"), *mode.fields, *labels.fields, strict=True)
+        object.__setattr__(self, "mode", mode)
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "fields", Fields(names, "".join(codes)))
+
+    def pack(self, images: BlockImages, previous_key: str) -> Columns:
+        """Return the content of a block as named columns, in order; `previous_key` is the key before it in the file."""
+        crop_height, crop_width = np.repeat(images.sizes, images.counts, axis=0).T
+        crop_fields, crop_planes = self.mode.pack(images.crops, crop_height, crop_width)
+        label_fields, label_columns = self.labels.pack(images.codes)
+        values = {"num_images": len(images.keys), **crop_fields, **label_fields}
+        table = np.concatenate([images.counts - 1, images.sizes[:, 0], images.sizes[:, 1]]).astype("<u2")
+        return [
+            ("fields", [self.fields.struct.pack(*(values[name] for name in self.fields.names))]),
+            ("images", [table.tobytes()]),
+            ("flips", [np.packbits(images.flips, bitorder="little").tobytes()]),
+            ("crops", crop_planes),
+            *label_columns,
+            ("keys", [pack_keys(images.keys, previous_key)]),
+        ]
+
+    def unpack(
+        self, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None
+    ) -> tuple[CropRows, IntArray, IntArray]:
+        """Return chosen crops of many images, the sizes (B, 2) of the images, and the number of rows (B,) of each.
+
+        Parameters
+        ----------
+        contents : sequence of bytes
+            Contents of blocks, each of which holds at least one wanted image.
+        block, slot : int64 (B,)
+            For each wanted image, its block in `contents` and its place there.
+        crops : int64 (B, N) or None
+            Wanted crop numbers of each image; None for all crops of each.
+
+        Raises
+        ------
+        CorruptError
+            If a content is not what the specification says.
+        IndexError
+            If an image does not have a crop of that number.
+        """
+        rows = BlockRows(self.fields, contents, block, slot, crops)
+        found, _ = self._unpack_rows(rows)
+        return found, rows.image_sizes, rows.image_rows
+
+    def unpack_all(self, content: bytes, previous_key: str) -> BlockImages:
+        """Return everything in a block; CorruptError unless it fills the content exactly."""
+        num_images = int.from_bytes(content[:2], "little")
+        if not num_images:
+            raise CorruptError("a block has no images")
+        rows = BlockRows(self.fields, [content], np.zeros(num_images, np.int64), np.arange(num_images), None)
+        found, after = self._unpack_rows(rows)
+        if isinstance(found.codes, SparseCodes):
+            check_distinct(found.codes.indices)
+        keys = unpack_keys(content[int(after[0]) :], num_images, previous_key)
+        return BlockImages(keys, rows.image_sizes, rows.image_rows, found.crops, found.flips, found.codes)
+
+    def _unpack_rows(self, rows: BlockRows) -> tuple[CropRows, IntArray]:
+        at = rows.advance(rows.after, (rows.num_crops + 7) >> 3)
+        flips = rows.data[rows.after + (rows.row >> 3)] >> (rows.row & 7).astype(np.uint8) & 1
+        crops, at = self.mode.unpack(rows, at)
+        codes, at = self.labels.unpack(rows, at)
+        return CropRows(crops, flips.astype(np.bool_), codes), at

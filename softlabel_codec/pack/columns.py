@@ -1,0 +1,98 @@
+"""Columns of integers as bytes: planes, ragged positions and varints (spec/container-v1.md, section 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.errors import CorruptError
+
+IntArray = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+
+
+def width_of(largest: int) -> int:
+    """Return the fewest bytes that hold integers from 0 to `largest`; 0 if all are 0."""
+    return (int(largest).bit_length() + 7) // 8
+
+
+def to_planes(values: NDArray[Any], width: int) -> list[bytes]:
+    """Return the planes, lowest first, of non-negative integers that fit into `width` bytes."""
+    as_bytes = np.ascontiguousarray(values, dtype="<u8").reshape(-1).view(np.uint8).reshape(-1, 8)
+    return [as_bytes[:, plane].tobytes() for plane in range(width)]
+
+
+def from_planes(data: Bytes, start: IntArray, count: IntArray, width: IntArray, position: IntArray) -> IntArray:
+    """Return integers of columns in planes.
+
+    Parameters
+    ----------
+    data : uint8
+        Bytes that hold the columns.
+    start, count, width : int64, broadcastable with `position`
+        Where the column of each wanted integer begins, how many integers it has, and its width in bytes.
+    position : int64
+        Place of each wanted integer in its column.
+
+    Returns
+    -------
+    int64
+        An integer of 8 bytes comes out as its two's complement.
+    """
+    where = start + position
+    result = np.zeros(where.shape, np.int64)
+    if where.size == 0:
+        return result
+    widest = int(width.max())
+    uniform = widest == int(width.min())
+    for plane in range(widest):
+        if uniform:
+            result |= data[where].astype(np.int64) << (8 * plane)
+        else:
+            there = width > plane
+            result |= np.where(there, data[np.where(there, where, 0)], 0).astype(np.int64) << (8 * plane)
+        where = where + count
+    return result
+
+
+def one_from_planes(content: bytes, start: int, count: int, width: int, position: int) -> int:
+    """Return one integer of a column in planes; the plain-Python twin of `from_planes`."""
+    return int.from_bytes(content[start + position : start + count * width : count], "little")
+
+
+def ragged(starts: IntArray, counts: IntArray) -> IntArray:
+    """Return starts[0], starts[0] + 1, ... (counts[0] of them), then the same for starts[1], and so on."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0, dtype=np.int64) + np.repeat(starts - ends + counts, counts)
+
+
+def exclusive_cumsum(counts: IntArray) -> IntArray:
+    """Return the sum of all counts before each one."""
+    sums = np.zeros(len(counts), np.int64)
+    np.cumsum(counts[:-1], out=sums[1:])
+    return sums
+
+
+def put_varint(value: int) -> bytes:
+    """Return `value` as unsigned LEB128."""
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def get_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the varint at `at` and the place after it; CorruptError if it does not end within 3 bytes."""
+    value = 0
+    for place in range(3):
+        if at + place >= len(data):
+            break
+        byte = data[at + place]
+        value |= (byte & 127) << (7 * place)
+        if byte < 128:
+            return value, at + place + 1
+    raise CorruptError("a varint does not end")

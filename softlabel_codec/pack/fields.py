@@ -1,0 +1,146 @@
+"""What stands first in every block: fixed fields, then the image table (spec/container-v1.md, section 5.2)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.errors import CorruptError
+from softlabel_codec.limits import MAX_IMAGES_PER_BLOCK
+from softlabel_codec.pack.columns import Bytes, IntArray, exclusive_cumsum, ragged
+
+IMAGE_BYTES = 6
+SHORT = "the columns of a block are longer than the block"
+_NO_FIELDS = "a block is shorter than its fields"
+_BAD_TABLE = "a block has no images, too many, or not all of its table"
+_FEW_IMAGES = "a block holds fewer images than the index says"
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names and struct codes (`B`, `H`, `h`) of the fields."""
+
+    names: tuple[str, ...]
+    codes: str
+    struct: struct.Struct = field(init=False, repr=False)
+    dtype: np.dtype[Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "struct", struct.Struct("<" + self.codes))
+        object.__setattr__(self, "dtype", np.dtype([(name, "<" + code) for name, code in zip(self.names, self.codes, strict=True)]))
+
+
+class BlockRows:
+    """Wanted crops of many images of many blocks, one row each, and where their blocks' columns stand.
+
+    Attributes
+    ----------
+    data : uint8
+        The contents of the blocks, one after another.
+    row : int64 (R,)
+        Place of each wanted crop in its block.
+    after, end : int64 (R,)
+        Where the columns after the image table begin in `data`, and where the block ends.
+    num_crops : int64 (R,)
+        Crops in the block.
+    height, width : int64 (R,)
+        Size of the crop's image.
+    image_sizes : int64 (B, 2)
+        Height and width of each wanted image.
+    image_rows : int64 (B,)
+        Wanted crops of each image.
+    """
+
+    def __init__(self, fields: Fields, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None) -> None:
+        tables = _Tables(fields, contents)
+        if (slot >= tables.num_images[block]).any():
+            raise CorruptError(_FEW_IMAGES)
+        image = tables.first_image[block] + slot
+        self.image_sizes = tables.sizes[image]
+        number, self.image_rows = _choose(crops, tables.image_crops[image])
+        owner = np.repeat(np.arange(len(image)), self.image_rows)
+        self.data, self._tables, self._block = tables.data, tables, block[owner]
+        self.row = tables.first_row[image][owner] + number
+        self.end, self.after, self.num_crops = (column[self._block] for column in (tables.end, tables.after, tables.num_crops))
+        self.height, self.width = self.image_sizes[owner].T
+        self._row_of_block = np.zeros(len(contents), np.int64)
+        self._row_of_block[self._block] = np.arange(len(self.row))
+
+    def field(self, name: str) -> IntArray:
+        """Return a field of each row's block."""
+        values: IntArray = self._tables.fields[name][self._block].astype(np.int64)
+        return values
+
+    def advance(self, at: IntArray, num_bytes: IntArray) -> IntArray:
+        """Return the places after columns of that many bytes; CorruptError if one is beyond its block."""
+        after = at + num_bytes
+        if (after > self.end).any():
+            raise CorruptError(SHORT)
+        return after
+
+    def per_block(self, values: IntArray) -> IntArray:
+        """Return, for each block, what `values` says for its rows (every block has one)."""
+        return values[self._row_of_block]
+
+    def per_row(self, values: IntArray) -> IntArray:
+        """Return, for each row, what `values` says for its block."""
+        return values[self._block]
+
+    @property
+    def block_crops(self) -> IntArray:
+        """Number of crops of each block."""
+        return self._tables.num_crops
+
+
+class _Tables:
+    """Fields and image tables of many blocks; the arrays named after images have one element per image."""
+
+    def __init__(self, fields: Fields, contents: Sequence[bytes]) -> None:
+        data = self.data = np.frombuffer(b"".join(contents), np.uint8)
+        lengths = np.array([len(content) for content in contents], np.int64)
+        base = exclusive_cumsum(lengths)
+        self.end = base + lengths
+        head = fields.dtype.itemsize
+        if (lengths < head).any():
+            raise CorruptError(_NO_FIELDS)
+        self.fields = data[base[:, None] + np.arange(head)].view(fields.dtype)[:, 0]
+        count = self.num_images = self.fields["num_images"].astype(np.int64)
+        self.after = base + head + IMAGE_BYTES * count
+        if (count < 1).any() or (count > MAX_IMAGES_PER_BLOCK).any() or (self.after > self.end).any():
+            raise CorruptError(_BAD_TABLE)
+        crops_minus_1, height, width = _read_columns(data, base + head, count)
+        self.image_crops = crops_minus_1 + 1
+        self.sizes = np.stack([height, width], axis=1)
+        self.first_image = exclusive_cumsum(count)
+        self.num_crops = np.add.reduceat(self.image_crops, self.first_image)
+        before = exclusive_cumsum(self.image_crops)
+        self.first_row = before - np.repeat(before[self.first_image], count)
+
+
+def _read_columns(data: Bytes, start: IntArray, count: IntArray) -> NDArray[np.int64]:
+    """Return the three u16 columns, of `count` elements each, that begin at `start`: (3, total)."""
+    first = ragged(np.zeros(len(count), np.int64), count) * 2 + np.repeat(start, count)
+    place = first + np.arange(3)[:, None] * np.repeat(2 * count, count)
+    columns: NDArray[np.int64] = data[place].astype(np.int64) | data[place + 1].astype(np.int64) << 8
+    return columns
+
+
+def check_crops(crops: IntArray, num_crops: IntArray) -> None:
+    """Raise IndexError unless all crop numbers (B, N) are numbers of crops of their images."""
+    wrong = (crops < 0) | (crops >= num_crops[:, None])
+    if wrong.any():
+        image, place = np.argwhere(wrong)[0]
+        raise IndexError(f"crop number: expected 0 to {num_crops[image] - 1}, got {crops[image, place]}")
+
+
+def _choose(crops: IntArray | None, num_crops: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the chosen crop numbers, flat, and how many there are of each image."""
+    if crops is None:
+        return ragged(np.zeros(len(num_crops), np.int64), num_crops), num_crops
+    check_crops(crops, num_crops)
+    return crops.reshape(-1), np.full(len(crops), crops.shape[1], np.int64)

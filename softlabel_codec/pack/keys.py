@@ -1,0 +1,51 @@
+"""Keys inside a block, each coded against the key before it (spec/container-v1.md, section 5.4)."""
+
+from __future__ import annotations
+
+import os
+
+from softlabel_codec.errors import CorruptError
+from softlabel_codec.limits import MAX_KEY_BYTES
+from softlabel_codec.pack.columns import get_varint, put_varint
+
+
+def pack_keys(keys: list[str], previous: str) -> bytes:
+    """Return the bytes of `keys`, which follow `previous` in the file (empty string before the first)."""
+    out = []
+    before = previous.encode()
+    for key in keys:
+        now = key.encode()
+        prefix = len(os.path.commonprefix([before, now]))
+        rest_before, rest_now = before[prefix:], now[prefix:]
+        suffix = len(os.path.commonprefix([rest_before[::-1], rest_now[::-1]]))
+        middle = rest_now[: len(rest_now) - suffix]
+        out.append(put_varint(prefix) + put_varint(suffix) + put_varint(len(middle)) + middle)
+        before = now
+    return b"".join(out)
+
+
+def unpack_keys(data: bytes, num_keys: int, previous: str) -> list[str]:
+    """Return the keys in `data`, which must hold exactly `num_keys` of them; else CorruptError."""
+    keys = []
+    before = previous.encode()
+    at = 0
+    for _ in range(num_keys):
+        prefix, at = get_varint(data, at)
+        suffix, at = get_varint(data, at)
+        middle, at = get_varint(data, at)
+        if prefix + suffix > len(before) or at + middle > len(data) or not 1 <= prefix + middle + suffix <= MAX_KEY_BYTES:
+            raise CorruptError("a key in the block does not fit")
+        before = before[:prefix] + data[at : at + middle] + before[len(before) - suffix :]
+        at += middle
+        keys.append(decode_key(before))
+    if at != len(data):
+        raise CorruptError(f"expected the block to end after its keys, got {len(data) - at} bytes more")
+    return keys
+
+
+def decode_key(data: bytes) -> str:
+    """Return the text of a key; CorruptError if it is not UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptError(f"a key is not UTF-8: {error}") from None

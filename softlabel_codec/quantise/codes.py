@@ -1,0 +1,122 @@
+"""Labels to integer codes and back, for every codec: selection and value encoding together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
+from softlabel_codec.quantise.selection import check_floats, check_probs, check_topk, select_from_probs, select_from_topk
+from softlabel_codec.quantise.values import FLOAT_TYPES, ValueEncoding, bits_to_vectors, value_encoding, vectors_to_bits
+
+
+class SparseCodes(NamedTuple):
+    """The labels of R crops as integers: what is packed into bytes.
+
+    Attributes
+    ----------
+    indices : int64 (R, K)
+        Kept classes, most probable first, padded with -1.
+    values : int64 (R, K) or None
+        Value codes, ascending within a row; arbitrary where padded. None if the codec stores no values.
+    remainders : int64 (R,) or None
+        Remainder codes; None if the encoding implies the remainder.
+    """
+
+    indices: NDArray[np.int64]
+    values: NDArray[np.int64] | None
+    remainders: NDArray[np.int64] | None
+
+
+def concatenate_codes(parts: Sequence[Any]) -> Any:
+    """Return the rows of several codes of the same codec, one after another, padded to the widest."""
+    if len(parts) == 1:
+        return parts[0]
+    if not isinstance(parts[0], SparseCodes):
+        return np.concatenate(parts)
+    width = max(part.indices.shape[1] for part in parts)
+    return SparseCodes(
+        np.concatenate([_widen(part.indices, width, -1) for part in parts]),
+        None if parts[0].values is None else np.concatenate([_widen(part.values, width, 0) for part in parts]),
+        None if parts[0].remainders is None else np.concatenate([part.remainders for part in parts]),
+    )
+
+
+class LabelQuantiser(Protocol):
+    """From what the caller gives to codes, and from codes to labels."""
+
+    def quantise(self, labels: Mapping[str, Any], num_crops: int) -> Any:
+        """Return the codes of labels given as `probs`, `indices` and `values`, or `vectors`; ArgumentError if they cannot be."""
+
+    def dequantise(self, codes: Any, policy: str) -> Labels:
+        """Return the labels that codes stand for; CorruptError if they cannot be labels."""
+
+    def content_bytes(self, codes: Any) -> int:
+        """Return an upper bound of the bytes that the codes take before compression."""
+
+
+def label_quantiser(codec: Codec, num_classes: int) -> LabelQuantiser:
+    """Return the quantiser of a codec."""
+    return DenseQuantiser(codec, num_classes) if codec.family == "dense" else SparseQuantiser(codec, num_classes)
+
+
+class SparseQuantiser:
+    """Quantiser of sparse codecs."""
+
+    def __init__(self, codec: Codec, num_classes: int) -> None:
+        self._codec, self._num_classes = codec, num_classes
+        self._encoding: ValueEncoding = value_encoding(codec, num_classes)
+
+    def quantise(self, labels: Mapping[str, Any], num_crops: int) -> SparseCodes:
+        if set(labels) == {"probs"}:
+            selection = select_from_probs(check_probs(labels["probs"], num_crops, self._num_classes), self._codec)
+        elif set(labels) == {"indices", "values"}:
+            topk = check_topk(labels["indices"], labels["values"], num_crops, self._num_classes)
+            selection = select_from_topk(*topk, self._codec, self._num_classes)
+        else:
+            raise _wrong_labels(self._codec, "probs, or indices and values", labels)
+        values, remainders = self._encoding.quantise(selection)
+        return SparseCodes(selection.indices, values, remainders)
+
+    def dequantise(self, codes: SparseCodes, policy: str) -> SparseLabels:
+        values, remainder = self._encoding.dequantise(codes.indices, codes.values, codes.remainders)
+        return SparseLabels(codes.indices.astype(np.int32), values, remainder, self._num_classes, policy)
+
+    def content_bytes(self, codes: SparseCodes) -> int:
+        return 8 * codes.indices.size
+
+
+class DenseQuantiser:
+    """Quantiser of `dense`."""
+
+    def __init__(self, codec: Codec, num_classes: int) -> None:
+        self._codec, self._num_classes = codec, num_classes
+
+    def quantise(self, labels: Mapping[str, Any], num_crops: int) -> NDArray[Any]:
+        wanted = "probs" if self._codec.content == "probs" else "vectors"
+        if set(labels) != {wanted}:
+            raise _wrong_labels(self._codec, wanted, labels)
+        if wanted == "probs":
+            vectors = check_probs(labels[wanted], num_crops, self._num_classes)
+        else:
+            vectors = check_floats(wanted, labels[wanted], (num_crops, self._num_classes))
+        return vectors_to_bits(vectors, self._codec.values)
+
+    def dequantise(self, codes: NDArray[Any], policy: str) -> DenseLabels:
+        return DenseLabels(bits_to_vectors(codes, self._codec.values, self._codec.content), self._codec.content)
+
+    def content_bytes(self, codes: NDArray[Any]) -> int:
+        return int(codes.size * FLOAT_TYPES[self._codec.values].itemsize)
+
+
+def _wrong_labels(codec: Codec, wanted: str, labels: Mapping[str, Any]) -> ArgumentError:
+    return ArgumentError(f"codec {str(codec)!r}: expected {wanted}, got {' and '.join(labels) or 'no labels'}")
+
+
+def _widen(array: NDArray[np.int64], width: int, fill: int) -> NDArray[np.int64]:
+    return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)

@@ -1,0 +1,160 @@
+"""Which classes of a crop are kept: from probabilities, or from what is already top-K."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.limits import MAX_KEPT_CLASSES
+
+SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The kept classes of R crops, most probable first, equal probabilities by class.
+
+    Attributes
+    ----------
+    indices : int64 (R, K)
+        Classes; rows that keep fewer than K are padded with -1.
+    values : float32 (R, K)
+        Their probabilities; padding is 0.
+    remainder : float64 (R,)
+        1 - sum of the values, at least 0; exactly 0 where all classes are kept.
+    """
+
+    indices: NDArray[np.int64]
+    values: NDArray[np.float32]
+    remainder: NDArray[np.float64]
+
+
+def select_from_probs(probs: NDArray[Any], codec: Codec) -> Selection:
+    """Keep the classes that `codec` asks for of `probs`, float (R, C), already checked."""
+    probs = probs.astype(np.float32, copy=False)
+    if codec.kept_classes == 1:
+        top = probs.argmax(axis=1)[:, None]
+        return _finish(top.astype(np.int64), np.take_along_axis(probs, top, axis=1), probs.shape[1])
+    rows, classes = np.nonzero(_candidates(probs, codec))
+    values = probs[rows, classes]
+    order = np.lexsort((-values, rows))  # stable: nonzero has already put the classes of a row in ascending order
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    if codec.k is not None:  # ties at the k-th value may have let too many in
+        order, rows, place = order[place < codec.k], rows[place < codec.k], place[place < codec.k]
+    indices = np.full((len(probs), int(place.max()) + 1), -1, np.int64)
+    kept_values = np.zeros(indices.shape, np.float32)
+    indices[rows, place] = classes[order]
+    kept_values[rows, place] = values[order]
+    return _finish(indices, kept_values, probs.shape[1])
+
+
+def select_from_topk(indices: NDArray[Any], values: NDArray[Any], codec: Codec, num_classes: int) -> Selection:
+    """Keep the classes that `codec` asks for of classes that are already the most probable ones.
+
+    Parameters
+    ----------
+    indices : integer (R, K)
+        Distinct classes of each crop, in any order.
+    values : float (R, K)
+        Their probabilities.
+
+    Raises
+    ------
+    ArgumentError
+        If rows are not possible labels, or too few classes are given for the codec to choose from.
+    """
+    order = np.lexsort((indices, -values.astype(np.float32)), axis=1)
+    indices = np.take_along_axis(indices, order, axis=1).astype(np.int64)
+    values = np.take_along_axis(values, order, axis=1).astype(np.float32)
+    given = indices.shape[1]
+    if codec.t is not None:
+        threshold = np.float32(codec.t)
+        complete = (values[:, -1] < threshold) | (given == num_classes) | (given * codec.t > 1 + SUM_TOLERANCE)
+        _check_rows(complete, f"the {given} given classes all have p >= t={codec.t}, so more may be missing: pass more classes")
+        kept = values >= threshold
+        kept[:, 0] = True
+        width = int(kept.sum(axis=1).max())
+        return _finish(np.where(kept, indices, -1)[:, :width], np.where(kept, values, 0)[:, :width], num_classes)
+    wanted = codec.kept_classes or given
+    if given < wanted:
+        raise ArgumentError(f"codec {str(codec)!r}: expected at least {wanted} classes per crop, got {given}")
+    return _finish(indices[:, :wanted], values[:, :wanted], num_classes)
+
+
+def check_probs(probs: object, num_crops: int, num_classes: int) -> NDArray[Any]:
+    """Return `probs` as an array if its rows are probabilities of C classes, else raise ArgumentError."""
+    array = check_floats("probs", probs, (num_crops, num_classes))
+    sums = array.sum(axis=1, dtype=np.float64)
+    _check_rows(np.isfinite(sums), "holds NaN or infinity", "probs")
+    _check_rows(array.min(axis=1) >= 0, "holds a negative probability", "probs")
+    off = np.abs(sums - 1) > SUM_TOLERANCE
+    if off.any():
+        row = int(off.argmax())
+        raise ArgumentError(
+            f"probs: row {row}: expected probabilities that sum to 1 (within {SUM_TOLERANCE:g}), got a sum of {sums[row]:.6g}. "
+            "Pass softmax(logits), not logits."
+        )
+    return array
+
+
+def check_topk(indices: object, values: object, num_crops: int, num_classes: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return top-K classes and their probabilities as arrays if they can be labels, else raise ArgumentError."""
+    classes = np.asarray(indices)
+    if classes.dtype.kind not in "iu" or classes.ndim != 2 or len(classes) != num_crops or not 1 <= classes.shape[1] <= MAX_KEPT_CLASSES:
+        raise ArgumentError(f"indices: expected integers of shape ({num_crops}, K), got {_describe(classes)}")
+    array = check_floats("values", values, (num_crops, classes.shape[1]))
+    _check_rows((classes >= 0).all(axis=1) & (classes < num_classes).all(axis=1), f"holds a class outside 0..{num_classes - 1}", "indices")
+    ordered = np.sort(classes, axis=1)
+    _check_rows((ordered[:, 1:] != ordered[:, :-1]).all(axis=1), "holds a class twice", "indices")
+    sums = array.sum(axis=1, dtype=np.float64)
+    _check_rows(np.isfinite(sums), "holds NaN or infinity", "values")
+    _check_rows(array.min(axis=1) >= 0, "holds a negative probability", "values")
+    _check_rows((sums <= 1 + SUM_TOLERANCE) & (sums > 0), "expected probabilities that sum to at most 1 and more than 0", "values")
+    return classes, array
+
+
+def check_floats(name: str, array: object, shape: tuple[int, int]) -> NDArray[Any]:
+    """Return `array` as a float array of that shape, else raise ArgumentError."""
+    result = np.asarray(array)
+    if result.dtype.kind != "f" or result.shape != shape:
+        raise ArgumentError(f"{name}: expected floats of shape {shape}, got {_describe(result)}")
+    return result
+
+
+def _candidates(probs: NDArray[np.float32], codec: Codec) -> NDArray[np.bool_]:
+    if codec.t is None:
+        assert codec.k is not None
+        place = probs.shape[1] - codec.k
+        smallest_kept: NDArray[np.float32] = np.partition(probs, place, axis=1)[:, place]
+        candidates: NDArray[np.bool_] = probs >= smallest_kept[:, None]
+        return candidates
+    kept: NDArray[np.bool_] = probs >= np.float32(codec.t)
+    kept[np.arange(len(probs)), probs.argmax(axis=1)] = True
+    return kept
+
+
+def implied_remainder(values: NDArray[np.float32], indices: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """Return max(0, 1 - sum of values), and 0 where all classes are kept, float64 (R,)."""
+    remainder: NDArray[np.float64] = np.maximum(0.0, 1.0 - values.sum(axis=1, dtype=np.float64))
+    if indices.shape[1] >= num_classes:
+        remainder[(indices >= 0).sum(axis=1) == num_classes] = 0.0
+    return remainder
+
+
+def _finish(indices: NDArray[np.int64], values: NDArray[np.float32], num_classes: int) -> Selection:
+    values = values + np.float32(0)  # -0.0 becomes 0.0
+    return Selection(indices, values, implied_remainder(values, indices, num_classes))
+
+
+def _check_rows(good: Any, problem: str, name: str = "values") -> None:
+    if not good.all():
+        raise ArgumentError(f"{name}: row {int(np.argmin(good))}: {problem}")
+
+
+def _describe(array: NDArray[Any]) -> str:
+    return f"{array.dtype} of shape {array.shape}"

@@ -1,0 +1,371 @@
+"""`SoftLabelReader`: random access to the labels of a container file."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, StateError, TruncatedError
+from softlabel_codec.few import MAX_CROPS as MAX_FEW
+from softlabel_codec.few import FewCropsReader
+from softlabel_codec.frame import TRAILER, Index, Trailer, block_content, without_crc32
+from softlabel_codec.keys import Keys
+from softlabel_codec.labels import Labels, check_policy
+from softlabel_codec.limits import MAX_SUMMARY_BYTES
+from softlabel_codec.metadata import Plain, unpack_map
+from softlabel_codec.prefix import Beginning, located, read_beginning
+from softlabel_codec.quantise.codes import label_quantiser
+from softlabel_codec.store import PARTIAL_SUFFIX, FileSource
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLabels:
+    """Crops of one image and their labels.
+
+    Attributes
+    ----------
+    crops : int32 (M, 4)
+        top, left, height, width in pixels of the stored image; floats if the file keeps fractions (see `SoftLabelReader.crops`).
+    flips : bool (M,)
+        Whether each crop is mirrored left to right after cutting and scaling.
+    image_size : (int, int)
+        Height and width of the stored image in pixels; (0, 0) if the file does not know.
+    labels : SparseLabels or DenseLabels
+        One row for each crop.
+    """
+
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    image_size: tuple[int, int]
+    labels: Labels
+
+    def __len__(self) -> int:
+        """Return the number of crops."""
+        return len(self.flips)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchLabels:
+    """Crops of several images and their labels: one row for each crop, image after image.
+
+    Attributes
+    ----------
+    crops : int32 (R, 4)
+        As in `ImageLabels`.
+    flips : bool (R,)
+        Likewise.
+    labels : SparseLabels or DenseLabels
+        One row for each crop.
+    image_sizes : int64 (B, 2)
+        Height and width of each image.
+    image_rows : int64 (B,)
+        Number of rows of each image.
+    """
+
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    labels: Labels
+    image_sizes: NDArray[np.int64]
+    image_rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.image_rows)
+
+    def __iter__(self) -> Iterator[ImageLabels]:
+        """Yield the images one by one."""
+        start = 0
+        for count, size in zip(self.image_rows.tolist(), self.image_sizes.tolist(), strict=True):
+            rows = slice(start, start + count)
+            yield ImageLabels(self.crops[rows], self.flips[rows], (size[0], size[1]), self.labels[rows])
+            start += count
+
+
+class SoftLabelReader:
+    """Random access to the labels of a container file.
+
+    Threads may share a reader; so may processes that were forked. A reader pickles as its path and opens the file
+    again where it arrives, which makes it safe for DataLoader workers of every start method.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    policy : str, optional
+        Read sparse labels with this remainder policy (`uniform` or `renorm`) instead of the codec's own.
+
+    Attributes
+    ----------
+    num_classes : int
+        C.
+    codec : str
+        Codec string, canonical.
+    crops : str
+        How crops are stored: `pixels`, `fractions:f32` or `fractions:f16`.
+    metadata : dict
+        What the writer's caller wanted to keep.
+    summary : dict
+        What was known only at the end: `keys_sha256`, and `skipped_keys` if there are any.
+    num_crops : uint16 -> int64 (len(reader),)
+        Number of crops of each image.
+
+    Raises
+    ------
+    FormatError
+        In one of its kinds, if the file is not a sound, finished container.
+    OSError
+        If the file cannot be opened or read.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> from softlabel_codec import SoftLabelWriter
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "labels.slc"
+    >>> with SoftLabelWriter(path, num_classes=4, codec="marginal_smoothing:k=2,values=f32") as writer:
+    ...     writer.add("a.jpg", image_size=(60, 80), crops=[[0, 10, 50, 40]], flips=[True],
+    ...                probs=np.float32([[0.1, 0.6, 0.2, 0.1]]))
+    >>> with SoftLabelReader(path) as reader:
+    ...     image = reader["a.jpg"]
+    ...     print(image.crops.tolist(), image.labels.indices.tolist(), image.labels.dense().round(3).tolist())
+    [[0, 10, 50, 40]] [[1, 2]] [[0.10000000149011612, 0.6000000238418579, 0.20000000298023224, 0.10000000149011612]]
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, policy: str | None = None) -> None:
+        self._source = FileSource(path)
+        self.path = self._source.path
+        try:
+            self._open(policy)
+        except BaseException:
+            self._source.close()
+            raise
+
+    def _open(self, policy: str | None) -> None:
+        beginning = read_beginning(self._source)
+        description = beginning.description
+        self._layout = description.layout
+        self._quantiser = label_quantiser(description.codec, description.num_classes)
+        self._policy = check_policy(policy or description.codec.policy)
+        self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
+        self._metadata_crc32 = beginning.metadata_crc32
+        self.num_classes, self.codec, self.crops = description.num_classes, str(description.codec), description.crops
+        self.metadata: Plain = description.metadata
+        self.written_by = str(description.other.get("writer", "unknown"))
+        self._trailer = self._read_trailer(beginning)
+        self._num_images = self._trailer.num_images
+        self._one_image_per_block = self._trailer.num_blocks == self._num_images
+        self._read_index(beginning.blocks_offset)
+        self.summary = self._read_summary()
+        self.keys = Keys(self._read_at, self._trailer)
+
+    def _read_trailer(self, beginning: Beginning) -> Trailer:
+        length = self._source.length
+        try:
+            if length < beginning.blocks_offset + TRAILER.size:
+                raise TruncatedError("the file ends before its trailer")
+            return Trailer.unpack(self._source.read_at(length - TRAILER.size, TRAILER.size), length, beginning.blocks_offset)
+        except TruncatedError as error:
+            unfinished = "an unfinished file. " if self.path.name.endswith(PARTIAL_SUFFIX) else ""
+            advice = "Continue the writer that began it, or keep its whole blocks with 'slcodec recover'"
+            raise located(TruncatedError(f"{unfinished}{error}. {advice}"), self._source) from None
+        except FormatError as error:
+            raise located(error, self._source, "trailer") from None
+
+    def _read_index(self, blocks_offset: int) -> None:
+        trailer = self._trailer
+        try:
+            data = self._source.read_at(trailer.index_offset, trailer.trailer_offset - trailer.index_offset)
+            index = Index.unpack(data, trailer.num_blocks, trailer.num_images)
+            block_ends = blocks_offset + np.cumsum(index.block_length, dtype=np.int64)
+            first_images = np.cumsum(index.block_images, dtype=np.int64)
+            self.num_crops: NDArray[np.int64] = index.crops_minus_1.astype(np.int64) + 1
+            blocks_end = int(block_ends[-1]) if len(block_ends) else blocks_offset
+            images = int(first_images[-1]) if len(first_images) else 0
+            if (blocks_end, images, int(self.num_crops.sum())) != (trailer.keys_offset, trailer.num_images, trailer.num_crops):
+                raise CorruptError("blocks, images or crops do not add up to what the trailer says")
+            if len(first_images) and not index.block_images.all():
+                raise CorruptError("a block without images")
+        except FormatError as error:
+            raise located(error, self._source, f"index at byte {trailer.index_offset}") from None
+        self._block_starts = np.concatenate(([blocks_offset], block_ends))
+        self._first_images = np.concatenate(([0], first_images))
+
+    def _read_summary(self) -> Plain:
+        start, end = self._trailer.summary_offset, self._trailer.index_offset
+        try:
+            if end - start > MAX_SUMMARY_BYTES + 4:
+                raise CorruptError(f"expected at most {MAX_SUMMARY_BYTES} bytes")
+            return unpack_map(without_crc32(self._source.read_at(start, end - start), "summary"))
+        except FormatError as error:
+            raise located(error, self._source, f"summary at byte {start}") from None
+
+    def _read_at(self, offset: int, length: int) -> bytes:
+        return self._source.read_at(offset, length)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self._num_images
+
+    def __contains__(self, key: object) -> bool:
+        """Return whether there is an image with that key."""
+        return key in self.keys
+
+    def __iter__(self) -> Iterator[ImageLabels]:
+        """Yield all images, in file order."""
+        return (self.read(number) for number in range(len(self)))
+
+    def __getitem__(self, image: int | str) -> ImageLabels:
+        """Return all crops of an image, by number (negative: from the end) or key."""
+        return self.read(image)
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which holds that of the rest."""
+        return hashlib.sha256(self._trailer.pack()).hexdigest()
+
+    def read(self, image: int | str, crops: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> ImageLabels:
+        """Return chosen crops of an image.
+
+        Parameters
+        ----------
+        image : int or str
+            Number (negative: from the end) or key.
+        crops : int (N,), optional
+            Crop numbers, in any order, repeated if you like. All crops if not given.
+
+        Raises
+        ------
+        KeyError, IndexError
+            If there is no such image, or it has no such crop.
+        CorruptError
+            If its bytes are damaged. Other images stay readable.
+        """
+        number = self._number(image)
+        block, slot = self._locate(number)
+        content = self._block_content(block)
+        chosen = None if crops is None else [operator.index(crop) for crop in crops]
+        try:
+            if chosen and self._few is not None and len(chosen) <= MAX_FEW:
+                return ImageLabels(*self._few.read(content, slot, chosen))
+            numbers = None if chosen is None else np.array([chosen], np.int64)
+            rows, sizes, _ = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers)
+            labels = self._quantiser.dequantise(rows.codes, self._policy)
+        except CorruptError as error:
+            raise self._in_block(error, block) from None
+        return ImageLabels(rows.crops, rows.flips, (int(sizes[0, 0]), int(sizes[0, 1])), labels)
+
+    def read_batch(self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike | None = None) -> BatchLabels:
+        """Return chosen crops of several images at once: several times faster than one by one.
+
+        Parameters
+        ----------
+        images : sequence of int or str
+            Numbers or keys, in any order.
+        crops : int (B, N), optional
+            Crop numbers of each image. All crops of each if not given.
+
+        Raises
+        ------
+        ArgumentError
+            If `crops` does not have one row for each image.
+        KeyError, IndexError, CorruptError
+            As `read`.
+        """
+        numbers = np.array([self._number(image) for image in images], np.int64)
+        chosen = None if crops is None else _check_crop_numbers(crops, len(numbers))
+        image_block = np.searchsorted(self._first_images, numbers, side="right") - 1
+        blocks, block_place = np.unique(image_block, return_inverse=True)
+        slots = numbers - self._first_images[image_block]
+        contents = [self._block_content(block) for block in blocks.tolist()]
+        try:
+            rows, sizes, counts = self._layout.unpack(contents, block_place, slots, chosen)
+            labels = self._quantiser.dequantise(rows.codes, self._policy)
+        except CorruptError as error:
+            raise self._find_corrupt(contents, blocks, error) from None
+        return BatchLabels(rows.crops, rows.flips, labels, sizes, counts)
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise MismatchError unless the labels are of that many classes."""
+        if num_classes != self.num_classes:
+            raise MismatchError(f"{self.path}: expected labels of {num_classes} classes, got {self.num_classes}")
+
+    def close(self) -> None:
+        """Close the file. Closing twice is allowed."""
+        self._source.close()
+
+    def __enter__(self) -> SoftLabelReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"SoftLabelReader({str(self.path)!r}: {len(self)} images, {self._trailer.num_crops} crops, {self.codec})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(Path(self.path).absolute()), self._policy, self.fingerprint)
+
+    def _number(self, image: int | str) -> int:
+        if isinstance(image, str):
+            number = self.keys.find(image)
+            if number is None:
+                raise KeyError(f"{self.path}: no image with the key {image!r}")
+            return number
+        try:
+            place = operator.index(image)
+        except TypeError:
+            raise ArgumentError(f"image: expected a number or a key, got {image!r}") from None
+        if not -self._num_images <= place < self._num_images:
+            raise IndexError(f"{self.path}: image number: expected {-self._num_images} to {self._num_images - 1}, got {place}")
+        return place + self._num_images if place < 0 else place
+
+    def _locate(self, number: int) -> tuple[int, int]:
+        """Return the block of an image and its place there."""
+        if self._one_image_per_block:
+            return number, 0
+        block = int(np.searchsorted(self._first_images, number, side="right")) - 1
+        return block, number - int(self._first_images[block])
+
+    def _block_content(self, block: int) -> bytes:
+        start = int(self._block_starts[block])
+        data = self._source.read_at(start, int(self._block_starts[block + 1]) - start)
+        try:
+            return block_content(data, self._metadata_crc32, block)
+        except FormatError as error:
+            raise self._in_block(error, block) from None
+
+    def _in_block(self, error: FormatError, block: int) -> FormatError:
+        first, last = int(self._first_images[block]), int(self._first_images[block + 1]) - 1
+        images = f"image {first}" if first == last else f"images {first} to {last}"
+        return located(error, self._source, f"block {block} at byte {int(self._block_starts[block])}, {images}")
+
+    def _find_corrupt(self, contents: list[bytes], blocks: NDArray[np.int64], error: FormatError) -> FormatError:
+        for content, block in zip(contents, blocks.tolist(), strict=True):
+            try:
+                images = self._layout.unpack([content], np.zeros(1, np.int64), np.zeros(1, np.int64), None)
+                self._quantiser.dequantise(images[0].codes, self._policy)
+            except FormatError as found:
+                return self._in_block(found, block)
+        return located(error, self._source)
+
+
+def _reopen(path: str, policy: str, fingerprint: str) -> SoftLabelReader:
+    reader = SoftLabelReader(path, policy=policy)
+    if reader.fingerprint != fingerprint:
+        raise StateError(f"{path}: the file was replaced by another since the reader was made")
+    return reader
+
+
+def _check_crop_numbers(crops: ArrayLike, num_images: int) -> NDArray[np.int64]:
+    array = np.asarray(crops)
+    if array.ndim != 2 or len(array) != num_images or (array.size and array.dtype.kind not in "iu"):
+        raise ArgumentError(f"crops: expected integers of shape ({num_images}, N), got {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)

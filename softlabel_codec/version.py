@@ -1,0 +1,11 @@
+"""The version of this package, from its installed metadata."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    VERSION = version("softlabel_codec")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    VERSION = "unknown"
+PACKAGE = f"softlabel_codec {VERSION}"

@@ -1,0 +1,291 @@
+"""`SoftLabelWriter`: from a teacher's probabilities to a container file."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softlabel_codec.arguments import check_flips, check_fraction_crops, check_image_size, check_key, check_pixel_crops
+from softlabel_codec.assembly import Assembly
+from softlabel_codec.codec import Codec
+from softlabel_codec.compress import compress_columns
+from softlabel_codec.description import Description, difference
+from softlabel_codec.errors import ArgumentError, LimitError, MismatchError, StateError
+from softlabel_codec.frame import Header, pack_block
+from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, max_content_bytes
+from softlabel_codec.pack.block import BlockImages
+from softlabel_codec.prefix import read_beginning
+from softlabel_codec.quantise.codes import concatenate_codes, label_quantiser
+from softlabel_codec.store import FileSource, PartialFile, partial_path
+from softlabel_codec.version import PACKAGE
+
+TARGET_CROPS_PER_BLOCK = 128
+TARGET_DENSE_BYTES_PER_BLOCK = 65536
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image, checked and quantised, waiting for its block."""
+
+    key: str
+    size: tuple[int, int]
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    codes: Any
+
+
+class SoftLabelWriter:
+    """Writes a container file, one image at a time.
+
+    The file grows as `PATH.partial` and gets its name when it is finished: by `finish`, or by leaving the `with` block
+    without an exception. After an exception, a kill or a power failure the blocks so far are whole and can be continued
+    (`resume=True`) or recovered (`slcodec recover`).
+
+    Parameters
+    ----------
+    path : path
+        The file to write.
+    num_classes : int
+        C, 2 to 2^31.
+    codec : str
+        Codec string, for example `marginal_smoothing:k=5`.
+    metadata : mapping, optional
+        Anything worth keeping, made of None, bool, int, float, str, list and dict: teacher, preprocessing, ...
+    crops : str
+        How crops are given and stored: `pixels`, or `fractions:f32` / `fractions:f16` of images whose size is not known.
+    resume : bool
+        Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it.
+    overwrite : bool
+        Replace a finished file, and discard an unfinished one.
+
+    Raises
+    ------
+    ArgumentError, LimitError
+        If the codec, the number of classes or the metadata cannot be.
+    FileExistsError
+        If the file exists and `overwrite` is not set.
+    StateError
+        If an unfinished file exists and neither `resume` nor `overwrite` is set, or another writer is at work on it.
+    MismatchError
+        If the unfinished file was begun with other arguments.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "labels.slc"
+    >>> with SoftLabelWriter(path, num_classes=4, codec="marginal_smoothing:k=2") as writer:
+    ...     writer.add("a.jpg", image_size=(60, 80), crops=[[0, 10, 50, 40]], flips=[True],
+    ...                probs=np.float32([[0.1, 0.6, 0.2, 0.1]]))
+    >>> path.exists()
+    True
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        num_classes: int,
+        codec: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        crops: str = "pixels",
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self._description = Description(num_classes, Codec.parse(codec), crops, dict(metadata or {}), {"writer": PACKAGE})
+        self._layout = self._description.layout
+        self._quantiser = label_quantiser(self._description.codec, num_classes)
+        self._crops_per_block = _crops_per_block(self._description)
+        packed = self._description.pack()
+        self._metadata_crc32 = zlib.crc32(packed)
+        self._pending: list[_Image] = []
+        self._pending_keys: set[str] = set()
+        self._pending_crops = 0
+        self._ended: str | None = None
+        if resume and overwrite:
+            raise ArgumentError("resume and overwrite exclude each other")
+        unfinished = "resume" if resume else "discard" if overwrite else "refuse"
+        self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite)
+        self._assembly = Assembly(self._file)
+        try:
+            self._begin(Header(len(packed), self._metadata_crc32).pack() + packed)
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the images added so far, in order, including those of a resumed file."""
+        return [*self._assembly.keys, *(image.key for image in self._pending)]
+
+    def __len__(self) -> int:
+        """Return the number of images added so far."""
+        return len(self._assembly.keys) + len(self._pending)
+
+    def add(
+        self,
+        key: str,
+        *,
+        crops: ArrayLike,
+        flips: ArrayLike,
+        image_size: tuple[int, int] | None = None,
+        probs: ArrayLike | None = None,
+        indices: ArrayLike | None = None,
+        values: ArrayLike | None = None,
+        vectors: ArrayLike | None = None,
+    ) -> None:
+        """Add the crops of one image.
+
+        Parameters
+        ----------
+        key : str
+            Name of the image, unique in the file: by custom its path below the image folder, with `/`.
+        crops : int (M, 4)
+            top, left, height, width of each crop in pixels of the stored image; or float fractions of it, if the file stores those.
+        flips : bool (M,)
+            Whether each crop is mirrored left to right.
+        image_size : (int, int)
+            Height and width of the stored image in pixels. Optional only where crops are fractions.
+        probs : float (M, C)
+            The teacher's probabilities; or else
+        indices, values : integer (M, K), float (M, K)
+            its K most probable classes, in any order, and their probabilities; or else
+        vectors : float (M, C)
+            the numbers to keep of a `dense` codec whose content is not `probs`.
+
+        Raises
+        ------
+        ArgumentError
+            If anything does not fit; the image is then not added, and the writer can go on.
+        LimitError
+            If the image is beyond the limits of the format; likewise.
+        OSError
+            If the disk is full or fails. What was written before stays recoverable.
+        StateError
+            If the writer is finished or closed, or failed before.
+        """
+        self._check_open()
+        labels = {"probs": probs, "indices": indices, "values": values, "vectors": vectors}
+        try:
+            image = self._prepare(key, image_size, crops, flips, {name: value for name, value in labels.items() if value is not None})
+        except (ArgumentError, LimitError) as error:
+            raise type(error)(f"image {key!r}: {error}") from None
+        self._pending.append(image)
+        self._pending_keys.add(key)
+        self._pending_crops += len(image.flips)
+        if self._pending_crops >= self._crops_per_block or len(self._pending) == MAX_IMAGES_PER_BLOCK:
+            self._guarded(self._write_block)
+
+    def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
+        """Write the rest, put the file on disk and give it its name.
+
+        Parameters
+        ----------
+        skipped_keys : sequence of str
+            Images that were asked for and could not be labelled; the file remembers them.
+        """
+        self._check_open()
+        if self._pending:
+            self._guarded(self._write_block)
+        self._guarded(lambda: self._assembly.finish(skipped_keys))
+        self._ended = "finished"
+
+    def close(self) -> None:
+        """Stop without finishing: `PATH.partial` stays. Does nothing after `finish`."""
+        if self._ended is None:
+            self._ended = "closed"
+        self._file.close()
+
+    def __enter__(self) -> SoftLabelWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None and self._ended is None:
+            self.finish()
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise StateError(f"{self.path}: the writer is {self._ended}")
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Run an action that writes; if it fails, so has the writer."""
+        try:
+            action()
+        except BaseException:
+            self._ended = f"failed. What was written is kept in {partial_path(self.path).name}; continue with resume=True"
+            self._file.close()
+            raise
+
+    def _begin(self, beginning: bytes) -> None:
+        if 0 < self._file.length < len(beginning):
+            self._file.truncate(0)  # killed before the metadata was written
+        if self._file.length == 0:
+            self._assembly.begin(beginning)
+            return
+        unfinished = FileSource(self._file.partial)
+        try:
+            found = read_beginning(unfinished)
+            if found.data != beginning:
+                what = difference(found.description, self._description)
+                advice = "Pass the same, or overwrite=True (--overwrite)"
+                raise MismatchError(f"{unfinished.path}: was begun with other arguments: {what}. {advice}")
+            self._assembly.adopt_blocks(unfinished, found)
+        finally:
+            unfinished.close()
+
+    def _prepare(self, key: str, image_size: Any, crops: ArrayLike, flips: ArrayLike, labels: dict[str, Any]) -> _Image:
+        check_key(key)
+        if key in self._assembly.keys or key in self._pending_keys:
+            raise ArgumentError("key: an image with this key was added before")
+        if len(self) >= MAX_IMAGES:
+            raise LimitError(f"expected at most {MAX_IMAGES} images")
+        pixels = self._description.crops == "pixels"
+        size = check_image_size(image_size) if pixels or image_size is not None else (0, 0)
+        geometry = check_pixel_crops(crops, size) if pixels else check_fraction_crops(crops, self._layout.mode.dtype)
+        flags = check_flips(flips, len(geometry))
+        codes = self._quantiser.quantise(labels, len(geometry))
+        content_bytes = self._quantiser.content_bytes(codes) + 64 * len(geometry)
+        if content_bytes > MAX_CONTENT_BYTES - 2**20:
+            raise LimitError(
+                f"labels of {content_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
+            )
+        return _Image(key, size, geometry, flags, codes)
+
+    def _write_block(self) -> None:
+        images = _gather(self._pending)
+        columns = [column for _, parts in self._layout.pack(images, self._assembly.last_key) for column in parts]
+        payload = compress_columns(columns)
+        size = sum(map(len, columns))
+        if size > max_content_bytes(len(payload)):
+            raise LimitError(f"block of {size} bytes: labels so uniform (they compress to {len(payload)}) look like a decompression bomb")
+        block = pack_block(payload, self._metadata_crc32, self._assembly.num_blocks)
+        self._assembly.add_block(block, images.keys, images.counts.tolist())
+        self._pending, self._pending_keys, self._pending_crops = [], set(), 0
+
+
+def _crops_per_block(description: Description) -> int:
+    """Return how many crops fill a block: few enough to read one image quickly, enough for overhead not to count."""
+    if description.codec.family == "sparse":
+        return TARGET_CROPS_PER_BLOCK
+    crop_bytes = 4 * description.num_classes
+    return min(TARGET_CROPS_PER_BLOCK, max(1, TARGET_DENSE_BYTES_PER_BLOCK // crop_bytes))
+
+
+def _gather(images: Sequence[_Image]) -> BlockImages:
+    return BlockImages(
+        keys=[image.key for image in images],
+        sizes=np.array([image.size for image in images], np.int64),
+        counts=np.array([len(image.flips) for image in images], np.int64),
+        crops=np.concatenate([image.crops for image in images]),
+        flips=np.concatenate([image.flips for image in images]),
+        codes=concatenate_codes([image.codes for image in images]),
+    )
