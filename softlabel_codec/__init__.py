@@ -22,7 +22,7 @@ from softlabel_codec.errors import (
 from softlabel_codec.labels import DenseLabels, SparseLabels
 from softlabel_codec.reader import BatchLabels, ImageLabels, SoftLabelReader
 from softlabel_codec.recover import recover
-from softlabel_codec.version import VERSION as __version__
+from softlabel_codec.version import __version__
 from softlabel_codec.writer import SoftLabelWriter
 
 __all__ = [

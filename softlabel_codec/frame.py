@@ -18,6 +18,7 @@ from softlabel_codec.errors import CorruptError, LimitError, NewerVersionError, 
 from softlabel_codec.limits import (
     MAX_IMAGES,
     MAX_IMAGES_PER_BLOCK,
+    MAX_KEY_BYTES,
     MAX_METADATA_BYTES,
     MAX_PAYLOAD_BYTES,
     max_content_bytes,
@@ -237,16 +238,30 @@ def num_pages(num_images: int, keys_ascend: bool) -> tuple[int, int]:
     return -(-num_images // KEYS_PER_PAGE), order_pages
 
 
-def unpack_key_page(frame: bytes, crc32: int, num_keys: int, max_bytes: int) -> list[bytes]:
-    """Return the keys of a key page."""
-    content = _page_content(frame, crc32, max_bytes)
-    if len(content) < 2 * num_keys:
-        raise CorruptError("a page of keys is too short")
-    ends = np.cumsum(np.frombuffer(content, "<u2", num_keys), dtype=np.int64) + 2 * num_keys
-    if int(ends[-1]) != len(content):
-        raise CorruptError("the lengths of keys do not add up to their page")
-    starts = [2 * num_keys, *ends[:-1].tolist()]
-    return [content[start:end] for start, end in zip(starts, ends.tolist(), strict=True)]
+class KeyPage:
+    """The keys of a key page, cut out of it when they are asked for."""
+
+    def __init__(self, content: bytes, ends: NDArray[np.int64], start: int) -> None:
+        self._content, self._ends, self._start = content, ends, start
+
+    @classmethod
+    def unpack(cls, frame: bytes, crc32: int, num_keys: int) -> KeyPage:
+        """Return the page of so many keys in a zstd frame."""
+        content = _page_content(frame, crc32, num_keys * (2 + MAX_KEY_BYTES))
+        start = 2 * num_keys
+        if len(content) < start:
+            raise CorruptError("a page of keys is too short")
+        ends = np.cumsum(np.frombuffer(content, "<u2", num_keys), dtype=np.int64) + start
+        if int(ends[-1]) != len(content):
+            raise CorruptError("the lengths of keys do not add up to their page")
+        return cls(content, ends, start)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, place: int) -> bytes:
+        start = int(self._ends[place - 1]) if place else self._start
+        return self._content[start : int(self._ends[place])]
 
 
 def unpack_order_page(frame: bytes, crc32: int, count: int, num_images: int) -> NDArray[np.uint32]:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import overload
+from itertools import pairwise
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.errors import CorruptError
+from softlabel_codec.errors import CorruptError, FormatError
 from softlabel_codec.frame import (
     CRC,
     KEYS_ASCEND,
     KEYS_PER_PAGE,
     ORDER_PER_PAGE,
+    KeyPage,
     Trailer,
     num_pages,
-    unpack_key_page,
     unpack_order_page,
     without_crc32,
 )
-from softlabel_codec.limits import MAX_KEY_BYTES
 from softlabel_codec.pack.keys import decode_key
+from softlabel_codec.store import FileSource, located
 
 CACHED_PAGES = 64
+
+Page = TypeVar("Page")
 
 
 class Keys(Sequence[str]):
@@ -33,8 +36,8 @@ class Keys(Sequence[str]):
     Looking up a key (`in`, `index`) is a bisection over pages of 512 keys; nothing is held per image.
     """
 
-    def __init__(self, read_at: Callable[[int, int], bytes], trailer: Trailer) -> None:
-        self._read_at = read_at
+    def __init__(self, source: FileSource, trailer: Trailer) -> None:
+        self._source = source
         self._num_keys = trailer.num_images
         self._ascend = bool(trailer.flags & KEYS_ASCEND)
         self._start, self._end = trailer.keys_offset, trailer.summary_offset
@@ -60,7 +63,8 @@ class Keys(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         for page in range(num_pages(self._num_keys, True)[0]):
-            yield from map(decode_key, self._read_key_page(page))
+            keys = self._read_key_page(page)
+            yield from (decode_key(keys[place]) for place in range(len(keys)))
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.find(key) is not None
@@ -108,38 +112,43 @@ class Keys(Sequence[str]):
             return place
         return int(self._order_page(place // ORDER_PER_PAGE)[place % ORDER_PER_PAGE])
 
-    def _read_key_page(self, page: int) -> list[bytes]:
-        frame, crc32 = self._frame(page)
+    def _read_key_page(self, page: int) -> KeyPage:
         count = min(KEYS_PER_PAGE, self._num_keys - page * KEYS_PER_PAGE)
-        return unpack_key_page(frame, crc32, count, count * (2 + MAX_KEY_BYTES))
+        return self._located(lambda: KeyPage.unpack(*self._frame(page), count))
 
     def _read_order_page(self, page: int) -> NDArray[np.uint32]:
-        frame, crc32 = self._frame(num_pages(self._num_keys, True)[0] + page)
         count = min(ORDER_PER_PAGE, self._num_keys - page * ORDER_PER_PAGE)
-        return unpack_order_page(frame, crc32, count, self._num_keys)
+        place = num_pages(self._num_keys, True)[0] + page
+        return self._located(lambda: unpack_order_page(*self._frame(place), count, self._num_keys))
+
+    def _located(self, read: Callable[[], Page]) -> Page:
+        try:
+            return read()
+        except FormatError as error:
+            raise located(error, self._source, f"keys at byte {self._start}") from None
 
     def _frame(self, page: int) -> tuple[bytes, int]:
         if self._table is None:
             self._table = self._read_table()
         length, crc32 = self._table[page].tolist()
-        return self._read_at(int(self._page_starts[page]), length), crc32
+        return self._source.read_at(int(self._page_starts[page]), length), crc32
 
     def _read_table(self) -> NDArray[np.uint32]:
         pages = sum(num_pages(self._num_keys, self._ascend))
         table_end = self._start + CRC.size + 8 * pages
         if table_end > self._end:
-            raise CorruptError("the keys section is shorter than its page table")
-        data = without_crc32(self._read_at(self._start, table_end - self._start), "page table of the keys")
+            raise CorruptError("the section is shorter than its page table")
+        data = without_crc32(self._source.read_at(self._start, table_end - self._start), "page table")
         table = np.frombuffer(data, "<u4").reshape(-1, 2)
         ends = table_end + np.cumsum(table[:, 0], dtype=np.int64)
         if (int(ends[-1]) if pages else table_end) != self._end:
-            raise CorruptError("the pages of keys do not fill their section")
+            raise CorruptError("the pages do not fill the section")
         self._page_starts = ends - table[:, 0]
         return table
 
 
 def key_order(keys: Sequence[bytes]) -> NDArray[np.uint32] | None:
     """Return image numbers in ascending order of their keys, or None if the keys ascend already."""
-    if all(before < after for before, after in zip(keys, keys[1:], strict=False)):
+    if all(before < after for before, after in pairwise(keys)):
         return None
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.uint32)

@@ -50,7 +50,7 @@ class SparseLabels:
     @property
     def counts(self) -> NDArray[np.int64]:
         """Number of kept classes of each crop, int64 (R,)."""
-        return np.count_nonzero(self.indices >= 0, axis=1).astype(np.int64, copy=False)
+        return np.asarray((self.indices >= 0).sum(axis=1), np.int64)
 
     @property
     def top1(self) -> NDArray[np.int32]:
@@ -91,21 +91,6 @@ class SparseLabels:
         if self.policy == "renorm":
             return np.asarray(self.values / self.values.sum(axis=1, dtype=np.float64, keepdims=True), np.float32)
         return self.values
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[SparseLabels]) -> SparseLabels:
-        """Return the rows of several labels of the same set, one after another, padded to the widest."""
-        first = parts[0]
-        if any((part.num_classes, part.policy) != (first.num_classes, first.policy) for part in parts):
-            raise ArgumentError("concatenate: labels have different numbers of classes or policies")
-        width = max(part.indices.shape[1] for part in parts)
-        return cls(
-            np.concatenate([_pad(part.indices, width, -1) for part in parts]),
-            np.concatenate([_pad(part.values, width, 0) for part in parts]),
-            np.concatenate([part.remainder for part in parts]),
-            first.num_classes,
-            first.policy,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +140,26 @@ class DenseLabels:
         powers = np.exp(self.vectors.astype(np.float64) - self.vectors.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
-    @classmethod
-    def concatenate(cls, parts: Sequence[DenseLabels]) -> DenseLabels:
-        """Return the rows of several labels of the same set, one after another."""
-        return cls(np.concatenate([part.vectors for part in parts]), parts[0].content)
-
 
 Labels = SparseLabels | DenseLabels
+
+
+def concatenate_labels(parts: Sequence[Labels]) -> Labels:
+    """Return the rows of several labels of one set, one after another; sparse ones padded to the widest."""
+    sparse = [part for part in parts if isinstance(part, SparseLabels)]
+    if not sparse:
+        dense = [part for part in parts if isinstance(part, DenseLabels)]
+        return DenseLabels(np.concatenate([part.vectors for part in dense]), dense[0].content)
+    first = sparse[0]
+    if len(sparse) < len(parts) or any((part.num_classes, part.policy) != (first.num_classes, first.policy) for part in sparse):
+        raise ArgumentError("labels of different kinds, numbers of classes or policies cannot be concatenated")
+    width = max(part.indices.shape[1] for part in sparse)
+    return replace(
+        first,
+        indices=np.concatenate([_pad(part.indices, width, -1) for part in sparse]),
+        values=np.concatenate([_pad(part.values, width, 0) for part in sparse]),
+        remainder=np.concatenate([part.remainder for part in sparse]),
+    )
 
 
 def check_policy(policy: str) -> str:

@@ -13,7 +13,7 @@ from softlabel_codec.description import Description
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
 from softlabel_codec.frame import BLOCK_HEAD, HEADER, Header, block_content, block_length
 from softlabel_codec.pack.block import BlockImages
-from softlabel_codec.store import FileSource
+from softlabel_codec.store import FileSource, located
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,3 @@ def _read_block(source: FileSource, offset: int) -> bytes:
     if offset + length > source.length:
         raise TruncatedError("the file ends within a block")
     return source.read_at(offset, length)
-
-
-def located(error: FormatError, source: FileSource, place: str = "") -> FormatError:
-    """Return the same error with the file, and the place in it, before its text."""
-    return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")

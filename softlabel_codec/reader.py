@@ -22,9 +22,9 @@ from softlabel_codec.keys import Keys
 from softlabel_codec.labels import Labels, check_policy
 from softlabel_codec.limits import MAX_SUMMARY_BYTES
 from softlabel_codec.metadata import Plain, unpack_map
-from softlabel_codec.prefix import Beginning, located, read_beginning
+from softlabel_codec.prefix import Beginning, read_beginning
 from softlabel_codec.quantise.codes import label_quantiser
-from softlabel_codec.store import PARTIAL_SUFFIX, FileSource
+from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, located
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ class SoftLabelReader:
         self._one_image_per_block = self._trailer.num_blocks == self._num_images
         self._read_index(beginning.blocks_offset)
         self.summary = self._read_summary()
-        self.keys = Keys(self._read_at, self._trailer)
+        self.keys = Keys(self._source, self._trailer)
 
     def _read_trailer(self, beginning: Beginning) -> Trailer:
         length = self._source.length
@@ -206,9 +206,6 @@ class SoftLabelReader:
             return unpack_map(without_crc32(self._source.read_at(start, end - start), "summary"))
         except FormatError as error:
             raise located(error, self._source, f"summary at byte {start}") from None
-
-    def _read_at(self, offset: int, length: int) -> bytes:
-        return self._source.read_at(offset, length)
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from softlabel_codec.errors import StateError, TruncatedError
+from softlabel_codec.errors import FormatError, StateError, TruncatedError
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -54,6 +54,11 @@ class FileSource:
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             self.close()
+
+
+def located(error: FormatError, source: FileSource, place: str = "") -> FormatError:
+    """Return the same error with the file, and the place in it, before its text."""
+    return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")
 
 
 class PartialFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 try:
-    VERSION = version("softlabel_codec")
+    __version__ = version("softlabel_codec")
 except PackageNotFoundError:  # run from a source tree that is not installed
-    VERSION = "unknown"
-PACKAGE = f"softlabel_codec {VERSION}"
+    __version__ = "unknown"
+PACKAGE = f"softlabel_codec {__version__}"

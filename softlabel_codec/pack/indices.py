@@ -45,10 +45,8 @@ def pack_indices(indices: NDArray[np.int64], num_classes: int) -> PackedIndices:
     palette, inverse, counts = np.unique(entries, return_inverse=True, return_counts=True)
     if not _palette_pays(len(palette), len(entries), num_classes):
         return PackedIndices(0, 0, [], to_planes(entries, width_of(num_classes - 1)))
-    if len(entries) >= 4 * len(palette):
-        order = np.argsort(-np.frexp(counts)[1], kind="stable")
-    else:
-        order = np.arange(len(palette))
+    frequency = np.frexp(counts)[1] if len(entries) >= 4 * len(palette) else np.zeros(len(palette))
+    order = np.argsort(-frequency, kind="stable")
     rank_of = np.empty(len(palette), np.int64)
     rank_of[order] = np.arange(len(palette))
     ranks = np.full(indices.shape, np.iinfo(np.int64).max)
@@ -84,7 +82,8 @@ def unpack_ranks(codes: IntArray) -> IntArray:
     for column in range(min(len(ranks) - 1, LOOK_BACK) - 1, -1, -1):
         later = ranks[column + 1 :]
         later += later >= ranks[column]
-    return ranks.T
+    result: IntArray = ranks.T
+    return result
 
 
 def check_distinct(indices: IntArray) -> None:

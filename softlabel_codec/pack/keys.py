@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.limits import MAX_KEY_BYTES
 from softlabel_codec.pack.columns import get_varint, put_varint
@@ -15,10 +13,9 @@ def pack_keys(keys: list[str], previous: str) -> bytes:
     before = previous.encode()
     for key in keys:
         now = key.encode()
-        prefix = len(os.path.commonprefix([before, now]))
-        rest_before, rest_now = before[prefix:], now[prefix:]
-        suffix = len(os.path.commonprefix([rest_before[::-1], rest_now[::-1]]))
-        middle = rest_now[: len(rest_now) - suffix]
+        prefix = _shared(before, now)
+        suffix = _shared(before[prefix:][::-1], now[prefix:][::-1])
+        middle = now[prefix : len(now) - suffix]
         out.append(put_varint(prefix) + put_varint(suffix) + put_varint(len(middle)) + middle)
         before = now
     return b"".join(out)
@@ -41,6 +38,16 @@ def unpack_keys(data: bytes, num_keys: int, previous: str) -> list[str]:
     if at != len(data):
         raise CorruptError(f"expected the block to end after its keys, got {len(data) - at} bytes more")
     return keys
+
+
+def _shared(first: bytes, second: bytes) -> int:
+    """Return how many leading bytes are the same."""
+    shared = 0
+    for mine, theirs in zip(first, second, strict=False):
+        if mine != theirs:
+            break
+        shared += 1
+    return shared
 
 
 def decode_key(data: bytes) -> str:

@@ -1,0 +1,148 @@
+"""Image files: finding them, decoding them to RGB, and cutting stored crops out of them. The only module that knows Pillow.
+
+Teacher and student cut crops with the same function, because decoders and resizers differ by a pixel value here and there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from softlabel_codec.errors import ArgumentError, MismatchError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
+EXIF_POLICIES = ("ignored", "applied")
+COLOR_POLICY = "converted to 8-bit RGB by Pillow; alpha dropped; 16-bit samples shifted right by 8"
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the keys of all images in a folder and its subfolders: relative paths with `/`, in ascending order.
+
+    Links are followed. Hidden files and folders, and files whose name does not end like an image's, are left out.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such folder, it holds no images, or a name is not valid text.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ArgumentError(f"{root}: expected a folder of images, got {'a file' if root.exists() else 'nothing there'}")
+    keys = sorted(path.relative_to(root).as_posix() for path in _walk(root, set()))
+    if not keys:
+        raise ArgumentError(f"{root}: expected images ({', '.join(SUFFIXES)}) in this folder or below it, found none")
+    for key in keys:
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError(f"{root}: the file name {key!r} is not valid UTF-8; rename it") from None
+    return keys
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:  # a link back to a folder on the way here
+        return
+    seen = seen | {(status.st_dev, status.st_ino)}
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, seen)
+        elif entry.suffix.lower() in SUFFIXES and entry.is_file():
+            yield entry
+
+
+def path_of_key(root: Path, key: str) -> Path:
+    """Return the path that a key names below a folder; MismatchError if it would lead out of it."""
+    path = PurePosixPath(key)
+    if path.is_absolute() or ".." in path.parts or "\0" in key or not path.parts:
+        raise MismatchError(f"the key {key!r} is not a path inside an image folder")
+    return root / path
+
+
+def load_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any], exif_orientation: str = "ignored") -> Image.Image:
+    """Return an image as 8-bit RGB.
+
+    Parameters
+    ----------
+    source : path, PIL image, or uint8 array (H, W, 3) or (H, W)
+        What to load.
+    exif_orientation : str
+        `ignored`: pixels as they are stored, as ImageNet's loaders do. `applied`: turned as a camera's EXIF tag says.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read as an image.
+    """
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source).convert("RGB")
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    try:
+        with Image.open(source) as image:
+            turned = ImageOps.exif_transpose(image) if exif_orientation == "applied" else image
+            return _to_rgb(turned)
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's plugins raise for broken files
+        raise OSError(f"{os.fspath(source)}: not a readable image: {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        samples = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def image_size(image: Image.Image) -> tuple[int, int]:
+    """Return height and width in pixels."""
+    return image.height, image.width
+
+
+def pixel_crops(crops: NDArray[Any], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return crops (M, 4) in whole pixels: as they are if integers; else fractions of the image, rounded and clipped to it."""
+    if crops.dtype.kind in "iu":
+        return crops.astype(np.int64)
+    height, width = size
+    top, left, crop_height, crop_width = np.rint(crops.astype(np.float64) * [height, width, height, width]).astype(np.int64).T
+    top, left = np.clip(top, 0, height - 1), np.clip(left, 0, width - 1)
+    return np.stack([top, left, np.clip(crop_height, 1, height - top), np.clip(crop_width, 1, width - left)], axis=1)
+
+
+def apply_crop(image: Image.Image, crop: Sequence[int], flip: bool, size: int, interpolation: str = "bilinear") -> Image.Image:
+    """Return a stored crop as an image of `size` x `size` pixels: cut, then scaled with Pillow's filter, then mirrored.
+
+    Parameters
+    ----------
+    image : PIL image
+        The whole image.
+    crop : (int, int, int, int)
+        top, left, height, width in pixels.
+    flip : bool
+        Whether to mirror left to right.
+    size : int
+        Side of the result in pixels.
+    interpolation : str
+        One of `INTERPOLATIONS`.
+    """
+    top, left, height, width = (int(value) for value in crop)
+    cut = image.crop((left, top, left + width, top + height))
+    scaled = cut.resize((size, size), resampling(interpolation))
+    return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Return Pillow's filter of that name; ArgumentError if there is none."""
+    if interpolation not in INTERPOLATIONS:
+        raise ArgumentError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    return Image.Resampling[interpolation.upper()]

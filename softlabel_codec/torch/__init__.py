@@ -1,0 +1,19 @@
+"""The torch side: a dataset of stored crops and labels, its collate function, and the loss.
+
+>>> from softlabel_codec.torch import SoftLabelDataset, collate_crops, soft_cross_entropy
+"""
+
+from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
+from softlabel_codec.torch.loss import soft_cross_entropy
+from softlabel_codec.torch.pixels import normalize
+from softlabel_codec.torch.targets import DenseTargets, SparseTargets, to_targets
+
+__all__ = [
+    "DenseTargets",
+    "SoftLabelDataset",
+    "SparseTargets",
+    "collate_crops",
+    "normalize",
+    "soft_cross_entropy",
+    "to_targets",
+]

@@ -1,0 +1,245 @@
+"""`SoftLabelDataset`: stored crops and labels of images, for a DataLoader."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from softlabel_codec.crop_choice import choose_crops
+from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.images import apply_crop, image_size, list_images, load_image, path_of_key, pixel_crops, resampling
+from softlabel_codec.labels import Labels, concatenate_labels
+from softlabel_codec.reader import ImageLabels, SoftLabelReader
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
+from softlabel_codec.torch.targets import Targets, to_targets
+
+ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any]
+Images = str | os.PathLike[str] | Mapping[str, ImageSource]
+_NAMED = 3
+
+
+class Sample(NamedTuple):
+    """Chosen crops of one image.
+
+    Attributes
+    ----------
+    images : Tensor (N, 3, size, size)
+        Cut, scaled, mirrored and normalised.
+    labels : SparseLabels or DenseLabels
+        One row for each crop.
+    """
+
+    images: Tensor
+    labels: Labels
+
+
+class SoftLabelDataset(Dataset[Sample]):
+    """Images, N of the stored crops of each, and the labels of those crops. One decoding of an image serves all N.
+
+    Which crops are drawn depends on seed, epoch and image only, never on workers, ranks or what ran before; all stored crops
+    of an image are used before any is used again. Call `set_epoch` before each epoch, as for a DistributedSampler.
+
+    Parameters
+    ----------
+    images : path, or mapping of key to image
+        Folder that holds the labelled images, by key; or anything that maps keys to paths, PIL images or uint8 arrays.
+        Keys of FKD label files, which lack the file name's ending, are found as well.
+    labels : path
+        Container file.
+    crops_per_image : int
+        N.
+    size : int
+        Side of a crop as the network sees it, in pixels.
+    seed : int
+        Decides the order in which crops are drawn.
+    mean, std : three floats, optional
+        Normalisation of RGB in 0..1. By default the teacher's, from the file, or else ImageNet's.
+    interpolation : str, optional
+        How crops are scaled. By default as for the teacher, from the file, or else bilinear.
+    normalized : bool
+        False to get uint8 crops, a quarter of the bytes; `softlabel_codec.torch.normalize` does the rest on the device.
+    transform : callable, optional
+        PIL image to tensor, applied to each crop instead of the normalisation: for further augmentation of pixels.
+    policy : str, optional
+        Remainder policy to read sparse labels with, if not the codec's own.
+    num_classes : int, optional
+        Number of classes that the student predicts, to be checked against the file.
+
+    Raises
+    ------
+    MismatchError
+        If labelled images are missing, or the number of classes differs; on reading, if an image has another size than the labelled one.
+    ArgumentError
+        If more crops are asked for than an image has, or another argument cannot be.
+    FormatError
+        If the container file is not sound.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: str | os.PathLike[str],
+        crops_per_image: int = 4,
+        size: int = 224,
+        seed: int = 0,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        interpolation: str | None = None,
+        normalized: bool = True,
+        transform: Callable[[Image.Image], Tensor] | None = None,
+        policy: str | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        self.reader = SoftLabelReader(labels, policy=policy)
+        if num_classes is not None:
+            self.reader.check_classes(num_classes)
+        self.crops_per_image, self.size, self.seed = crops_per_image, size, seed
+        self._check_counts()
+        teacher = self.reader.metadata.get("preprocessing")
+        teacher = teacher if isinstance(teacher, Mapping) else {}
+        self.mean = tuple(mean or teacher.get("mean") or IMAGENET_MEAN)
+        self.std = tuple(std or teacher.get("std") or IMAGENET_STD)
+        self.interpolation = interpolation or teacher.get("interpolation") or "bilinear"
+        resampling(self.interpolation)
+        self._exif_orientation = teacher.get("exif_orientation", "ignored")
+        self._normalized, self._transform = normalized, transform
+        self._find_image = _finder(images, self.reader)
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it change
+
+    def _check_counts(self) -> None:
+        if self.crops_per_image < 1 or self.size < 1 or self.seed < 0:
+            raise ArgumentError(
+                f"crops_per_image and size must be at least 1 and seed at least 0, got {self.crops_per_image}, {self.size} and {self.seed}"
+            )
+        fewest = int(self.reader.num_crops.min(initial=self.crops_per_image))
+        if fewest < self.crops_per_image:
+            raise ArgumentError(f"crops_per_image: expected at most {fewest}, the crops stored of an image, got {self.crops_per_image}")
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that was set last; 0 at first."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the crops of this epoch from now on, in all workers."""
+        if epoch < 0:
+            raise ArgumentError(f"epoch: expected at least 0, got {epoch}")
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        """Return the number of labelled images."""
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return the crops of one image that are due in this epoch."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Return the crops of several images; DataLoader calls this with all indices of a batch."""
+        labelled = self.labels_of(indices)
+        return [Sample(self._cut(int(index), image), image.labels) for index, image in zip(indices, labelled, strict=True)]
+
+    def labels_of(self, indices: Sequence[int]) -> list[ImageLabels]:
+        """Return crops, flips and labels that are due in this epoch, without any image."""
+        numbers = np.array([range(len(self))[index] for index in indices], np.int64)
+        chosen = choose_crops(self.seed, self.epoch, numbers, self.reader.num_crops[numbers], self.crops_per_image)
+        return list(self.reader.read_batch(numbers, chosen))
+
+    def _cut(self, index: int, labelled: ImageLabels) -> Tensor:
+        key = self.reader.keys[index]
+        image = load_image(self._find_image(index, key), self._exif_orientation)
+        if labelled.image_size not in ((0, 0), image_size(image)):
+            raise MismatchError(
+                f"{self.reader.path}: image {key!r}: expected {labelled.image_size[0]} x {labelled.image_size[1]} pixels (height x width) "
+                f"as labelled, got {image.height} x {image.width}: these labels belong to another copy of the images"
+            )
+        crops = pixel_crops(labelled.crops, image_size(image))
+        due = zip(crops.tolist(), labelled.flips.tolist(), strict=True)
+        return torch.stack([self._to_tensor(apply_crop(image, crop, flip, self.size, self.interpolation)) for crop, flip in due])
+
+    def _to_tensor(self, crop: Image.Image) -> Tensor:
+        if self._transform is not None:
+            return self._transform(crop)
+        pixels = to_tensor(crop)
+        return normalize(pixels, self.mean, self.std) if self._normalized else pixels
+
+
+def collate_crops(samples: Sequence[Sample]) -> tuple[Tensor, Targets]:
+    """Return one batch: images (B * N, 3, size, size), and the labels of all crops, still sparse.
+
+    Pass it to a DataLoader as `collate_fn`.
+    """
+    images = torch.cat([sample.images for sample in samples])
+    return images, to_targets(concatenate_labels([sample.labels for sample in samples]))
+
+
+class _InMapping:
+    """Finds images in a mapping by key."""
+
+    def __init__(self, images: Mapping[str, ImageSource], reader: SoftLabelReader) -> None:
+        missing = [key for key in reader.keys if key not in images]
+        _refuse_missing(missing, len(reader), f"the {type(images).__name__} of images", reader.path)
+        self._images = images
+
+    def __call__(self, index: int, key: str) -> ImageSource:
+        return self._images[key]
+
+
+class _InFolder:
+    """Finds images in a folder by key, or by key and one of the file name endings that were found for such keys."""
+
+    def __init__(self, folder: Path, reader: SoftLabelReader) -> None:
+        self._folder = folder
+        there = set(list_images(folder))
+        endings, of_image, missing = [""], np.zeros(len(reader), np.uint8), []
+        by_stem: dict[str, str] = {}
+        for number, key in enumerate(reader.keys):
+            if key in there:
+                there.discard(key)
+                continue
+            by_stem = by_stem or {name.rpartition(".")[0]: name for name in there}
+            name = by_stem.get(key)
+            if name is None:
+                missing.append(key)
+                continue
+            there.discard(name)
+            ending = name[len(key) :]
+            if ending not in endings:
+                endings.append(ending)
+            of_image[number] = endings.index(ending)
+        _refuse_missing(missing, len(reader), str(folder), reader.path)
+        _mention_unlabelled(there - set(reader.summary.get("skipped_keys", [])), folder, reader.path)
+        self._endings = endings
+        self._ending_of_image = of_image if len(endings) > 1 else None
+
+    def __call__(self, index: int, key: str) -> ImageSource:
+        ending = "" if self._ending_of_image is None else self._endings[self._ending_of_image[index]]
+        return path_of_key(self._folder, key + ending)
+
+
+def _finder(images: Images, reader: SoftLabelReader) -> Callable[[int, str], ImageSource]:
+    return _InMapping(images, reader) if isinstance(images, Mapping) else _InFolder(Path(images), reader)
+
+
+def _refuse_missing(missing: list[str], num_labelled: int, where: str, labels: Path) -> None:
+    if missing:
+        named = ", ".join(repr(key) for key in missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+        raise MismatchError(f"{labels}: {len(missing)} of {num_labelled} labelled images are not in {where}: {named}")
+
+
+def _mention_unlabelled(unlabelled: set[str], folder: Path, labels: Path) -> None:
+    if unlabelled:
+        first = min(unlabelled)
+        warnings.warn(f"{len(unlabelled)} images in {folder} have no labels in {labels} and are left out, {first!r} first", stacklevel=5)
