@@ -95,6 +95,12 @@ def load_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any], exif
         raise OSError(f"{os.fspath(source)}: not a readable image: {error}") from None
 
 
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return height and width of an image file in pixels, as stored; OSError if it cannot be read as an image."""
+    with Image.open(path) as image:
+        return image_size(image)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         samples = np.asarray(image).astype(np.int64) >> 8

@@ -62,9 +62,17 @@ class Keys(Sequence[str]):
         return decode_key(self._key(number))
 
     def __iter__(self) -> Iterator[str]:
+        return map(decode_key, self.raw())
+
+    def raw(self) -> Iterator[bytes]:
+        """Yield all keys as UTF-8, in file order."""
         for page in range(num_pages(self._num_keys, True)[0]):
             keys = self._read_key_page(page)
-            yield from (decode_key(keys[place]) for place in range(len(keys)))
+            yield from (keys[place] for place in range(len(keys)))
+
+    def raw_in_order(self) -> Iterator[bytes]:
+        """Yield all keys as UTF-8, in the order that bisection relies on."""
+        return (self._key(self._in_order(place)) for place in range(self._num_keys))
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.find(key) is not None

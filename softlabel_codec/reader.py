@@ -22,6 +22,7 @@ from softlabel_codec.keys import Keys
 from softlabel_codec.labels import Labels, check_policy
 from softlabel_codec.limits import MAX_SUMMARY_BYTES
 from softlabel_codec.metadata import Plain, unpack_map
+from softlabel_codec.pack.sparse import Columns
 from softlabel_codec.prefix import Beginning, read_beginning
 from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, located
@@ -115,8 +116,12 @@ class SoftLabelReader:
         What the writer's caller wanted to keep.
     summary : dict
         What was known only at the end: `keys_sha256`, and `skipped_keys` if there are any.
-    num_crops : uint16 -> int64 (len(reader),)
+    num_crops : int64 (len(reader),)
         Number of crops of each image.
+    keys : Keys
+        Keys of all images in file order: a sequence that reads them a page at a time.
+    trailer : Trailer
+        What the file ends with: numbers of images, blocks and crops, and where its parts are.
 
     Raises
     ------
@@ -156,15 +161,17 @@ class SoftLabelReader:
         self._policy = check_policy(policy or description.codec.policy)
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
         self._metadata_crc32 = beginning.metadata_crc32
+        self.blocks_offset = beginning.blocks_offset
+        self.format_version = f"{beginning.header.major}.{beginning.header.minor}"
         self.num_classes, self.codec, self.crops = description.num_classes, str(description.codec), description.crops
         self.metadata: Plain = description.metadata
         self.written_by = str(description.other.get("writer", "unknown"))
-        self._trailer = self._read_trailer(beginning)
-        self._num_images = self._trailer.num_images
-        self._one_image_per_block = self._trailer.num_blocks == self._num_images
+        self.trailer = self._read_trailer(beginning)
+        self._num_images = self.trailer.num_images
+        self._one_image_per_block = self.trailer.num_blocks == self._num_images
         self._read_index(beginning.blocks_offset)
         self.summary = self._read_summary()
-        self.keys = Keys(self._source, self._trailer)
+        self.keys = Keys(self._source, self.trailer)
 
     def _read_trailer(self, beginning: Beginning) -> Trailer:
         length = self._source.length
@@ -180,7 +187,7 @@ class SoftLabelReader:
             raise located(error, self._source, "trailer") from None
 
     def _read_index(self, blocks_offset: int) -> None:
-        trailer = self._trailer
+        trailer = self.trailer
         try:
             data = self._source.read_at(trailer.index_offset, trailer.trailer_offset - trailer.index_offset)
             index = Index.unpack(data, trailer.num_blocks, trailer.num_images)
@@ -196,10 +203,10 @@ class SoftLabelReader:
         except FormatError as error:
             raise located(error, self._source, f"index at byte {trailer.index_offset}") from None
         self._block_starts = np.concatenate(([blocks_offset], block_ends))
-        self._first_images = np.concatenate(([0], first_images))
+        self.first_images = np.concatenate(([0], first_images))
 
     def _read_summary(self) -> Plain:
-        start, end = self._trailer.summary_offset, self._trailer.index_offset
+        start, end = self.trailer.summary_offset, self.trailer.index_offset
         try:
             if end - start > MAX_SUMMARY_BYTES + 4:
                 raise CorruptError(f"expected at most {MAX_SUMMARY_BYTES} bytes")
@@ -226,7 +233,7 @@ class SoftLabelReader:
     @property
     def fingerprint(self) -> str:
         """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which holds that of the rest."""
-        return hashlib.sha256(self._trailer.pack()).hexdigest()
+        return hashlib.sha256(self.trailer.pack()).hexdigest()
 
     def read(self, image: int | str, crops: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> ImageLabels:
         """Return chosen crops of an image.
@@ -247,7 +254,7 @@ class SoftLabelReader:
         """
         number = self._number(image)
         block, slot = self._locate(number)
-        content = self._block_content(block)
+        content = self.block_content(block)
         chosen = None if crops is None else [operator.index(crop) for crop in crops]
         try:
             if chosen and self._few is not None and len(chosen) <= MAX_FEW:
@@ -278,10 +285,10 @@ class SoftLabelReader:
         """
         numbers = np.array([self._number(image) for image in images], np.int64)
         chosen = None if crops is None else _check_crop_numbers(crops, len(numbers))
-        image_block = np.searchsorted(self._first_images, numbers, side="right") - 1
+        image_block = np.searchsorted(self.first_images, numbers, side="right") - 1
         blocks, block_place = np.unique(image_block, return_inverse=True)
-        slots = numbers - self._first_images[image_block]
-        contents = [self._block_content(block) for block in blocks.tolist()]
+        slots = numbers - self.first_images[image_block]
+        contents = [self.block_content(block) for block in blocks.tolist()]
         try:
             rows, sizes, counts = self._layout.unpack(contents, block_place, slots, chosen)
             labels = self._quantiser.dequantise(rows.codes, self._policy)
@@ -305,7 +312,7 @@ class SoftLabelReader:
         self.close()
 
     def __repr__(self) -> str:
-        return f"SoftLabelReader({str(self.path)!r}: {len(self)} images, {self._trailer.num_crops} crops, {self.codec})"
+        return f"SoftLabelReader({str(self.path)!r}: {len(self)} images, {self.trailer.num_crops} crops, {self.codec})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (str(Path(self.path).absolute()), self._policy, self.fingerprint)
@@ -328,10 +335,11 @@ class SoftLabelReader:
         """Return the block of an image and its place there."""
         if self._one_image_per_block:
             return number, 0
-        block = int(np.searchsorted(self._first_images, number, side="right")) - 1
-        return block, number - int(self._first_images[block])
+        block = int(np.searchsorted(self.first_images, number, side="right")) - 1
+        return block, number - int(self.first_images[block])
 
-    def _block_content(self, block: int) -> bytes:
+    def block_content(self, block: int) -> bytes:
+        """Return the decompressed content of a block, checked: for reports and verifiers."""
         start = int(self._block_starts[block])
         data = self._source.read_at(start, int(self._block_starts[block + 1]) - start)
         try:
@@ -339,8 +347,35 @@ class SoftLabelReader:
         except FormatError as error:
             raise self._in_block(error, block) from None
 
+    def block_columns(self, block: int) -> Columns:
+        """Return the content of a block as the named columns that our writer makes of it."""
+        first = int(self.first_images[block])
+        previous_key = self.keys[first - 1] if first else ""
+        images = self._layout.unpack_all(self.block_content(block), previous_key)
+        return self._layout.pack(images, previous_key)
+
+    def check_block(self, block: int, previous_key: str) -> str:
+        """Decode everything in a block and compare it with index and keys; return its last key.
+
+        CorruptError if anything is wrong, or contradicts `previous_key`, the key before the block's first.
+        """
+        content = self.block_content(block)
+        first, last = int(self.first_images[block]), int(self.first_images[block + 1])
+        try:
+            images = self._layout.unpack_all(content, previous_key)
+            self._quantiser.dequantise(images.codes, self._policy)
+            if images.keys != self.keys[first:last] or images.counts.tolist() != self.num_crops[first:last].tolist():
+                raise CorruptError("its keys or numbers of crops are not those of the index")
+        except FormatError as error:
+            raise self._in_block(error, block) from None
+        return images.keys[-1]
+
+    def read_bytes(self, offset: int, length: int) -> bytes:
+        """Return bytes of the file as they stand there."""
+        return self._source.read_at(offset, length)
+
     def _in_block(self, error: FormatError, block: int) -> FormatError:
-        first, last = int(self._first_images[block]), int(self._first_images[block + 1]) - 1
+        first, last = int(self.first_images[block]), int(self.first_images[block + 1]) - 1
         images = f"image {first}" if first == last else f"images {first} to {last}"
         return located(error, self._source, f"block {block} at byte {int(self._block_starts[block])}, {images}")
 

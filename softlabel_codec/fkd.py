@@ -1,0 +1,308 @@
+"""From the label files that FKD's generator writes to a container file.
+
+FKD (Shen & Xing, ECCV 2022) keeps one `torch.save` file per image: fractions of crops, flips, and labels in which class indices
+stand as floats beside their values. They are read with torch's safe loader only: no code in them ever runs.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError, SoftLabelError
+from softlabel_codec.images import list_images, read_size
+from softlabel_codec.version import PACKAGE
+from softlabel_codec.writer import SoftLabelWriter
+
+LABEL_TYPES = ("hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing_k10", "marginal_renorm_k5", "marginal_renorm")
+EXACT_INDICES = {2: 2049, 4: 2**24 + 1}
+"""Number of classes whose indices a float of that many bytes holds exactly."""
+
+_rebuild_array: Any = np.zeros(0).__reduce__()[0]
+_REBUILD = [(_rebuild_array, f"{package}.multiarray._reconstruct") for package in ("numpy.core", "numpy._core")]
+_DTYPES = [type(np.dtype(name)) for name in ("?", "<f2", "<f4", "<f8", "<i4", "<i8")]
+
+
+@dataclass(frozen=True)
+class FkdImage:
+    """What one label file holds.
+
+    Attributes
+    ----------
+    crops : float16 or float32 (M, 4)
+        top, left, height, width as fractions of the image.
+    flips : bool (M,)
+        Whether each crop is mirrored.
+    indices : int64 (M, K)
+        Classes.
+    values : float16 or float32 (M, K)
+        Their probabilities; 1 for `hard`.
+    """
+
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    indices: NDArray[np.int64]
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes
+    ----------
+    path : str
+        The finished file.
+    codec : str
+        Its codec.
+    num_images, num_crops : int
+        What it holds.
+    uncertain_crops : int
+        Crops of float16 files in images so large that the fractions do not determine the pixels.
+    skipped : dict
+        Keys of label files that could not be read, and why.
+    source_bytes, file_bytes : int
+        Bytes of all label files, and of the container file.
+    seconds : float
+        Time taken.
+    """
+
+    path: str
+    codec: str
+    num_images: int
+    num_crops: int
+    uncertain_crops: int
+    skipped: dict[str, str]
+    source_bytes: int
+    file_bytes: int
+    seconds: float
+
+
+def label_codec(label_type: str) -> Codec:
+    """Return the codec, with float values still to be chosen, of one of FKD's label types; ArgumentError if it is none."""
+    name, _, k = label_type.partition("_k")
+    known = name in ("hard", "smoothing") and not k
+    if name in ("marginal_smoothing", "marginal_renorm") and (k.isdecimal() or (name == "marginal_renorm" and not k)):
+        return Codec.parse(f"{name}:k={k or 5}")
+    if not known:
+        raise ArgumentError(f"label type: expected one of {', '.join(LABEL_TYPES)} (or another _kN), got {label_type!r}")
+    return Codec.parse(name)
+
+
+def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) -> FkdImage:
+    """Return what a label file of FKD holds.
+
+    Parameters
+    ----------
+    path : path
+        The `.tar` file.
+    codec : Codec
+        From `label_codec`: says which shape the labels must have.
+    num_classes : int
+        C.
+
+    Raises
+    ------
+    CorruptError
+        If the file is damaged, needs code to be run, or does not hold what FKD writes.
+    MismatchError
+        If its labels are of another type than `codec`, or class indices cannot have survived as float16.
+    """
+    crops, flips, labels = _load(path)
+    num_crops = len(crops)
+    wanted = {"hard": (num_crops,), "smoothing": (num_crops, 2)}.get(codec.name, (num_crops, 2, codec.k))
+    if labels.shape != wanted or labels.dtype.kind not in "fi":
+        raise MismatchError(f"{path}: expected labels of shape {wanted} for {str(codec)!r}, got {labels.dtype} of shape {labels.shape}")
+    if codec.name == "hard":
+        indices, values = labels[:, None], np.ones((num_crops, 1), np.float32)
+    else:
+        pairs = labels.reshape(num_crops, 2, -1)
+        indices, values = pairs[:, 0], pairs[:, 1]
+    if indices.dtype.kind == "f" and num_classes > EXACT_INDICES.get(indices.dtype.itemsize, 2**53):
+        raise MismatchError(f"{path}: class indices above {EXACT_INDICES[indices.dtype.itemsize] - 1} are not exact in {indices.dtype}")
+    whole = indices.astype(np.int64)
+    if (whole != indices).any() or (whole < 0).any() or (whole >= num_classes).any():
+        raise MismatchError(f"{path}: expected class indices from 0 to {num_classes - 1}, got {indices.min()} to {indices.max()}")
+    return FkdImage(crops, flips, whole, values)
+
+
+def exact_crops(fractions: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[np.int64], int]:
+    """Return the pixel crops (M, 4) that fractions came from, and how many of them the fractions do not determine.
+
+    Raises
+    ------
+    MismatchError
+        If the fractions cannot have come from an image of that size.
+    """
+    precision = 2.0**-11 if fractions.dtype.itemsize == 2 else 2.0**-24
+    sides = np.array([size[0], size[1], size[0], size[1]], np.float64)
+    exact = fractions.astype(np.float64) * sides
+    crops = np.rint(exact).astype(np.int64)
+    slack = exact * precision * 1.01 + 1e-3
+    uncertain = int((slack >= 0.5).any(axis=1).sum())
+    crops[:, 2:] = np.where(slack[:, 2:] >= 0.5, np.minimum(crops[:, 2:], sides[:2].astype(np.int64) - crops[:, :2]), crops[:, 2:])
+    off = (np.abs(exact - crops) > np.maximum(slack, 0.0)) & (slack < 0.5)
+    outside = (crops[:, :2] + crops[:, 2:] > sides[:2]).any(axis=1) | (crops[:, 2:] < 1).any(axis=1)
+    bad = off.any(axis=1) | outside
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise MismatchError(f"crop {row}: {exact[row].round(2).tolist()} are not whole pixels of an image of {size[0]} x {size[1]}")
+    return crops, uncertain
+
+
+def import_fkd(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    label_type: str,
+    *,
+    num_classes: int = 1000,
+    codec: str | None = None,
+    images: str | os.PathLike[str] | None = None,
+    on_error: str = "fail",
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImportReport:
+    """Convert a folder of FKD label files.
+
+    Parameters
+    ----------
+    folder : path
+        Where the files are: `.../<wnid>/<stem>.tar`. Keys become `<wnid>/<stem>`.
+    out : path
+        Container file to write.
+    label_type : str
+        One of `LABEL_TYPES`, as given to FKD's generator.
+    num_classes : int
+        C.
+    codec : str, optional
+        Store the labels in another codec. By default their values stay exactly what they are.
+    images : path, optional
+        The image folder, `<wnid>/<stem>.<ending>`: fractions become exact pixels again.
+    on_error : str
+        What an unreadable label file does: `fail` or `skip`.
+    overwrite : bool
+        Replace `out`.
+    progress : callable, optional
+        Called with the number of files done so far and in all.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no such files, or an argument cannot be.
+    CorruptError, MismatchError
+        If a file is damaged or does not fit, and `on_error` is `fail`; if an image is missing or of another size.
+    """
+    started = time.monotonic()
+    source_codec = label_codec(label_type)
+    files = _find_files(Path(folder))
+    sizes = _ImageSizes(images) if images is not None else None
+    first = next(iter(files.values()))
+    sample = read_fkd_file(first, source_codec, num_classes)
+    stored = Codec.parse(codec) if codec else _faithful(source_codec, sample)
+    crop_mode = "pixels" if sizes else f"fractions:f{8 * sample.crops.dtype.itemsize}"
+    metadata = {
+        "source": {"format": "FKD", "label_type": label_type, "float_type": str(sample.values.dtype), "files": len(files)},
+        "package": PACKAGE,
+    }
+    skipped: dict[str, str] = {}
+    uncertain = num_crops = 0
+    with SoftLabelWriter(out, num_classes, str(stored), metadata, crops=crop_mode, overwrite=overwrite) as writer:
+        for done, (key, path) in enumerate(files.items()):
+            try:
+                image = read_fkd_file(path, source_codec, num_classes)
+                size = sizes(key) if sizes else None
+                crops, unsure = exact_crops(image.crops, size) if size else (image.crops, 0)
+            except SoftLabelError as error:
+                if on_error == "fail":
+                    raise type(error)(_located(path, error)) from None
+                skipped[key] = str(error)
+                continue
+            writer.add(key, image_size=size, crops=crops, flips=image.flips, indices=image.indices, values=image.values)
+            uncertain, num_crops = uncertain + unsure, num_crops + len(image.flips)
+            if progress:
+                progress(done + 1, len(files))
+        writer.finish(skipped_keys=list(skipped))
+    source_bytes = sum(path.stat().st_size for path in files.values())
+    out_bytes = Path(out).stat().st_size
+    seconds = time.monotonic() - started
+    return ImportReport(str(out), str(stored), len(writer), num_crops, uncertain, skipped, source_bytes, out_bytes, seconds)
+
+
+class _ImageSizes:
+    """Sizes of images by key without ending."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
+        self._names = {"/".join(Path(name).with_suffix("").parts[-2:]): name for name in list_images(folder)}
+
+    def __call__(self, key: str) -> tuple[int, int]:
+        name = self._names.get(key)
+        if name is None:
+            raise MismatchError(f"no image for the key {key!r} in {self._folder}")
+        try:
+            return read_size(self._folder / name)
+        except OSError as error:
+            raise MismatchError(f"image {name!r}: {error}") from None
+
+
+def _find_files(folder: Path) -> dict[str, Path]:
+    """Return label files by key, in order of keys."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.tar")):
+        key = f"{path.parent.name}/{path.stem}"
+        if key in found:
+            raise ArgumentError(f"{folder}: both {found[key]} and {path} have the key {key!r}: name one of their folders")
+        found[key] = path
+    if not found:
+        raise ArgumentError(f"{folder}: expected label files <wnid>/<stem>.tar in this folder or below it, found none")
+    return dict(sorted(found.items()))
+
+
+def _faithful(codec: Codec, sample: FkdImage) -> Codec:
+    """Return the codec that keeps values as they are."""
+    if codec.name == "hard":
+        return codec
+    return Codec.parse(f"{codec}{',' if ':' in str(codec) else ':'}values=f{8 * sample.values.dtype.itemsize}")
+
+
+def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
+    """Return the three arrays of a label file, without running any code in it."""
+    try:
+        with torch.serialization.safe_globals([*_REBUILD, *_DTYPES, np.ndarray, np.dtype, (_encode, "_codecs.encode")]):
+            parts = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
+        raise CorruptError(f"{path}: not a label file that can be read without running code: {reason}") from None
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch.load raises what its many layers raise for a damaged file
+        raise CorruptError(f"{path}: not a readable label file: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+    if not isinstance(parts, list | tuple) or len(parts) != 3:
+        raise CorruptError(f"{path}: expected a list of crops, flips and labels, got {type(parts).__name__}")
+    crops, flips, labels = (np.asarray(part) for part in parts)
+    if crops.dtype not in (np.float16, np.float32) or crops.ndim != 2 or crops.shape[1] != 4 or not len(crops):
+        raise CorruptError(f"{path}: expected crops as float16 or float32 (M, 4), got {crops.dtype} of shape {crops.shape}")
+    if flips.dtype != np.bool_ or flips.shape != (len(crops),):
+        raise CorruptError(f"{path}: expected flips as bool ({len(crops)},), got {flips.dtype} of shape {flips.shape}")
+    return crops, flips, labels
+
+
+def _encode(text: Any, encoding: Any = "utf-8", errors: Any = "strict") -> bytes:
+    """Stand in for `_codecs.encode`, which pickled arrays call: text to bytes, and nothing else."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("expected text to be encoded as latin1")
+    return text.encode("latin1")
+
+
+def _located(path: Path, error: SoftLabelError) -> str:
+    return str(error) if str(path) in str(error) else f"{path}: {error}"

@@ -1,0 +1,250 @@
+"""What is in this file: how sure the teacher is, how much is kept, how crops lie."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.errors import StateError
+from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
+from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.report.inspect import Part, inspect
+
+IMAGES_PER_BATCH = 256
+CONFIDENCE_BINS = 20
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Mean and quantiles of a quantity over crops (or images).
+
+    Attributes
+    ----------
+    mean : float
+        The mean.
+    quantiles : dict
+        Value at 5, 25, 50, 75 and 95 %.
+    """
+
+    mean: float
+    quantiles: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StatsReport:
+    """What a container file holds, over all or a sample of its images.
+
+    Attributes
+    ----------
+    path, codec, num_classes
+        Which file, and how it is encoded.
+    num_images, sampled_images, sampled_crops : int
+        Images in the file, and how many images and crops were looked at.
+    bytes_per_crop : float
+        The whole file divided by its crops.
+    budget : list of Part
+        Where the bytes go.
+    confidence : Distribution
+        Target of the most probable class.
+    confidence_histogram : list of int
+        Crops by confidence, in 20 equal bins from 0 to 1.
+    entropy : Distribution
+        Entropy of the target over all classes, in nats.
+    kept_classes : Distribution
+        Classes stored of a crop.
+    kept_classes_histogram : dict
+        Crops by number of kept classes.
+    remainder : Distribution
+        Probability of all classes that are not stored.
+    top1_classes_seen : int
+        Distinct most probable classes of all crops looked at.
+    top1_classes_per_image : Distribution
+        Distinct most probable classes among the crops of an image.
+    top1_agreement : Distribution
+        Share of an image's crops that have its most frequent most probable class.
+    crop_area : Distribution or None
+        Area of a crop as a fraction of the image's; None if image sizes are not known and crops are pixels.
+    flipped : float
+        Share of mirrored crops.
+    """
+
+    path: str
+    codec: str
+    num_classes: int
+    num_images: int
+    sampled_images: int
+    sampled_crops: int
+    bytes_per_crop: float
+    budget: list[Part]
+    confidence: Distribution
+    confidence_histogram: list[int]
+    entropy: Distribution
+    kept_classes: Distribution
+    kept_classes_histogram: dict[str, int]
+    remainder: Distribution
+    top1_classes_seen: int
+    top1_classes_per_image: Distribution
+    top1_agreement: Distribution
+    crop_area: Distribution
+    flipped: float
+
+
+def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsReport:
+    """Return what a container file holds, looking at no more than `max_images` of its images, evenly spread.
+
+    Raises
+    ------
+    FormatError
+        If the file is not sound.
+    StateError
+        If it holds no images, or features instead of labels.
+    """
+    report = inspect(path)
+    if not report.num_images:
+        raise StateError(f"{path}: there are no images in this file")
+    with SoftLabelReader(path) as reader:
+        sample = np.unique(np.linspace(0, len(reader) - 1, min(max_images, len(reader))).astype(np.int64))
+        seen = _Seen()
+        for start in range(0, len(sample), IMAGES_PER_BATCH):
+            seen.add(reader, sample[start : start + IMAGES_PER_BATCH])
+    confidence, kept = seen.joined("confidence"), seen.joined("kept")
+    counts = np.bincount(kept.astype(np.int64))
+    return StatsReport(
+        path=str(path),
+        codec=report.codec,
+        num_classes=report.num_classes,
+        num_images=report.num_images,
+        sampled_images=len(sample),
+        sampled_crops=len(confidence),
+        bytes_per_crop=report.bytes_per_crop,
+        budget=report.budget,
+        confidence=_distribution(confidence),
+        confidence_histogram=np.histogram(confidence, CONFIDENCE_BINS, (0, 1))[0].tolist(),
+        entropy=_distribution(seen.joined("entropy")),
+        kept_classes=_distribution(kept),
+        kept_classes_histogram={str(number): int(count) for number, count in enumerate(counts) if count},
+        remainder=_distribution(seen.joined("remainder")),
+        top1_classes_seen=len(seen.classes),
+        top1_classes_per_image=_distribution(seen.joined("distinct")),
+        top1_agreement=_distribution(seen.joined("agreement")),
+        crop_area=_distribution(seen.joined("area")),
+        flipped=float(seen.joined("flips").mean()),
+    )
+
+
+def plot_stats(report: StatsReport, out: str | os.PathLike[str]) -> None:
+    """Draw what a person wants to see of a report: confidence, kept classes, bytes per crop by column.
+
+    Raises
+    ------
+    StateError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  only this needs it
+    except ImportError:
+        raise StateError("plots need matplotlib: pip install 'softlabel_codec[plot]'") from None
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    _plot_confidence(left, report)
+    _plot_kept(middle, report)
+    _plot_budget(right, report)
+    figure.suptitle(f"{Path(report.path).name}   {report.codec}   {report.sampled_crops} crops of {report.sampled_images} images")
+    figure.savefig(out, dpi=120)
+
+
+class _Seen:
+    """What was seen of each crop (or image), batch by batch."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[NDArray[Any]]] = {}
+        self.classes: set[int] = set()
+
+    def add(self, reader: SoftLabelReader, images: NDArray[np.int64]) -> None:
+        batch = reader.read_batch(images)
+        for name, values in _label_measures(batch.labels).items():
+            self._parts.setdefault(name, []).append(values)
+        ends = np.cumsum(batch.image_rows)
+        shares = [_shares(classes) for classes in np.split(batch.labels.top1, ends[:-1])]
+        self.classes.update(batch.labels.top1.tolist())
+        self._note("distinct", [distinct for distinct, _ in shares])
+        self._note("agreement", [agreement for _, agreement in shares])
+        self._note("flips", batch.flips)
+        sides = batch.crops[:, 2:].astype(np.float64)
+        if reader.crops == "pixels":
+            sides = sides / np.repeat(batch.image_sizes, batch.image_rows, axis=0)
+        self._note("area", sides.prod(axis=1))
+
+    def joined(self, name: str) -> NDArray[np.float64]:
+        return np.concatenate(self._parts[name]).astype(np.float64)
+
+    def _note(self, name: str, values: Any) -> None:
+        self._parts.setdefault(name, []).append(np.asarray(values, np.float64))
+
+
+def _label_measures(labels: Labels) -> dict[str, NDArray[Any]]:
+    if isinstance(labels, DenseLabels):
+        targets = labels.dense()
+        return {
+            "confidence": targets.max(axis=1),
+            "entropy": _entropy_terms(targets).sum(axis=1),
+            "kept": np.full(len(labels), labels.num_classes),
+            "remainder": np.zeros(len(labels)),
+        }
+    return _sparse_measures(labels)
+
+
+def _sparse_measures(labels: SparseLabels) -> dict[str, NDArray[Any]]:
+    counts = labels.counts
+    values, rest = labels.values.astype(np.float64), labels.remainder.astype(np.float64)
+    if labels.policy == "renorm":
+        values, rest = values / values.sum(axis=1, keepdims=True), np.zeros(len(rest))
+    others = np.maximum(labels.num_classes - counts, 1)
+    entropy = _entropy_terms(values).sum(axis=1) + others * _entropy_terms(rest / others)
+    return {"confidence": values[:, 0], "entropy": entropy, "kept": counts, "remainder": labels.remainder}
+
+
+def _entropy_terms(probs: NDArray[Any]) -> NDArray[np.float64]:
+    probs = probs.astype(np.float64)
+    return np.asarray(-probs * np.log(np.where(probs > 0, probs, 1.0)))
+
+
+def _shares(classes: NDArray[np.int32]) -> tuple[int, float]:
+    counts = np.unique(classes, return_counts=True)[1]
+    return len(counts), float(counts.max() / len(classes))
+
+
+def _distribution(values: NDArray[np.float64]) -> Distribution:
+    levels = np.quantile(values, QUANTILES)
+    return Distribution(float(values.mean()), {f"{q:.0%}": float(level) for q, level in zip(QUANTILES, levels, strict=True)})
+
+
+def _plot_confidence(axes: Any, report: StatsReport) -> None:
+    edges = np.linspace(0, 1, CONFIDENCE_BINS + 1)
+    shares = np.array(report.confidence_histogram) / report.sampled_crops
+    axes.bar(edges[:-1], shares, width=1 / CONFIDENCE_BINS, align="edge", edgecolor="white")
+    axes.axvline(report.confidence.mean, color="black", linestyle="--", label=f"mean {report.confidence.mean:.2f}")
+    axes.set(title="Confidence: target of the top class", xlabel="probability", ylabel="share of crops", xlim=(0, 1))
+    axes.legend()
+
+
+def _plot_kept(axes: Any, report: StatsReport) -> None:
+    numbers = [int(number) for number in report.kept_classes_histogram]
+    shares = np.array(list(report.kept_classes_histogram.values())) / report.sampled_crops
+    axes.bar(numbers, shares, width=0.9)
+    axes.set(title=f"Classes kept: mean {report.kept_classes.mean:.1f} of {report.num_classes}", xlabel="classes", ylabel="share of crops")
+    axes.set_xlim(0, max(numbers) + 1)
+
+
+def _plot_budget(axes: Any, report: StatsReport) -> None:
+    parts = sorted(report.budget, key=lambda part: part.file_bytes)
+    bars = axes.barh([part.name for part in parts], [part.bytes_per_crop for part in parts])
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set(title=f"Bytes per crop: {report.bytes_per_crop:.2f}", xlabel="bytes")
+    axes.margins(x=0.15)

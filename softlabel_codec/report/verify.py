@@ -1,0 +1,166 @@
+"""Is this file sound: every checksum, and with `deep` the meaning of everything."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from softlabel_codec.assembly import keys_sha256
+from softlabel_codec.errors import CorruptError, FormatError
+from softlabel_codec.frame import TRAILER
+from softlabel_codec.prefix import read_beginning, read_blocks
+from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.store import FileSource
+
+CHUNK_BYTES = 2**24
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a file.
+
+    Attributes
+    ----------
+    error : str
+        Name of the error class that a reader raises.
+    message : str
+        What is wrong and where.
+    """
+
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Whether a file is sound.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    ok : bool
+        Nothing is wrong.
+    deep : bool
+        Labels were decoded and checked, too.
+    num_blocks, num_images : int
+        What was checked; of a file without a sound index, the whole blocks at its beginning.
+    problems : list of Problem
+        What is wrong.
+    """
+
+    path: str
+    ok: bool
+    deep: bool
+    num_blocks: int
+    num_images: int
+    problems: list[Problem]
+
+
+@dataclass
+class _Findings:
+    problems: list[Problem] = field(default_factory=list)
+
+    def note(self, error: FormatError) -> None:
+        self.problems.append(Problem(type(error).__name__, str(error)))
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        try:
+            yield
+        except FormatError as error:
+            self.note(error)
+
+
+def verify(path: str | os.PathLike[str], *, deep: bool = False, progress: Progress | None = None) -> VerifyReport:
+    """Check a container file from end to end and return all that is wrong with it.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    deep : bool
+        Also decode every label and crop, and compare the keys in the blocks with those in the index.
+    progress : callable, optional
+        Called with the number of blocks done so far and in all.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    findings = _Findings()
+    try:
+        reader = SoftLabelReader(path)
+    except FormatError as error:
+        findings.note(error)
+        return VerifyReport(str(path), False, deep, *_whole_prefix(path), findings.problems)
+    with reader:
+        with findings.collecting():
+            _check_keys(reader)
+        _check_blocks(reader, findings, deep, progress or (lambda done, total: None))
+        with findings.collecting():
+            _check_sha256(reader)
+    return VerifyReport(str(path), not findings.problems, deep, reader.trailer.num_blocks, len(reader), findings.problems)
+
+
+def _check_blocks(reader: SoftLabelReader, findings: _Findings, deep: bool, progress: Progress) -> None:
+    previous_key = ""
+    for number in range(reader.trailer.num_blocks):
+        try:
+            previous_key = _check_block(reader, number, previous_key, deep)
+        except FormatError as error:
+            findings.note(error)
+            previous_key = _last_key(reader, number)
+        progress(number + 1, reader.trailer.num_blocks)
+
+
+def _check_block(reader: SoftLabelReader, number: int, previous_key: str, deep: bool) -> str:
+    if deep:
+        return reader.check_block(number, previous_key)
+    reader.block_content(number)
+    return ""
+
+
+def _last_key(reader: SoftLabelReader, number: int) -> str:
+    """Return the key that the one after a bad block is coded against, from the index, if that is sound."""
+    try:
+        return reader.keys[int(reader.first_images[number + 1]) - 1]
+    except FormatError:
+        return ""
+
+
+def _check_keys(reader: SoftLabelReader) -> None:
+    if keys_sha256(reader.keys.raw()) != reader.summary.get("keys_sha256"):
+        raise CorruptError(f"{reader.path}: the keys are not those that the summary has the fingerprint of")
+    order = list(reader.keys.raw_in_order())
+    if any(before >= after for before, after in pairwise(order)):
+        raise CorruptError(f"{reader.path}: the order of keys is wrong, or a key stands twice")
+
+
+def _check_sha256(reader: SoftLabelReader) -> None:
+    digest = hashlib.sha256()
+    end = reader.trailer.file_length - TRAILER.size
+    for start in range(0, end, CHUNK_BYTES):
+        digest.update(reader.read_bytes(start, min(CHUNK_BYTES, end - start)))
+    if digest.digest() != reader.trailer.sha256:
+        raise CorruptError(f"{reader.path}: the SHA-256 of the file differs from that in its trailer")
+
+
+def _whole_prefix(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return how many blocks and images at the beginning of a file without sound index are whole."""
+    source = FileSource(path)
+    try:
+        images = [len(block.images.keys) for block in read_blocks(source, read_beginning(source))]
+        return len(images), int(np.sum(images))
+    except FormatError:
+        return 0, 0
+    finally:
+        source.close()

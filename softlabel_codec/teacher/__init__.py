@@ -1,0 +1,10 @@
+"""The teacher side: from an image folder and a model to a container file.
+
+>>> from softlabel_codec.teacher import EncodeConfig, encode
+"""
+
+from softlabel_codec.teacher.config import EncodeConfig
+from softlabel_codec.teacher.encode import EncodeReport, encode
+from softlabel_codec.teacher.load import Teacher, load_teacher
+
+__all__ = ["EncodeConfig", "EncodeReport", "Teacher", "encode", "load_teacher"]

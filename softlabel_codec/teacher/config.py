@@ -1,0 +1,100 @@
+"""What a labelling run is asked to do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.images import EXIF_POLICIES, resampling
+from softlabel_codec.limits import MAX_CROPS_PER_IMAGE
+from softlabel_codec.sampler import CropSampler
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+ON_ERROR = ("fail", "skip")
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Options of `encode`. What is None comes from the teacher file, or else has the default of ImageNet practice.
+
+    Attributes
+    ----------
+    images : str
+        Image folder.
+    out : str
+        Container file to write.
+    teacher : str
+        `FILE.py:FACTORY`, `MODULE:FACTORY`, `timm:NAME` or `torchvision:NAME`.
+    codec : str
+        Codec string.
+    crops : int
+        Crops per image, M.
+    sampler : CropSampler
+        Seed, scale, ratio and flip probability.
+    size : int, optional
+        Side of a crop as the teacher sees it, in pixels; default `INPUT_SIZE` or 224.
+    interpolation : str, optional
+        How crops are scaled; default `INTERPOLATION` or bilinear.
+    mean, std : three floats, optional
+        Normalisation of RGB in 0..1; default `MEAN` and `STD`, or ImageNet's.
+    temperature : float
+        T of softmax(logits / T).
+    num_classes : int, optional
+        Checked against what the teacher returns.
+    batch_size : int
+        Crops per forward pass.
+    workers : int
+        Processes that decode and cut images; 0: none but this one.
+    device : str
+        `auto`, `cpu`, `cuda`, `cuda:1`, ...
+    precision : str
+        Arithmetic of the teacher: `auto` is float16 on CUDA, else float32.
+    on_error : str
+        What an unreadable image does: `fail` or `skip`.
+    exif_orientation : str
+        `ignored` or `applied`.
+    overwrite : bool
+        Replace the output, and discard an unfinished one.
+    """
+
+    images: str
+    out: str
+    teacher: str
+    codec: str = "marginal_smoothing:k=5"
+    crops: int = 200
+    sampler: CropSampler = field(default_factory=CropSampler)
+    size: int | None = None
+    interpolation: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    temperature: float = 1.0
+    num_classes: int | None = None
+    batch_size: int = 64
+    workers: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    on_error: str = "fail"
+    exif_orientation: str = "ignored"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        codec = Codec.parse(self.codec)
+        _check("codec", codec.content != "features", "a codec of probabilities or logits", self.codec)
+        _check("crops", 1 <= self.crops <= MAX_CROPS_PER_IMAGE, f"1 to {MAX_CROPS_PER_IMAGE}", self.crops)
+        _check("size", self.size is None or self.size >= 1, "at least 1", self.size)
+        _check("temperature", self.temperature > 0 and math.isfinite(self.temperature), "a positive number", self.temperature)
+        _check("batch_size", self.batch_size >= 1, "at least 1", self.batch_size)
+        _check("workers", self.workers >= 0, "at least 0", self.workers)
+        _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
+        _check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS), self.precision)
+        _check("on_error", self.on_error in ON_ERROR, " or ".join(ON_ERROR), self.on_error)
+        _check("exif_orientation", self.exif_orientation in EXIF_POLICIES, " or ".join(EXIF_POLICIES), self.exif_orientation)
+        if self.interpolation is not None:
+            resampling(self.interpolation)
+
+
+def _check(name: str, good: bool, expected: str, value: object) -> None:
+    if not good:
+        raise ArgumentError(f"{name}: expected {expected}, got {value!r}")

@@ -1,0 +1,262 @@
+"""`encode`: run a teacher over every crop of an image folder and store what it says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softlabel_codec.assembly import keys_sha256
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.images import COLOR_POLICY, list_images
+from softlabel_codec.quantise.selection import SUM_TOLERANCE
+from softlabel_codec.teacher.batches import CropBatches, CutRun, load_batches, plan_batches
+from softlabel_codec.teacher.config import EncodeConfig
+from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
+from softlabel_codec.torch.pixels import normalize
+from softlabel_codec.version import PACKAGE
+from softlabel_codec.writer import SoftLabelWriter
+
+Progress = Callable[[int, int], None]
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What a labelling run did.
+
+    Attributes
+    ----------
+    path : str
+        The finished file.
+    num_images : int
+        Images in it.
+    resumed_images : int
+        Images among them that an earlier, interrupted run had labelled.
+    skipped : dict
+        Keys of unreadable images, and why they are.
+    file_bytes : int
+        Size of the file.
+    seconds : float
+        Time of this run.
+    """
+
+    path: str
+    num_images: int
+    resumed_images: int
+    skipped: dict[str, str]
+    file_bytes: int
+    seconds: float
+
+
+@dataclass
+class _Labelled:
+    """Crops of one image that have been through the teacher."""
+
+    runs: list[CutRun] = field(default_factory=list)
+    labels: list[dict[str, np.ndarray[Any, Any]]] = field(default_factory=list)
+
+    def add_to(self, writer: SoftLabelWriter, key: str) -> None:
+        joined = {name: np.concatenate([part[name] for part in self.labels]) for name in self.labels[0]}
+        crops, flips = (np.concatenate([getattr(run, name) for run in self.runs]) for name in ("crops", "flips"))
+        writer.add(key, image_size=self.runs[0].size, crops=crops, flips=flips, **joined)
+
+
+def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeReport:
+    """Label the crops of all images of a folder and store the labels.
+
+    A run that was interrupted is continued by calling this again with the same configuration, and ends with the same
+    bytes as an unbroken one (on the same device and versions).
+
+    Parameters
+    ----------
+    config : EncodeConfig
+        What to do.
+    progress : callable, optional
+        Called with the number of images done so far and in all.
+
+    Raises
+    ------
+    ArgumentError
+        If the folder is empty or the teacher cannot be loaded.
+    MismatchError
+        If the teacher does not return (B, C) logits, C is not what was expected, or an unfinished file was begun otherwise.
+    OSError
+        If an image is unreadable and `on_error` is `fail`, or the disk is full. Labels so far are kept.
+    """
+    started = time.monotonic()
+    codec = Codec.parse(config.codec)
+    keys = list_images(config.images)
+    teacher = load_teacher(config.teacher)
+    run = _TeacherRun(teacher, config, codec)
+    metadata = _provenance(teacher, run, config, keys)
+    resume = not config.overwrite
+    with SoftLabelWriter(config.out, run.num_classes, str(codec), metadata, resume=resume, overwrite=config.overwrite) as writer:
+        resumed = len(writer)
+        skipped = _label_images(run, config, keys, writer, progress or (lambda done, total: None))
+        writer.finish(skipped_keys=list(skipped))
+    out = Path(config.out)
+    return EncodeReport(str(out), len(writer), resumed, skipped, out.stat().st_size, time.monotonic() - started)
+
+
+def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], writer: SoftLabelWriter, progress: Progress) -> dict[str, str]:
+    plan = plan_batches(len(keys), config.crops, config.batch_size)
+    done = set(writer.keys)
+    due = [place for place, runs in enumerate(plan) if any(keys[part.image] not in done for part in runs)]
+    batches = CropBatches(Path(config.images), keys, plan, config.sampler, run.size, run.interpolation, config.exif_orientation)
+    skipped: dict[str, str] = {}
+    waiting: dict[int, _Labelled] = {}
+    progress(len(done), len(keys))
+    for cut_runs, labels in run.label(load_batches(batches, due, config.workers, run.on_cuda)):
+        first = 0
+        for cut in cut_runs:
+            key, image = keys[cut.run.image], cut.run.image
+            if cut.error and key not in skipped:
+                _skip(key, cut.error, config.on_error, skipped)
+                waiting.pop(image, None)
+            if key in skipped:
+                first += len(cut.flips)
+                continue
+            labelled = waiting.setdefault(image, _Labelled())
+            labelled.runs.append(cut)
+            labelled.labels.append({name: array[first : first + len(cut.flips)] for name, array in labels.items()})
+            first += len(cut.flips)
+            if cut.run.stop == config.crops:
+                del waiting[image]
+                if key not in done:
+                    labelled.add_to(writer, key)
+        progress(len(writer) + len(skipped), len(keys))
+    if not len(writer):
+        raise OSError(f"{config.images}: none of the {len(keys)} images could be read; the first: {next(iter(skipped.values()))}")
+    return skipped
+
+
+def _skip(key: str, error: str, on_error: str, skipped: dict[str, str]) -> None:
+    if on_error == "fail":
+        raise OSError(f"image {key!r}: {error}. Repair or remove it, or leave such images out with on_error='skip' (--on-error skip)")
+    skipped[key] = error
+
+
+class _TeacherRun:
+    """A teacher on its device, ready to label batches."""
+
+    def __init__(self, teacher: Teacher, config: EncodeConfig, codec: Codec) -> None:
+        self.device = _device(config.device)
+        self.on_cuda = self.device.type == "cuda"
+        self.precision = ("float16" if self.on_cuda else "float32") if config.precision == "auto" else config.precision
+        self.size = config.size or teacher.input_size
+        self.mean, self.std = config.mean or teacher.mean, config.std or teacher.std
+        self.interpolation = config.interpolation or teacher.interpolation
+        self._model, self._name = teacher.model.to(self.device), teacher.name
+        self._codec, self._temperature = codec, config.temperature
+        self.num_classes = config.num_classes or 0
+        with _reproducible(), torch.inference_mode():
+            probe = self._logits(torch.zeros(2, 3, self.size, self.size, dtype=torch.uint8))
+        self.num_classes = self._check(probe, 2, config.num_classes)
+
+    def label(self, batches: Any) -> Iterator[tuple[list[CutRun], dict[str, np.ndarray[Any, Any]]]]:
+        """Yield what each batch is and its labels, one batch behind: the device works while the labels before are stored."""
+        behind: tuple[list[CutRun], dict[str, Tensor]] | None = None
+        with _reproducible(), torch.inference_mode():
+            for pixels, runs in batches:
+                ahead = runs, self._label_pixels(pixels) if len(pixels) else {}
+                if behind is not None:
+                    yield _to_numpy(behind)
+                behind = ahead
+            if behind is not None:
+                yield _to_numpy(behind)
+
+    def _label_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
+        logits = self._logits(pixels)
+        self._check(logits, len(pixels), self.num_classes)
+        if self._codec.content == "logits":
+            return {"vectors": logits.float()}
+        probs = torch.softmax(logits.float() / self._temperature, dim=1)
+        if self._codec.family == "dense" or not self.on_cuda:
+            return {"probs": probs}
+        return device_topk(probs, self._codec)
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std)
+        with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
+            output = self._model(images)
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, Tensor):
+            raise MismatchError(f"teacher {self._name}: expected logits as a tensor (B, C), got {type(output).__name__}")
+        return logits
+
+    def _check(self, logits: Tensor, batch: int, num_classes: int | None) -> int:
+        if logits.ndim != 2 or len(logits) != batch or not logits.is_floating_point():
+            found = f"{logits.dtype} of shape {tuple(logits.shape)}"
+            raise MismatchError(f"teacher {self._name}: expected float logits of shape ({batch}, C) for {batch} crops, got {found}")
+        if num_classes and logits.shape[1] != num_classes:
+            raise MismatchError(f"teacher {self._name}: expected {num_classes} classes, got {logits.shape[1]}")
+        return int(logits.shape[1])
+
+
+def device_topk(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
+    """Return the classes that a sparse codec may keep of probabilities (B, C), most probable first, and their probabilities.
+
+    Runs where `probs` are, so that only a few numbers per crop leave the device. Equal probabilities are ordered by class.
+    """
+    kept = codec.kept_classes
+    if kept is None:  # more classes cannot reach the threshold
+        kept = min(int((1 + SUM_TOLERANCE) / (codec.t or 1)) + 1, probs.shape[1])
+    values, classes = probs.sort(dim=1, descending=True, stable=True)
+    return {"indices": classes[:, :kept].int(), "values": values[:, :kept]}
+
+
+def _to_numpy(batch: tuple[list[CutRun], dict[str, Tensor]]) -> tuple[list[CutRun], dict[str, np.ndarray[Any, Any]]]:
+    runs, labels = batch
+    return runs, {name: tensor.cpu().numpy() for name, tensor in labels.items()}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(f"device {name!r} cannot be used: {error}") from None
+    return device
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Keep cuDNN from choosing algorithms by the clock, so that labels do not depend on it."""
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
+
+
+def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: list[str]) -> dict[str, Any]:
+    """Return what the file says about how its labels were made (spec/container-v1.md, section 4.1)."""
+    return {
+        "teacher": {"name": teacher.name, "source": teacher.source, "weights_sha256": weights_sha256(teacher.model)},
+        "temperature": config.temperature,
+        "precision": run.precision,
+        "preprocessing": {
+            "size": run.size,
+            "interpolation": run.interpolation,
+            "mean": list(run.mean),
+            "std": list(run.std),
+            "exif_orientation": config.exif_orientation,
+            "color": COLOR_POLICY,
+        },
+        "crop_sampler": config.sampler.describe(),
+        "crops_per_image": config.crops,
+        "images": {"count": len(keys), "keys_sha256": keys_sha256(key.encode() for key in keys)},
+        "package": PACKAGE,
+    }

@@ -1,0 +1,169 @@
+"""Teachers by name: a factory in a Python file or module, or a model of timm or torchvision."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model and what it expects.
+
+    Attributes
+    ----------
+    model : nn.Module
+        Images (B, 3, size, size), normalised, to logits (B, C). In eval mode, without gradients.
+    name : str
+        What to call it.
+    source : str
+        Where it came from: the text that named it, without folders.
+    input_size : int
+        Side of its input in pixels.
+    mean, std : three floats
+        Normalisation of RGB in 0..1.
+    interpolation : str
+        How its images are scaled.
+    """
+
+    model: nn.Module
+    name: str
+    source: str
+    input_size: int = 224
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+
+def load_teacher(text: str) -> Teacher:
+    """Return the teacher that a text names.
+
+    Parameters
+    ----------
+    text : str
+        `FILE.py:FACTORY` or `MODULE:FACTORY`: a function without arguments that returns an `nn.Module`; beside it may stand `NAME`,
+        `INPUT_SIZE`, `MEAN`, `STD` and `INTERPOLATION`. `timm:NAME` or `torchvision:NAME`: a pretrained model of that library.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such file, module, factory or model, or the factory fails.
+    MismatchError
+        If the factory returns something else than an `nn.Module`.
+    """
+    where, separator, name = text.rpartition(":")
+    if not separator or not where or not name:
+        raise ArgumentError(f"teacher: expected FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME, got {text!r}")
+    load = {"timm": _from_timm, "torchvision": _from_torchvision}.get(where)
+    teacher = load(name) if load else _from_factory(where, name)
+    teacher.model.eval().requires_grad_(False)
+    return teacher
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return a fingerprint of a model's parameters and buffers: SHA-256 over name, type, shape and bytes of each, in order of names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _from_factory(where: str, name: str) -> Teacher:
+    module = _import(where)
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [key for key, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
+        raise ArgumentError(f"teacher: {where} has no function {name!r}; it has {', '.join(known) or 'none'}")
+    model = _run(factory, f"{where}:{name}")
+    if not isinstance(model, nn.Module):
+        raise MismatchError(f"teacher: {where}:{name} returned {type(model).__name__}: expected a torch.nn.Module")
+    source = f"{Path(where).name}:{name}"
+    return Teacher(
+        model,
+        str(getattr(module, "NAME", source)),
+        source,
+        int(getattr(module, "INPUT_SIZE", 224)),
+        _triple(getattr(module, "MEAN", IMAGENET_MEAN)),
+        _triple(getattr(module, "STD", IMAGENET_STD)),
+        str(getattr(module, "INTERPOLATION", "bilinear")),
+    )
+
+
+def _import(where: str) -> ModuleType:
+    if not where.endswith(".py"):
+        found: ModuleType = _run(lambda: importlib.import_module(where), where)
+        return found
+    path = Path(where)
+    if not path.is_file():
+        raise ArgumentError(f"teacher: {where}: there is no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ArgumentError(f"teacher: {where}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # where pickle and dataclasses look for it
+    sys.path.insert(0, str(path.parent.absolute()))  # its neighbours, as when it is run
+    try:
+        loader = spec.loader
+        _run(lambda: loader.exec_module(module), where)
+    finally:
+        sys.path.remove(str(path.parent.absolute()))
+    return module
+
+
+def _run(function: Callable[[], Any], what: str) -> Any:
+    """Run somebody else's code, so that its failure says whose it is."""
+    try:
+        return function()
+    except Exception as error:
+        raise ArgumentError(f"teacher: {what} failed with {type(error).__name__}: {error}") from error
+
+
+def _from_timm(name: str) -> Teacher:
+    timm = _library("timm")
+    model = _run(lambda: timm.create_model(name, pretrained=True), f"timm:{name}")
+    config = timm.data.resolve_model_data_config(model)
+    size = config["input_size"][-1]
+    return Teacher(
+        model, f"timm {name}", f"timm:{name}", size, _triple(config["mean"]), _triple(config["std"]), str(config["interpolation"])
+    )
+
+
+def _from_torchvision(name: str) -> Teacher:
+    torchvision = _library("torchvision")
+    model = _run(lambda: torchvision.models.get_model(name, weights="DEFAULT"), f"torchvision:{name}")
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    size = preset.crop_size[0]
+    return Teacher(
+        model, f"torchvision {name}", f"torchvision:{name}", size, _triple(preset.mean), _triple(preset.std), preset.interpolation.value
+    )
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ArgumentError(f"teacher: {name} is not installed ({error}); install it, or name a FILE.py:FACTORY") from None
+
+
+def _triple(values: Any) -> Triple:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != 3:
+        raise ArgumentError(f"teacher: expected three numbers for mean and std, got {values!r}")
+    return numbers
