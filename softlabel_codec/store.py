@@ -56,6 +56,12 @@ class FileSource:
             self.close()
 
 
+def refuse_finished(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if there is a file that must not be replaced."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(errno.EEXIST, "the file exists; pass overwrite=True (--overwrite) to replace it", str(path))
+
+
 def located(error: FormatError, source: FileSource, place: str = "") -> FormatError:
     """Return the same error with the file, and the place in it, before its text."""
     return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")
@@ -85,7 +91,7 @@ class PartialFile:
         self.path = path
         self.partial = partial or partial_path(path)
         self._overwrite = overwrite
-        self._refuse_finished("pass overwrite=True (--overwrite) to replace it")
+        refuse_finished(path, overwrite)
         self._sha256 = hashlib.sha256()
         self._fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -101,10 +107,6 @@ class PartialFile:
         except BaseException:
             self.close()
             raise
-
-    def _refuse_finished(self, advice: str) -> None:
-        if self.path.exists() and not self._overwrite:
-            raise FileExistsError(errno.EEXIST, f"the file exists; {advice}", str(self.path))
 
     def _lock(self) -> None:
         try:
@@ -142,7 +144,7 @@ class PartialFile:
     def finish(self) -> None:
         """Put the file on disk under its final name: fsync, rename, fsync of the folder."""
         os.fsync(self._fd)
-        self._refuse_finished(f"it has appeared meanwhile, and the new one is {self.partial.name}")
+        refuse_finished(self.path, self._overwrite)
         os.replace(self.partial, self.path)
         self.close()
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)

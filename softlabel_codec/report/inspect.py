@@ -133,10 +133,11 @@ def _budget(reader: SoftLabelReader, sampled_blocks: int) -> tuple[list[Part], i
     measured = sum(columns.values())
     parts = {name: round(size * payload / measured) for name, size in columns.items()}
     framing = parts.pop("frame", 0) + parts.pop("fields", 0) + BLOCK_HEAD.size * trailer.num_blocks
+    parts["image sizes"] = parts.pop("images", 0)
     parts["block headers"] = framing
     parts["keys"] = parts.get("keys", 0) + trailer.summary_offset - trailer.keys_offset
     parts["index"] = trailer.trailer_offset - trailer.index_offset
-    parts["header, metadata, summary, trailer"] = reader.blocks_offset + trailer.index_offset - trailer.summary_offset + TRAILER.size
+    parts["header and trailer"] = reader.blocks_offset + trailer.index_offset - trailer.summary_offset + TRAILER.size
     return [Part(name, size, _per_crop(reader, size)) for name, size in parts.items()], len(sample)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -84,11 +85,11 @@ class CropBatches(Dataset[tuple[Tensor, list[CutRun]]]):
         return len(self.plan)
 
     def __getitem__(self, index: int) -> tuple[Tensor, list[CutRun]]:
-        pixels: list[Tensor] = []
-        runs = [self._cut(run, pixels) for run in self.plan[index]]
-        return torch.stack(pixels) if pixels else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8), runs
+        cut: list[Image.Image] = []
+        runs = [self._cut(run, cut) for run in self.plan[index]]
+        return to_tensor(cut) if cut else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8), runs
 
-    def _cut(self, run: Run, pixels: list[Tensor]) -> CutRun:
+    def _cut(self, run: Run, cut: list[Image.Image]) -> CutRun:
         key = self.keys[run.image]
         try:
             image = load_image(path_of_key(self.folder, key), self.exif_orientation)
@@ -97,7 +98,7 @@ class CropBatches(Dataset[tuple[Tensor, list[CutRun]]]):
         size = image_size(image)
         crops, flips = self.sampler.sample(key, size, range(run.start, run.stop))
         for crop, flip in zip(crops.tolist(), flips.tolist(), strict=True):
-            pixels.append(to_tensor(apply_crop(image, crop, flip, self.size, self.interpolation)))
+            cut.append(apply_crop(image, crop, flip, self.size, self.interpolation))
         return CutRun(run, size, crops, flips)
 
 

@@ -43,8 +43,8 @@ class EncodeConfig:
         T of softmax(logits / T).
     num_classes : int, optional
         Checked against what the teacher returns.
-    batch_size : int
-        Crops per forward pass.
+    batch_size : int, optional
+        Crops per forward pass; default 16 on a CPU, 256 elsewhere.
     workers : int
         Processes that decode and cut images; 0: none but this one.
     device : str
@@ -71,7 +71,7 @@ class EncodeConfig:
     std: tuple[float, float, float] | None = None
     temperature: float = 1.0
     num_classes: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     workers: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -85,7 +85,7 @@ class EncodeConfig:
         _check("crops", 1 <= self.crops <= MAX_CROPS_PER_IMAGE, f"1 to {MAX_CROPS_PER_IMAGE}", self.crops)
         _check("size", self.size is None or self.size >= 1, "at least 1", self.size)
         _check("temperature", self.temperature > 0 and math.isfinite(self.temperature), "a positive number", self.temperature)
-        _check("batch_size", self.batch_size >= 1, "at least 1", self.batch_size)
+        _check("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1", self.batch_size)
         _check("workers", self.workers >= 0, "at least 0", self.workers)
         _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
         _check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS), self.precision)

@@ -18,6 +18,7 @@ from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images import COLOR_POLICY, list_images
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
+from softlabel_codec.store import refuse_finished
 from softlabel_codec.teacher.batches import CropBatches, CutRun, load_batches, plan_batches
 from softlabel_codec.teacher.config import EncodeConfig
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
@@ -94,6 +95,7 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     """
     started = time.monotonic()
     codec = Codec.parse(config.codec)
+    refuse_finished(Path(config.out), config.overwrite)  # before the teacher is loaded, which may take minutes
     keys = list_images(config.images)
     teacher = load_teacher(config.teacher)
     run = _TeacherRun(teacher, config, codec)
@@ -108,7 +110,7 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
 
 
 def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], writer: SoftLabelWriter, progress: Progress) -> dict[str, str]:
-    plan = plan_batches(len(keys), config.crops, config.batch_size)
+    plan = plan_batches(len(keys), config.crops, run.batch_size)
     done = set(writer.keys)
     due = [place for place, runs in enumerate(plan) if any(keys[part.image] not in done for part in runs)]
     batches = CropBatches(Path(config.images), keys, plan, config.sampler, run.size, run.interpolation, config.exif_orientation)
@@ -152,10 +154,12 @@ class _TeacherRun:
         self.device = _device(config.device)
         self.on_cuda = self.device.type == "cuda"
         self.precision = ("float16" if self.on_cuda else "float32") if config.precision == "auto" else config.precision
+        self.batch_size = config.batch_size or (16 if self.device.type == "cpu" else 256)
         self.size = config.size or teacher.input_size
         self.mean, self.std = config.mean or teacher.mean, config.std or teacher.std
         self.interpolation = config.interpolation or teacher.interpolation
         self._model, self._name = teacher.model.to(self.device), teacher.name
+        self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast
         self._codec, self._temperature = codec, config.temperature
         self.num_classes = config.num_classes or 0
         with _reproducible(), torch.inference_mode():
@@ -185,7 +189,7 @@ class _TeacherRun:
         return device_topk(probs, self._codec)
 
     def _logits(self, pixels: Tensor) -> Tensor:
-        images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std)
+        images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
             output = self._model(images)
         logits = getattr(output, "logits", output)

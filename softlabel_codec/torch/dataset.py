@@ -167,12 +167,10 @@ class SoftLabelDataset(Dataset[Sample]):
             )
         crops = pixel_crops(labelled.crops, image_size(image))
         due = zip(crops.tolist(), labelled.flips.tolist(), strict=True)
-        return torch.stack([self._to_tensor(apply_crop(image, crop, flip, self.size, self.interpolation)) for crop, flip in due])
-
-    def _to_tensor(self, crop: Image.Image) -> Tensor:
+        cut = [apply_crop(image, crop, flip, self.size, self.interpolation) for crop, flip in due]
         if self._transform is not None:
-            return self._transform(crop)
-        pixels = to_tensor(crop)
+            return torch.stack([self._transform(crop) for crop in cut])
+        pixels = to_tensor(cut)
         return normalize(pixels, self.mean, self.std) if self._normalized else pixels
 
 

@@ -1,0 +1,81 @@
+"""`slcodec encode`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
+
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
+
+
+@click.command("encode")
+@click.argument("images", type=click.Path(exists=True, file_okay=False))
+@click.argument("out", type=click.Path(dir_okay=False))
+@click.option("--teacher", required=True, help="FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME.")
+@click.option("--crops", type=int, default=200, show_default=True, help="Crops per image.")
+@click.option("--codec", default="marginal_smoothing:k=5", show_default=True, help="How labels are kept; see the README.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides the crops.")
+@click.option(
+    "--scale", type=float, nargs=2, default=(0.08, 1.0), show_default=True, help="Smallest and largest area of a crop / the image's."
+)
+@click.option("--ratio", type=float, nargs=2, default=(3 / 4, 4 / 3), show_default="3/4 4/3", help="Smallest and largest width / height.")
+@click.option("--flip-probability", type=float, default=0.5, show_default=True)
+@click.option("--size", type=int, help="Side of a crop as the teacher sees it.  [default: INPUT_SIZE of the teacher file, or 224]")
+@click.option("--interpolation", type=click.Choice(INTERPOLATIONS), help="How crops are scaled.  [default: the teacher's, or bilinear]")
+@click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: MEAN of the teacher file, or ImageNet's]")
+@click.option("--std", type=float, nargs=3, help="Likewise.  [default: STD]")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="T of softmax(logits / T).")
+@click.option("--num-classes", type=click.IntRange(2), help="Refuse a teacher of another number of classes.")
+@click.option("--batch-size", type=click.IntRange(1), help="Crops per forward pass.  [default: 16 on a CPU, else 256]")
+@click.option("--workers", type=click.IntRange(0), help="Processes that decode and cut images.  [default: 1, on a GPU up to 8]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default="float16 on a GPU, else float32",
+)
+@click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True, help="What an unreadable image does.")
+@click.option(
+    "--exif", "exif_orientation", type=click.Choice(["ignored", "applied"]), default="ignored", show_default=True, help="EXIF orientation."
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT, and discard an unfinished OUT.partial.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def encode_command(as_json: bool, **options: Any) -> None:
+    """Run a teacher over random-resized crops of every image in a folder, and store what it says.
+
+    Crops are a function of seed, image and crop number. If this is interrupted, the same command continues where it stopped.
+    """
+    from softlabel_codec.sampler import CropSampler  # noqa: PLC0415
+    from softlabel_codec.teacher import EncodeConfig, encode  # noqa: PLC0415  imports torch
+
+    sampler = CropSampler(**{name: options.pop(name) for name in ("seed", "scale", "ratio", "flip_probability")})
+    options["workers"] = _default_workers(options["device"]) if options["workers"] is None else options["workers"]
+    options["mean"], options["std"] = options["mean"] or None, options["std"] or None
+    with progress_bar("image", quiet=as_json) as progress:
+        report = encode(EncodeConfig(sampler=sampler, **options), progress)
+    if as_json:
+        print_json(report)
+        return
+    for key, reason in report.skipped.items():
+        print_pairs([("skipped", f"{key}: {reason}")])
+    resumed = f" ({report.resumed_images} of them by an earlier run)" if report.resumed_images else ""
+    per_crop = report.file_bytes / (report.num_images * options["crops"])
+    print_pairs(
+        [
+            ("labelled", f"{report.num_images} images{resumed}, {len(report.skipped)} skipped, in {report.seconds:.1f} s"),
+            ("wrote", f"{report.path}: {report.file_bytes} bytes, {per_crop:.2f} per crop"),
+        ]
+    )
+
+
+def _default_workers(device: str) -> int:
+    import torch  # noqa: PLC0415
+
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return min(8, processors) if on_gpu else int(processors > 1)

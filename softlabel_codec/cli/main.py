@@ -1,0 +1,38 @@
+"""The commands of `slcodec`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from softlabel_codec.cli.encode import encode_command
+from softlabel_codec.cli.importing import import_group
+from softlabel_codec.cli.look import inspect_command, recover_command, stats_command, verify_command
+from softlabel_codec.cli.output import Group, progress_bar
+from softlabel_codec.version import __version__
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="slcodec")
+def main() -> None:
+    """Write, read and check softlabel containers: the soft labels that a teacher gives to crops of images.
+
+    Exit codes: 0 fine, 1 the input is bad (damaged, mismatched), 2 wrong usage.
+    """
+
+
+@click.command("demo")
+@click.argument("folder", type=click.Path(file_okay=False), default="demo-output")
+@click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs of each student (default: as long as it takes to be sure).")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def demo_command(folder: str, **options: Any) -> None:
+    """Tell the whole story on scikit-learn's handwritten digits, in FOLDER: teacher, labels, students, one table, one picture."""
+    from softlabel_codec.demo import run_demo  # noqa: PLC0415  imports torch
+
+    with progress_bar("step") as progress:
+        run_demo(folder, progress=progress, **{name: value for name, value in options.items() if value is not None})
+
+
+for command in (encode_command, import_group, inspect_command, stats_command, verify_command, recover_command, demo_command):
+    main.add_command(command)
