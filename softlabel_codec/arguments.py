@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from softlabel_codec.arrays import as_array
 from softlabel_codec.errors import ArgumentError, LimitError
 from softlabel_codec.limits import MAX_CROPS_PER_IMAGE, MAX_IMAGE_SIDE, MAX_KEY_BYTES
 
@@ -26,7 +29,7 @@ def check_key(key: object) -> str:
 
 def check_image_size(image_size: object) -> tuple[int, int]:
     """Return height and width of an image in pixels."""
-    size = np.asarray(image_size)
+    size = as_array("image_size", image_size)
     if size.dtype.kind not in "iu" or size.shape != (2,):
         raise ArgumentError(f"image_size: expected (height, width) in pixels, got {image_size!r}")
     height, width = size.tolist()
@@ -62,18 +65,40 @@ def check_fraction_crops(crops: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]
     return array.astype(dtype)
 
 
+def check_num_crops(num_crops: int) -> int:
+    """Return a number of crops that an image may have."""
+    if not 1 <= num_crops <= MAX_CROPS_PER_IMAGE:
+        raise LimitError(f"crops: expected 1 to {MAX_CROPS_PER_IMAGE} crops, got {num_crops}")
+    return num_crops
+
+
 def check_flips(flips: ArrayLike, num_crops: int) -> NDArray[np.bool_]:
     """Return flips (M,) of bools."""
-    array = np.asarray(flips)
+    array = as_array("flips", flips)
     if array.dtype != np.bool_ or array.shape != (num_crops,):
         raise ArgumentError(f"flips: expected bool of shape ({num_crops},), got {array.dtype} of shape {array.shape}")
     return array
 
 
 def _check_shape(crops: ArrayLike, kinds: str, name: str) -> NDArray[Any]:
-    array = np.asarray(crops)
+    array = as_array("crops", crops)
     if array.dtype.kind not in kinds or array.ndim != 2 or array.shape[1] != 4:
         raise ArgumentError(f"crops: expected {name} of shape (M, 4), got {array.dtype} of shape {array.shape}")
-    if not 1 <= len(array) <= MAX_CROPS_PER_IMAGE:
-        raise LimitError(f"crops: expected 1 to {MAX_CROPS_PER_IMAGE} crops, got {len(array)}")
+    check_num_crops(len(array))
     return array
+
+
+def crop_numbers(crops: Sequence[int] | NDArray[np.integer[Any]]) -> list[int]:
+    """Return the crop numbers wanted of one image."""
+    try:
+        return [operator.index(crop) for crop in crops]
+    except TypeError:
+        raise ArgumentError(f"crops: expected crop numbers, got {crops!r}") from None
+
+
+def batch_crop_numbers(crops: ArrayLike, num_images: int) -> NDArray[np.int64]:
+    """Return the crop numbers (B, N) wanted of several images."""
+    array = as_array("crops", crops)
+    if array.ndim != 2 or len(array) != num_images or (array.size and array.dtype.kind not in "iu"):
+        raise ArgumentError(f"crops: expected integers of shape ({num_images}, N), got {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)

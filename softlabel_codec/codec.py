@@ -10,17 +10,17 @@ from softlabel_codec.errors import ArgumentError
 from softlabel_codec.limits import MAX_KEPT_CLASSES
 
 STRATEGIES = ("hard", "smoothing", "marginal_smoothing", "marginal_renorm", "dense")
-POLICIES = ("uniform", "renorm")
+POLICIES = ("uniform", "renorm", "tail")
 VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16")}
 CONTENTS = ("probs", "logits", "features")
-DEFAULT_STEP = 0.125
+DEFAULT_STEP = 0.2
 MIN_STEP, MAX_STEP = 0.04, 1.0
-MIN_THRESHOLD = 2.0**-16
+MIN_THRESHOLD = 2.0**-15
 
 _OPTIONS = {
     "hard": (),
     "smoothing": ("values", "step"),
-    "marginal_smoothing": ("k", "t", "values", "step"),
+    "marginal_smoothing": ("k", "t", "values", "step", "tail"),
     "marginal_renorm": ("k", "t", "values", "step"),
     "dense": ("values", "content"),
 }
@@ -42,6 +42,8 @@ class Codec:
         Encoding of the values: `none` (only `hard`), `log8`, `f32` or `f16`.
     step : float
         Step of the `log8` quantiser, in natural-log units.
+    tail : int
+        Classes in the profile of what was left out, stored once per image; 0: none.
     content : str
         What the vectors of `dense` are: `probs`, `logits` or `features`.
 
@@ -49,7 +51,7 @@ class Codec:
     --------
     >>> codec = Codec.parse("marginal_smoothing:k=5,values=log8")
     >>> codec.k, codec.step, codec.policy, str(codec)
-    (5, 0.125, 'uniform', 'marginal_smoothing:k=5')
+    (5, 0.2, 'uniform', 'marginal_smoothing:k=5')
     """
 
     name: str
@@ -57,6 +59,7 @@ class Codec:
     t: float | None = None
     values: str = "none"
     step: float = DEFAULT_STEP
+    tail: int = 0
     content: str = "probs"
 
     @property
@@ -66,8 +69,8 @@ class Codec:
 
     @property
     def policy(self) -> str:
-        """What a reader does with the remainder unless told otherwise: `uniform` or `renorm`."""
-        return "renorm" if self.name == "marginal_renorm" else "uniform"
+        """What a reader does with the remainder unless told otherwise: `uniform`, `renorm` or `tail`."""
+        return "renorm" if self.name == "marginal_renorm" else "tail" if self.tail else "uniform"
 
     @property
     def kept_classes(self) -> int | None:
@@ -82,6 +85,8 @@ class Codec:
             options.append(f"values={self.values}")
         if self.step != DEFAULT_STEP:
             options.append(f"step={self.step!r}")
+        if self.tail:
+            options.append(f"tail={self.tail}")
         if self.content != "probs":
             options.append(f"content={self.content}")
         return self.name + (":" + ",".join(options) if options else "")
@@ -91,7 +96,7 @@ class Codec:
         """Return the codec that a codec string describes.
 
         Options follow the name after a colon, separated by commas; a value encoding may stand alone (`dense:f16`);
-        `step` and `t` may be fractions (`step=1/8`).
+        `step` and `t` may be fractions (`step=1/4`).
 
         Raises
         ------
@@ -110,8 +115,11 @@ class Codec:
 
     def check_classes(self, num_classes: int) -> None:
         """Raise ArgumentError if this codec keeps more classes than there are."""
-        if self.k is not None and self.k > num_classes:
-            raise ArgumentError(f"codec {str(self)!r}: k must be at most the number of classes: expected k <= {num_classes}, got {self.k}")
+        for option, number in (("k", self.k or 0), ("tail", self.tail)):
+            if number > num_classes:
+                raise ArgumentError(
+                    f"codec {str(self)!r}: {option} must be at most the number of classes: expected {option} <= {num_classes}, got {number}"
+                )
 
 
 def _parse_options(text: str, name: str, rest: str) -> dict[str, object]:
@@ -132,8 +140,8 @@ def _parse_options(text: str, name: str, rest: str) -> dict[str, object]:
 
 
 def _parse_value(text: str, name: str, option: str, value: str) -> object:
-    if option == "k":
-        return _parse_count(text, value)
+    if option in ("k", "tail"):
+        return _parse_count(text, option, value)
     if option == "t":
         return _parse_float(text, option, value, MIN_THRESHOLD, 1.0)
     if option == "step":
@@ -144,9 +152,9 @@ def _parse_value(text: str, name: str, option: str, value: str) -> object:
     return value
 
 
-def _parse_count(text: str, value: str) -> int:
+def _parse_count(text: str, option: str, value: str) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= MAX_KEPT_CLASSES:
-        raise ArgumentError(f"codec {text!r}: k must be an integer from 1 to {MAX_KEPT_CLASSES}, got {value!r}")
+        raise ArgumentError(f"codec {text!r}: {option} must be an integer from 1 to {MAX_KEPT_CLASSES}, got {value!r}")
     return int(value)
 
 

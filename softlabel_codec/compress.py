@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Iterable
 
@@ -23,6 +24,9 @@ _PARAMETERS = zstandard.ZstdCompressionParameters(
     write_checksum=False,
 )
 _MAX_WINDOW_BYTES = 2**27
+_RAW_BLOCK_BYTES = 2**17
+_RAW_FRAME_HEADER = struct.Struct("<BBQ")
+_MAGIC = b"\x28\xb5\x2f\xfd"
 
 _local = threading.local()
 
@@ -39,6 +43,17 @@ def compress_columns(columns: Iterable[bytes]) -> bytes:
         out.append(compressor.compress(part))
         out.append(compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
     out.append(compressor.flush())
+    return b"".join(out)
+
+
+def store_columns(columns: Iterable[bytes]) -> bytes:
+    """Return one zstd frame that holds `columns` one after another as they are, without compressing them (RFC 8878, section 3.1.1)."""
+    content = b"".join(columns)
+    starts = range(0, max(1, len(content)), _RAW_BLOCK_BYTES)
+    out = [_MAGIC, _RAW_FRAME_HEADER.pack(0b1100_0000, 7 << 3, len(content))]  # 8 bytes of content size; a window of 2^17 bytes
+    for start in starts:
+        block = content[start : start + _RAW_BLOCK_BYTES]
+        out += [(len(block) << 3 | (start == starts[-1])).to_bytes(3, "little"), block]
     return b"".join(out)
 
 
@@ -74,9 +89,18 @@ def decompress(frame: bytes, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise LimitError(f"the zstd frame holds {size} bytes: expected at most {max_bytes}")
     try:
+        if size == 0:  # for which the call below looks at nothing else
+            return _decompress_empty(frame)
         return _decompressor().decompress(frame, size, False, False)  # at most `size` bytes, one frame, nothing after it
     except zstandard.ZstdError as error:
         raise CorruptError(f"the zstd frame does not decompress: {error}") from None
+
+
+def _decompress_empty(frame: bytes) -> bytes:
+    stream = _decompressor().decompressobj()
+    if not frame.startswith(_MAGIC) or stream.decompress(frame) or not stream.eof or stream.unused_data:
+        raise CorruptError("expected one empty zstd frame")
+    return b""
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ from softlabel_codec.errors import ArgumentError, CorruptError, LimitError, Unkn
 from softlabel_codec.limits import MAX_CLASSES, MAX_METADATA_BYTES, MIN_CLASSES
 from softlabel_codec.metadata import Plain, pack_map, unpack_map
 from softlabel_codec.pack.block import Layout
-from softlabel_codec.pack.crops import crop_mode
+from softlabel_codec.pack.crops import DERIVED, crop_mode
+from softlabel_codec.sampler import CropSampler
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class Description:
     codec : Codec
         How labels are made, stored and read.
     crops : str
-        How crop coordinates are stored: `pixels`, `fractions:f32` or `fractions:f16`.
+        How crop coordinates are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
     metadata : dict
         Whatever the writer's caller passed.
     other : dict
         Further keys of the metadata section, `writer` among them.
+    sampler : CropSampler or None
+        Where derived crops come from.
     """
 
     num_classes: int
@@ -37,23 +40,29 @@ class Description:
     crops: str
     metadata: Plain
     other: Plain = field(default_factory=dict)
+    sampler: CropSampler | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int):
+        if isinstance(self.num_classes, bool) or not hasattr(self.num_classes, "__index__"):
             raise ArgumentError(f"num_classes: expected an integer, got {self.num_classes!r}")
+        object.__setattr__(self, "num_classes", operator.index(self.num_classes))
         if not MIN_CLASSES <= self.num_classes <= MAX_CLASSES:
             raise LimitError(f"num_classes: expected {MIN_CLASSES} to {MAX_CLASSES}, got {self.num_classes}")
         self.codec.check_classes(self.num_classes)
-        crop_mode(self.crops)
+        if (self.sampler is not None) != (self.crops == DERIVED):
+            raise ArgumentError(f"crops={self.crops!r}: a sampler goes with crops={DERIVED!r}, and only with that")
+        crop_mode(self.crops, self.sampler)
 
     @property
     def layout(self) -> Layout:
         """How the blocks are laid out."""
-        return Layout(self.codec, self.num_classes, self.crops)
+        return Layout(self.codec, self.num_classes, self.crops, self.sampler)
 
     def pack(self) -> bytes:
         """Return the metadata section."""
         own = {"num_classes": self.num_classes, "codec": str(self.codec), "crops": self.crops, "metadata": self.metadata}
+        if self.sampler is not None:
+            own["crop_sampler"] = self.sampler.describe()
         return pack_map({**own, **self.other}, MAX_METADATA_BYTES)
 
     @classmethod
@@ -61,17 +70,20 @@ class Description:
         """Return what a metadata section says, or raise a FormatError."""
         values = unpack_map(data)
         num_classes, codec, crops, metadata = (_take(values, name) for name in ("num_classes", "codec", "crops", "metadata"))
-        if not isinstance(metadata, Mapping):
-            raise CorruptError(f"metadata: expected a map, got {type(metadata).__name__}")
+        _check_type("num_classes", num_classes, int)
+        _check_type("codec", codec, str)
+        _check_type("crops", crops, str)
+        _check_type("metadata", metadata, dict)
         try:
-            return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values)
+            sampler = CropSampler.from_description(_take(values, "crop_sampler")) if crops == DERIVED else None
+            return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values, sampler)
         except ArgumentError as error:
             raise UnknownFeatureError(str(error)) from None
 
 
 def difference(found: Description, wanted: Description) -> str:
     """Return the first thing in which two descriptions differ, for people: `name: expected ..., got ...`."""
-    for name in ("num_classes", "codec", "crops", "metadata", "other"):
+    for name in ("num_classes", "codec", "crops", "metadata", "sampler", "other"):
         old, new = getattr(found, name), getattr(wanted, name)
         if old != new:
             return _map_difference(name, old, new) if isinstance(old, dict) else f"{name}: expected {new}, found {old}"
@@ -84,6 +96,11 @@ def _map_difference(name: str, found: Plain, wanted: Plain) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
         return _map_difference(f"{name}[{key!r}]", old, new)
     return f"{name}[{key!r}]: expected {new!r}, found {old!r}"
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise CorruptError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
 
 
 def _take(values: Plain, name: str) -> Any:

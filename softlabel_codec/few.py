@@ -1,7 +1,7 @@
 """The short way for a few crops of one image of a sparse codec: decoded one by one, in plain Python.
 
 `Layout.unpack` and the quantiser decode thousands of crops at once with numpy. For four crops nearly all of their time is
-overhead of numpy's calls; going through the same bytes crop by crop takes half of it. The results are equal.
+overhead of numpy's calls; going through the same bytes crop by crop takes a fraction of it. The results are equal.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from softlabel_codec.limits import MAX_IMAGES_PER_BLOCK, MAX_KEPT_CLASSES
 from softlabel_codec.pack.block import Layout
 from softlabel_codec.pack.crops import NO_RATIO_BOUND, OUTSIDE
 from softlabel_codec.pack.fields import IMAGE_BYTES, SHORT
-from softlabel_codec.pack.indices import BAD_CLASS, BAD_PALETTE, BAD_RANK, LOOK_BACK, index_width
-from softlabel_codec.pack.sparse import VALUE_WIDTH
+from softlabel_codec.pack.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_bits
+from softlabel_codec.pack.sparse import TOO_MANY, VALUE_WIDTH, WIDE
 from softlabel_codec.quantise.values import LOG8_ZERO, Floats, Log8, ValueEncoding, value_encoding
 
 MAX_CROPS = 12
@@ -32,7 +32,7 @@ Decoded = tuple[NDArray[Any], NDArray[np.bool_], tuple[int, int], SparseLabels]
 
 
 class FewCropsReader:
-    """Decodes a few crops of one image. Made once for a file whose codec is sparse and whose crops are pixels.
+    """Decodes a few crops of one image. Made once for a file that it serves.
 
     Parameters
     ----------
@@ -43,14 +43,15 @@ class FewCropsReader:
     """
 
     def __init__(self, layout: Layout, policy: str) -> None:
-        self._codec: Codec = layout.codec
-        self._num_classes, self._policy = layout.num_classes, policy
+        codec: Codec = layout.codec
+        self._num_classes, self._policy, self._sampler = layout.num_classes, policy, layout.sampler
         self._fields = layout.fields.struct
         self._names = layout.fields.names
         self._most_classes = min(layout.num_classes, MAX_KEPT_CLASSES)
-        self._encoding: ValueEncoding = value_encoding(layout.codec, layout.num_classes)
-        self._value_width = VALUE_WIDTH[self._codec.values]
-        self._k = self._codec.kept_classes
+        self._encoding: ValueEncoding = value_encoding(codec, layout.num_classes)
+        self._value_width = VALUE_WIDTH[codec.values]
+        self._class_bits = class_bits(layout.num_classes)
+        self._k = codec.kept_classes
         self._log8 = self._encoding if isinstance(self._encoding, Log8) else None
         if self._log8 is not None:
             self._powers, self._rest_powers = self._log8.powers.tolist(), self._log8.rest_powers.tolist()
@@ -58,10 +59,12 @@ class FewCropsReader:
     @staticmethod
     def serves(layout: Layout) -> bool:
         """Return whether this way is open for files of that layout."""
-        return layout.codec.family == "sparse" and layout.crops == "pixels"
+        return layout.codec.family == "sparse" and not layout.codec.tail and layout.crops in ("pixels", "derived")
 
-    def read(self, content: bytes, slot: int, crops: Sequence[int]) -> Decoded:
+    def read(self, content: bytes, slot: int, crops: Sequence[int], stream: int) -> Decoded:
         """Return coordinates, flips, image size and labels of crops (at least one) of the image at a place in a block.
+
+        `stream` is the image's crop stream, which matters only if crops are derived.
 
         Raises
         ------
@@ -71,84 +74,141 @@ class FewCropsReader:
             If the image has no crop of that number.
         """
         try:
-            return self._read(content, slot, crops)
+            return self._read(content, slot, crops, stream)
         except struct.error:
             raise CorruptError("a block is shorter than its fields and its table") from None
 
-    def _read(self, content: bytes, slot: int, crops: Sequence[int]) -> Decoded:
+    def _read(self, content: bytes, slot: int, crops: Sequence[int], stream: int) -> Decoded:
         fields = dict(zip(self._names, self._fields.unpack_from(content), strict=True))
         num_images, at = fields["num_images"], self._fields.size
         if not slot < num_images <= MAX_IMAGES_PER_BLOCK:
             raise CorruptError("a block holds no images, too many, or fewer than the index says")
         table = struct.unpack_from(f"<{3 * num_images}H", content, at)
-        num_crops, before = (sum(table[:num_images]) + num_images, sum(table[:slot]) + slot) if num_images > 1 else (table[0] + 1, 0)
+        num_crops, before = sum(table[:num_images]) + num_images, sum(table[:slot]) + slot
         if not 0 <= min(crops) <= max(crops) <= table[slot]:
             raise IndexError(f"crop number: expected 0 to {table[slot]}, got {crops}")
         rows = [before + crop for crop in crops]
-        flips_at = at + IMAGE_BYTES * num_images
-        crops_at = flips_at + ((num_crops + 7) >> 3)
-        labels_at = crops_at + num_crops * fields["crop_width"]
-        if labels_at > len(content) or fields["crop_width"] > 8:
-            raise CorruptError(SHORT)
-        flips = [content[flips_at + (row >> 3)] >> (row & 7) & 1 for row in rows]
-        size = table[num_images + slot], table[2 * num_images + slot]
-        words = [int.from_bytes(content[crops_at + row : labels_at : num_crops], "little") for row in rows]
-        geometry = np.array([_crop(word, fields, *size) for word in words], np.int32)
-        return geometry, np.array(flips, np.bool_), size, self._labels(content, fields, labels_at, num_crops, rows)
-
-    def _labels(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> SparseLabels:
-        k = self._k
-        if k is None:
-            entries, num_entries, at = self._entries(content, fields["count_width"], at, num_crops, rows)
+        height, width = size = table[num_images + slot], table[2 * num_images + slot]
+        at += IMAGE_BYTES * num_images
+        if self._sampler is not None:
+            if not (height and width):
+                raise CorruptError(OUTSIDE)
+            sampled = [self._sampler.sample_one(stream, crop, height, width) for crop in crops]
+            geometry, flips = [crop for crop, _ in sampled], [flip for _, flip in sampled]
         else:
-            entries, num_entries = [(row * k, row * k + k) for row in rows], num_crops * k
-        remainders: list[int] = []
+            flips = [content[at + (row >> 3)] >> (row & 7) & 1 == 1 for row in rows]
+            at += (num_crops + 7) >> 3
+            geometry, at = _stored_crops(content, at, num_crops, rows, fields, size)
+        labels = self._labels(content, fields, at, num_crops, rows, slot)
+        return np.array(geometry, np.int32), np.array(flips, np.bool_), size, labels
+
+    def _labels(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int], slot: int) -> SparseLabels:
+        entries, at = self._entries(content, fields, at, num_crops, rows)
+        above_last: list[int] = []
         if self._log8 is not None:
             base, end = fields["remainder_base"], at + num_crops * fields["remainder_width"]
-            remainders = [base + int.from_bytes(content[at + row : end : num_crops], "little") for row in rows]
+            above_last = [base + int.from_bytes(content[at + row : end : num_crops], "little") for row in rows]
             at = end
-        palette_size = fields["palette_size"]
-        codes_at = at + palette_size * fields["palette_width"]
-        width = index_width(palette_size, self._num_classes)
-        values_at = codes_at + num_entries * width
-        num_values = num_entries - num_crops if self._log8 is not None else num_entries
-        if values_at + num_values * self._value_width > len(content) or fields.get("remainder_width", 0) > 2:
+        width = fields["index_width"]
+        if width > 4 or fields.get("remainder_width", 0) > 2:
+            raise CorruptError(WIDE)
+        values_at = at + entries.total * width
+        leads_before, num_leads = (rows, num_crops) if self._log8 is None else (entries.several_before, entries.several)
+        lead = 0 if self._log8 is None else 1
+        num_rest = entries.total - num_leads - lead * num_crops
+        rest_at = values_at + num_leads * self._value_width
+        after = rest_at + num_rest * self._value_width
+        if after > len(content):
             raise CorruptError(SHORT)
-        codes = _runs(content, codes_at, num_entries, width, entries)
-        if palette_size:
-            classes = _through_palette(content, at, palette_size, fields["palette_width"], codes, self._num_classes)
+        codes, steps = [], []
+        for row, first, count, before in zip(rows, entries.first, entries.num, leads_before, strict=True):
+            codes.append(_run(content, at, entries.total, width, first, count))
+            leading = _run(content, values_at, num_leads, self._value_width, before, min(1, count - lead))
+            steps.append(leading + _run(content, rest_at, num_rest, self._value_width, first - before - lead * row, count - lead - 1))
+        return self._decode(self._classes(content, fields, after, codes, slot), steps, above_last)
+
+    def _entries(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[_Entries, int]:
+        """Return where the entries of the rows are, and the place after the counts."""
+        k = self._k
+        if k is not None:
+            several = int(k > 1)
+            first = [row * k for row in rows]
+            return _Entries(first, [k] * len(rows), [row * several for row in rows], num_crops * k, num_crops * several), at
+        width = fields["count_width"]
+        end = at + num_crops * width
+        if width > 2 or end > len(content):
+            raise CorruptError(WIDE if width > 2 else SHORT)
+        more = [0] * num_crops if width == 0 else list(content[at : at + num_crops])
+        if width == 2:
+            more = [low + 256 * high for low, high in zip(more, content[at + num_crops : end], strict=True)]
+        if max(more) >= self._most_classes:
+            raise CorruptError(TOO_MANY)
+        befores = [more[:row] for row in rows]
+        first = [sum(before) + len(before) for before in befores]
+        several_before = [len(before) - before.count(0) for before in befores]
+        entries = _Entries(first, [more[row] + 1 for row in rows], several_before, sum(more) + num_crops, num_crops - more.count(0))
+        return entries, end
+
+    def _classes(self, content: bytes, fields: dict[str, int], at: int, codes: list[Sequence[int]], slot: int) -> list[list[int]]:
+        """Return the classes of the rows; the palettes, if there are any, begin at `at`."""
+        if fields["palettes"] > 1:
+            raise CorruptError("undefined palette format")
+        if fields["palettes"]:
+            classes = self._through_palette(content, at, fields["num_images"], codes, slot)
         else:
             classes = [list(row) for row in codes]
-            if max(map(max, classes)) >= self._num_classes:
-                raise CorruptError(BAD_CLASS)
-        if k is None:
+        if max(map(max, classes)) >= self._num_classes:
+            raise CorruptError(BAD_CLASS)
+        return classes
+
+    def _through_palette(self, content: bytes, at: int, num_images: int, codes: list[Sequence[int]], slot: int) -> list[list[int]]:
+        """Return the classes of rank codes: a code counts the classes that the row has not used yet.
+
+        Most codes are small, so that only the beginning of the palette is looked at.
+        """
+        bits_at = at + 2 * num_images
+        if bits_at > len(content):
+            raise CorruptError(SHORT)
+        sizes = [low + 256 * high for low, high in zip(content[at : at + num_images], content[at + num_images : bits_at], strict=True)]
+        bits = self._class_bits
+        if bits_at + ((sum(sizes) * bits + 7) >> 3) > len(content):
+            raise CorruptError(SHORT)
+        start, size = sum(sizes[:slot]) * bits, sizes[slot]
+        longest = max(map(len, codes)) if self._k is None else self._k
+        needed = min(size, max(map(max, codes)) + min(longest, LOOK_BACK + 1))
+        word = int.from_bytes(content[bits_at + (start >> 3) : bits_at + ((start + needed * bits + 7) >> 3)], "little") >> (start & 7)
+        mask = (1 << bits) - 1
+        palette = [word >> place & mask for place in range(0, needed * bits, bits)]
+        rows = []
+        try:
+            for row in codes:
+                unused = palette.copy()
+                rows.append(list(map(unused.pop, row[:LOOK_BACK])))
+                if longest > LOOK_BACK:
+                    rows[-1] += [unused[code] for code in row[LOOK_BACK:]]
+        except IndexError:
+            raise CorruptError(BAD_RANK) from None
+        return rows
+
+    def _decode(self, classes: list[list[int]], steps: list[list[int]], above_last: list[int]) -> SparseLabels:
+        if self._k is None:
             _pad(classes, -1)
         indices = np.array(classes, np.int32)
         if self._log8 is not None:
-            steps = [content[values_at + begin - row : values_at + end - row - 1] for (begin, end), row in zip(entries, rows, strict=True)]
-            values, remainder = self._log8_values(self._log8, steps, remainders)
+            values, remainder = self._log8_values(self._log8, steps, above_last)
         else:
-            values, remainder = self._float_values(_runs(content, values_at, num_entries, self._value_width, entries), indices)
+            codes = [list(accumulate(row)) for row in steps]
+            if self._k is None:
+                _pad(codes, 0)
+            values, remainder = self._encoding.dequantise(indices.astype(np.int64), np.array(codes, np.int64), None)
         return SparseLabels(indices, values, remainder, self._num_classes, self._policy)
 
-    def _entries(self, content: bytes, width: int, at: int, num_crops: int, rows: list[int]) -> tuple[list[tuple[int, int]], int, int]:
-        """Return begin and end of the entries of each row, the number of entries in the block, and the next place."""
-        end = at + num_crops * width
-        if width > 2 or end > len(content):
-            raise CorruptError(SHORT)
-        counts: Sequence[int] = content[at : at + num_crops] if width else [0] * num_crops
-        if width == 2:
-            counts = [low + 256 * high for low, high in zip(counts, content[at + num_crops : end], strict=True)]
-        if max(counts) >= self._most_classes:
-            raise CorruptError("a crop keeps more classes than there are")
-        starts = [sum(counts[:row]) + row for row in rows]
-        return [(start, start + counts[row] + 1) for start, row in zip(starts, rows, strict=True)], sum(counts) + num_crops, end
-
-    def _log8_values(self, encoding: Log8, steps: list[bytes], remainders: list[int]) -> tuple[Floats, Floats]:
+    def _log8_values(self, encoding: Log8, steps: list[list[int]], above_last: list[int]) -> tuple[Floats, Floats]:
         powers_of, rest_of, lowest = self._powers, self._rest_powers, encoding.lowest
         values, rests = [], []
-        for run, code in zip(steps, remainders, strict=True):
-            codes = list(accumulate(run, initial=0))
+        for row, above in zip(steps, above_last, strict=True):
+            codes = list(accumulate(row, initial=0))
+            code = above + codes[-1]
             if codes[-1] > LOG8_ZERO or not lowest <= code <= LOG8_ZERO:
                 raise CorruptError("log8 code out of range")
             rest = rest_of[code - lowest]
@@ -162,11 +222,25 @@ class FewCropsReader:
             _pad(values, 0)
         return np.array(values, np.float32), np.array(rests, np.float32)
 
-    def _float_values(self, steps: Sequence[Sequence[int]], indices: NDArray[np.int32]) -> tuple[Floats, Floats]:
-        codes = [list(accumulate(run)) for run in steps]
-        if self._k is None:
-            _pad(codes, 0)
-        return self._encoding.dequantise(indices.astype(np.int64), np.array(codes, np.int64), None)
+
+class _Entries(NamedTuple):
+    """Where the entries of some rows of a block are: `softlabel_codec.pack.sparse.Entries` in plain Python."""
+
+    first: list[int]
+    num: list[int]
+    several_before: list[int]
+    total: int
+    several: int
+
+
+def _stored_crops(
+    content: bytes, at: int, num_crops: int, rows: list[int], fields: dict[str, int], size: tuple[int, int]
+) -> tuple[list[tuple[int, int, int, int]], int]:
+    after = at + num_crops * fields["crop_width"]
+    if after > len(content) or fields["crop_width"] > 8:
+        raise CorruptError(SHORT)
+    words = [int.from_bytes(content[at + row : after : num_crops], "little") for row in rows]
+    return [_crop(word, fields, *size) for word in words], after
 
 
 def _crop(word: int, fields: dict[str, int], image_height: int, image_width: int) -> tuple[int, int, int, int]:
@@ -189,33 +263,12 @@ def _crop(word: int, fields: dict[str, int], image_height: int, image_width: int
     return top, left, height, width
 
 
-def _through_palette(content: bytes, at: int, size: int, width: int, codes: Sequence[Sequence[int]], num_classes: int) -> list[list[int]]:
-    """Return the classes of each row of rank codes: a code counts the classes that the row has not used yet."""
-    if width > 4:
-        raise CorruptError(BAD_PALETTE)
-    planes = np.frombuffer(content, np.uint8, size * width, at).astype(np.int64)
-    steps = planes[:size] if width else np.zeros(size, np.int64)
-    for plane in range(1, width):
-        steps = steps + (planes[plane * size : plane * size + size] << 8 * plane)
-    palette = (steps.cumsum() % num_classes).tolist()
-    rows = []
-    try:
-        for row in codes:
-            unused = palette.copy()
-            rows.append([unused.pop(code) for code in row[:LOOK_BACK]])
-            if len(row) > LOOK_BACK:
-                rows[-1] += [unused[code] for code in row[LOOK_BACK:]]
-    except IndexError:
-        raise CorruptError(BAD_RANK) from None
-    return rows
-
-
-def _runs(content: bytes, at: int, count: int, width: int, runs: list[tuple[int, int]]) -> Sequence[Sequence[int]]:
-    """Return runs of a column of `count` integers in planes."""
+def _run(content: bytes, at: int, column: int, width: int, first: int, count: int) -> Any:
+    """Return `count` integers from place `first` on of a column of `column` integers in planes, which begins at `at`: bytes or a list."""
     if width == 1:
-        return [content[at + begin : at + end] for begin, end in runs]
-    after = at + count * width
-    return [[int.from_bytes(content[at + place : after : count], "little") for place in range(begin, end)] for begin, end in runs]
+        return content[at + first : at + first + count] if count > 0 else b""
+    after = at + column * width
+    return [int.from_bytes(content[at + place : after : column], "little") for place in range(first, first + count)]
 
 
 def _pad(rows: list[list[Any]], fill: int) -> None:

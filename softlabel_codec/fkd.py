@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError, SoftLabelError
-from softlabel_codec.images import list_images, read_size
+from softlabel_codec.images import Stems, list_images, read_size
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.writer import SoftLabelWriter
 
@@ -172,7 +173,7 @@ def import_fkd(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
-    """Convert a folder of FKD label files.
+    """Convert a folder of FKD label files. After an interruption, the same call continues where it stopped.
 
     Parameters
     ----------
@@ -206,8 +207,7 @@ def import_fkd(
     source_codec = label_codec(label_type)
     files = _find_files(Path(folder))
     sizes = _ImageSizes(images) if images is not None else None
-    first = next(iter(files.values()))
-    sample = read_fkd_file(first, source_codec, num_classes)
+    sample = _first_readable(files, source_codec, num_classes, on_error)
     stored = Codec.parse(codec) if codec else _faithful(source_codec, sample)
     crop_mode = "pixels" if sizes else f"fractions:f{8 * sample.crops.dtype.itemsize}"
     metadata = {
@@ -216,18 +216,20 @@ def import_fkd(
     }
     skipped: dict[str, str] = {}
     uncertain = num_crops = 0
-    with SoftLabelWriter(out, num_classes, str(stored), metadata, crops=crop_mode, overwrite=overwrite) as writer:
+    with SoftLabelWriter(out, num_classes, str(stored), metadata, crops=crop_mode, resume=not overwrite, overwrite=overwrite) as writer:
+        earlier = set(writer.keys)
         for done, (key, path) in enumerate(files.items()):
             try:
                 image = read_fkd_file(path, source_codec, num_classes)
                 size = sizes(key) if sizes else None
                 crops, unsure = exact_crops(image.crops, size) if size else (image.crops, 0)
+                if key not in earlier:
+                    writer.add(key, image_size=size, crops=crops, flips=image.flips, indices=image.indices, values=image.values)
             except SoftLabelError as error:
                 if on_error == "fail":
                     raise type(error)(_located(path, error)) from None
                 skipped[key] = str(error)
                 continue
-            writer.add(key, image_size=size, crops=crops, flips=image.flips, indices=image.indices, values=image.values)
             uncertain, num_crops = uncertain + unsure, num_crops + len(image.flips)
             if progress:
                 progress(done + 1, len(files))
@@ -238,15 +240,28 @@ def import_fkd(
     return ImportReport(str(out), str(stored), len(writer), num_crops, uncertain, skipped, source_bytes, out_bytes, seconds)
 
 
+def _first_readable(files: Mapping[str, Path], codec: Codec, num_classes: int, on_error: str) -> FkdImage:
+    """Return what the first file holds; the first that can be read, if others may be skipped."""
+    first: SoftLabelError | None = None
+    for path in files.values():
+        try:
+            return read_fkd_file(path, codec, num_classes)
+        except SoftLabelError as error:
+            first = first or error
+            if on_error == "fail":
+                break
+    raise first or AssertionError("there are files")
+
+
 class _ImageSizes:
     """Sizes of images by key without ending."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
-        self._names = {"/".join(Path(name).with_suffix("").parts[-2:]): name for name in list_images(folder)}
+        self._names = Stems(list_images(folder), parts=2)
 
     def __call__(self, key: str) -> tuple[int, int]:
-        name = self._names.get(key)
+        name = self._names.find(key)
         if name is None:
             raise MismatchError(f"no image for the key {key!r} in {self._folder}")
         try:
@@ -281,12 +296,14 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
         with torch.serialization.safe_globals([*_REBUILD, *_DTYPES, np.ndarray, np.dtype, (_encode, "_codecs.encode")]):
             parts = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for {wanted[1]}" if wanted else "it holds more than arrays"
         raise CorruptError(f"{path}: not a label file that can be read without running code: {reason}") from None
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # torch.load raises what its many layers raise for a damaged file
-        raise CorruptError(f"{path}: not a readable label file: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CorruptError(f"{path}: not a readable label file: {reason}") from None
     if not isinstance(parts, list | tuple) or len(parts) != 3:
         raise CorruptError(f"{path}: expected a list of crops, flips and labels, got {type(parts).__name__}")
     crops, flips, labels = (np.asarray(part) for part in parts)

@@ -6,7 +6,7 @@ Teacher and student cut crops with the same function, because decoders and resiz
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +25,8 @@ COLOR_POLICY = "converted to 8-bit RGB by Pillow; alpha dropped; 16-bit samples 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
     """Return the keys of all images in a folder and its subfolders: relative paths with `/`, in ascending order.
 
-    Links are followed. Hidden files and folders, and files whose name does not end like an image's, are left out.
+    Links are followed, and listed even if they lead nowhere. Hidden files and folders, and files whose name does not end like an
+    image's, are left out.
 
     Raises
     ------
@@ -56,8 +57,33 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _walk(entry, seen)
-        elif entry.suffix.lower() in SUFFIXES and entry.is_file():
+        elif entry.suffix.lower() in SUFFIXES and (entry.is_file() or entry.is_symlink()):  # a broken link is an unreadable image
             yield entry
+
+
+class Stems:
+    """Finds file names by what is left of them without their ending.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Relative paths.
+    parts : int, optional
+        How many of the last parts of a path a stem has; all if not given.
+    """
+
+    def __init__(self, names: Iterable[str], parts: int = 0) -> None:
+        self._names: dict[str, list[str]] = {}
+        for name in names:
+            stem = "/".join(PurePosixPath(name).with_suffix("").parts[-parts:])
+            self._names.setdefault(stem, []).append(name)
+
+    def find(self, stem: str) -> str | None:
+        """Return the name with that stem, or None; MismatchError if there are several."""
+        names = self._names.get(stem, [])
+        if len(names) > 1:
+            raise MismatchError(f"the key {stem!r} fits several images: {', '.join(sorted(names)[:3])}: leave only one of them")
+        return names[0] if names else None
 
 
 def path_of_key(root: Path, key: str) -> Path:
@@ -89,20 +115,45 @@ def load_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any], exif
         return _to_rgb(source)
     try:
         with Image.open(source) as image:
+            _check_range(image)
             turned = ImageOps.exif_transpose(image) if exif_orientation == "applied" else image
             return _to_rgb(turned)
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's plugins raise for broken files
         raise OSError(f"{os.fspath(source)}: not a readable image: {error}") from None
 
 
+def load_reduced(path: str | os.PathLike[str], factor: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Return an image as 8-bit RGB, and its height and width as stored; a JPEG file is decoded at 1/`factor` (1, 2, 4, 8) of its size.
+
+    The decoder leaves out high frequencies before they are computed, which takes a fraction of the time.
+    """
+    try:
+        with Image.open(path) as image:
+            size = image_size(image)
+            image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
+            _check_range(image)
+            return _to_rgb(image), size
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{os.fspath(path)}: not a readable image: {error}") from None
+
+
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return height and width of an image file in pixels, as stored; OSError if it cannot be read as an image."""
-    with Image.open(path) as image:
-        return image_size(image)
+    try:
+        with Image.open(path) as image:
+            return image_size(image)
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{os.fspath(path)}: not a readable image: {error}") from None
+
+
+def _check_range(image: Image.Image) -> None:
+    """Raise ValueError if nobody knows which samples are white: PNG has 16 bits, but 32 bits or floats may mean anything."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise ValueError(f"its samples (mode {image.mode}) have 32 bits and no known range: convert it to 8 or 16 bits")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I"):
         samples = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
@@ -144,6 +195,17 @@ def apply_crop(image: Image.Image, crop: Sequence[int], flip: bool, size: int, i
     top, left, height, width = (int(value) for value in crop)
     cut = image.crop((left, top, left + width, top + height))
     scaled = cut.resize((size, size), resampling(interpolation))
+    return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
+
+
+def apply_crop_to_reduced(
+    image: Image.Image, full_size: tuple[int, int], crop: Sequence[int], flip: bool, size: int, interpolation: str
+) -> Image.Image:
+    """Return about what `apply_crop` would, from an image that was decoded at a part of its `full_size` (height, width)."""
+    top, left, height, width = (int(value) for value in crop)
+    down, across = image.height / full_size[0], image.width / full_size[1]
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    scaled = image.resize((size, size), resampling(interpolation), box=box)
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
 
 

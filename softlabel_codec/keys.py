@@ -23,6 +23,7 @@ from softlabel_codec.frame import (
     without_crc32,
 )
 from softlabel_codec.pack.keys import decode_key
+from softlabel_codec.sampler import stream_of_bytes
 from softlabel_codec.store import FileSource, located
 
 CACHED_PAGES = 64
@@ -43,6 +44,8 @@ class Keys(Sequence[str]):
         self._start, self._end = trailer.keys_offset, trailer.summary_offset
         self._table: NDArray[np.uint32] | None = None
         self._page_starts = np.zeros(0, np.int64)
+        self._streams: NDArray[np.uint32] | None = None
+        self._has_streams = np.zeros(0, np.bool_)
         self._key_page = lru_cache(CACHED_PAGES)(self._read_key_page)
         self._order_page = lru_cache(CACHED_PAGES)(self._read_order_page)
 
@@ -98,6 +101,19 @@ class Keys(Sequence[str]):
             return None
         number = self._in_order(low)
         return number if self._key(number) == wanted else None
+
+    def crop_streams(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the crop streams (see `softlabel_codec.sampler`) of images; a page's are computed when one of them is first asked for."""
+        if self._streams is None:
+            self._streams = np.zeros(self._num_keys, np.uint32)
+            self._has_streams = np.zeros(num_pages(self._num_keys, True)[0], np.bool_)
+        pages = numbers // KEYS_PER_PAGE
+        for page in np.unique(pages[~self._has_streams[pages]]).tolist():
+            keys = self._key_page(page)
+            first = page * KEYS_PER_PAGE
+            self._streams[first : first + len(keys)] = [stream_of_bytes(keys[place]) for place in range(len(keys))]
+            self._has_streams[page] = True
+        return self._streams[numbers].astype(np.int64)
 
     def __repr__(self) -> str:
         return f"<{self._num_keys} keys>"

@@ -16,6 +16,39 @@ Rows = slice | Sequence[int] | NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
+class Tails:
+    """What the crops of an image left out, as one profile for each of I images (spec/sparse-v1.md, section 6).
+
+    Attributes
+    ----------
+    classes : int32 (I, N)
+        Listed classes of each image, ascending, padded with -1 at the end.
+    weights : float32 (I, N)
+        How much of what was left out is theirs; padding is 0.
+    floor : float32 (I,)
+        Likewise of every class that is not listed. Over all classes the weights of an image add up to 1.
+    """
+
+    classes: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    floor: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.floor)
+
+    def __getitem__(self, images: Rows) -> Tails:
+        """Return the tails of some images (a slice or an index array)."""
+        return Tails(self.classes[images], self.weights[images], self.floor[images])
+
+    def dense(self, num_classes: int) -> NDArray[np.float32]:
+        """Return the weights of all classes, float32 (I, C)."""
+        weights = np.repeat(self.floor[:, None], num_classes, axis=1)
+        images, places = np.nonzero(self.classes >= 0)
+        weights[images, self.classes[images, places]] = self.weights[images, places]
+        return weights
+
+
+@dataclass(frozen=True, eq=False)
 class SparseLabels:
     """The most probable classes of each crop, and what is left over for all others.
 
@@ -31,7 +64,11 @@ class SparseLabels:
         C.
     policy : str
         What the remainder becomes in a target: `uniform` spreads it evenly over the other classes, `renorm` drops
-        it and renormalises (spec/sparse-v1.md, section 6).
+        it and renormalises, `tail` spreads it along the image's tail (spec/sparse-v1.md, section 7).
+    tails : Tails or None
+        The tails of I images, if the codec keeps them.
+    tail_of : int64 (R,) or None
+        Which of `tails` is that of each crop's image.
     """
 
     indices: NDArray[np.int32]
@@ -39,13 +76,19 @@ class SparseLabels:
     remainder: NDArray[np.float32]
     num_classes: int
     policy: str = "uniform"
+    tails: Tails | None = None
+    tail_of: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.remainder)
 
     def __getitem__(self, rows: Rows) -> SparseLabels:
         """Return the labels of some rows (a slice or an index array)."""
-        return replace(self, indices=self.indices[rows], values=self.values[rows], remainder=self.remainder[rows])
+        chosen = replace(self, indices=self.indices[rows], values=self.values[rows], remainder=self.remainder[rows])
+        if self.tails is None or self.tail_of is None:
+            return chosen
+        used, tail_of = np.unique(self.tail_of[rows], return_inverse=True)
+        return replace(chosen, tails=self.tails[used], tail_of=tail_of)
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -58,8 +101,8 @@ class SparseLabels:
         return self.indices[:, 0]
 
     def with_policy(self, policy: str) -> SparseLabels:
-        """Return the same labels, read with another remainder policy (`uniform` or `renorm`)."""
-        return replace(self, policy=check_policy(policy))
+        """Return the same labels, read with another remainder policy (`uniform`, `renorm`, or `tail` if there are tails)."""
+        return replace(self, policy=check_policy(policy, self.tails is not None))
 
     def dense(self) -> NDArray[np.float32]:
         """Return the targets of all classes, float32 (R, C).
@@ -73,19 +116,33 @@ class SparseLabels:
         ([[0.25, 0.125, 0.5, 0.125]], 0.6669999957084656)
         """
         kept = self.indices >= 0
-        targets = np.empty((len(self), self.num_classes), np.float32)
-        targets[:] = self._background(kept)[:, None]
         rows, columns = np.nonzero(kept)
+        targets = self._background(kept)
         targets[rows, self.indices[rows, columns]] = self._foreground()[rows, columns]
         return targets
 
     def _background(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return (R, C) of what the remainder gives to the classes that are not kept; anything at those that are."""
         if self.policy == "renorm":
-            return np.zeros(len(self), np.float32)
+            return np.zeros((len(self), self.num_classes), np.float32)
         others = self.num_classes - kept.sum(axis=1)
-        background = np.zeros(len(self), np.float32)
-        np.divide(self.remainder, others, out=background, where=others > 0)
+        even = np.zeros(len(self), np.float32)
+        np.divide(self.remainder, others, out=even, where=others > 0)
+        background = np.repeat(even[:, None], self.num_classes, axis=1)
+        if self.policy == "tail":
+            weights = self._unkept_tail(kept)
+            total = weights.sum(axis=1, dtype=np.float64)
+            along = total > 0
+            background[along] = weights[along] * (self.remainder[along] / total[along])[:, None]
         return background
+
+    def _unkept_tail(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        assert self.tails is not None
+        assert self.tail_of is not None
+        weights = self.tails.dense(self.num_classes)[self.tail_of]
+        rows, columns = np.nonzero(kept)
+        weights[rows, self.indices[rows, columns]] = 0
+        return weights
 
     def _foreground(self) -> NDArray[np.float32]:
         if self.policy == "renorm":
@@ -154,18 +211,38 @@ def concatenate_labels(parts: Sequence[Labels]) -> Labels:
     if len(sparse) < len(parts) or any((part.num_classes, part.policy) != (first.num_classes, first.policy) for part in sparse):
         raise ArgumentError("labels of different kinds, numbers of classes or policies cannot be concatenated")
     width = max(part.indices.shape[1] for part in sparse)
+    tails, tail_of = _concatenate_tails(sparse)
     return replace(
         first,
         indices=np.concatenate([_pad(part.indices, width, -1) for part in sparse]),
         values=np.concatenate([_pad(part.values, width, 0) for part in sparse]),
         remainder=np.concatenate([part.remainder for part in sparse]),
+        tails=tails,
+        tail_of=tail_of,
     )
 
 
-def check_policy(policy: str) -> str:
-    """Return `policy` if it is a remainder policy, else raise ArgumentError."""
-    if policy not in POLICIES:
-        raise ArgumentError(f"remainder policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
+def _concatenate_tails(parts: Sequence[SparseLabels]) -> tuple[Tails | None, NDArray[np.int64] | None]:
+    tails = [part.tails for part in parts if part.tails is not None]
+    if len(tails) < len(parts):
+        if tails:
+            raise ArgumentError("labels with and without tails cannot be concatenated")
+        return None, None
+    width = max(part.classes.shape[1] for part in tails)
+    first = np.cumsum([0, *(len(part) for part in tails[:-1])])
+    joined = Tails(
+        np.concatenate([_pad(part.classes, width, -1) for part in tails]),
+        np.concatenate([_pad(part.weights, width, 0) for part in tails]),
+        np.concatenate([part.floor for part in tails]),
+    )
+    return joined, np.concatenate([start + part.tail_of for start, part in zip(first, parts, strict=True) if part.tail_of is not None])
+
+
+def check_policy(policy: str, has_tails: bool) -> str:
+    """Return `policy` if it is a remainder policy that fits labels with or without tails, else raise ArgumentError."""
+    possible = POLICIES if has_tails else tuple(name for name in POLICIES if name != "tail")
+    if policy not in possible:
+        raise ArgumentError(f"remainder policy: expected one of {', '.join(possible)}, got {policy!r}")
     return policy
 
 

@@ -25,14 +25,14 @@ def pack_map(values: Mapping[str, Any], max_bytes: int) -> bytes:
     LimitError
         If the result is longer than `max_bytes`.
     """
-    packed: bytes = msgpack.packb(_to_plain(values, "metadata", 0), use_bin_type=True)
+    packed: bytes = msgpack.packb(_to_plain(values, "metadata", 1), use_bin_type=True)
     if len(packed) > max_bytes:
         raise LimitError(f"metadata: expected at most {max_bytes} bytes, got {len(packed)}")
     return packed
 
 
 def unpack_map(data: bytes) -> Plain:
-    """Return the map that `data` holds; CorruptError if it is anything else or holds a key twice."""
+    """Return the map that `data` holds; CorruptError if it is anything else or holds a key twice, LimitError if nested too deep."""
     try:
         values = msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_distinct_keys, ext_hook=_no_extension)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -40,14 +40,12 @@ def unpack_map(data: bytes) -> Plain:
     if not isinstance(values, dict):
         raise CorruptError(f"expected a msgpack map, got {type(values).__name__}")
     try:
-        return dict(_to_plain(values, "metadata", 0))
+        return dict(_to_plain(values, "metadata", 1))
     except ArgumentError as error:
         raise CorruptError(str(error)) from None
 
 
 def _to_plain(value: Any, where: str, depth: int) -> Any:
-    if depth > MAX_MSGPACK_DEPTH:
-        raise ArgumentError(f"{where}: nested deeper than {MAX_MSGPACK_DEPTH}")
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool):
@@ -58,6 +56,8 @@ def _to_plain(value: Any, where: str, depth: int) -> Any:
         return _checked(value, math.isfinite(value), where, "a finite number")
     if isinstance(value, str):
         return _checked(value, _is_utf8(value), where, "text that UTF-8 can hold")
+    if depth > MAX_MSGPACK_DEPTH:
+        raise LimitError(f"{where}: nested deeper than {MAX_MSGPACK_DEPTH}")
     if isinstance(value, list | tuple):
         return [_to_plain(item, f"{where}[{place}]", depth + 1) for place, item in enumerate(value)]
     if isinstance(value, Mapping):

@@ -6,7 +6,6 @@ import hashlib
 import operator
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,81 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, StateError, TruncatedError
+from softlabel_codec.arguments import batch_crop_numbers, crop_numbers
+from softlabel_codec.block_index import BlockIndex
+from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, LimitError, MismatchError, StateError, TruncatedError
 from softlabel_codec.few import MAX_CROPS as MAX_FEW
 from softlabel_codec.few import FewCropsReader
 from softlabel_codec.frame import TRAILER, Index, Trailer, block_content, without_crc32
 from softlabel_codec.keys import Keys
-from softlabel_codec.labels import Labels, check_policy
+from softlabel_codec.labelled import BatchLabels, ImageLabels
+from softlabel_codec.labels import check_policy
 from softlabel_codec.limits import MAX_SUMMARY_BYTES
 from softlabel_codec.metadata import Plain, unpack_map
-from softlabel_codec.pack.sparse import Columns
+from softlabel_codec.pack.columns import Column
 from softlabel_codec.prefix import Beginning, read_beginning
 from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, located
-
-
-@dataclass(frozen=True, eq=False)
-class ImageLabels:
-    """Crops of one image and their labels.
-
-    Attributes
-    ----------
-    crops : int32 (M, 4)
-        top, left, height, width in pixels of the stored image; floats if the file keeps fractions (see `SoftLabelReader.crops`).
-    flips : bool (M,)
-        Whether each crop is mirrored left to right after cutting and scaling.
-    image_size : (int, int)
-        Height and width of the stored image in pixels; (0, 0) if the file does not know.
-    labels : SparseLabels or DenseLabels
-        One row for each crop.
-    """
-
-    crops: NDArray[Any]
-    flips: NDArray[np.bool_]
-    image_size: tuple[int, int]
-    labels: Labels
-
-    def __len__(self) -> int:
-        """Return the number of crops."""
-        return len(self.flips)
-
-
-@dataclass(frozen=True, eq=False)
-class BatchLabels:
-    """Crops of several images and their labels: one row for each crop, image after image.
-
-    Attributes
-    ----------
-    crops : int32 (R, 4)
-        As in `ImageLabels`.
-    flips : bool (R,)
-        Likewise.
-    labels : SparseLabels or DenseLabels
-        One row for each crop.
-    image_sizes : int64 (B, 2)
-        Height and width of each image.
-    image_rows : int64 (B,)
-        Number of rows of each image.
-    """
-
-    crops: NDArray[Any]
-    flips: NDArray[np.bool_]
-    labels: Labels
-    image_sizes: NDArray[np.int64]
-    image_rows: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.image_rows)
-
-    def __iter__(self) -> Iterator[ImageLabels]:
-        """Yield the images one by one."""
-        start = 0
-        for count, size in zip(self.image_rows.tolist(), self.image_sizes.tolist(), strict=True):
-            rows = slice(start, start + count)
-            yield ImageLabels(self.crops[rows], self.flips[rows], (size[0], size[1]), self.labels[rows])
-            start += count
 
 
 class SoftLabelReader:
@@ -102,7 +41,7 @@ class SoftLabelReader:
     path : path
         The file.
     policy : str, optional
-        Read sparse labels with this remainder policy (`uniform` or `renorm`) instead of the codec's own.
+        Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
 
     Attributes
     ----------
@@ -111,7 +50,7 @@ class SoftLabelReader:
     codec : str
         Codec string, canonical.
     crops : str
-        How crops are stored: `pixels`, `fractions:f32` or `fractions:f16`.
+        How crops are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
     metadata : dict
         What the writer's caller wanted to keep.
     summary : dict
@@ -158,8 +97,10 @@ class SoftLabelReader:
         description = beginning.description
         self._layout = description.layout
         self._quantiser = label_quantiser(description.codec, description.num_classes)
-        self._policy = check_policy(policy or description.codec.policy)
+        self._policy = check_policy(policy or description.codec.policy, description.codec.tail > 0)
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
+        self._sampler_checked = False
+        self._kept = -1, b""
         self._metadata_crc32 = beginning.metadata_crc32
         self.blocks_offset = beginning.blocks_offset
         self.format_version = f"{beginning.header.major}.{beginning.header.minor}"
@@ -168,8 +109,8 @@ class SoftLabelReader:
         self.written_by = str(description.other.get("writer", "unknown"))
         self.trailer = self._read_trailer(beginning)
         self._num_images = self.trailer.num_images
-        self._one_image_per_block = self.trailer.num_blocks == self._num_images
-        self._read_index(beginning.blocks_offset)
+        self.index = self._read_index(beginning.blocks_offset)
+        self.num_crops = self.index.num_crops
         self.summary = self._read_summary()
         self.keys = Keys(self._source, self.trailer)
 
@@ -186,30 +127,19 @@ class SoftLabelReader:
         except FormatError as error:
             raise located(error, self._source, "trailer") from None
 
-    def _read_index(self, blocks_offset: int) -> None:
+    def _read_index(self, blocks_offset: int) -> BlockIndex:
         trailer = self.trailer
         try:
             data = self._source.read_at(trailer.index_offset, trailer.trailer_offset - trailer.index_offset)
-            index = Index.unpack(data, trailer.num_blocks, trailer.num_images)
-            block_ends = blocks_offset + np.cumsum(index.block_length, dtype=np.int64)
-            first_images = np.cumsum(index.block_images, dtype=np.int64)
-            self.num_crops: NDArray[np.int64] = index.crops_minus_1.astype(np.int64) + 1
-            blocks_end = int(block_ends[-1]) if len(block_ends) else blocks_offset
-            images = int(first_images[-1]) if len(first_images) else 0
-            if (blocks_end, images, int(self.num_crops.sum())) != (trailer.keys_offset, trailer.num_images, trailer.num_crops):
-                raise CorruptError("blocks, images or crops do not add up to what the trailer says")
-            if len(first_images) and not index.block_images.all():
-                raise CorruptError("a block without images")
+            return BlockIndex(Index.unpack(data, trailer.num_blocks, trailer.num_images), blocks_offset, trailer)
         except FormatError as error:
             raise located(error, self._source, f"index at byte {trailer.index_offset}") from None
-        self._block_starts = np.concatenate(([blocks_offset], block_ends))
-        self.first_images = np.concatenate(([0], first_images))
 
     def _read_summary(self) -> Plain:
         start, end = self.trailer.summary_offset, self.trailer.index_offset
         try:
             if end - start > MAX_SUMMARY_BYTES + 4:
-                raise CorruptError(f"expected at most {MAX_SUMMARY_BYTES} bytes")
+                raise LimitError(f"expected at most {MAX_SUMMARY_BYTES} bytes")
             return unpack_map(without_crc32(self._source.read_at(start, end - start), "summary"))
         except FormatError as error:
             raise located(error, self._source, f"summary at byte {start}") from None
@@ -253,14 +183,15 @@ class SoftLabelReader:
             If its bytes are damaged. Other images stay readable.
         """
         number = self._number(image)
-        block, slot = self._locate(number)
+        block, slot = self.index.locate(number)
         content = self.block_content(block)
-        chosen = None if crops is None else [operator.index(crop) for crop in crops]
+        chosen = None if crops is None else crop_numbers(crops)
         try:
+            streams = self._streams(np.array([number])) if self._layout.derived else None
             if chosen and self._few is not None and len(chosen) <= MAX_FEW:
-                return ImageLabels(*self._few.read(content, slot, chosen))
+                return ImageLabels(*self._few.read(content, slot, chosen, 0 if streams is None else int(streams[0])))
             numbers = None if chosen is None else np.array([chosen], np.int64)
-            rows, sizes, _ = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers)
+            rows, sizes, _ = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers, streams)
             labels = self._quantiser.dequantise(rows.codes, self._policy)
         except CorruptError as error:
             raise self._in_block(error, block) from None
@@ -279,18 +210,21 @@ class SoftLabelReader:
         Raises
         ------
         ArgumentError
-            If `crops` does not have one row for each image.
+            If there are no images, or `crops` does not have one row for each.
         KeyError, IndexError, CorruptError
             As `read`.
         """
         numbers = np.array([self._number(image) for image in images], np.int64)
-        chosen = None if crops is None else _check_crop_numbers(crops, len(numbers))
-        image_block = np.searchsorted(self.first_images, numbers, side="right") - 1
+        if not len(numbers):
+            raise ArgumentError("read_batch: expected at least one image")
+        chosen = None if crops is None else batch_crop_numbers(crops, len(numbers))
+        image_block = self.index.first_images.searchsorted(numbers, side="right") - 1
         blocks, block_place = np.unique(image_block, return_inverse=True)
-        slots = numbers - self.first_images[image_block]
+        slots = numbers - self.index.first_images[image_block]
         contents = [self.block_content(block) for block in blocks.tolist()]
+        streams = self._streams(numbers) if self._layout.derived else None
         try:
-            rows, sizes, counts = self._layout.unpack(contents, block_place, slots, chosen)
+            rows, sizes, counts = self._layout.unpack(contents, block_place, slots, chosen, streams)
             labels = self._quantiser.dequantise(rows.codes, self._policy)
         except CorruptError as error:
             raise self._find_corrupt(contents, blocks, error) from None
@@ -303,6 +237,7 @@ class SoftLabelReader:
 
     def close(self) -> None:
         """Close the file. Closing twice is allowed."""
+        self._kept = -1, b""
         self._source.close()
 
     def __enter__(self) -> SoftLabelReader:
@@ -331,25 +266,23 @@ class SoftLabelReader:
             raise IndexError(f"{self.path}: image number: expected {-self._num_images} to {self._num_images - 1}, got {place}")
         return place + self._num_images if place < 0 else place
 
-    def _locate(self, number: int) -> tuple[int, int]:
-        """Return the block of an image and its place there."""
-        if self._one_image_per_block:
-            return number, 0
-        block = int(np.searchsorted(self.first_images, number, side="right")) - 1
-        return block, number - int(self.first_images[block])
-
     def block_content(self, block: int) -> bytes:
-        """Return the decompressed content of a block, checked: for reports and verifiers."""
-        start = int(self._block_starts[block])
-        data = self._source.read_at(start, int(self._block_starts[block + 1]) - start)
+        """Return the decompressed content of a block, checked. The last one is kept: neighbours are often read one after another."""
+        kept_block, content = self._kept
+        if block == kept_block:
+            return content
+        start, end = self.index.starts[block : block + 2].tolist()
+        data = self._source.read_at(start, end - start)
         try:
-            return block_content(data, self._metadata_crc32, block)
+            content = block_content(data, self._metadata_crc32, block)
         except FormatError as error:
             raise self._in_block(error, block) from None
+        self._kept = block, content
+        return content
 
-    def block_columns(self, block: int) -> Columns:
+    def block_columns(self, block: int) -> list[Column]:
         """Return the content of a block as the named columns that our writer makes of it."""
-        first = int(self.first_images[block])
+        first = int(self.index.first_images[block])
         previous_key = self.keys[first - 1] if first else ""
         images = self._layout.unpack_all(self.block_content(block), previous_key)
         return self._layout.pack(images, previous_key)
@@ -360,7 +293,7 @@ class SoftLabelReader:
         CorruptError if anything is wrong, or contradicts `previous_key`, the key before the block's first.
         """
         content = self.block_content(block)
-        first, last = int(self.first_images[block]), int(self.first_images[block + 1])
+        first, last = int(self.index.first_images[block]), int(self.index.first_images[block + 1])
         try:
             images = self._layout.unpack_all(content, previous_key)
             self._quantiser.dequantise(images.codes, self._policy)
@@ -374,15 +307,25 @@ class SoftLabelReader:
         """Return bytes of the file as they stand there."""
         return self._source.read_at(offset, length)
 
+    def _streams(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the crop streams of images; the first time, check that our sampler gives the crops that were labelled."""
+        if not self._sampler_checked:
+            block, _ = self.index.locate(int(numbers[0]))
+            first = int(self.index.first_images[block])
+            self.check_block(block, self.keys[first - 1] if first else "")
+            self._sampler_checked = True
+        return self.keys.crop_streams(numbers)
+
     def _in_block(self, error: FormatError, block: int) -> FormatError:
-        first, last = int(self.first_images[block]), int(self.first_images[block + 1]) - 1
+        first, last = int(self.index.first_images[block]), int(self.index.first_images[block + 1]) - 1
         images = f"image {first}" if first == last else f"images {first} to {last}"
-        return located(error, self._source, f"block {block} at byte {int(self._block_starts[block])}, {images}")
+        return located(error, self._source, f"block {block} at byte {int(self.index.starts[block])}, {images}")
 
     def _find_corrupt(self, contents: list[bytes], blocks: NDArray[np.int64], error: FormatError) -> FormatError:
         for content, block in zip(contents, blocks.tolist(), strict=True):
             try:
-                images = self._layout.unpack([content], np.zeros(1, np.int64), np.zeros(1, np.int64), None)
+                one = np.zeros(1, np.int64)
+                images = self._layout.unpack([content], one, one, None, one)
                 self._quantiser.dequantise(images[0].codes, self._policy)
             except FormatError as found:
                 return self._in_block(found, block)
@@ -394,10 +337,3 @@ def _reopen(path: str, policy: str, fingerprint: str) -> SoftLabelReader:
     if reader.fingerprint != fingerprint:
         raise StateError(f"{path}: the file was replaced by another since the reader was made")
     return reader
-
-
-def _check_crop_numbers(crops: ArrayLike, num_images: int) -> NDArray[np.int64]:
-    array = np.asarray(crops)
-    if array.ndim != 2 or len(array) != num_images or (array.size and array.dtype.kind not in "iu"):
-        raise ArgumentError(f"crops: expected integers of shape ({num_images}, N), got {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import os
+import weakref
 from pathlib import Path
 from types import TracebackType
 
@@ -57,7 +59,9 @@ class FileSource:
 
 
 def refuse_finished(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if there is a file that must not be replaced."""
+    """Raise FileExistsError if there is a file that must not be replaced, or something that is no file at all."""
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
     if path.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, "the file exists; pass overwrite=True (--overwrite) to replace it", str(path))
 
@@ -88,12 +92,13 @@ class PartialFile:
     """
 
     def __init__(self, path: Path, *, unfinished: str = "refuse", overwrite: bool = False, partial: Path | None = None) -> None:
-        self.path = path
-        self.partial = partial or partial_path(path)
+        self.path = path.resolve() if path.is_symlink() else path
+        self.partial = partial or partial_path(self.path)
         self._overwrite = overwrite
         refuse_finished(path, overwrite)
         self._sha256 = hashlib.sha256()
         self._fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        _open_files.add(self)
         try:
             self._lock()
             self.length = os.fstat(self._fd).st_size
@@ -123,7 +128,8 @@ class PartialFile:
             while view:
                 view = view[os.pwrite(self._fd, view, self.length + len(data) - len(view)) :]
         except OSError as error:
-            os.ftruncate(self._fd, self.length)
+            with contextlib.suppress(OSError):  # a rest that stays is no harm: whoever continues the file cuts it off
+                os.ftruncate(self._fd, self.length)
             raise OSError(error.errno, f"{error.strerror}; what was written before is kept", str(self.partial)) from error
         self.length += len(data)
         self._sha256.update(data)
@@ -164,3 +170,15 @@ class PartialFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+_open_files: weakref.WeakSet[PartialFile] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """Keep forked processes, such as DataLoader workers, from holding the lock of a writer that was killed."""
+    for file in list(_open_files):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -13,21 +13,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softlabel_codec.arguments import check_flips, check_fraction_crops, check_image_size, check_key, check_pixel_crops
+from softlabel_codec.arguments import (
+    check_flips,
+    check_fraction_crops,
+    check_image_size,
+    check_key,
+    check_num_crops,
+    check_pixel_crops,
+)
+from softlabel_codec.arrays import as_array
 from softlabel_codec.assembly import Assembly
 from softlabel_codec.codec import Codec
-from softlabel_codec.compress import compress_columns
+from softlabel_codec.compress import compress_columns, store_columns
 from softlabel_codec.description import Description, difference
 from softlabel_codec.errors import ArgumentError, LimitError, MismatchError, StateError
 from softlabel_codec.frame import Header, pack_block
 from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, max_content_bytes
 from softlabel_codec.pack.block import BlockImages
+from softlabel_codec.pack.columns import grouped
 from softlabel_codec.prefix import read_beginning
 from softlabel_codec.quantise.codes import concatenate_codes, label_quantiser
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.store import FileSource, PartialFile, partial_path
 from softlabel_codec.version import PACKAGE
 
-TARGET_CROPS_PER_BLOCK = 128
+TARGET_CROPS_PER_BLOCK = 1024
 TARGET_DENSE_BYTES_PER_BLOCK = 65536
 
 
@@ -47,7 +57,8 @@ class SoftLabelWriter:
 
     The file grows as `PATH.partial` and gets its name when it is finished: by `finish`, or by leaving the `with` block
     without an exception. After an exception, a kill or a power failure the blocks so far are whole and can be continued
-    (`resume=True`) or recovered (`slcodec recover`).
+    (`resume=True`) or recovered (`slcodec recover`); the images of the block that was not full yet, at most 1024 crops or 256 images,
+    have to be added again.
 
     Parameters
     ----------
@@ -60,7 +71,10 @@ class SoftLabelWriter:
     metadata : mapping, optional
         Anything worth keeping, made of None, bool, int, float, str, list and dict: teacher, preprocessing, ...
     crops : str
-        How crops are given and stored: `pixels`, or `fractions:f32` / `fractions:f16` of images whose size is not known.
+        How crops are given and stored: `pixels`; `derived`: those of `sampler`, of which nothing needs to be stored; or
+        `fractions:f32` / `fractions:f16` of images whose size is not known.
+    sampler : CropSampler, optional
+        Where derived crops come from.
     resume : bool
         Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it.
     overwrite : bool
@@ -96,11 +110,14 @@ class SoftLabelWriter:
         metadata: Mapping[str, Any] | None = None,
         *,
         crops: str = "pixels",
+        sampler: CropSampler | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
-        self._description = Description(num_classes, Codec.parse(codec), crops, dict(metadata or {}), {"writer": PACKAGE})
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise ArgumentError(f"metadata: expected a mapping, got {type(metadata).__name__}")
+        self._description = Description(num_classes, Codec.parse(codec), crops, dict(metadata or {}), {"writer": PACKAGE}, sampler)
         self._layout = self._description.layout
         self._quantiser = label_quantiser(self._description.codec, num_classes)
         self._crops_per_block = _crops_per_block(self._description)
@@ -134,12 +151,13 @@ class SoftLabelWriter:
         self,
         key: str,
         *,
-        crops: ArrayLike,
-        flips: ArrayLike,
+        crops: ArrayLike | None = None,
+        flips: ArrayLike | None = None,
         image_size: tuple[int, int] | None = None,
         probs: ArrayLike | None = None,
         indices: ArrayLike | None = None,
         values: ArrayLike | None = None,
+        left_out: ArrayLike | None = None,
         vectors: ArrayLike | None = None,
     ) -> None:
         """Add the crops of one image.
@@ -151,13 +169,16 @@ class SoftLabelWriter:
         crops : int (M, 4)
             top, left, height, width of each crop in pixels of the stored image; or float fractions of it, if the file stores those.
         flips : bool (M,)
-            Whether each crop is mirrored left to right.
+            Whether each crop is mirrored left to right. Crops and flips may be left out if they are derived; given, they must be
+            those of the sampler.
         image_size : (int, int)
             Height and width of the stored image in pixels. Optional only where crops are fractions.
         probs : float (M, C)
             The teacher's probabilities; or else
         indices, values : integer (M, K), float (M, K)
-            its K most probable classes, in any order, and their probabilities; or else
+            its K most probable classes, in any order, and their probabilities; with
+        left_out : float (C,)
+            the sum, for each class, of its probability over the crops that do not keep it, if the codec has a tail; or else
         vectors : float (M, C)
             the numbers to keep of a `dense` codec whose content is not `probs`.
 
@@ -173,7 +194,7 @@ class SoftLabelWriter:
             If the writer is finished or closed, or failed before.
         """
         self._check_open()
-        labels = {"probs": probs, "indices": indices, "values": values, "vectors": vectors}
+        labels = {"probs": probs, "indices": indices, "values": values, "left_out": left_out, "vectors": vectors}
         try:
             image = self._prepare(key, image_size, crops, flips, {name: value for name, value in labels.items() if value is not None})
         except (ArgumentError, LimitError) as error:
@@ -226,13 +247,12 @@ class SoftLabelWriter:
             raise
 
     def _begin(self, beginning: bytes) -> None:
-        if 0 < self._file.length < len(beginning):
-            self._file.truncate(0)  # killed before the metadata was written
-        if self._file.length == 0:
-            self._assembly.begin(beginning)
-            return
         unfinished = FileSource(self._file.partial)
         try:
+            if unfinished.length < len(beginning) and beginning.startswith(unfinished.read_at(0, unfinished.length)):
+                self._file.truncate(0)  # nothing yet, or killed before the metadata was written
+                self._assembly.begin(beginning)
+                return
             found = read_beginning(unfinished)
             if found.data != beginning:
                 what = difference(found.description, self._description)
@@ -242,16 +262,21 @@ class SoftLabelWriter:
         finally:
             unfinished.close()
 
-    def _prepare(self, key: str, image_size: Any, crops: ArrayLike, flips: ArrayLike, labels: dict[str, Any]) -> _Image:
+    def _prepare(self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any]) -> _Image:
         check_key(key)
         if key in self._assembly.keys or key in self._pending_keys:
             raise ArgumentError("key: an image with this key was added before")
         if len(self) >= MAX_IMAGES:
             raise LimitError(f"expected at most {MAX_IMAGES} images")
-        pixels = self._description.crops == "pixels"
-        size = check_image_size(image_size) if pixels or image_size is not None else (0, 0)
-        geometry = check_pixel_crops(crops, size) if pixels else check_fraction_crops(crops, self._layout.mode.dtype)
-        flags = check_flips(flips, len(geometry))
+        fractions = self._description.crops.startswith("fractions")
+        size = check_image_size(image_size) if not fractions or image_size is not None else (0, 0)
+        if self._layout.derived:
+            geometry, flags = self._derive(key, size, crops, flips, labels)
+        elif crops is None or flips is None:
+            raise ArgumentError("expected crops and flips")
+        else:
+            geometry = check_fraction_crops(crops, self._layout.mode.dtype) if fractions else check_pixel_crops(crops, size)
+            flags = check_flips(flips, len(geometry))
         codes = self._quantiser.quantise(labels, len(geometry))
         content_bytes = self._quantiser.content_bytes(codes) + 64 * len(geometry)
         if content_bytes > MAX_CONTENT_BYTES - 2**20:
@@ -260,13 +285,25 @@ class SoftLabelWriter:
             )
         return _Image(key, size, geometry, flags, codes)
 
+    def _derive(
+        self, key: str, size: tuple[int, int], crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the sampler's crops and flips, one for each row of the labels; ArgumentError if others were given."""
+        assert self._description.sampler is not None
+        num_crops = check_num_crops(next((len(np.atleast_1d(as_array(name, rows))) for name, rows in labels.items()), 0))
+        derived = self._description.sampler.sample(key, size, range(num_crops))
+        for name, given, expected in zip(("crops", "flips"), (crops, flips), derived, strict=True):
+            if given is not None and not np.array_equal(np.asarray(given), expected):
+                raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")
+        return derived
+
     def _write_block(self) -> None:
         images = _gather(self._pending)
-        columns = [column for _, parts in self._layout.pack(images, self._assembly.last_key) for column in parts]
-        payload = compress_columns(columns)
-        size = sum(map(len, columns))
-        if size > max_content_bytes(len(payload)):
-            raise LimitError(f"block of {size} bytes: labels so uniform (they compress to {len(payload)}) look like a decompression bomb")
+        groups = grouped(self._layout.pack(images, self._assembly.last_key))
+        parts = [b"".join(column.data for column in group) for group in groups]
+        payload = compress_columns(parts)
+        if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would take it for a decompression bomb
+            payload = store_columns(parts)
         block = pack_block(payload, self._metadata_crc32, self._assembly.num_blocks)
         self._assembly.add_block(block, images.keys, images.counts.tolist())
         self._pending, self._pending_keys, self._pending_crops = [], set(), 0

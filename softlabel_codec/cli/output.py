@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from softlabel_codec.errors import ArgumentError, SoftLabelError
+from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
 
 BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 WIDTH_IN_A_PIPE = 120
+_EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "sklearn": "demo"}
 
 Progress = Callable[[int, int], None]
 
@@ -31,7 +32,7 @@ def print_json(report: Any) -> None:
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one pair to a line."""
-    rows = [(name, printable(value)) for name, value in pairs]
+    rows = [(printable(name), printable(value)) for name, value in pairs]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
@@ -52,15 +53,6 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH_IN_A_PIPE)
     console.print(table)
-
-
-def flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield nested maps as pairs with dotted names."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 @contextmanager
@@ -89,8 +81,12 @@ class Group(click.Group):
             _fail(error, WRONG_USAGE)
         except (SoftLabelError, OSError) as error:
             _fail(error, BAD_INPUT)
+        except ModuleNotFoundError as error:
+            if error.name not in _EXTRAS:
+                raise
+            _fail(StateError(f"{error.name} is not installed: pip install 'softlabel_codec[{_EXTRAS[error.name]}]'"), BAD_INPUT)
         except KeyboardInterrupt:
-            click.echo("\nslcodec: interrupted; a file that was being written is kept as OUT.partial: run the same command again", err=True)
+            click.echo("\nslcodec: interrupted; what was written is kept as OUT.partial, and the same command continues it", err=True)
             sys.exit(INTERRUPTED)
 
 

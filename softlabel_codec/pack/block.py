@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.pack.columns import IntArray
-from softlabel_codec.pack.crops import CropMode, crop_mode
+from softlabel_codec.pack.columns import Column, IntArray
+from softlabel_codec.pack.crops import DERIVED, CropMode, crop_mode, crops_crc32
 from softlabel_codec.pack.dense import DensePacker
 from softlabel_codec.pack.fields import BlockRows, Fields
 from softlabel_codec.pack.indices import check_distinct
 from softlabel_codec.pack.keys import pack_keys, unpack_keys
-from softlabel_codec.pack.sparse import Columns, SparsePacker
+from softlabel_codec.pack.sparse import SparsePacker
 from softlabel_codec.quantise.codes import SparseCodes
+from softlabel_codec.sampler import CropSampler, crop_stream
 
 
 @dataclass(frozen=True)
@@ -64,36 +65,41 @@ class Layout:
     codec: Codec
     num_classes: int
     crops: str = "pixels"
+    sampler: CropSampler | None = None
     mode: CropMode = field(init=False, repr=False)
     labels: SparsePacker | DensePacker = field(init=False, repr=False)
     fields: Fields = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        mode = crop_mode(self.crops)
+        mode = crop_mode(self.crops, self.sampler)
         labels = (DensePacker if self.codec.family == "dense" else SparsePacker)(self.codec, self.num_classes)
         names, codes = zip(("num_images", "H"), *mode.fields, *labels.fields, strict=True)
         object.__setattr__(self, "mode", mode)
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "fields", Fields(names, "".join(codes)))
 
-    def pack(self, images: BlockImages, previous_key: str) -> Columns:
-        """Return the content of a block as named columns, in order; `previous_key` is the key before it in the file."""
+    @property
+    def derived(self) -> bool:
+        """Whether crops are derived from a sampler and not stored."""
+        return self.crops == DERIVED
+
+    def pack(self, images: BlockImages, previous_key: str) -> list[Column]:
+        """Return the content of a block as columns, in order; `previous_key` is the key before it in the file."""
         crop_height, crop_width = np.repeat(images.sizes, images.counts, axis=0).T
-        crop_fields, crop_planes = self.mode.pack(images.crops, crop_height, crop_width)
-        label_fields, label_columns = self.labels.pack(images.codes)
+        crop_fields, crop_columns = self.mode.pack(images.crops, images.flips, crop_height, crop_width)
+        label_fields, label_columns = self.labels.pack(images.codes, images.counts)
         values = {"num_images": len(images.keys), **crop_fields, **label_fields}
         table = np.concatenate([images.counts - 1, images.sizes[:, 0], images.sizes[:, 1]]).astype("<u2")
         return [
-            ("fields", [self.fields.struct.pack(*(values[name] for name in self.fields.names))]),
-            ("images", [table.tobytes()]),
-            ("flips", [np.packbits(images.flips, bitorder="little").tobytes()]),
-            ("crops", crop_planes),
+            Column("fields", self.fields.struct.pack(*(values[name] for name in self.fields.names))),
+            Column("images", table.tobytes()),
+            *crop_columns,
             *label_columns,
-            ("keys", [pack_keys(images.keys, previous_key)]),
+            Column("keys", pack_keys(images.keys, previous_key)),
         ]
 
     def unpack(
-        self, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None
+        self, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None, streams: IntArray | None = None
     ) -> tuple[CropRows, IntArray, IntArray]:
         """Return chosen crops of many images, the sizes (B, 2) of the images, and the number of rows (B,) of each.
 
@@ -105,6 +111,8 @@ class Layout:
             For each wanted image, its block in `contents` and its place there.
         crops : int64 (B, N) or None
             Wanted crop numbers of each image; None for all crops of each.
+        streams : int64 (B,), optional
+            The crop stream of each image, needed if crops are derived.
 
         Raises
         ------
@@ -114,8 +122,8 @@ class Layout:
             If an image does not have a crop of that number.
         """
         rows = BlockRows(self.fields, contents, block, slot, crops)
-        found, _ = self._unpack_rows(rows)
-        return found, rows.image_sizes, rows.image_rows
+        codes, _ = self.labels.unpack(rows, self.mode.end(rows, rows.after))
+        return CropRows(*self.mode.unpack(rows, rows.after, streams), codes), rows.image_sizes, rows.image_rows
 
     def unpack_all(self, content: bytes, previous_key: str) -> BlockImages:
         """Return everything in a block; CorruptError unless it fills the content exactly."""
@@ -123,15 +131,18 @@ class Layout:
         if not num_images:
             raise CorruptError("a block has no images")
         rows = BlockRows(self.fields, [content], np.zeros(num_images, np.int64), np.arange(num_images), None)
-        found, after = self._unpack_rows(rows)
-        if isinstance(found.codes, SparseCodes):
-            check_distinct(found.codes.indices)
+        codes, after = self.labels.unpack(rows, self.mode.end(rows, rows.after))
+        if isinstance(codes, SparseCodes):
+            check_distinct(codes.indices)
         keys = unpack_keys(content[int(after[0]) :], num_images, previous_key)
-        return BlockImages(keys, rows.image_sizes, rows.image_rows, found.crops, found.flips, found.codes)
+        streams = np.array([crop_stream(key) for key in keys]) if self.derived else None
+        crops, flips = self.mode.unpack(rows, rows.after, streams)
+        self._check_crops(rows, content, crops, flips)
+        return BlockImages(keys, rows.image_sizes, rows.image_rows, crops, flips, codes)
 
-    def _unpack_rows(self, rows: BlockRows) -> tuple[CropRows, IntArray]:
-        at = rows.advance(rows.after, (rows.num_crops + 7) >> 3)
-        flips = rows.data[rows.after + (rows.row >> 3)] >> (rows.row & 7).astype(np.uint8) & 1
-        crops, at = self.mode.unpack(rows, at)
-        codes, at = self.labels.unpack(rows, at)
-        return CropRows(crops, flips.astype(np.bool_), codes), at
+    def _check_crops(self, rows: BlockRows, content: bytes, crops: NDArray[Any], flips: NDArray[np.bool_]) -> None:
+        if self.derived:
+            if crops_crc32(crops, flips) != int(rows.field("crops_crc32")[0]):
+                raise CorruptError("the crops that the sampler gives are not those that were labelled")
+        elif len(flips) % 8 and content[int(rows.after[0]) + len(flips) // 8] >> len(flips) % 8:
+            raise CorruptError("unused flip bits are not 0")

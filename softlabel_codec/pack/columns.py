@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,32 @@ from softlabel_codec.errors import CorruptError
 
 IntArray = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
+SMALL_BYTES = 64
+
+
+class Column(NamedTuple):
+    """Some bytes of a block's content. `noise` says that they are not expected to compress."""
+
+    name: str
+    data: bytes
+    noise: bool = False
+
+
+def _is_noise(column: Column) -> bool:
+    return column.noise or len(column.data) < SMALL_BYTES
+
+
+def grouped(columns: Sequence[Column]) -> list[list[Column]]:
+    """Return the columns in groups that are compressed together.
+
+    Each column is a group of its own, because one entropy table for each is what pays; but neighbours that are noise, or
+    too small for a table, share the overhead of one group.
+    """
+    groups: list[list[Column]] = []
+    for noise, run in groupby((column for column in columns if column.data), _is_noise):
+        members = list(run)
+        groups += [members] if noise else [[column] for column in members]
+    return groups
 
 
 def width_of(largest: int) -> int:
@@ -60,6 +88,21 @@ def from_planes(data: Bytes, start: IntArray, count: IntArray, width: IntArray, 
 def one_from_planes(content: bytes, start: int, count: int, width: int, position: int) -> int:
     """Return one integer of a column in planes; the plain-Python twin of `from_planes`."""
     return int.from_bytes(content[start + position : start + count * width : count], "little")
+
+
+def to_bits(values: NDArray[Any], width: int) -> bytes:
+    """Return non-negative integers of `width` bits each, lowest bit first, without gaps; unused bits of the last byte are 0."""
+    bits = (np.asarray(values, np.int64)[:, None] >> np.arange(width)) & 1
+    return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
+
+
+def from_bits(data: Bytes, start: IntArray, first_bit: IntArray, width: int) -> IntArray:
+    """Return integers of `width` bits (at most 32), each of which begins `first_bit` bits after the byte `start` of `data`."""
+    where = start + (first_bit >> 3)
+    result = np.zeros(where.shape, np.int64)
+    for byte in range((width + 14) >> 3):
+        result |= data[np.minimum(where + byte, len(data) - 1)].astype(np.int64) << (8 * byte)
+    return (result >> (first_bit & 7)) & ((1 << width) - 1)
 
 
 def ragged(starts: IntArray, counts: IntArray) -> IntArray:

@@ -1,7 +1,8 @@
-"""Crop geometry: exact pixels as mixed-radix words, or fractions of the image (spec/container-v1.md, section 5.3)."""
+"""Crops and flips: exact pixels as words, fractions of the image, or derived from a sampler (spec/container-v1.md, section 5.3)."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.errors import CorruptError, UnknownFeatureError
-from softlabel_codec.pack.columns import IntArray, from_planes, to_planes, width_of
+from softlabel_codec.pack.columns import Column, IntArray, from_planes, to_planes, width_of
 from softlabel_codec.pack.fields import BlockRows
+from softlabel_codec.sampler import CropSampler
+
+Flips = NDArray[np.bool_]
 
 NO_RATIO_BOUND = 65535
 OUTSIDE = "a crop is not inside its image"
@@ -19,11 +23,7 @@ _NOT_FINITE = "a crop fraction is not finite"
 
 
 class CropMode(Protocol):
-    """How crop coordinates are stored. One instance describes a file."""
-
-    @property
-    def name(self) -> str:
-        """The mode's name in the metadata."""
+    """How crop coordinates and flips are stored. One instance describes a file."""
 
     @property
     def fields(self) -> list[tuple[str, str]]:
@@ -33,31 +33,33 @@ class CropMode(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """Type of unpacked coordinates."""
 
-    def pack(self, crops: NDArray[Any], height: IntArray, width: IntArray) -> tuple[dict[str, int], list[bytes]]:
-        """Return fields and planes of crops (R, 4) whose images have these sizes (R,)."""
+    def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
+        """Return fields and columns of crops (R, 4) whose images have these sizes (R,)."""
 
-    def unpack(self, rows: BlockRows, at: IntArray) -> tuple[NDArray[Any], IntArray]:
-        """Return crops (R, 4): top, left, height, width, whose columns begin at `at`, and where the columns end."""
+    def end(self, rows: BlockRows, at: IntArray) -> IntArray:
+        """Return where the columns that begin at `at` end."""
+
+    def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
+        """Return crops (R, 4): top, left, height, width, and flips (R,); `streams` (B,) are the crop streams of the images."""
 
 
 class PixelCrops:
     """Exact integer pixels."""
 
-    name = "pixels"
     dtype = np.dtype(np.int32)
 
     @property
     def fields(self) -> list[tuple[str, str]]:
         return [("height_min", "H"), ("height_max", "H"), ("ratio_min", "H"), ("ratio_max", "H"), ("crop_width", "B")]
 
-    def pack(self, crops: NDArray[Any], height: IntArray, width: IntArray) -> tuple[dict[str, int], list[bytes]]:
+    def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
         top, left, crop_height, crop_width = np.asarray(crops, np.int64).T
         ratio_max = int((256 * (crop_width - 1) // crop_height).max()) + 1
         ratio_min = int((-(-256 * (crop_width + 1) // crop_height)).min()) - 1
         fields = {
             "height_min": int(crop_height.min()),
             "height_max": int(crop_height.max()),
-            "ratio_min": min(ratio_min, NO_RATIO_BOUND),
+            "ratio_min": min(ratio_min, ratio_max, NO_RATIO_BOUND),
             "ratio_max": min(ratio_max, NO_RATIO_BOUND),
         }
         low = np.maximum(1, crop_height * fields["ratio_min"] >> 8)
@@ -70,14 +72,19 @@ class PixelCrops:
         ):
             word = word * radix.astype(np.uint64) + digit.astype(np.uint64)
         fields["crop_width"] = width_of(int(word.max()))
-        return fields, to_planes(word, fields["crop_width"])
+        planes = to_planes(word, fields["crop_width"])
+        lower = [Column("crops", plane, noise=True) for plane in planes[:-1]]  # only the highest plane is far from random
+        return fields, [_pack_flips(flips), *lower, *(Column("crops", plane) for plane in planes[-1:])]
 
-    def unpack(self, rows: BlockRows, at: IntArray) -> tuple[NDArray[Any], IntArray]:
+    def end(self, rows: BlockRows, at: IntArray) -> IntArray:
         word_bytes = rows.field("crop_width")
         if (word_bytes > 8).any():
             raise CorruptError(_WIDE)
-        after = rows.advance(at, rows.num_crops * word_bytes)
-        word = from_planes(rows.data, at, rows.num_crops, word_bytes, rows.row).view(np.uint64)
+        return rows.advance(at, ((rows.num_crops + 7) >> 3) + rows.num_crops * word_bytes)
+
+    def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
+        start = at + ((rows.num_crops + 7) >> 3)
+        word = from_planes(rows.data, start, rows.num_crops, rows.field("crop_width"), rows.row).view(np.uint64)
         height_min, ratio_max = rows.field("height_min"), rows.field("ratio_max")
         word, height = _take_digit(word, rows.field("height_max") - height_min + 1)
         height += height_min
@@ -90,48 +97,93 @@ class PixelCrops:
         left = word.view(np.int64)
         if ((left < 0) | (left > rows.width - width) | (height < 1)).any():
             raise CorruptError(OUTSIDE)
-        return np.stack([top, left, height, width], axis=1).astype(self.dtype), after
+        return np.stack([top, left, height, width], axis=1).astype(self.dtype), _unpack_flips(rows, at)
 
 
 @dataclass(frozen=True)
 class FractionCrops:
     """Fractions of the image's height and width, as floats of 4 or 2 bytes, kept bit for bit."""
 
-    name: str
     dtype: np.dtype[Any]
 
     @property
     def fields(self) -> list[tuple[str, str]]:
         return []
 
-    def pack(self, crops: NDArray[Any], height: IntArray, width: IntArray) -> tuple[dict[str, int], list[bytes]]:
+    def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
         bits = np.asarray(crops, self.dtype).view(f"<u{self.dtype.itemsize}")
-        return {}, [plane for column in bits.T for plane in to_planes(column, self.dtype.itemsize)]
+        planes = [Column("crops", plane) for column in bits.T for plane in to_planes(column, self.dtype.itemsize)]
+        return {}, [_pack_flips(flips), *planes]
 
-    def unpack(self, rows: BlockRows, at: IntArray) -> tuple[NDArray[Any], IntArray]:
+    def end(self, rows: BlockRows, at: IntArray) -> IntArray:
+        return rows.advance(at, ((rows.num_crops + 7) >> 3) + rows.num_crops * (4 * self.dtype.itemsize))
+
+    def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
         size = self.dtype.itemsize
-        after = rows.advance(at, rows.num_crops * (4 * size))
-        start = at[:, None] + np.arange(4) * size * rows.num_crops[:, None]
+        first = at + ((rows.num_crops + 7) >> 3)
+        start = first[:, None] + np.arange(4) * size * rows.num_crops[:, None]
         bits = from_planes(rows.data, start, rows.num_crops[:, None], np.array(size), rows.row[:, None])
         crops = bits.astype(f"<u{size}").view(self.dtype)
         if not np.isfinite(crops).all():
             raise CorruptError(_NOT_FINITE)
-        return crops, after
+        return crops, _unpack_flips(rows, at)
 
 
-_MODES: dict[str, CropMode] = {
+@dataclass(frozen=True)
+class DerivedCrops:
+    """Nothing but a checksum: the crops are those of a sampler (spec/crop-sampler-v1.md)."""
+
+    sampler: CropSampler
+    dtype = np.dtype(np.int32)
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        return [("crops_crc32", "I")]
+
+    def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
+        return {"crops_crc32": crops_crc32(crops, flips)}, []
+
+    def end(self, rows: BlockRows, at: IntArray) -> IntArray:
+        return at
+
+    def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
+        assert streams is not None
+        if (rows.image_sizes < 1).any():
+            raise CorruptError(OUTSIDE)
+        crops, flips = self.sampler.sample_rows(streams[rows.owner], rows.number, rows.height, rows.width)
+        return crops.astype(self.dtype), flips
+
+
+def crops_crc32(crops: NDArray[Any], flips: Flips) -> int:
+    """Return the CRC-32 of crops (R, 4) and flips (R,), as a block with derived crops holds it."""
+    return zlib.crc32(_pack_flips(flips).data, zlib.crc32(np.asarray(crops, "<u2").tobytes()))
+
+
+def _pack_flips(flips: Flips) -> Column:
+    return Column("flips", np.packbits(flips, bitorder="little").tobytes(), noise=True)
+
+
+def _unpack_flips(rows: BlockRows, at: IntArray) -> Flips:
+    bits: Flips = (rows.data[at + (rows.row >> 3)] >> (rows.row & 7).astype(np.uint8) & 1).astype(np.bool_)
+    return bits
+
+
+STORED_CROPS: dict[str, CropMode] = {
     "pixels": PixelCrops(),
-    "fractions:f32": FractionCrops("fractions:f32", np.dtype("<f4")),
-    "fractions:f16": FractionCrops("fractions:f16", np.dtype("<f2")),
+    "fractions:f32": FractionCrops(np.dtype("<f4")),
+    "fractions:f16": FractionCrops(np.dtype("<f2")),
 }
-CROP_MODES = tuple(_MODES)
+DERIVED = "derived"
+CROP_MODES = (*STORED_CROPS, DERIVED)
 
 
-def crop_mode(name: str) -> CropMode:
+def crop_mode(name: str, sampler: CropSampler | None) -> CropMode:
     """Return the crop mode of that name; UnknownFeatureError if there is none."""
-    if name not in _MODES:
-        raise UnknownFeatureError(f"crop mode: expected one of {', '.join(_MODES)}, got {name!r}")
-    return _MODES[name]
+    if name == DERIVED and sampler is not None:
+        return DerivedCrops(sampler)
+    if name not in STORED_CROPS:
+        raise UnknownFeatureError(f"crop mode: expected one of {', '.join(CROP_MODES)}, got {name!r}")
+    return STORED_CROPS[name]
 
 
 def _take_digit(word: NDArray[np.uint64], radix: IntArray) -> tuple[NDArray[np.uint64], IntArray]:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
-from softlabel_codec.pack.columns import IntArray
+from softlabel_codec.pack.columns import Column, IntArray
 from softlabel_codec.pack.fields import BlockRows
-from softlabel_codec.pack.sparse import VALUE_WIDTH, Columns
+from softlabel_codec.pack.sparse import VALUE_WIDTH
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class DensePacker:
     def _width(self) -> int:
         return VALUE_WIDTH[self.codec.values]
 
-    def pack(self, codes: NDArray[Any]) -> tuple[dict[str, int], Columns]:
+    def pack(self, codes: NDArray[Any], counts: IntArray) -> tuple[dict[str, int], list[Column]]:
         """Return the planes of the bits (R, C)."""
         as_bytes = np.ascontiguousarray(codes).view(np.uint8).reshape(-1, self._width)
-        return {}, [("values", [as_bytes[:, plane].tobytes()]) for plane in range(self._width)]
+        return {}, [Column("values", as_bytes[:, plane].tobytes()) for plane in range(self._width)]
 
     def unpack(self, rows: BlockRows, at: IntArray) -> tuple[NDArray[Any], IntArray]:
         """Return the bits (R, C) of the wanted crops, whose columns begin at `at`, and where the columns end."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.limits import MAX_IMAGES_PER_BLOCK
-from softlabel_codec.pack.columns import Bytes, IntArray, exclusive_cumsum, ragged
+from softlabel_codec.pack.columns import Bytes, IntArray, exclusive_cumsum, from_planes, ragged
 
 IMAGE_BYTES = 6
 SHORT = "the columns of a block are longer than the block"
@@ -23,7 +23,7 @@ _FEW_IMAGES = "a block holds fewer images than the index says"
 
 @dataclass(frozen=True)
 class Fields:
-    """Names and struct codes (`B`, `H`, `h`) of the fields."""
+    """Names and struct codes (`B`, `H`, `h`, `I`) of the fields."""
 
     names: tuple[str, ...]
     codes: str
@@ -33,6 +33,25 @@ class Fields:
     def __post_init__(self) -> None:
         object.__setattr__(self, "struct", struct.Struct("<" + self.codes))
         object.__setattr__(self, "dtype", np.dtype([(name, "<" + code) for name, code in zip(self.names, self.codes, strict=True)]))
+
+
+class ImageColumn(NamedTuple):
+    """A column of one integer for each image of a block.
+
+    Attributes
+    ----------
+    values, before : int64 (B,)
+        The number of each wanted image, and the sum of those before it in its block.
+    total : int64 (R,)
+        The sum over each crop's block.
+    after : int64 (R,)
+        Where the column ends.
+    """
+
+    values: IntArray
+    before: IntArray
+    total: IntArray
+    after: IntArray
 
 
 class BlockRows:
@@ -54,6 +73,10 @@ class BlockRows:
         Height and width of each wanted image.
     image_rows : int64 (B,)
         Wanted crops of each image.
+    owner : int64 (R,)
+        Which of the wanted images each crop belongs to.
+    number : int64 (R,)
+        Crop number of each wanted crop.
     """
 
     def __init__(self, fields: Fields, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None) -> None:
@@ -62,10 +85,11 @@ class BlockRows:
             raise CorruptError(_FEW_IMAGES)
         image = tables.first_image[block] + slot
         self.image_sizes = tables.sizes[image]
-        number, self.image_rows = _choose(crops, tables.image_crops[image])
-        owner = np.repeat(np.arange(len(image)), self.image_rows)
+        self.number, self.image_rows = _choose(crops, tables.image_crops[image])
+        owner = self.owner = np.repeat(np.arange(len(image)), self.image_rows)
         self.data, self._tables, self._block = tables.data, tables, block[owner]
-        self.row = tables.first_row[image][owner] + number
+        self._image, self._block_of_image = image, block
+        self.row = tables.first_row[image][owner] + self.number
         self.end, self.after, self.num_crops = (column[self._block] for column in (tables.end, tables.after, tables.num_crops))
         self.height, self.width = self.image_sizes[owner].T
         self._row_of_block = np.zeros(len(contents), np.int64)
@@ -83,9 +107,27 @@ class BlockRows:
             raise CorruptError(SHORT)
         return after
 
+    def image_column(self, at: IntArray, present: IntArray, width: int) -> ImageColumn:
+        """Return a column of one integer for each image of a block, which begins at `at`, where the field `present` is not 0."""
+        tables = self._tables
+        block = np.repeat(np.arange(len(tables.num_images)), tables.num_images)
+        column_width = (present > 0) * width
+        after = self.advance(at, column_width * self.per_row(tables.num_images))
+        start, there = self.per_block(at), self.per_block(column_width)
+        place = ragged(np.zeros(len(start), np.int64), tables.num_images)
+        values = from_planes(self.data, start[block], tables.num_images[block], there[block], place)
+        before = exclusive_cumsum(values)
+        totals = np.add.reduceat(values, tables.first_image)
+        before -= before[tables.first_image][block]
+        return ImageColumn(values[self._image], before[self._image], self.per_row(totals), after)
+
+    def per_image(self, values: IntArray) -> IntArray:
+        """Return, for each wanted image, what `values` says for the rows of its block."""
+        return self.per_block(values)[self._block_of_image]
+
     def per_block(self, values: IntArray) -> IntArray:
-        """Return, for each block, what `values` says for its rows (every block has one)."""
-        return values[self._row_of_block]
+        """Return, for each block, what `values` says for its rows: every block has one, or no row is wanted at all."""
+        return values[self._row_of_block] if len(values) else np.zeros(len(self._row_of_block), values.dtype)
 
     def per_row(self, values: IntArray) -> IntArray:
         """Return, for each row, what `values` says for its block."""

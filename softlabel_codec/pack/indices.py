@@ -1,4 +1,4 @@
-"""Class indices as ranks in a palette (spec/sparse-v1.md, section 4)."""
+"""Class indices as ranks in a palette of their image (spec/sparse-v1.md, section 4)."""
 
 from __future__ import annotations
 
@@ -8,60 +8,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.pack.columns import IntArray, to_planes, width_of
+from softlabel_codec.pack.columns import IntArray, exclusive_cumsum, to_planes, width_of
 
 LOOK_BACK = 8
 MAX_PALETTE = 65535
 
-BAD_PALETTE = "undefined palette format"
 BAD_RANK = "a rank is not in the palette"
 BAD_CLASS = "a class is not below the number of classes, or twice in a crop"
 
 
 @dataclass(frozen=True)
 class PackedIndices:
-    """Fields and columns of the indices of one block."""
+    """The indices of one block.
 
-    palette_size: int
-    palette_width: int
-    palette: list[bytes]
-    indices: list[bytes]
+    Attributes
+    ----------
+    sizes : int64 (n,) or None
+        Classes in the palette of each image; None where classes stand for themselves.
+    palette : int64
+        The palettes, image after image.
+    codes : int64 (E,)
+        Rank codes, or classes.
+    """
+
+    sizes: IntArray | None
+    palette: IntArray
+    codes: IntArray
 
 
-def index_width(palette_size: int, num_classes: int) -> int:
-    """Return the width in bytes of the index column."""
-    return width_of(num_classes - 1) if palette_size == 0 else 1 if palette_size <= 256 else 2
+def class_bits(num_classes: int) -> int:
+    """Return the bits of a class in a palette."""
+    return (num_classes - 1).bit_length()
 
 
-def pack_indices(indices: NDArray[np.int64], num_classes: int) -> PackedIndices:
-    """Return the columns of kept classes (R, K), padded with -1.
+def pack_indices(indices: NDArray[np.int64], counts: IntArray, num_classes: int) -> PackedIndices:
+    """Return kept classes (R, K), padded with -1, as ranks in palettes if that takes fewer bytes, else as they are.
 
-    A palette is used where it is expected to take fewer bytes than the classes themselves. It is ordered by the
-    logarithm of how often a class occurs: frequent classes get small ranks, and classes of about the same frequency
-    ascend, so that their differences are small as well.
+    `counts` (n,) says how many of the rows belong to each image. A palette has the most frequent class first, so that
+    the ranks of all images look alike and share one entropy table.
     """
     kept = indices >= 0
     entries = indices[kept]
-    palette, inverse, counts = np.unique(entries, return_inverse=True, return_counts=True)
-    if not _palette_pays(len(palette), len(entries), num_classes):
-        return PackedIndices(0, 0, [], to_planes(entries, width_of(num_classes - 1)))
-    frequency = np.frexp(counts)[1] if len(entries) >= 4 * len(palette) else np.zeros(len(palette))
-    order = np.argsort(-frequency, kind="stable")
-    rank_of = np.empty(len(palette), np.int64)
-    rank_of[order] = np.arange(len(palette))
+    image = np.repeat(np.repeat(np.arange(len(counts)), counts), kept.sum(axis=1))
+    distinct, inverse, frequency = np.unique(image * num_classes + entries, return_inverse=True, return_counts=True)
+    owner, classes = np.divmod(distinct, num_classes)
+    order = np.lexsort((classes, -frequency, owner))
+    sizes = np.bincount(owner, minlength=len(counts))
+    rank_of = np.empty(len(distinct), np.int64)
+    rank_of[order] = np.arange(len(distinct)) - exclusive_cumsum(sizes)[owner[order]]
     ranks = np.full(indices.shape, np.iinfo(np.int64).max)
     ranks[kept] = rank_of[inverse]
-    steps = np.diff(palette[order], prepend=0) % num_classes
-    palette_width = width_of(int(steps.max()))
     codes = _skip_used(ranks)[kept]
-    return PackedIndices(
-        len(palette), palette_width, to_planes(steps, palette_width), to_planes(codes, index_width(len(palette), num_classes))
-    )
+    palette_bits = len(distinct) * class_bits(num_classes) + 16 * len(counts)
+    if sizes.max() > MAX_PALETTE or _bits(codes) + palette_bits >= _bits(entries):
+        return PackedIndices(None, entries[:0], entries)
+    return PackedIndices(sizes, classes[order], codes)
 
 
-def _palette_pays(palette_size: int, num_entries: int, num_classes: int) -> bool:
-    entries_per_class = 4 if num_classes <= 256 else 2
-    return palette_size <= MAX_PALETTE and num_entries >= entries_per_class * palette_size
+def _bits(column: IntArray) -> float:
+    """Return about how many bits a column takes when each of its planes has an entropy table of its own."""
+    bits = 0.0
+    for plane in to_planes(column, width_of(int(column.max()))):
+        counts = np.bincount(np.frombuffer(plane, np.uint8))
+        counts = counts[counts > 0]
+        bits += float(counts @ np.log2(len(plane) / counts)) + 6 * len(counts)
+    return bits
 
 
 def _skip_used(ranks: IntArray) -> IntArray:

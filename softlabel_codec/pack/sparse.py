@@ -1,8 +1,9 @@
-"""Label columns of sparse codecs: counts, remainders, indices and values (spec/sparse-v1.md)."""
+"""Label columns of sparse codecs: counts, remainders, indices, values and palettes (spec/sparse-v1.md)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,23 +11,36 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.limits import MAX_KEPT_CLASSES
-from softlabel_codec.pack.columns import IntArray, exclusive_cumsum, from_planes, ragged, to_planes, width_of
+from softlabel_codec.pack.columns import Column, IntArray, exclusive_cumsum, from_planes, ragged, to_planes, width_of
 from softlabel_codec.pack.fields import BlockRows
-from softlabel_codec.pack.indices import (
-    BAD_CLASS,
-    BAD_PALETTE,
-    BAD_RANK,
-    index_width,
-    pack_indices,
-    unpack_ranks,
-)
+from softlabel_codec.pack.indices import BAD_CLASS, pack_indices
+from softlabel_codec.pack.palettes import classes_of, pack_palettes, unpack_palettes
+from softlabel_codec.pack.tails import pack_tails, unpack_tails
 from softlabel_codec.quantise.codes import SparseCodes
 
 VALUE_WIDTH = {"none": 0, "log8": 1, "f16": 2, "f32": 4}
-_WIDE = "a column is wider than 2 bytes"
-_TOO_MANY = "a crop keeps more classes than there are"
+WIDE = "a column is wider than it may be"
+TOO_MANY = "a crop keeps more classes than there are"
 
-Columns = list[tuple[str, list[bytes]]]
+
+class Entries(NamedTuple):
+    """Where the entries of crops stand in the columns of their blocks.
+
+    Attributes
+    ----------
+    first, num : int64 (R,)
+        First entry of each wanted crop, and how many it has.
+    several_before : int64 (R,)
+        Crops before it in its block that have several entries.
+    total, several : int64 (R,)
+        Entries in its block, and crops that have several.
+    """
+
+    first: IntArray
+    num: IntArray
+    several_before: IntArray
+    total: IntArray
+    several: IntArray
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,13 @@ class SparsePacker:
     @property
     def fields(self) -> list[tuple[str, str]]:
         """Names and struct codes of the label fields of a block."""
-        fields = [("palette_size", "H"), ("palette_width", "B")]
+        fields = [("palettes", "B"), ("index_width", "B")]
         if self.codec.t is not None:
             fields += [("count_width", "B")]
         if self.codec.values == "log8":
             fields += [("remainder_base", "h"), ("remainder_width", "B")]
+        if self.codec.tail:
+            fields += [("tail_width", "B")]
         return fields
 
     @property
@@ -51,124 +67,125 @@ class SparsePacker:
         return VALUE_WIDTH[self.codec.values]
 
     @property
-    def _most_classes(self) -> int:
-        return min(self.num_classes, MAX_KEPT_CLASSES)
+    def _implied_values(self) -> int:
+        return 1 if self.codec.values == "log8" else 0  # the top class is its own reference
 
-    def pack(self, codes: SparseCodes) -> tuple[dict[str, int], Columns]:
-        """Return the fields and the named columns of the labels of a block."""
+    def pack(self, codes: SparseCodes, counts: IntArray) -> tuple[dict[str, int], list[Column]]:
+        """Return the fields and columns of the labels of a block, whose images have `counts` crops."""
         kept = codes.indices >= 0
-        packed = pack_indices(codes.indices, self.num_classes)
-        fields = {"palette_size": packed.palette_size, "palette_width": packed.palette_width}
-        columns: Columns = []
+        packed = pack_indices(codes.indices, counts, self.num_classes)
+        fields = {"palettes": int(packed.sizes is not None), "index_width": width_of(int(packed.codes.max()))}
+        columns: list[Column] = []
         if self.codec.t is not None:
-            counts = kept.sum(axis=1) - 1
-            fields["count_width"] = width_of(int(counts.max()))
-            columns += [("counts", to_planes(counts, fields["count_width"]))]
-        if codes.remainders is not None:
-            base = int(codes.remainders.min())
-            width = width_of(int(codes.remainders.max()) - base)
-            fields |= {"remainder_base": base, "remainder_width": width}
-            columns += [("remainders", to_planes(codes.remainders - base, width))]
-        columns += [("palettes", packed.palette), ("indices", packed.indices)]
-        columns += [("values", self._pack_values(codes, kept))]
+            more = kept.sum(axis=1) - 1
+            fields["count_width"] = width_of(int(more.max()))
+            columns += _planes("counts", more, fields["count_width"])
+        if codes.remainders is not None and codes.values is not None:
+            above_last = codes.remainders - codes.values[np.arange(len(kept)), kept.sum(axis=1) - 1]
+            base = int(above_last.min())
+            fields |= {"remainder_base": base, "remainder_width": width_of(int(above_last.max()) - base)}
+            columns += _planes("remainders", above_last - base, fields["remainder_width"])
+        columns += _planes("indices", packed.codes, fields["index_width"])
+        columns += self._pack_values(codes, kept)
+        columns += pack_palettes(packed, self.num_classes)
+        if codes.tails is not None:
+            tail_fields, tail_columns = pack_tails(codes.tails, packed)
+            fields |= tail_fields
+            columns += tail_columns
         return fields, columns
 
-    def _pack_values(self, codes: SparseCodes, kept: NDArray[np.bool_]) -> list[bytes]:
+    def _pack_values(self, codes: SparseCodes, kept: NDArray[np.bool_]) -> list[Column]:
         if codes.values is None:
             return []
         steps = np.diff(codes.values, axis=1, prepend=0) & ((1 << 8 * self._value_width) - 1)
-        if self.codec.values == "log8":  # the first entry of a crop is always 0
-            steps, kept = steps[:, 1:], kept[:, 1:]
-        return to_planes(steps[kept], self._value_width)
+        lead = self._implied_values
+        leads, rest = slice(lead, lead + 1), slice(lead + 1, None)
+        return [
+            *_planes("values", steps[:, leads][kept[:, leads]], self._value_width),
+            *_planes("values", steps[:, rest][kept[:, rest]], self._value_width),
+        ]
 
     def unpack(self, rows: BlockRows, at: IntArray) -> tuple[SparseCodes, IntArray]:
         """Return the codes of the wanted crops, whose label columns begin at `at`, and where the columns end."""
-        first, count, num_entries, at = self._unpack_counts(rows, at)
-        remainders, at = self._unpack_remainders(rows, at)
-        kept = np.arange(int(count.max()) if len(count) else 1) < count[:, None]
-        place = np.where(kept, first[:, None] + np.arange(kept.shape[1]), 0)
-        indices, at = self._unpack_indices(rows, at, num_entries, place, kept)
-        values, at = self._unpack_values(rows, at, num_entries, place, kept)
-        return SparseCodes(indices, values, remainders), at
+        entries, at = self._unpack_counts(rows, at)
+        kept = np.arange(int(entries.num.max(initial=1))) < entries.num[:, None]
+        above_last, at = self._unpack_remainders(rows, at)
+        index_codes, at = _unpack_index_codes(rows, at, entries, kept)
+        values, at = self._unpack_values(rows, at, entries, kept)
+        palettes, at = unpack_palettes(rows, at, self.num_classes)
+        indices = np.where(kept, classes_of(rows, index_codes, kept, palettes), -1)
+        if int(indices.max(initial=0)) >= self.num_classes:
+            raise CorruptError(BAD_CLASS)
+        remainders = above_last if above_last is None or values is None else above_last + values[np.arange(len(kept)), entries.num - 1]
+        if not self.codec.tail:
+            return SparseCodes(indices, values, remainders), at
+        tails, at = unpack_tails(rows, at, palettes, self.codec.tail, self.num_classes)
+        return SparseCodes(indices, values, remainders, tails, rows.owner), at
 
-    def _unpack_counts(self, rows: BlockRows, at: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-        """Return first entry and number of entries of each row, entries of its block, and the next place."""
+    def _unpack_counts(self, rows: BlockRows, at: IntArray) -> tuple[Entries, IntArray]:
         k = self.codec.kept_classes
         if k is not None:
-            return rows.row * k, np.full(len(rows.row), k), rows.num_crops * k, at
+            several = rows.num_crops * (k > 1)
+            return Entries(rows.row * k, np.full(len(rows.row), k), rows.row * (k > 1), rows.num_crops * k, several), at
         width = rows.field("count_width")
         if (width > 2).any():
-            raise CorruptError(_WIDE)
+            raise CorruptError(WIDE)
         after = rows.advance(at, rows.num_crops * width)
         crops = rows.block_crops
         block = np.repeat(np.arange(len(crops)), crops)
         start, width = rows.per_block(at)[block], rows.per_block(width)[block]
         counts = from_planes(rows.data, start, crops[block], width, ragged(np.zeros(len(crops), np.int64), crops)) + 1
-        if (counts > self._most_classes).any():
-            raise CorruptError(_TOO_MANY)
-        sums = np.concatenate(([0], np.cumsum(counts)))
+        if (counts > min(self.num_classes, MAX_KEPT_CLASSES)).any():
+            raise CorruptError(TOO_MANY)
         block_start = exclusive_cumsum(crops)
-        entries = rows.per_row(sums[block_start + crops] - sums[block_start])
-        wanted = rows.per_row(block_start) + rows.row
-        return sums[wanted] - rows.per_row(sums[block_start]), counts[wanted], entries, after
+        first_row = rows.per_row(block_start)
+        wanted = first_row + rows.row
+        sums, several = (np.concatenate(([0], np.cumsum(column))) for column in (counts, counts > 1))
+        total, all_several = (rows.per_row(column[block_start + crops] - column[block_start]) for column in (sums, several))
+        return Entries(sums[wanted] - sums[first_row], counts[wanted], several[wanted] - several[first_row], total, all_several), after
 
     def _unpack_remainders(self, rows: BlockRows, at: IntArray) -> tuple[IntArray | None, IntArray]:
         if self.codec.values != "log8":
             return None, at
         width = rows.field("remainder_width")
         if (width > 2).any():
-            raise CorruptError(_WIDE)
+            raise CorruptError(WIDE)
         after = rows.advance(at, rows.num_crops * width)
         return from_planes(rows.data, at, rows.num_crops, width, rows.row) + rows.field("remainder_base"), after
 
-    def _unpack_indices(
-        self, rows: BlockRows, at: IntArray, num_entries: IntArray, place: IntArray, kept: NDArray[np.bool_]
-    ) -> tuple[IntArray, IntArray]:
-        size, palette_width = rows.field("palette_size"), rows.field("palette_width")
-        if (palette_width > 4).any():
-            raise CorruptError(BAD_PALETTE)
-        column = rows.advance(at, size * palette_width)
-        width = np.where(size == 0, index_width(0, self.num_classes), np.where(size <= 256, 1, 2))
-        after = rows.advance(column, num_entries * width)
-        codes = from_planes(rows.data, column[:, None], num_entries[:, None], width[:, None], place)
-        codes[~kept] = 0
-        if size.any():
-            codes = self._from_ranks(rows, at, codes, kept)
-        if int(codes.max(initial=0)) >= self.num_classes:
-            raise CorruptError(BAD_CLASS)
-        return np.where(kept, codes, -1), after
-
-    def _from_ranks(self, rows: BlockRows, at: IntArray, codes: IntArray, kept: NDArray[np.bool_]) -> IntArray:
-        """Return classes for codes (R, K); rows of blocks without palette stay as they are."""
-        size = rows.field("palette_size")
-        ranks = np.where(kept, unpack_ranks(codes), 0)
-        ranked = (size > 0)[:, None] & kept
-        if (ranked & (ranks >= size[:, None])).any():
-            raise CorruptError(BAD_RANK)
-        palettes, first = self._unpack_palettes(rows, at)
-        return np.where(ranked, palettes[np.where(ranked, ranks + first[:, None], 0)], codes)
-
-    def _unpack_palettes(self, rows: BlockRows, at: IntArray) -> tuple[IntArray, IntArray]:
-        """Return the palettes of all blocks, and where that of each row's block begins."""
-        start, size, width = (rows.per_block(values) for values in (at, rows.field("palette_size"), rows.field("palette_width")))
-        first = exclusive_cumsum(size)
-        block = np.repeat(np.arange(len(size)), size)
-        steps = from_planes(rows.data, start[block], size[block], width[block], np.arange(len(block)) - first[block])
-        sums = np.concatenate(([0], np.cumsum(steps)))
-        return (sums[1:] - sums[first][block]) % self.num_classes, rows.per_row(first)
-
-    def _unpack_values(
-        self, rows: BlockRows, at: IntArray, num_entries: IntArray, place: IntArray, kept: NDArray[np.bool_]
-    ) -> tuple[IntArray | None, IntArray]:
+    def _unpack_values(self, rows: BlockRows, at: IntArray, entries: Entries, kept: NDArray[np.bool_]) -> tuple[IntArray | None, IntArray]:
         if self.codec.values == "none":
             return None, at
-        if self.codec.values == "log8":
-            num_entries = num_entries - rows.num_crops
-            kept = kept.copy()
-            kept[:, 0] = False
-            place = np.where(kept, place - rows.row[:, None] - 1, 0)
-        after = rows.advance(at, num_entries * self._value_width)
-        if place.shape[1] == 1 and self.codec.values == "log8":
-            return np.zeros(place.shape, np.int64), after
-        steps = from_planes(rows.data, at[:, None], num_entries[:, None], np.array(self._value_width), place)
-        return np.cumsum(np.where(kept, steps, 0), axis=1), after
+        width, lead = self._value_width, self._implied_values
+        num_leads, leads_before = (entries.several, entries.several_before) if lead else (rows.num_crops, rows.row)
+        num_rest = entries.total - num_leads - lead * rows.num_crops
+        rest_at = rows.advance(at, num_leads * width)
+        after = rows.advance(rest_at, num_rest * width)
+        steps = np.zeros(kept.shape, np.int64)
+        if kept.shape[1] > lead:
+            steps[:, lead] = _gather(rows, at, num_leads, width, leads_before, kept[:, lead])
+        if kept.shape[1] > lead + 1:
+            first = entries.first - leads_before - lead * rows.row
+            place = first[:, None] + np.arange(kept.shape[1] - lead - 1)
+            steps[:, lead + 1 :] = _gather(rows, rest_at[:, None], num_rest[:, None], width, place, kept[:, lead + 1 :])
+        return np.cumsum(steps, axis=1), after
+
+
+def _planes(name: str, values: NDArray[np.int64], width: int) -> list[Column]:
+    return [Column(name, plane) for plane in to_planes(values, width)]
+
+
+def _gather(rows: BlockRows, at: IntArray, count: IntArray, width: int, place: IntArray, there: NDArray[np.bool_]) -> IntArray:
+    """Return integers of a column at the places that are `there`, and 0 elsewhere."""
+    return np.where(there, from_planes(rows.data, np.where(there, at, 0), count * there, np.array(width), np.where(there, place, 0)), 0)
+
+
+def _unpack_index_codes(rows: BlockRows, at: IntArray, entries: Entries, kept: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
+    width = rows.field("index_width")
+    if (width > 4).any():
+        raise CorruptError(WIDE)
+    after = rows.advance(at, entries.total * width)
+    place = np.where(kept, entries.first[:, None] + np.arange(kept.shape[1]), 0)
+    codes = from_planes(rows.data, at[:, None], entries.total[:, None], width[:, None], place)
+    codes[~kept] = 0
+    return codes, after

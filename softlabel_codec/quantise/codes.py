@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
-from softlabel_codec.quantise.selection import check_floats, check_probs, check_topk, select_from_probs, select_from_topk
+from softlabel_codec.quantise.selection import (
+    check_floats,
+    check_left_out,
+    check_probs,
+    check_topk,
+    select_from_probs,
+    select_from_topk,
+)
+from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail
 from softlabel_codec.quantise.values import FLOAT_TYPES, ValueEncoding, bits_to_vectors, value_encoding, vectors_to_bits
 
 
@@ -26,15 +34,21 @@ class SparseCodes(NamedTuple):
         Value codes, ascending within a row; arbitrary where padded. None if the codec stores no values.
     remainders : int64 (R,) or None
         Remainder codes; None if the encoding implies the remainder.
+    tails : TailCodes or None
+        Tails of I images, if the codec keeps them.
+    tail_of : int64 (R,) or None
+        Which tail is that of each crop's image.
     """
 
     indices: NDArray[np.int64]
     values: NDArray[np.int64] | None
     remainders: NDArray[np.int64] | None
+    tails: TailCodes | None = None
+    tail_of: NDArray[np.int64] | None = None
 
 
 def concatenate_codes(parts: Sequence[Any]) -> Any:
-    """Return the rows of several codes of the same codec, one after another, padded to the widest."""
+    """Return the rows of the codes of several images of one file, one image after another, padded to the widest."""
     if len(parts) == 1:
         return parts[0]
     if not isinstance(parts[0], SparseCodes):
@@ -44,6 +58,8 @@ def concatenate_codes(parts: Sequence[Any]) -> Any:
         np.concatenate([_widen(part.indices, width, -1) for part in parts]),
         None if parts[0].values is None else np.concatenate([_widen(part.values, width, 0) for part in parts]),
         None if parts[0].remainders is None else np.concatenate([part.remainders for part in parts]),
+        None if parts[0].tails is None else concatenate_tails([part.tails for part in parts]),
+        None if parts[0].tails is None else np.repeat(np.arange(len(parts)), [len(part.indices) for part in parts]),
     )
 
 
@@ -51,7 +67,7 @@ class LabelQuantiser(Protocol):
     """From what the caller gives to codes, and from codes to labels."""
 
     def quantise(self, labels: Mapping[str, Any], num_crops: int) -> Any:
-        """Return the codes of labels given as `probs`, `indices` and `values`, or `vectors`; ArgumentError if they cannot be."""
+        """Return the codes of an image's labels, given by name as `SoftLabelWriter.add` takes them; ArgumentError if they cannot be."""
 
     def dequantise(self, codes: Any, policy: str) -> Labels:
         """Return the labels that codes stand for; CorruptError if they cannot be labels."""
@@ -73,22 +89,28 @@ class SparseQuantiser:
         self._encoding: ValueEncoding = value_encoding(codec, num_classes)
 
     def quantise(self, labels: Mapping[str, Any], num_crops: int) -> SparseCodes:
+        tail = self._codec.tail
+        left_out: NDArray[Any]
         if set(labels) == {"probs"}:
-            selection = select_from_probs(check_probs(labels["probs"], num_crops, self._num_classes), self._codec)
-        elif set(labels) == {"indices", "values"}:
+            probs = check_probs(labels["probs"], num_crops, self._num_classes)
+            selection = select_from_probs(probs, self._codec)
+            left_out = left_out_of(probs, selection) if tail else np.empty(0)
+        elif set(labels) == {"indices", "values"} | ({"left_out"} if tail else set()):
             topk = check_topk(labels["indices"], labels["values"], num_crops, self._num_classes)
             selection = select_from_topk(*topk, self._codec, self._num_classes)
+            left_out = check_left_out(labels["left_out"], self._num_classes) if tail else np.empty(0)
         else:
-            raise _wrong_labels(self._codec, "probs, or indices and values", labels)
-        values, remainders = self._encoding.quantise(selection)
-        return SparseCodes(selection.indices, values, remainders)
+            raise _wrong_labels(self._codec, "probs, or indices and values" + (" and left_out" if tail else ""), labels)
+        codes = SparseCodes(selection.indices, *self._encoding.quantise(selection))
+        return codes._replace(tails=quantise_tail(left_out, tail), tail_of=np.zeros(num_crops, np.int64)) if tail else codes
 
     def dequantise(self, codes: SparseCodes, policy: str) -> SparseLabels:
         values, remainder = self._encoding.dequantise(codes.indices, codes.values, codes.remainders)
-        return SparseLabels(codes.indices.astype(np.int32), values, remainder, self._num_classes, policy)
+        tails = None if codes.tails is None else dequantise_tails(codes.tails, self._num_classes)
+        return SparseLabels(codes.indices.astype(np.int32), values, remainder, self._num_classes, policy, tails, codes.tail_of)
 
     def content_bytes(self, codes: SparseCodes) -> int:
-        return 8 * codes.indices.size
+        return 8 * codes.indices.size + (0 if codes.tails is None else 8 * codes.tails.classes.size)
 
 
 class DenseQuantiser:

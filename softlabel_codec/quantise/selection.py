@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabel_codec.arrays import as_array
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.limits import MAX_KEPT_CLASSES
@@ -104,7 +105,7 @@ def check_probs(probs: object, num_crops: int, num_classes: int) -> NDArray[Any]
 
 def check_topk(indices: object, values: object, num_crops: int, num_classes: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return top-K classes and their probabilities as arrays if they can be labels, else raise ArgumentError."""
-    classes = np.asarray(indices)
+    classes = as_array("indices", indices)
     if classes.dtype.kind not in "iu" or classes.ndim != 2 or len(classes) != num_crops or not 1 <= classes.shape[1] <= MAX_KEPT_CLASSES:
         raise ArgumentError(f"indices: expected integers of shape ({num_crops}, K), got {_describe(classes)}")
     array = check_floats("values", values, (num_crops, classes.shape[1]))
@@ -118,9 +119,17 @@ def check_topk(indices: object, values: object, num_crops: int, num_classes: int
     return classes, array
 
 
-def check_floats(name: str, array: object, shape: tuple[int, int]) -> NDArray[Any]:
+def check_left_out(left_out: object, num_classes: int) -> NDArray[np.float64]:
+    """Return what an image's crops left out of each class, float64 (C,), if it can be that, else raise ArgumentError."""
+    array = check_floats("left_out", left_out, (num_classes,)).astype(np.float64)
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ArgumentError("left_out: expected sums of probabilities, finite and not negative")
+    return array
+
+
+def check_floats(name: str, array: object, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return `array` as a float array of that shape, else raise ArgumentError."""
-    result = np.asarray(array)
+    result = as_array(name, array)
     if result.dtype.kind != "f" or result.shape != shape:
         raise ArgumentError(f"{name}: expected floats of shape {shape}, got {_describe(result)}")
     return result

@@ -11,6 +11,7 @@ import numpy as np
 
 from softlabel_codec.compress import compressed_sizes
 from softlabel_codec.frame import BLOCK_HEAD, TRAILER
+from softlabel_codec.pack.columns import grouped
 from softlabel_codec.reader import SoftLabelReader
 
 SAMPLED_BLOCKS = 64
@@ -124,11 +125,11 @@ def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCK
 
 def _budget(reader: SoftLabelReader, sampled_blocks: int) -> tuple[list[Part], int]:
     trailer = reader.trailer
-    columns: dict[str, int] = {}
+    columns: dict[str, float] = {}
     sample = np.unique(np.linspace(0, trailer.num_blocks - 1, min(sampled_blocks, trailer.num_blocks)).astype(int)).tolist()
     for number in sample:
         for name, size in _column_sizes(reader, number):
-            columns[name] = columns.get(name, 0) + size
+            columns[name] = columns.get(name, 0.0) + size
     payload = trailer.keys_offset - reader.blocks_offset - BLOCK_HEAD.size * trailer.num_blocks
     measured = sum(columns.values())
     parts = {name: round(size * payload / measured) for name, size in columns.items()}
@@ -141,11 +142,17 @@ def _budget(reader: SoftLabelReader, sampled_blocks: int) -> tuple[list[Part], i
     return [Part(name, size, _per_crop(reader, size)) for name, size in parts.items()], len(sample)
 
 
-def _column_sizes(reader: SoftLabelReader, number: int) -> Iterator[tuple[str, int]]:
-    """Yield name and compressed size of each column of a block, as our writer would compress it."""
-    columns = [(name, part) for name, parts in reader.block_columns(number) for part in parts]
-    names = [name for name, _ in columns]
-    yield from zip([*names, "frame"], compressed_sizes(part for _, part in columns), strict=True)
+def _column_sizes(reader: SoftLabelReader, number: int) -> Iterator[tuple[str, float]]:
+    """Yield name and compressed size of each column of a block, as our writer would compress it.
+
+    Columns that share a group share its bytes by their length: they are noise and hardly compress.
+    """
+    groups = grouped(reader.block_columns(number))
+    parts = [b"".join(column.data for column in group) for group in groups]
+    sizes = compressed_sizes(parts)
+    for group, part, size in zip(groups, parts, sizes, strict=False):
+        yield from ((column.name, size * len(column.data) / len(part)) for column in group)
+    yield "frame", sizes[-1]
 
 
 def _per_crop(reader: SoftLabelReader, size: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.errors import StateError
+from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.inspect import Part, inspect
@@ -156,6 +156,9 @@ def plot_stats(report: StatsReport, out: str | os.PathLike[str]) -> None:
     _plot_kept(middle, report)
     _plot_budget(right, report)
     figure.suptitle(f"{Path(report.path).name}   {report.codec}   {report.sampled_crops} crops of {report.sampled_images} images")
+    known = figure.canvas.get_supported_filetypes()
+    if Path(out).suffix.lstrip(".").lower() not in known:
+        raise ArgumentError(f"{out}: expected the ending of a picture, one of {', '.join(sorted(known))}")
     figure.savefig(out, dpi=120)
 
 

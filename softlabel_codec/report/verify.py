@@ -132,7 +132,7 @@ def _check_block(reader: SoftLabelReader, number: int, previous_key: str, deep: 
 def _last_key(reader: SoftLabelReader, number: int) -> str:
     """Return the key that the one after a bad block is coded against, from the index, if that is sound."""
     try:
-        return reader.keys[int(reader.first_images[number + 1]) - 1]
+        return reader.keys[int(reader.index.first_images[number + 1]) - 1]
     except FormatError:
         return ""
 

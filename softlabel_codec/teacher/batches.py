@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from softlabel_codec.arguments import check_image_size
+from softlabel_codec.errors import LimitError
 from softlabel_codec.images import apply_crop, image_size, load_image, path_of_key
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
@@ -93,9 +97,9 @@ class CropBatches(Dataset[tuple[Tensor, list[CutRun]]]):
         key = self.keys[run.image]
         try:
             image = load_image(path_of_key(self.folder, key), self.exif_orientation)
-        except OSError as error:
+            size = check_image_size(image_size(image))
+        except (OSError, LimitError) as error:
             return CutRun(run, (0, 0), np.zeros((0, 4), np.int64), np.zeros(0, np.bool_), str(error))
-        size = image_size(image)
         crops, flips = self.sampler.sample(key, size, range(run.start, run.stop))
         for crop, flip in zip(crops.tolist(), flips.tolist(), strict=True):
             cut.append(apply_crop(image, crop, flip, self.size, self.interpolation))
@@ -111,8 +115,20 @@ def load_batches(batches: CropBatches, indices: Sequence[int], workers: int, pin
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=_as_it_is,
+        worker_init_fn=_stop_quietly,
     )
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _stop_quietly(worker: int) -> None:
+    """Let a worker end without a traceback when the main process has gone, as it does after Ctrl-C."""
+    report = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            report(kind, error, trace)
+
+    sys.excepthook = hook

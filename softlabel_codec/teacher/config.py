@@ -13,6 +13,7 @@ from softlabel_codec.sampler import CropSampler
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 ON_ERROR = ("fail", "skip")
+MAX_INPUT_SIZE = 8192
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class EncodeConfig:
         Crops per image, M.
     sampler : CropSampler
         Seed, scale, ratio and flip probability.
+    store_crops : bool
+        Keep the coordinates of every crop in the file, for readers without the crop sampler; by default they are derived from it.
     size : int, optional
         Side of a crop as the teacher sees it, in pixels; default `INPUT_SIZE` or 224.
     interpolation : str, optional
@@ -65,6 +68,7 @@ class EncodeConfig:
     codec: str = "marginal_smoothing:k=5"
     crops: int = 200
     sampler: CropSampler = field(default_factory=CropSampler)
+    store_crops: bool = False
     size: int | None = None
     interpolation: str | None = None
     mean: tuple[float, float, float] | None = None
@@ -83,8 +87,10 @@ class EncodeConfig:
         codec = Codec.parse(self.codec)
         _check("codec", codec.content != "features", "a codec of probabilities or logits", self.codec)
         _check("crops", 1 <= self.crops <= MAX_CROPS_PER_IMAGE, f"1 to {MAX_CROPS_PER_IMAGE}", self.crops)
-        _check("size", self.size is None or self.size >= 1, "at least 1", self.size)
+        _check("size", self.size is None or 1 <= self.size <= MAX_INPUT_SIZE, f"1 to {MAX_INPUT_SIZE}", self.size)
         _check("temperature", self.temperature > 0 and math.isfinite(self.temperature), "a positive number", self.temperature)
+        raw = codec.content == "logits"
+        _check("temperature", not raw or self.temperature == 1, "1, as logits are kept before any temperature", self.temperature)
         _check("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1", self.batch_size)
         _check("workers", self.workers >= 0, "at least 0", self.workers)
         _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)

@@ -66,7 +66,9 @@ class _Labelled:
     labels: list[dict[str, np.ndarray[Any, Any]]] = field(default_factory=list)
 
     def add_to(self, writer: SoftLabelWriter, key: str) -> None:
-        joined = {name: np.concatenate([part[name] for part in self.labels]) for name in self.labels[0]}
+        joined = {name: np.concatenate([part[name] for part in self.labels]) for name in self.labels[0] if name != "left_out"}
+        if "left_out" in self.labels[0]:
+            joined["left_out"] = np.sum([part["left_out"] for part in self.labels], axis=0)
         crops, flips = (np.concatenate([getattr(run, name) for run in self.runs]) for name in ("crops", "flips"))
         writer.add(key, image_size=self.runs[0].size, crops=crops, flips=flips, **joined)
 
@@ -101,7 +103,8 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     run = _TeacherRun(teacher, config, codec)
     metadata = _provenance(teacher, run, config, keys)
     resume = not config.overwrite
-    with SoftLabelWriter(config.out, run.num_classes, str(codec), metadata, resume=resume, overwrite=config.overwrite) as writer:
+    crops = {"crops": "pixels"} if config.store_crops else {"crops": "derived", "sampler": config.sampler}
+    with SoftLabelWriter(config.out, run.num_classes, str(codec), metadata, **crops, resume=resume, overwrite=config.overwrite) as writer:
         resumed = len(writer)
         skipped = _label_images(run, config, keys, writer, progress or (lambda done, total: None))
         writer.finish(skipped_keys=list(skipped))
@@ -118,23 +121,20 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
     waiting: dict[int, _Labelled] = {}
     progress(len(done), len(keys))
     for cut_runs, labels in run.label(load_batches(batches, due, config.workers, run.on_cuda)):
-        first = 0
-        for cut in cut_runs:
+        for cut, labels_of_run in zip(cut_runs, labels, strict=True):
             key, image = keys[cut.run.image], cut.run.image
             if cut.error and key not in skipped:
                 _skip(key, cut.error, config.on_error, skipped)
                 waiting.pop(image, None)
             if key in skipped:
-                first += len(cut.flips)
                 continue
             labelled = waiting.setdefault(image, _Labelled())
             labelled.runs.append(cut)
-            labelled.labels.append({name: array[first : first + len(cut.flips)] for name, array in labels.items()})
-            first += len(cut.flips)
+            labelled.labels.append(labels_of_run)
             if cut.run.stop == config.crops:
                 del waiting[image]
                 if key not in done:
-                    labelled.add_to(writer, key)
+                    run.store(labelled, writer, key)
         progress(len(writer) + len(skipped), len(keys))
     if not len(writer):
         raise OSError(f"{config.images}: none of the {len(keys)} images could be read; the first: {next(iter(skipped.values()))}")
@@ -166,32 +166,49 @@ class _TeacherRun:
             probe = self._logits(torch.zeros(2, 3, self.size, self.size, dtype=torch.uint8))
         self.num_classes = self._check(probe, 2, config.num_classes)
 
-    def label(self, batches: Any) -> Iterator[tuple[list[CutRun], dict[str, np.ndarray[Any, Any]]]]:
-        """Yield what each batch is and its labels, one batch behind: the device works while the labels before are stored."""
-        behind: tuple[list[CutRun], dict[str, Tensor]] | None = None
+    def label(self, batches: Any) -> Iterator[tuple[list[CutRun], list[dict[str, np.ndarray[Any, Any]]]]]:
+        """Yield the runs of each batch and their labels, one batch behind: the device works while the labels before are stored."""
+        behind: tuple[list[CutRun], list[dict[str, Tensor]]] | None = None
         with _reproducible(), torch.inference_mode():
             for pixels, runs in batches:
-                ahead = runs, self._label_pixels(pixels) if len(pixels) else {}
+                ahead = runs, self._label_pixels(pixels, [len(run.flips) for run in runs])
                 if behind is not None:
-                    yield _to_numpy(behind)
+                    yield behind[0], [_to_numpy(labels) for labels in behind[1]]
                 behind = ahead
             if behind is not None:
-                yield _to_numpy(behind)
+                yield behind[0], [_to_numpy(labels) for labels in behind[1]]
 
-    def _label_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
+    def store(self, labelled: _Labelled, writer: SoftLabelWriter, key: str) -> None:
+        """Add an image's labels to the file."""
+        try:
+            labelled.add_to(writer, key)
+        except ArgumentError as error:
+            raise MismatchError(f"teacher {self._name}: gives no labels that can be stored: {error}") from None
+
+    def _label_pixels(self, pixels: Tensor, lengths: list[int]) -> list[dict[str, Tensor]]:
+        """Return the labels of runs of crops of these lengths; none of a run without crops."""
+        if not len(pixels):
+            return [{} for _ in lengths]
         logits = self._logits(pixels)
         self._check(logits, len(pixels), self.num_classes)
+        return [self._labels(part) if len(part) else {} for part in torch.split(logits.float(), lengths)]
+
+    def _labels(self, logits: Tensor) -> dict[str, Tensor]:
         if self._codec.content == "logits":
-            return {"vectors": logits.float()}
-        probs = torch.softmax(logits.float() / self._temperature, dim=1)
+            return {"vectors": logits}
+        probs = torch.softmax(logits / self._temperature, dim=1)
         if self._codec.family == "dense" or not self.on_cuda:
             return {"probs": probs}
-        return device_topk(probs, self._codec)
+        return device_labels(probs, self._codec)
 
     def _logits(self, pixels: Tensor) -> Tensor:
         images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
-            output = self._model(images)
+        try:
+            with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
+                output = self._model(images)
+        except Exception as error:
+            what = f"failed on {len(pixels)} crops of {self.size} x {self.size} pixels with {type(error).__name__}: {error}"
+            raise MismatchError(f"teacher {self._name}: {what}") from error
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor):
             raise MismatchError(f"teacher {self._name}: expected logits as a tensor (B, C), got {type(output).__name__}")
@@ -206,21 +223,28 @@ class _TeacherRun:
         return int(logits.shape[1])
 
 
-def device_topk(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
-    """Return the classes that a sparse codec may keep of probabilities (B, C), most probable first, and their probabilities.
+def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
+    """Return what a sparse codec may keep of the probabilities (n, C) of crops of one image.
 
-    Runs where `probs` are, so that only a few numbers per crop leave the device. Equal probabilities are ordered by class.
+    `indices` and `values` (n, K) are the classes that it may keep, most probable first, equal ones by class; with a tail, `left_out`
+    (C,) is what the crops leave out. Runs where `probs` are, so that only a few numbers per crop leave the device.
     """
     kept = codec.kept_classes
     if kept is None:  # more classes cannot reach the threshold
         kept = min(int((1 + SUM_TOLERANCE) / (codec.t or 1)) + 1, probs.shape[1])
     values, classes = probs.sort(dim=1, descending=True, stable=True)
-    return {"indices": classes[:, :kept].int(), "values": values[:, :kept]}
+    values, classes = values[:, :kept], classes[:, :kept]
+    labels = {"indices": classes.int(), "values": values}
+    if codec.tail:
+        chosen = values if codec.t is None else torch.where(values >= codec.t, values, 0.0)
+        chosen[:, 0] = values[:, 0]
+        left_out = probs.sum(dim=0, dtype=torch.float64).scatter_add_(0, classes.reshape(-1), -chosen.double().reshape(-1))
+        labels["left_out"] = left_out.clamp_(min=0)
+    return labels
 
 
-def _to_numpy(batch: tuple[list[CutRun], dict[str, Tensor]]) -> tuple[list[CutRun], dict[str, np.ndarray[Any, Any]]]:
-    runs, labels = batch
-    return runs, {name: tensor.cpu().numpy() for name, tensor in labels.items()}
+def _to_numpy(labels: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: tensor.cpu().numpy() for name, tensor in labels.items()}
 
 
 def _device(name: str) -> torch.device:
@@ -247,8 +271,9 @@ def _reproducible() -> Iterator[None]:
 
 def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: list[str]) -> dict[str, Any]:
     """Return what the file says about how its labels were made (spec/container-v1.md, section 4.1)."""
+    made_by = {"code_sha256": teacher.code_sha256} if teacher.code_sha256 else {}
     return {
-        "teacher": {"name": teacher.name, "source": teacher.source, "weights_sha256": weights_sha256(teacher.model)},
+        "teacher": {"name": teacher.name, "source": teacher.source, **made_by, "weights_sha256": weights_sha256(teacher.model)},
         "temperature": config.temperature,
         "precision": run.precision,
         "preprocessing": {

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.images import resampling
+from softlabel_codec.teacher.config import MAX_INPUT_SIZE
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 Triple = tuple[float, float, float]
@@ -39,6 +41,8 @@ class Teacher:
         Normalisation of RGB in 0..1.
     interpolation : str
         How its images are scaled.
+    code_sha256 : str
+        SHA-256 of the file that it was made by; empty if it does not come from a file.
     """
 
     model: nn.Module
@@ -48,6 +52,7 @@ class Teacher:
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     interpolation: str = "bilinear"
+    code_sha256: str = ""
 
 
 def load_teacher(text: str) -> Teacher:
@@ -95,14 +100,22 @@ def _from_factory(where: str, name: str) -> Teacher:
     if not isinstance(model, nn.Module):
         raise MismatchError(f"teacher: {where}:{name} returned {type(model).__name__}: expected a torch.nn.Module")
     source = f"{Path(where).name}:{name}"
+    size, interpolation = getattr(module, "INPUT_SIZE", 224), str(getattr(module, "INTERPOLATION", "bilinear"))
+    if not isinstance(size, int) or not 1 <= size <= MAX_INPUT_SIZE:
+        raise ArgumentError(f"teacher: {where}: INPUT_SIZE: expected pixels, 1 to {MAX_INPUT_SIZE}, got {size!r}")
+    std = _triple(getattr(module, "STD", IMAGENET_STD))
+    if min(std) <= 0:
+        raise ArgumentError(f"teacher: {where}: STD: expected positive numbers, got {std}")
+    resampling(interpolation)
     return Teacher(
         model,
         str(getattr(module, "NAME", source)),
         source,
-        int(getattr(module, "INPUT_SIZE", 224)),
+        size,
         _triple(getattr(module, "MEAN", IMAGENET_MEAN)),
-        _triple(getattr(module, "STD", IMAGENET_STD)),
-        str(getattr(module, "INTERPOLATION", "bilinear")),
+        std,
+        interpolation,
+        hashlib.sha256(Path(where).read_bytes()).hexdigest() if where.endswith(".py") else "",
     )
 
 
@@ -163,7 +176,8 @@ def _library(name: str) -> Any:
 
 
 def _triple(values: Any) -> Triple:
-    numbers = tuple(float(value) for value in values)
-    if len(numbers) != 3:
-        raise ArgumentError(f"teacher: expected three numbers for mean and std, got {values!r}")
-    return numbers
+    try:
+        first, second, third = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"teacher: expected three numbers for mean and std, got {values!r}") from None
+    return first, second, third

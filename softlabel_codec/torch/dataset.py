@@ -17,9 +17,21 @@ from torch.utils.data import Dataset
 
 from softlabel_codec.crop_choice import choose_crops
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.images import apply_crop, image_size, list_images, load_image, path_of_key, pixel_crops, resampling
+from softlabel_codec.images import (
+    Stems,
+    apply_crop,
+    apply_crop_to_reduced,
+    image_size,
+    list_images,
+    load_image,
+    load_reduced,
+    path_of_key,
+    pixel_crops,
+    resampling,
+)
+from softlabel_codec.labelled import ImageLabels
 from softlabel_codec.labels import Labels, concatenate_labels
-from softlabel_codec.reader import ImageLabels, SoftLabelReader
+from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from softlabel_codec.torch.targets import Targets, to_targets
 
@@ -74,6 +86,9 @@ class SoftLabelDataset(Dataset[Sample]):
         Remainder policy to read sparse labels with, if not the codec's own.
     num_classes : int, optional
         Number of classes that the student predicts, to be checked against the file.
+    reduced_decoding : bool
+        Decode JPEG files at a half, a quarter or an eighth of their size where all crops that are due are at least as many times
+        larger than `size`. Faster for large photographs, but the pixels are not exactly those that the teacher saw.
 
     Raises
     ------
@@ -100,6 +115,7 @@ class SoftLabelDataset(Dataset[Sample]):
         transform: Callable[[Image.Image], Tensor] | None = None,
         policy: str | None = None,
         num_classes: int | None = None,
+        reduced_decoding: bool = False,
     ) -> None:
         self.reader = SoftLabelReader(labels, policy=policy)
         if num_classes is not None:
@@ -114,6 +130,7 @@ class SoftLabelDataset(Dataset[Sample]):
         resampling(self.interpolation)
         self._exif_orientation = teacher.get("exif_orientation", "ignored")
         self._normalized, self._transform = normalized, transform
+        self._reduced_decoding = reduced_decoding
         self._find_image = _finder(images, self.reader)
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it change
@@ -159,19 +176,36 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def _cut(self, index: int, labelled: ImageLabels) -> Tensor:
         key = self.reader.keys[index]
-        image = load_image(self._find_image(index, key), self._exif_orientation)
-        if labelled.image_size not in ((0, 0), image_size(image)):
+        source = self._find_image(index, key)
+        factor = self._reduction(labelled, source)
+        image, size = load_reduced(source, factor) if factor > 1 else _whole(source, self._exif_orientation)  # type: ignore[arg-type]
+        if labelled.image_size not in ((0, 0), size):
             raise MismatchError(
                 f"{self.reader.path}: image {key!r}: expected {labelled.image_size[0]} x {labelled.image_size[1]} pixels (height x width) "
-                f"as labelled, got {image.height} x {image.width}: these labels belong to another copy of the images"
+                f"as labelled, got {size[0]} x {size[1]}: these labels belong to another copy of the images"
             )
-        crops = pixel_crops(labelled.crops, image_size(image))
-        due = zip(crops.tolist(), labelled.flips.tolist(), strict=True)
-        cut = [apply_crop(image, crop, flip, self.size, self.interpolation) for crop, flip in due]
+        due = zip(pixel_crops(labelled.crops, size).tolist(), labelled.flips.tolist(), strict=True)
+        if factor > 1:
+            cut = [apply_crop_to_reduced(image, size, crop, flip, self.size, self.interpolation) for crop, flip in due]
+        else:
+            cut = [apply_crop(image, crop, flip, self.size, self.interpolation) for crop, flip in due]
         if self._transform is not None:
             return torch.stack([self._transform(crop) for crop in cut])
         pixels = to_tensor(cut)
         return normalize(pixels, self.mean, self.std) if self._normalized else pixels
+
+    def _reduction(self, labelled: ImageLabels, source: ImageSource) -> int:
+        """Return at which part of its size an image may be decoded: 1, or 2, 4, 8 if all crops are that many times larger than needed."""
+        is_path = not isinstance(source, Image.Image | np.ndarray)
+        if not (self._reduced_decoding and is_path and self._exif_orientation == "ignored" and labelled.crops.dtype.kind == "i"):
+            return 1
+        smallest = int(labelled.crops[:, 2:].min())
+        return max(factor for factor in (1, 2, 4, 8) if factor == 1 or smallest >= factor * self.size)
+
+
+def _whole(source: ImageSource, exif_orientation: str) -> tuple[Image.Image, tuple[int, int]]:
+    image = load_image(source, exif_orientation)
+    return image, image_size(image)
 
 
 def collate_crops(samples: Sequence[Sample]) -> tuple[Tensor, Targets]:
@@ -202,13 +236,13 @@ class _InFolder:
         self._folder = folder
         there = set(list_images(folder))
         endings, of_image, missing = [""], np.zeros(len(reader), np.uint8), []
-        by_stem: dict[str, str] = {}
+        stems: Stems | None = None
         for number, key in enumerate(reader.keys):
             if key in there:
                 there.discard(key)
                 continue
-            by_stem = by_stem or {name.rpartition(".")[0]: name for name in there}
-            name = by_stem.get(key)
+            stems = stems or Stems(there)
+            name = stems.find(key)
             if name is None:
                 missing.append(key)
                 continue

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.torch.targets import SparseTargets, Targets
@@ -15,10 +16,10 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
     """Return the cross-entropy between stored soft labels and a student's predictions.
 
     For a crop with target t over C classes and logits z it is -sum over c of t_c * log softmax(z)_c. For sparse labels the
-    sum over the other classes has a closed form, so that no (B, C) target is made: with kept classes T of targets v, the
-    same target u for every other class, and q = log softmax(z),
+    sum over the other classes has a closed form, so that no (B, C) target is made: with the same target u for most classes,
+    targets v_k for the few others (the kept ones, and those that a tail lists), and q = log softmax(z),
 
-        loss = -sum over T of (v_k - u) q_k  -  u * sum over all c of q_c
+        loss = -sum over the few of (v_k - u) q_k  -  u * sum over all c of q_c
 
     Value and gradient equal those of the dense formula. Reduced precision logits are computed with in float32.
 
@@ -46,7 +47,7 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
     --------
     >>> labels = SparseTargets(torch.tensor([[2, 0]], dtype=torch.int32), torch.tensor([[0.5, 0.3]]), torch.tensor([0.2]), num_classes=4)
     >>> round(soft_cross_entropy(torch.tensor([[1.0, 0.0, 2.0, 0.5]]), labels).item(), 4)
-    1.1954
+    1.196
     """
     if logits.ndim != 2 or tuple(logits.shape) != (len(labels), labels.num_classes):
         expected = f"({len(labels)}, {labels.num_classes}): one row per label, one column per class"
@@ -66,10 +67,7 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
 
 
 def _sparse_losses(logits: Tensor, labels: SparseTargets) -> Tensor:
-    values, background = labels.weights()
-    kept = labels.indices >= 0
-    above_background = torch.where(kept, values - background[:, None], 0.0)
-    losses: Tensor = _SparseCrossEntropy.apply(logits, labels.indices.clamp(min=0).long(), above_background, background)  # type: ignore[no-untyped-call]
+    losses: Tensor = _SparseCrossEntropy.apply(logits, *labels.above_background())  # type: ignore[no-untyped-call]
     return losses
 
 
@@ -86,6 +84,7 @@ class _SparseCrossEntropy(torch.autograd.Function):
         return -(weights * chosen).sum(dim=1) - background * rest
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         logits, log_total, indices, weights, background = ctx.saved_tensors
         total = weights.sum(dim=1) + logits.shape[1] * background

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,12 @@ class SparseTargets:
     num_classes : int
         C.
     policy : str
-        `uniform`: the remainder is spread over the other classes; `renorm`: it is dropped and the rest renormalised.
+        `uniform`: the remainder is spread over the other classes; `renorm`: it is dropped and the rest renormalised;
+        `tail`: it is spread along the image's tail.
+    tail_classes, tail_weights, tail_floor : int64 (I, N), float32 (I, N), float32 (I,), or None
+        Tails of I images as in `Tails`, padded with C at the end.
+    tail_of : int64 (B,) or None
+        Which tail is that of each crop's image.
     """
 
     indices: Tensor
@@ -34,6 +40,10 @@ class SparseTargets:
     remainder: Tensor
     num_classes: int
     policy: str = "uniform"
+    tail_classes: Tensor | None = None
+    tail_weights: Tensor | None = None
+    tail_floor: Tensor | None = None
+    tail_of: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.remainder)
@@ -48,26 +58,55 @@ class SparseTargets:
 
     def with_policy(self, policy: str) -> SparseTargets:
         """Return the same labels, read with another remainder policy."""
-        return replace(self, policy=check_policy(policy))
+        return replace(self, policy=check_policy(policy, self.tail_of is not None))
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Return the targets of the kept classes (B, K), 0 where padded, and that of every other class (B,)."""
+    def above_background(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the targets in sparse form: every class has the background, and some have more or less.
+
+        Returns
+        -------
+        classes : int64 (B, J)
+            Kept classes, then classes of the tail. A class may occur in both; what is said of it then adds up.
+        extra : float32 (B, J)
+            Target less background of each; 0 where padded.
+        background : float32 (B,)
+            Target of every other class.
+        """
+        kept = self.indices >= 0
+        classes = self.indices.clamp(min=0).long()
         if self.policy == "renorm":
-            return self.values / self.values.sum(dim=1, keepdim=True), torch.zeros_like(self.remainder)
-        others = self.num_classes - (self.indices >= 0).sum(dim=1)
-        return self.values, torch.where(others > 0, self.remainder / others.clamp(min=1), 0.0)
+            return classes, self.values / self.values.sum(dim=1, keepdim=True), torch.zeros_like(self.remainder)
+        others = self.num_classes - kept.sum(dim=1)
+        even = torch.where(others > 0, self.remainder / others.clamp(min=1), 0.0)
+        if self.policy == "uniform":
+            return classes, torch.where(kept, self.values - even[:, None], 0.0), even
+        return self._above_tail(kept, classes, even)
+
+    def _above_tail(self, kept: Tensor, classes: Tensor, even: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        listed, weights, floor = (tensor[self.tail_of] for tensor in (self.tail_classes, self.tail_weights, self.tail_floor))  # type: ignore[index]
+        padding = listed == self.num_classes
+        place = torch.searchsorted(listed, classes).clamp(max=listed.shape[1] - 1)
+        in_tail = kept & (listed.gather(1, place) == self.indices)
+        kept_weights = torch.where(in_tail, weights.gather(1, place), floor[:, None])
+        num_unlisted = self.num_classes - (~padding).sum(dim=1) - (kept & ~in_tail).sum(dim=1)
+        taken = torch.zeros_like(weights).scatter_add_(1, place, torch.where(in_tail, weights.gather(1, place), 0.0))
+        total = (weights - taken).sum(dim=1) + num_unlisted * floor
+        along = total > 0
+        scale = torch.where(along, self.remainder / total.clamp(min=1e-30), 0.0)
+        background = torch.where(along, scale * floor, even)
+        kept_extra = self.values - torch.where(along[:, None], scale[:, None] * kept_weights, even[:, None])
+        tail_extra = torch.where(padding, 0.0, scale[:, None] * (weights - floor[:, None]))
+        extra = torch.cat([torch.where(kept, kept_extra, 0.0), tail_extra], dim=1)
+        return torch.cat([classes, listed.masked_fill(padding, 0)], dim=1), extra, background
 
     def dense(self) -> Tensor:
         """Return the targets of all classes, float32 (B, C)."""
-        values, background = self.weights()
-        targets = background[:, None].repeat(1, self.num_classes)
-        kept = self.indices >= 0
-        rows = torch.arange(len(self), device=targets.device)[:, None].expand_as(kept)
-        targets[rows[kept], self.indices[kept].long()] = values[kept]
-        return targets
+        classes, extra, background = self.above_background()
+        return background[:, None].repeat(1, self.num_classes).scatter_add_(1, classes, extra)
 
     def _map(self, change: Any) -> SparseTargets:
-        return replace(self, indices=change(self.indices), values=change(self.values), remainder=change(self.remainder))
+        names = ("indices", "values", "remainder", "tail_classes", "tail_weights", "tail_floor", "tail_of")
+        return replace(self, **{name: change(getattr(self, name)) for name in names if getattr(self, name) is not None})
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,4 +156,8 @@ def to_targets(labels: Labels) -> Targets:
     if isinstance(labels, DenseLabels):
         return DenseTargets(torch.from_numpy(labels.dense()))
     indices, values, remainder = (torch.from_numpy(array) for array in (labels.indices, labels.values, labels.remainder))
-    return SparseTargets(indices, values, remainder, labels.num_classes, labels.policy)
+    if labels.tails is None:
+        return SparseTargets(indices, values, remainder, labels.num_classes, labels.policy)
+    classes = np.where(labels.tails.classes < 0, labels.num_classes, labels.tails.classes.astype(np.int64))
+    tail = (classes, labels.tails.weights, labels.tails.floor, labels.tail_of)
+    return SparseTargets(indices, values, remainder, labels.num_classes, labels.policy, *map(torch.from_numpy, tail))
