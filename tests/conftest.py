@@ -1,0 +1,121 @@
+"""What tests share: labels, image folders, and the data beside the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from softlabel_codec import SoftLabelWriter, writer
+from softlabel_codec.sampler import CropSampler
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+TEACHER = """
+import torch
+from torch import nn
+
+NAME = "tiny"
+INPUT_SIZE = 16
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.25, 0.25, 0.25)
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 16, 10))
+
+def three_outputs():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+
+def feature_map():
+    return nn.Conv2d(3, 8, 3)
+
+def not_a_model():
+    return "no model"
+
+def fails():
+    raise RuntimeError("weights are missing")
+"""
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out tests on shared data where there is none, unless somebody insists (as CI does)."""
+    if SHARED.is_dir() or os.environ.get("SOFTLABEL_REQUIRE_SHARED"):
+        return
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(pytest.mark.skip(reason=f"{SHARED} is not there"))
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Write blocks of an eighth of the usual size, so that small files have several."""
+    monkeypatch.setattr(writer, "TARGET_CROPS_PER_BLOCK", 128)
+
+
+@pytest.fixture
+def shared() -> Path:
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def teacher_logits() -> dict[str, np.ndarray]:
+    """Real labels: a MobileNetV2 over 200 crops of each of 100 ImageNet photographs."""
+    with np.load(SHARED / "data" / "teacher-logits-100x200.npz") as data:
+        return {name: data[name] for name in data.files}
+
+
+def random_probs(rng: np.random.Generator, num_crops: int, num_classes: int) -> np.ndarray:
+    """Return probabilities between very sure and very unsure, float32."""
+    logits = rng.normal(0, 1, (num_crops, num_classes)) * rng.uniform(0.1, 8, (num_crops, 1))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def write_labels(path, codec="marginal_smoothing:k=5", num_classes=20, counts=(3, 1, 40, 7), size=(48, 64), seed=0, keys=None, **options):
+    """Write a small label file and return what went in, by key."""
+    rng = np.random.default_rng(seed)
+    written = {}
+    with SoftLabelWriter(path, num_classes, codec, **options) as writer:
+        for number, count in enumerate(counts):
+            key = keys[number] if keys else f"class{number % 3}/image{number}.png"
+            crops, flips = CropSampler(seed=seed).sample(key, size, range(count))
+            probs = random_probs(rng, count, num_classes)
+            writer.add(key, image_size=size, crops=crops, flips=flips, probs=probs)
+            written[key] = (crops, flips, probs)
+    return written
+
+
+@pytest.fixture
+def image_folder(tmp_path) -> Path:
+    """A folder of six small images of many kinds, in two classes."""
+    folder = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    color = Image.fromarray(pixels)
+    cases = {
+        "cat/a.JPEG": color,
+        "cat/b.png": color.convert("RGBA"),
+        "cat/grey.jpg": color.convert("L"),
+        "dog/cmyk.jpg": color.convert("CMYK"),
+        "dog/deep/c.webp": color.resize((33, 61)),
+        "dog/palette.png": color.convert("P"),
+    }
+    for key, image in cases.items():
+        path = folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    (folder / "notes.txt").write_text("not an image")
+    (folder / ".hidden.png").write_bytes(b"not an image either")
+    return folder
+
+
+@pytest.fixture
+def teacher_file(tmp_path) -> str:
+    path = tmp_path / "tiny_teacher.py"
+    path.write_text(TEACHER)
+    return f"{path}:build"

@@ -1,0 +1,788 @@
+# ruff: noqa: N806 (names are those of the specification)
+"""A second, independent, minimal reader of softlabel containers (`.slc`), version 1.
+
+It was written from the pages in spec/ alone, without sight of the package, and shares no code with it. It reads files that are
+already in memory, checks everything, and is meant to be obviously right, not fast. "C5.1" is section 5.1 of container-v1.md, "S" is
+sparse-v1.md, "D" is dense-v1.md, "R" is crop-sampler-v1.md.
+"""
+
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import msgpack
+import zstandard
+
+MAGIC = b"\x89SLC\r\n\x1a\n"
+
+
+# C13: errors
+
+
+class FormatError(Exception):
+    """Any reason to refuse a file."""
+
+
+class NotAContainerError(FormatError): ...
+
+
+class NewerVersionError(FormatError): ...
+
+
+class UnknownFeatureError(FormatError): ...
+
+
+class TruncatedError(FormatError): ...
+
+
+class CorruptError(FormatError): ...
+
+
+class LimitError(FormatError): ...
+
+
+def require(condition: bool, what: str, error: type[FormatError] = CorruptError) -> None:
+    if not condition:
+        raise error(what)
+
+
+@dataclass
+class Codec:
+    """A parsed codec string (C10)."""
+
+    name: str
+    k: int | None = None
+    t: float | None = None
+    values: str | None = None
+    step: float = 0.2
+    tail: int | None = None
+    content: str = "probs"
+
+
+@dataclass
+class Image:
+    key: str
+    size: tuple[int, int]  # height, width
+    tail: list[float] | None  # the weight of each of the C classes; only if the codec has tails
+    crops: list[list] = field(default_factory=list)  # top, left, height, width
+    flips: list[bool] = field(default_factory=list)
+    indices: list[list[int]] = field(default_factory=list)  # sparse only, as are the next two
+    values: list[list[float]] = field(default_factory=list)
+    remainder: list[float] = field(default_factory=list)
+    vectors: list[list[float]] = field(default_factory=list)  # dense only
+
+
+@dataclass
+class File:
+    metadata: dict[str, Any]
+    summary: dict[str, Any]
+    images: list[Image]
+
+
+# C1: conventions
+
+
+class Fields:
+    """Takes one field after the other from `data`, which they must fill exactly."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, length: int) -> bytes:
+        require(length <= len(self.data) - self.at, "fields are longer than what holds them")
+        self.at += length
+        return self.data[self.at - length : self.at]
+
+    def column(self, code: str, count: int) -> list[int]:
+        """`count` numbers one after the other; `code` is that of `struct`: B is u8, H u16, h i16, I u32, Q u64."""
+        return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
+
+    def number(self, code: str) -> int:
+        return self.column(code, 1)[0]
+
+    def planes(self, count: int, width: int) -> list[int]:
+        runs = [self.take(count) for _ in range(width)]
+        return [int.from_bytes(word, "little") for word in zip(*runs, strict=True)] if width else [0] * count
+
+    def bits(self, count: int, width: int) -> list[int]:
+        """A column of bits (C5.2)."""
+        data = self.take((count * width + 7) // 8)
+        spans = [(i * width // 8, ((i + 1) * width + 7) // 8, i * width % 8) for i in range(count)]
+        unused = 8 * len(data) - count * width
+        require(not data or data[-1] >> (8 - unused) == 0, "unused bits are set")
+        return [int.from_bytes(data[first:end], "little") >> shift & (1 << width) - 1 for first, end, shift in spans]
+
+    def varint(self) -> int:
+        value = 0
+        for shift in (0, 7, 14):
+            byte = self.number("B")
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise CorruptError("varint of more than 3 bytes")
+
+    def end(self) -> None:
+        require(self.at == len(self.data), "bytes are left over")
+
+
+def float_of_bits(bits: int, width: int) -> float:
+    value = struct.unpack("<f" if width == 4 else "<e", bits.to_bytes(width, "little"))[0]
+    require(math.isfinite(value), "a number is not finite")
+    return value
+
+
+def binary32(value: float) -> float:
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def decompress(frame: bytes, limit: int) -> bytes:
+    """One zstd frame, stated to be of at most `limit` bytes of content."""
+    require(frame[:4] == b"\x28\xb5\x2f\xfd", "not a zstd frame")
+    try:
+        parameters = zstandard.get_frame_parameters(frame)
+        require(parameters.content_size != zstandard.CONTENTSIZE_UNKNOWN, "zstd frame without content size")
+        require(parameters.dict_id == 0, "zstd frame with a dictionary")
+        require(parameters.window_size <= 134217728, "zstd window is too large")
+        require(parameters.content_size <= limit, "zstd content beyond its limit", LimitError)
+        decoder = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        content = decoder.decompress(frame)
+    except zstandard.ZstdError as error:
+        raise CorruptError(str(error)) from error
+    require(decoder.eof and not decoder.unused_data and len(content) == parameters.content_size, "not exactly one zstd frame")
+    return content
+
+
+def unpack_map(data: bytes) -> dict[str, Any]:
+    """One msgpack map, of the permitted types only."""
+
+    def pairs(items: list[tuple[Any, Any]]) -> dict[str, Any]:
+        require(all(isinstance(key, str) for key, _ in items), "a msgpack key is not a str")
+        require(len(dict(items)) == len(items), "a msgpack map holds a key twice")
+        return dict(items)
+
+    def check(value: Any, depth: int) -> None:
+        if isinstance(value, (list, dict)):
+            require(depth < 32, "msgpack is nested too deeply", LimitError)
+            for child in value.values() if isinstance(value, dict) else value:
+                check(child, depth + 1)
+        else:
+            require(value is None or isinstance(value, (bool, int, float, str)), "msgpack type is not permitted")
+
+    try:
+        value = msgpack.unpackb(data, object_pairs_hook=pairs)
+    except msgpack.StackError as error:
+        raise LimitError("msgpack is nested too deeply") from error
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptError(f"msgpack: {error}") from error
+    check(value, 0)
+    require(isinstance(value, dict), "msgpack is not a map")
+    return value
+
+
+# C3, C4, C10: header, metadata, codec string
+
+
+def read_header(data: bytes) -> tuple[int, int]:
+    """`metadata_length` and `metadata_crc32`."""
+    require(data[:8] == MAGIC[: len(data)], "no magic", NotAContainerError)
+    require(len(data) >= 10, "header is incomplete", TruncatedError)
+    (major,) = struct.unpack_from("<H", data, 8)
+    require(major == 1, f"major version {major}", NewerVersionError)
+    require(len(data) >= 32, "header is incomplete", TruncatedError)
+    _minor, incompatible, _compatible, metadata_length, metadata_crc32, header_crc32 = struct.unpack_from("<HIIIII", data, 10)
+    require(zlib.crc32(data[:28]) == header_crc32, "header_crc32 differs")
+    require(incompatible == 0, f"incompatible features {incompatible:#x}", UnknownFeatureError)
+    require(1 <= metadata_length <= 16777216, "metadata_length", LimitError)
+    return metadata_length, metadata_crc32
+
+
+def read_metadata(data: bytes) -> tuple[dict[str, Any], int, int]:
+    """The metadata, their CRC-32, and the offset of block 0."""
+    length, crc32 = read_header(data)
+    require(len(data) >= 32 + length, "metadata are incomplete", TruncatedError)
+    require(zlib.crc32(data[32 : 32 + length]) == crc32, "metadata_crc32 differs")
+    metadata = unpack_map(data[32 : 32 + length])
+    for name, kind in {"num_classes": int, "codec": str, "crops": str, "metadata": dict}.items():
+        require(type(metadata.get(name)) is kind, f"metadata: {name} is absent or of a wrong type")
+    require(2 <= metadata["num_classes"] <= 2147483648, "num_classes", LimitError)
+    require(metadata["crops"] in ("pixels", "fractions:f32", "fractions:f16", "derived"), "unknown crops", UnknownFeatureError)
+    parse_codec(metadata["codec"], metadata["num_classes"])
+    if metadata["crops"] == "derived":
+        parse_sampler(metadata.get("crop_sampler"))
+    return metadata, crc32, 32 + length
+
+
+def decimal(text: str) -> float:
+    """The number that a text of digits, point and exponent stands for; not a number if it stands for none."""
+    try:
+        return float(text) if set(text) <= set("0123456789.e+-") else math.nan
+    except ValueError:
+        return math.nan
+
+
+def whole(text: str) -> int:
+    """The number of at most five decimal digits that a text is; 0, which no option can be, if it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
+
+
+def parse_codec(string: str, num_classes: int) -> Codec:
+    """C10. The order of options and defaults that are written out are not objected to."""
+    name, colon, rest = string.partition(":")
+    options = dict(option.partition("=")[::2] for option in rest.split(",")) if colon else {}
+    marginal, dense = name in ("marginal_smoothing", "marginal_renorm"), name == "dense"
+    known = (marginal or dense or name in ("hard", "smoothing")) and len(options) == (rest.count(",") + 1 if colon else 0)
+    codec = Codec(name, k=1 if name in ("hard", "smoothing") else None, values={"hard": None, "dense": "f32"}.get(name, "log8"))
+    if "values" in options:
+        codec.values = options["values"]
+        known &= name != "hard" and codec.values in (("f32", "f16") if dense else ("f32", "f16", "log8"))
+    if "k" in options:
+        codec.k = whole(options["k"])
+        known &= marginal and 1 <= codec.k <= min(num_classes, 65535)
+    if "t" in options:
+        codec.t = decimal(options["t"])
+        known &= marginal and 2.0**-15 <= codec.t <= 1
+    if "step" in options:
+        codec.step = decimal(options["step"])
+        known &= not dense and codec.values == "log8" and 0.04 <= codec.step <= 1
+    if "tail" in options:
+        codec.tail = whole(options["tail"])
+        known &= name == "marginal_smoothing" and 1 <= codec.tail <= min(num_classes, 65535)
+    if "content" in options:
+        codec.content = options["content"]
+        known &= dense and codec.content in ("probs", "logits", "features")
+    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content"} and marginal == (("k" in options) != ("t" in options))
+    require(known, f"unknown codec {string}", UnknownFeatureError)
+    return codec
+
+
+# C5: blocks
+
+
+def read_payload(frame: bytes, number: int, metadata_crc32: int) -> bytes:
+    """C5.1: what the frame of a block holds, still compressed."""
+    require(len(frame) >= 12 and frame[:4] == b"SLBK", "no block marker")
+    payload_length, block_crc32 = struct.unpack_from("<II", frame, 4)
+    require(1 <= payload_length <= 1073741824, "payload_length", LimitError)
+    require(payload_length == len(frame) - 12, "payload_length does not agree with the length of the block")
+    require(zlib.crc32(struct.pack("<IQI", metadata_crc32, number, payload_length) + frame[12:]) == block_crc32, "block_crc32 differs")
+    return frame[12:]
+
+
+def read_block(payload: bytes, metadata: dict[str, Any], previous_key: bytes) -> list[Image]:
+    """C5.2."""
+    codec, num_classes, mode = parse_codec(metadata["codec"], metadata["num_classes"]), metadata["num_classes"], metadata["crops"]
+    fields = Fields(decompress(payload, min(1073741824, 16777216 + 1024 * len(payload))))
+    num_images = fields.number("H")
+    require(1 <= num_images <= 256, "num_images of a block")
+    crop_fields = read_crop_fields(fields, mode)
+    label_fields = read_label_fields(fields, codec)
+    counts = [number + 1 for number in fields.column("H", num_images)]
+    heights, widths = fields.column("H", num_images), fields.column("H", num_images)
+    sizes = list(zip(heights, widths, strict=True))
+    flips = [] if mode == "derived" else [bit == 1 for bit in fields.bits(sum(counts), 1)]
+    crops = read_crop_columns(fields, mode, crop_fields, sizes, counts)
+    labels, tails = read_label_columns(fields, codec, label_fields, num_classes, counts)
+    keys = read_block_keys(fields, num_images, previous_key)
+    fields.end()
+    if mode == "derived":
+        crops, flips = derive_crops(parse_sampler(metadata["crop_sampler"]), keys, sizes, counts)
+        require(crops_crc32(crops, flips) == crop_fields[0], "crops_crc32 differs")
+
+    images, first = [], 0
+    for key, size, count, tail in zip(keys, sizes, counts, tails, strict=True):
+        rows = slice(first, first + count)
+        images.append(Image(key, size, tail, crops[rows], flips[rows], **{name: column[rows] for name, column in labels.items()}))
+        first += count
+    return images
+
+
+def read_crop_fields(fields: Fields, mode: str) -> list[int]:
+    """C5.3."""
+    if mode == "pixels":
+        return fields.column("H", 4) + fields.column("B", 1)
+    return fields.column("I", 1) if mode == "derived" else []
+
+
+def read_crop_columns(fields: Fields, mode: str, crop_fields: list[int], sizes: list[tuple[int, int]], counts: list[int]) -> list[list]:
+    """C5.3."""
+    if mode == "derived":
+        require(all(H >= 1 and W >= 1 for H, W in sizes), "an image has no pixels")
+        return []
+    if mode == "pixels":
+        return read_pixel_crops(fields, crop_fields, repeated(sizes, counts))
+    require(all((H == 0) == (W == 0) for H, W in sizes), "an image has a height or a width only")
+    width = 4 if mode == "fractions:f32" else 2
+    columns = [[float_of_bits(bits, width) for bits in fields.planes(sum(counts), width)] for _ in range(4)]
+    return [list(crop) for crop in zip(*columns, strict=True)]
+
+
+def repeated(of_images: list, counts: list[int]) -> list:
+    """What belongs to images, for each of their crops."""
+    return [item for item, count in zip(of_images, counts, strict=True) for _ in range(count)]
+
+
+def read_pixel_crops(fields: Fields, crop_fields: list[int], size_of_crop: list[tuple[int, int]]) -> list[list[int]]:
+    """C5.3, `pixels`."""
+    height_min, height_max, ratio_min, ratio_max, crop_width = crop_fields
+    require(crop_width <= 8, "crop_width")
+    A = height_max - height_min + 1
+    require(A >= 1, "height_max is below height_min")
+    crops = []
+    for (H, W), word in zip(size_of_crop, fields.planes(len(size_of_crop), crop_width), strict=True):
+        quotient, a = divmod(word, A)
+        height = height_min + a
+        require(1 <= height <= H, "crop height")
+        width_low = max(1, height * ratio_min // 256)
+        width_top = W if ratio_max == 65535 else min(W, (height * ratio_max + 255) // 256)
+        B = width_top - width_low + 1
+        require(B >= 1, "no crop width is possible")
+        quotient, b = divmod(quotient, B)
+        width = width_low + b
+        left, top = divmod(quotient, H - height + 1)
+        require(left <= W - width, "crop left")
+        crops.append([top, left, height, width])
+    return crops
+
+
+def read_block_keys(fields: Fields, num_images: int, previous: bytes) -> list[str]:
+    """C5.4."""
+    keys = []
+    for _ in range(num_images):
+        prefix, suffix, middle = fields.varint(), fields.varint(), fields.varint()
+        require(prefix + suffix <= len(previous), "prefix and suffix exceed the previous key")
+        previous = previous[:prefix] + fields.take(middle) + previous[len(previous) - suffix :]
+        keys.append(decode_key(previous, CorruptError))
+    return keys
+
+
+def decode_key(key: bytes, wrong_length: type[FormatError]) -> str:
+    require(1 <= len(key) <= 4096, "length of a key", wrong_length)
+    try:
+        return key.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptError("a key is not UTF-8") from error
+
+
+# Derived crops: crop-sampler-v1.md
+
+
+class Sampler(NamedTuple):
+    """R1."""
+
+    seed: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    log_ratio: tuple[float, float]
+    flip_probability: float
+
+
+def parse_sampler(found: Any) -> Sampler:
+    """C4, R1."""
+
+    def floats(name: str) -> tuple[float, float]:
+        pair = found.get(name)
+        require(isinstance(pair, list) and [type(x) for x in pair] == [float, float], f"crop_sampler: {name} is not two floats")
+        return pair[0], pair[1]
+
+    require(isinstance(found, dict) and isinstance(found.get("name"), str), "no crop_sampler, or it has no name")
+    require(found["name"] == "random_resized_crop/1", f"unknown crop_sampler {found['name']}", UnknownFeatureError)
+    require(type(found.get("seed")) is int and type(found.get("flip_probability")) is float, "crop_sampler: seed or flip_probability")
+    sampler = Sampler(found["seed"], floats("scale"), floats("ratio"), floats("log_ratio"), found["flip_probability"])
+    require(0 <= sampler.seed < 2**64, "crop_sampler: seed")
+    require(0 < sampler.scale[0] <= sampler.scale[1] <= 1, "crop_sampler: scale")
+    require(1 / 2048 <= sampler.ratio[0] <= sampler.ratio[1] <= 2048, "crop_sampler: ratio")
+    logs = zip(sampler.ratio, sampler.log_ratio, strict=True)
+    require(all(abs(math.log(ratio) - log) < 1e-9 for ratio, log in logs), "crop_sampler: log_ratio")
+    require(0 <= sampler.flip_probability <= 1, "crop_sampler: flip_probability")
+    return sampler
+
+
+def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """R2: Philox4x32-10."""
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for _ in range(10):
+        hi0, lo0 = divmod(0xD2511F53 * c0, 2**32)
+        hi1, lo1 = divmod(0xCD9E8D57 * c2, 2**32)
+        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c0, c1, c2, c3
+
+
+def E(logarithm: float) -> float:  # noqa: N802
+    """R4."""
+    y = logarithm / 8
+    p = 1 / math.factorial(13)
+    for n in range(12, -1, -1):
+        p = p * y + 1 / math.factorial(n)
+    for _ in range(3):
+        p = p * p
+    return p
+
+
+def sample(sampler: Sampler, key: str, size: tuple[int, int], m: int) -> tuple[list[int], bool]:
+    """R3: crop m of an image, and whether it is flipped."""
+    (s0, s1), (l0, l1), (H, W) = sampler.scale, sampler.log_ratio, size
+    stream = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little")
+
+    def words(a: int) -> tuple[int, int, int, int]:
+        return philox((a, m, stream, 0), (sampler.seed % 2**32, sampler.seed // 2**32))
+
+    flip = words(0)[3] % 2**16 < round(sampler.flip_probability * 2**16)
+    for a in range(10):
+        x0, x1, x2, x3 = words(a)
+        area = (H * W) * (s0 + (s1 - s0) * (x0 * 2.0**-32))
+        ratio = E(l0 + (l1 - l0) * (x1 * 2.0**-32))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 1 <= width <= W and 1 <= height <= H:
+            return [x2 * (H - height + 1) // 2**32, x3 * (W - width + 1) // 2**32, height, width], flip
+    height, width = largest_allowed(size, *sampler.ratio)
+    return [(H - height) // 2, (W - width) // 2, height, width], flip
+
+
+def largest_allowed(size: tuple[int, int], r0: float, r1: float) -> tuple[int, int]:
+    """R3: height and width of the crop that is taken if no attempt is accepted."""
+    H, W = size
+    shape = W / H
+    if shape < r0:
+        return max(1, round(W / r0)), W
+    if shape > r1:
+        return H, max(1, round(H * r1))
+    return H, W
+
+
+def derive_crops(sampler: Sampler, keys: list[str], sizes: list[tuple[int, int]], counts: list[int]) -> tuple[list[list[int]], list[bool]]:
+    """C5.3, `derived`: the crops and flips of a block."""
+    images = zip(keys, sizes, counts, strict=True)
+    sampled = [sample(sampler, key, size, m) for key, size, count in images for m in range(count)]
+    return [crop for crop, _ in sampled], [flip for _, flip in sampled]
+
+
+def crops_crc32(crops: list[list[int]], flips: list[bool]) -> int:
+    bits = sum(flip << i for i, flip in enumerate(flips))
+    packed = [struct.pack("<4H", *crop) for crop in crops] + [bits.to_bytes((len(flips) + 7) // 8, "little")]
+    return zlib.crc32(b"".join(packed))
+
+
+# The label columns: sparse-v1.md and dense-v1.md
+
+
+def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
+    """S2, D1."""
+    if codec.name == "dense":
+        return {}
+    found = {"palettes": fields.number("B"), "index_width": fields.number("B")}
+    require(found["palettes"] <= 1, "palettes")
+    require(found["index_width"] <= 4, "index_width")
+    if codec.t is not None:
+        found["count_width"] = fields.number("B")
+        require(found["count_width"] <= 2, "count_width")
+    if codec.values == "log8":
+        found["remainder_base"] = fields.number("h")
+        found["remainder_width"] = fields.number("B")
+        require(found["remainder_width"] <= 2, "remainder_width")
+    if codec.tail is not None:
+        found["tail_width"] = fields.number("B")
+        require(found["tail_width"] <= 4, "tail_width")
+    return found
+
+
+def read_label_columns(
+    fields: Fields, codec: Codec, found: dict[str, int], num_classes: int, crops_of_images: list[int]
+) -> tuple[dict[str, list], list]:
+    """S3, D2: what is said of each crop, by name, and the tail of each image, which is None without tails."""
+    num_crops, tails = sum(crops_of_images), [None for _ in crops_of_images]
+    if codec.name == "dense":
+        width = 4 if codec.values == "f32" else 2
+        numbers = [float_of_bits(bits, width) for bits in fields.planes(num_crops * num_classes, width)]
+        require(codec.content != "probs" or min(numbers) >= 0, "a probability is negative")
+        return {"vectors": split(numbers, [num_classes] * num_crops)}, tails
+
+    counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
+    require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
+    remainders = fields.planes(num_crops, found["remainder_width"]) if codec.values == "log8" else []
+    codes = split(fields.planes(sum(counts), found["index_width"]), counts)
+    differences = read_differences(fields, codec, counts)
+    palettes = read_palettes(fields, num_classes, len(crops_of_images)) if found["palettes"] else None
+    if codec.tail is not None:
+        tails = read_tails(fields, found["tail_width"], palettes or [[] for _ in tails], codec.tail, num_classes)
+
+    palette_of_crop = repeated(palettes, crops_of_images) if palettes else [None] * num_crops
+    indices = [decode_indices(*crop, num_classes) for crop in zip(codes, palette_of_crop, strict=True)]
+    if codec.values is None:  # S5.1
+        values, remainder = [[1.0] for _ in counts], [0.0 for _ in counts]
+    elif codec.values == "log8":
+        based = [found["remainder_base"] + number for number in remainders]
+        decoded = [decode_log8(*crop, codec.step, num_classes) for crop in zip(differences, based, strict=True)]
+        values, remainder = [crop[0] for crop in decoded], [crop[1] for crop in decoded]
+    else:
+        values = [decode_bits(crop, 4 if codec.values == "f32" else 2) for crop in differences]
+        remainder = [0.0 if len(crop) == num_classes else binary32(max(0.0, 1.0 - math.fsum(crop))) for crop in values]
+    return {"indices": indices, "values": values, "remainder": remainder}, tails
+
+
+def split(column: list, counts: list[int]) -> list[list]:
+    rows, first = [], 0
+    for count in counts:
+        rows.append(column[first : first + count])
+        first += count
+    return rows
+
+
+def read_differences(fields: Fields, codec: Codec, counts: list[int]) -> list[list[int]]:
+    """S3: of each crop the stored values, put together from the leading and the further ones."""
+    if codec.values is None:
+        return [[] for _ in counts]
+    width = {"f32": 4, "f16": 2, "log8": 1}[codec.values]
+    stored = [count - 1 for count in counts] if codec.values == "log8" else counts
+    leading = [min(number, 1) for number in stored]
+    further = [number - first for number, first in zip(stored, leading, strict=True)]
+    columns = [split(fields.planes(sum(numbers), width), numbers) for numbers in (leading, further)]
+    return [first + rest for first, rest in zip(*columns, strict=True)]
+
+
+def read_palettes(fields: Fields, num_classes: int, num_images: int) -> list[list[int]]:
+    """S4: the palette of each image."""
+    sizes = fields.planes(num_images, 2)
+    palettes = split(fields.bits(sum(sizes), (num_classes - 1).bit_length()), sizes)
+    for palette in palettes:
+        require(all(c < num_classes for c in palette), "a class of a palette is not below C")
+        require(len(set(palette)) == len(palette), "a palette holds a class twice")
+    return palettes
+
+
+def decode_indices(codes: list[int], palette: list[int] | None, num_classes: int) -> list[int]:
+    """S4: the classes of a crop."""
+    classes = codes if palette is None else [palette[rank] for rank in decode_ranks(codes, len(palette))]
+    require(max(classes) < num_classes, "a class is not below C")
+    require(len(set(classes)) == len(classes), "a class stands twice in a crop")
+    return classes
+
+
+def decode_ranks(codes: list[int], palette_size: int) -> list[int]:
+    ranks: list[int] = []
+    for code in codes:
+        r = code
+        for s in sorted(ranks[:8]):
+            if s <= r:
+                r = r + 1
+        require(r < palette_size, "a rank is beyond the palette")
+        ranks.append(r)
+    return ranks
+
+
+def decode_bits(differences: list[int], width: int) -> list[float]:
+    """S5.2: `f32` and `f16`."""
+    bits, values = {4: 0x3F800000, 2: 0x3C00}[width], []
+    for difference in differences:
+        bits = (bits - difference) % 256**width
+        values.append(float_of_bits(bits, width))
+    require(values[0] > 0 and values[-1] >= 0 and values == sorted(values, reverse=True), "values do not descend to 0 at least")
+    return values
+
+
+def decode_log8(differences: list[int], remainder: int, step: float, num_classes: int) -> tuple[list[float], float]:
+    """S5.3: the values and the remainder of a crop."""
+    q = [0]
+    for difference in differences:
+        q.append(q[-1] + difference)
+    q_r = remainder + q[-1]
+    require(q[-1] <= 255, "a value code is above 255")
+    require(-math.floor(23 / step) <= q_r <= 255, "a remainder code is out of range")
+    require(len(q) < num_classes or q_r == 255, "all classes are kept and something remains")
+    e = [weight(code, step) for code in [*q, q_r]]
+    Z = math.fsum(e)
+    *values, remaining = [binary32(e_k / Z) for e_k in e]
+    return values, remaining
+
+
+def weight(code: int, step: float) -> float:
+    return 0.0 if code == 255 else math.exp(-code * step)
+
+
+def read_tails(fields: Fields, tail_width: int, palettes: list[list[int]], most: int, num_classes: int) -> list[list[float]]:
+    """S6: the tail of each image."""
+    extra_sizes = fields.planes(len(palettes), 2)
+    floors = fields.column("B", len(palettes))
+    palette_levels = split(fields.column("B", sum(map(len, palettes))), [len(palette) for palette in palettes])
+    extra_levels = split(fields.column("B", sum(extra_sizes)), extra_sizes)
+    extra_differences = split(fields.planes(sum(extra_sizes), tail_width), extra_sizes)
+    tails = []
+    for palette, in_palette, floor, extra, differences in zip(
+        palettes, palette_levels, floors, extra_levels, extra_differences, strict=True
+    ):
+        levels = listed_levels(palette, in_palette, extra, list(accumulate(differences)))
+        require(len(levels) <= most, "a tail lists too many classes")
+        require(all(c < num_classes for c in levels), "a class of a tail is not below C")
+        tails.append(tail_weights(levels, floor, num_classes))
+    return tails
+
+
+def listed_levels(palette: list[int], palette_levels: list[int], extra_levels: list[int], extra_classes: list[int]) -> dict[int, int]:
+    """S6: the levels of the listed classes of an image."""
+    require(255 not in extra_levels, "an extra level is 255")
+    require(len({*palette, *extra_classes}) == len(palette) + len(extra_classes), "a class stands twice in palette and extra classes")
+    levels = dict(zip(palette, palette_levels, strict=True)) | dict(zip(extra_classes, extra_levels, strict=True))
+    return {c: level for c, level in levels.items() if level != 255}
+
+
+def tail_weights(levels: dict[int, int], floor: int, num_classes: int) -> list[float]:
+    """S6: tail_c for all C classes."""
+    e = [weight(floor, 0.25)] * num_classes
+    for c, level in levels.items():
+        e[c] = weight(level, 0.25)
+    total = math.fsum(e)
+    return [e_c / total if total else 0.0 for e_c in e]
+
+
+def policy_of(codec: Codec) -> str:
+    """S7: how the labels of a sparse codec are to be read."""
+    return "tail" if codec.tail is not None else "renorm" if codec.name == "marginal_renorm" else "uniform"
+
+
+def target(image: Image, crop: int, num_classes: int, policy: str) -> Callable[[int], float]:
+    """S7: the function from a class to its target."""
+    kept = dict(zip(image.indices[crop], image.values[crop], strict=True))
+    remainder, tail = image.remainder[crop], image.tail
+    if policy == "renorm":
+        total = math.fsum(kept.values())
+        return lambda c: kept.get(c, 0.0) / total
+    if policy == "tail":
+        Z = math.fsum(tail_c for c, tail_c in enumerate(tail) if c not in kept)
+        if Z > 0:
+            return lambda c: kept[c] if c in kept else remainder * tail[c] / Z
+    return lambda c: kept[c] if c in kept else remainder / (num_classes - len(kept))
+
+
+# C6 to C9: keys, summary, index, trailer
+
+
+class Trailer(NamedTuple):
+    """C9."""
+
+    keys_offset: int
+    summary_offset: int
+    index_offset: int
+    file_length: int
+    num_images: int
+    num_blocks: int
+    num_crops: int
+    flags: int
+    sha256: bytes
+
+
+def read_trailer(data: bytes, blocks_offset: int) -> Trailer:
+    require(data[-8:] == MAGIC and len(data) >= blocks_offset + 104, "file is unfinished or truncated", TruncatedError)
+    *fields, trailer_crc32, _magic = struct.unpack("<7QI32sI8s", data[-104:])
+    require(zlib.crc32(data[-104:-12]) == trailer_crc32, "trailer_crc32 differs")
+    trailer = Trailer(*fields)
+    require(trailer.file_length <= len(data), "file is shorter than file_length", TruncatedError)
+    require(trailer.file_length == len(data), "file is longer than file_length")
+    offsets = [blocks_offset, trailer.keys_offset, trailer.summary_offset, trailer.index_offset, len(data) - 104]
+    require(offsets == sorted(offsets), "parts are not in order")
+    require(trailer.flags & ~1 == 0, "unknown flags", UnknownFeatureError)
+    require(trailer.num_images <= 4294967295, "num_images", LimitError)
+    require(trailer.num_blocks <= trailer.num_images <= 256 * trailer.num_blocks, "num_blocks contradicts num_images")
+    require(13 * trailer.num_blocks <= trailer.keys_offset - blocks_offset, "the blocks do not fit into their part")
+    return trailer
+
+
+def read_keys(part: bytes, trailer: Trailer) -> list[str]:
+    """C6."""
+    N = trailer.num_images
+    P, Q = -(-N // 512), 0 if trailer.flags & 1 else -(-N // 4096)
+    fields = Fields(part)
+    table_crc32 = fields.number("I")
+    table = fields.take(8 * (P + Q))
+    require(zlib.crc32(table) == table_crc32, "table_crc32 differs")
+    limits = [512 * (2 + 4096)] * P + [4 * (min(N, 4096 * q + 4096) - 4096 * q) for q in range(Q)]
+    pages = []
+    for (length, crc32), limit in zip(struct.iter_unpack("<II", table), limits, strict=True):
+        page = fields.take(length)
+        require(zlib.crc32(page) == crc32, "CRC-32 of a page differs")
+        pages.append(Fields(decompress(page, limit)))
+    fields.end()
+    keys, order = [], []
+    for p in range(P):
+        lengths = pages[p].column("H", min(N, 512 * p + 512) - 512 * p)
+        keys += [pages[p].take(length) for length in lengths]
+    for q in range(Q):
+        order += pages[P + q].column("I", min(N, 4096 * q + 4096) - 4096 * q)
+    for page in pages:
+        page.end()
+    require(len(set(keys)) == N, "a key stands twice")
+    ascending = sorted(range(N), key=lambda i: keys[i])
+    require(ascending == (list(range(N)) if trailer.flags & 1 else order), "order of the keys")
+    return [decode_key(key, LimitError) for key in keys]
+
+
+def read_summary(part: bytes, keys: list[str]) -> dict[str, Any]:
+    """C7."""
+    fields = Fields(part)
+    summary_crc32 = fields.number("I")
+    require(len(part) - 4 <= 268435456, "length of the summary", LimitError)
+    require(zlib.crc32(part[4:]) == summary_crc32, "summary_crc32 differs")
+    summary = unpack_map(part[4:])
+    sha256 = hashlib.sha256(b"".join(struct.pack("<I", len(key.encode())) + key.encode() for key in keys))
+    require(summary.get("keys_sha256") == sha256.hexdigest(), "keys_sha256 differs")
+    skipped = summary.get("skipped_keys", [])
+    require(isinstance(skipped, list) and all(isinstance(key, str) for key in skipped), "skipped_keys")
+    return summary
+
+
+def read_index(part: bytes, trailer: Trailer, blocks_length: int) -> tuple[list[int], list[int], list[int]]:
+    """C8: `block_length`, `block_images` and the number of crops of each image."""
+    index_crc32 = Fields(part).number("I")
+    require(zlib.crc32(part[4:]) == index_crc32, "index_crc32 differs")
+    fields = Fields(decompress(part[4:], 6 * trailer.num_blocks + 2 * trailer.num_images))
+    block_length, block_images = fields.column("I", trailer.num_blocks), fields.column("H", trailer.num_blocks)
+    counts = [number + 1 for number in fields.column("H", trailer.num_images)]
+    fields.end()
+    require(sum(block_length) == blocks_length, "the block lengths do not add up")
+    require(sum(block_images) == trailer.num_images, "the images do not add up")
+    require(sum(counts) == trailer.num_crops, "the crops do not add up")
+    return block_length, block_images, counts
+
+
+# Whole files
+
+
+def read(data: bytes) -> File:
+    """A finished file, everything checked."""
+    metadata, metadata_crc32, blocks_offset = read_metadata(data)
+    trailer = read_trailer(data, blocks_offset)
+    block_length, block_images, counts = read_index(data[trailer.index_offset : -104], trailer, trailer.keys_offset - blocks_offset)
+    keys = read_keys(data[trailer.keys_offset : trailer.summary_offset], trailer)
+    summary = read_summary(data[trailer.summary_offset : trailer.index_offset], keys)
+    images: list[Image] = []
+    at = blocks_offset
+    for number in range(trailer.num_blocks):
+        payload = read_payload(data[at : at + block_length[number]], number, metadata_crc32)
+        block = read_block(payload, metadata, images[-1].key.encode() if images else b"")
+        require(len(block) == block_images[number], "number of images of a block differs from the index")
+        images += block
+        at += block_length[number]
+    require([len(image.crops) for image in images] == counts, "numbers of crops differ from the index")
+    require([image.key for image in images] == keys, "keys of the blocks differ from the keys part")
+    require(hashlib.sha256(data[:-104]).digest() == trailer.sha256, "sha256 differs")
+    return File(metadata, summary, images)
+
+
+def recover(data: bytes) -> list[Image]:
+    """C9.1: the images of the whole blocks of an unfinished file."""
+    metadata, metadata_crc32, at = read_metadata(data)
+    images: list[Image] = []
+    number = 0
+    while len(data) - at >= 12:
+        (payload_length,) = struct.unpack_from("<I", data, at + 4)
+        try:
+            payload = read_payload(data[at : at + 12 + payload_length], number, metadata_crc32)
+            images += read_block(payload, metadata, images[-1].key.encode() if images else b"")
+        except FormatError:
+            break
+        at, number = at + 12 + payload_length, number + 1
+    return images

@@ -1,0 +1,78 @@
+"""Naive references: the formulas as they are printed, one number at a time."""
+
+from __future__ import annotations
+
+import math
+
+
+def kept_classes(probs: list[float], k: int | None, t: float | None) -> list[int]:
+    """Return the classes that a codec keeps, most probable first, lowest class first among equals."""
+    ranked = sorted(range(len(probs)), key=lambda c: (-probs[c], c))
+    return ranked[:k] if k is not None else [c for c in ranked if probs[c] >= t] or ranked[:1]
+
+
+def fkd_target(probs: list[float], name: str, k: int | None = None, t: float | None = None) -> list[float]:
+    """Return the target of each class by FKD's formulas (Shen & Xing, ECCV 2022), the remainder clamped at 0."""
+    num_classes = len(probs)
+    if name in ("hard", "smoothing"):
+        k = 1
+    kept = kept_classes(probs, k, t)
+    total = sum(probs[c] for c in kept)
+    if name == "hard":
+        return [1.0 if c == kept[0] else 0.0 for c in range(num_classes)]
+    if name == "marginal_renorm":
+        return [probs[c] / total if c in kept else 0.0 for c in range(num_classes)]
+    others = num_classes - len(kept)
+    rest = max(0.0, 1 - total) / others if others else 0.0
+    return [probs[c] if c in kept else rest for c in range(num_classes)]
+
+
+def log8_target(probs: list[float], step: float, k: int | None = None, t: float | None = None) -> list[float]:
+    """Return the target of each class by marginal smoothing with log8 values (spec/sparse-v1.md, section 5.3)."""
+    num_classes = len(probs)
+    kept = kept_classes(probs, k, t)
+    top = probs[kept[0]]
+    rest = max(0.0, 1 - sum(probs[c] for c in kept)) if len(kept) < num_classes else 0.0
+
+    def rounded(value: float) -> float:
+        if value == 0:
+            return 0.0
+        code = round((math.log(top) - math.log(value)) / step)
+        return math.exp(-code * step) if code < 255 else 0.0
+
+    powers = {c: rounded(probs[c]) for c in kept}
+    rest_power = rounded(rest)
+    total = sum(powers.values()) + rest_power
+    others = num_classes - len(kept)
+    return [powers[c] / total if c in powers else rest_power / total / others for c in range(num_classes)]
+
+
+def tail_targets(rows: list[list[float]], tail: int, k: int | None = None, t: float | None = None) -> list[list[float]]:
+    """Return the targets of an image's crops with exact values and a tail (spec/sparse-v1.md, sections 6 and 7)."""
+    num_classes = len(rows[0])
+    kept = [kept_classes(probs, k, t) for probs in rows]
+    left_out = [sum(probs[c] for probs, classes in zip(rows, kept, strict=True) if c not in classes) for c in range(num_classes)]
+    weights = _tail_weights(left_out, tail)
+    targets = []
+    for probs, classes in zip(rows, kept, strict=True):
+        rest = max(0.0, 1 - sum(probs[c] for c in classes)) if len(classes) < num_classes else 0.0
+        total = sum(weights[c] for c in range(num_classes) if c not in classes)
+        even = rest / max(1, num_classes - len(classes))
+        targets.append([probs[c] if c in classes else rest * weights[c] / total if total else even for c in range(num_classes)])
+    return targets
+
+
+def _tail_weights(left_out: list[float], tail: int) -> list[float]:
+    largest = max(left_out)
+    if largest == 0:
+        return [0.0] * len(left_out)
+
+    def rounded(value: float) -> float:
+        level = round(math.log(largest / value) / 0.25) if value > 0 else 255
+        return math.exp(-0.25 * level) if level < 255 else 0.0
+
+    ranked = sorted(range(len(left_out)), key=lambda c: (-left_out[c], c))[:tail]
+    weights = {c: rounded(left_out[c]) for c in ranked if rounded(left_out[c]) > 0}
+    others = [left_out[c] for c in range(len(left_out)) if c not in weights]
+    floor = rounded(sum(others) / len(others)) if others else 0.0
+    return [weights.get(c, floor) for c in range(len(left_out))]

@@ -1,0 +1,123 @@
+"""The house: which module may import what, and which names are public."""
+
+import ast
+import importlib
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import softlabel_codec
+from softlabel_codec import errors
+
+PACKAGE = Path(softlabel_codec.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")
+}
+
+# From the bottom to the top; a module imports only what stands below it, or beside it in the same storey.
+STOREYS = [
+    ["errors", "limits", "version"],
+    ["arrays", "codec", "metadata", "compress", "sampler"],
+    ["labels", "quantise"],
+    ["pack"],
+    ["crop_choice", "description", "frame", "store"],
+    ["block_index", "few", "keys", "labelled", "prefix"],
+    ["assembly", "arguments"],
+    ["reader", "writer", "recover"],
+    [""],
+    ["report", "images"],
+    ["torch"],
+    ["teacher", "trainer", "fkd"],
+    ["cli.output", "cli.tables"],
+    ["demo"],
+    ["cli"],
+    ["__main__"],
+]
+DOORS = {
+    "zstandard": {"compress"},
+    "msgpack": {"metadata"},
+    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "teacher.batches"},
+    "torch": {"torch", "teacher", "trainer", "fkd", "demo", "cli.encode"},
+    "click": {"cli", "demo"},
+    "rich": {"cli.output"},
+    "tqdm": {"cli.output", "demo"},
+    "matplotlib": {"report.stats", "demo"},
+    "sklearn": {"demo"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def storey(module: str) -> int:
+    """Return the storey of a module, by the longest name that fits."""
+    name = module.removeprefix("softlabel_codec").removeprefix(".")
+    fitting = [
+        (len(room), level)
+        for level, rooms in enumerate(STOREYS)
+        for room in rooms
+        if name == room or (room and name.startswith(room + "."))
+    ]
+    assert fitting, f"{module} has no place in the house: give it one in {Path(__file__).name}"
+    return max(fitting)[1]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_import_only_what_stands_below(module):
+    for imported in imports(MODULES[module]):
+        if imported.startswith("softlabel_codec"):
+            assert storey(imported) <= storey(module), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("package", sorted(DOORS))
+def test_third_party_packages_have_their_doors(package):
+    for module, path in MODULES.items():
+        name = module.removeprefix("softlabel_codec").removeprefix(".")
+        if any(imported.split(".")[0] == package for imported in imports(path)):
+            assert any(name == door or name.startswith(door + ".") for door in DOORS[package]), f"{module} imports {package}"
+
+
+def test_the_base_never_imports_torch():
+    names = "softlabel_codec, softlabel_codec.report, softlabel_codec.cli.main"
+    code = f"import sys, {names}; print([name for name in ('torch', 'PIL', 'rich') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_public_names():
+    assert softlabel_codec.__all__ == sorted(softlabel_codec.__all__, key=lambda name: (name == "recover", name == "__version__", name))
+    for name in softlabel_codec.__all__:
+        assert getattr(softlabel_codec, name) is not None
+    assert set(softlabel_codec.__all__) >= {"SoftLabelWriter", "SoftLabelReader", "SoftLabelError"}
+    from softlabel_codec import torch as torch_side
+
+    assert set(torch_side.__all__) >= {"SoftLabelDataset", "collate_crops", "soft_cross_entropy"}
+
+
+ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_are_one_tree_and_survive_pickling(error):
+    assert issubclass(error, errors.SoftLabelError)
+    copy = pickle.loads(pickle.dumps(error("what happened")))
+    assert (type(copy), str(copy)) == (error, "what happened")
+    assert getattr(softlabel_codec, error.__name__) is error
+
+
+def test_every_public_function_says_what_it_does():
+    for module in MODULES:
+        if module.endswith("__main__"):
+            continue
+        for name, thing in vars(importlib.import_module(module)).items():
+            if not name.startswith("_") and getattr(thing, "__module__", "") == module and callable(thing):
+                assert thing.__doc__, f"{module}.{name}"

@@ -1,0 +1,242 @@
+"""Damaged files: every flipped bit and every truncation raises the right error or changes nothing."""
+
+import zlib
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from conftest import write_labels
+
+from softlabel_codec import (
+    CorruptError,
+    FormatError,
+    LimitError,
+    NewerVersionError,
+    NotAContainerError,
+    SoftLabelReader,
+    TruncatedError,
+    UnknownFeatureError,
+)
+from softlabel_codec.compress import compress_columns, decompress
+from softlabel_codec.frame import HEADER, Header, pack_block
+from softlabel_codec.metadata import pack_map, unpack_map
+from softlabel_codec.report import verify
+from softlabel_codec.sampler import CropSampler
+
+SAMPLER = CropSampler().describe()
+CODECS = ["marginal_smoothing:k=3", "marginal_smoothing:t=0.1,values=f16", "hard", "dense:f16"]
+
+
+def everything(path):
+    """Read everything in a file."""
+    with SoftLabelReader(path) as reader:
+        batch = reader.read_batch(range(len(reader)))
+        single = [reader.read(number, [0]).crops.tolist() for number in range(len(reader))]
+        found = [list(reader.keys), reader.metadata, reader.codec, reader.num_crops.tolist(), single]
+        arrays = [batch.crops, batch.flips, batch.labels.dense(), batch.image_sizes]
+        return found, [array.tolist() for array in arrays], [reader.keys.find(key) for key in reader.keys]
+
+
+@pytest.fixture(params=CODECS)
+def small_file(request, tmp_path):
+    keys = ["b/1.png", "a/2.png", "a/3.png"]  # not in order, so that there is an order page
+    write_labels(tmp_path / "small.slc", request.param, num_classes=6, counts=[2, 1, 3], keys=keys, metadata={"a": 1})
+    return tmp_path / "small.slc"
+
+
+def test_every_flipped_bit_is_detected(small_file, tmp_path):
+    data = small_file.read_bytes()
+    wanted = everything(small_file)
+    damaged = tmp_path / "damaged.slc"
+    for position in range(len(data)):
+        bit = 1 << (position * 5 % 8)
+        damaged.write_bytes(data[:position] + bytes([data[position] ^ bit]) + data[position + 1 :])
+        try:
+            found = everything(damaged)
+        except FormatError:
+            pass
+        else:  # only the whole file's SHA-256 covers what a reader need not look at
+            assert found == wanted
+        assert not verify(damaged).ok, f"verify misses bit {bit} of byte {position}"
+
+
+def test_every_truncation_is_detected(small_file, tmp_path):
+    data = small_file.read_bytes()
+    damaged = tmp_path / "damaged.slc"
+    for length in range(len(data)):
+        damaged.write_bytes(data[:length])
+        with pytest.raises((TruncatedError, NotAContainerError), match=r"damaged\.slc"):
+            everything(damaged)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (b"", TruncatedError, "the file ends within its header: expected 32 bytes, got 0"),
+        (b"PK\x03\x04" + bytes(100), NotAContainerError, "expected a softlabel container to begin with"),
+        (b"\x89SLC\r\n\x1a\n", TruncatedError, "the file ends within its header"),
+        (b"\x89SLC\n\x1a\n" + bytes(100), NotAContainerError, "expected a softlabel container"),
+        (Header(5, 0, major=2).pack() + bytes(100), NewerVersionError, r"format version 2.0: expected 1.x. Update"),
+        (Header(5, 0, incompatible_features=0b1010).pack() + bytes(100), UnknownFeatureError, "unknown feature bit 1, 3"),
+        (Header(0, 0).pack() + bytes(100), LimitError, "metadata_length: expected 1 to 16777216, got 0"),
+        (Header(2**24 + 1, 0).pack() + bytes(100), LimitError, "metadata_length"),
+        (Header(500, 0).pack() + bytes(100), TruncatedError, "the file ends within its metadata"),
+        (Header(5, 0).pack() + bytes(100), CorruptError, "checksum of the metadata differs"),
+        (Header(5, 0).pack()[:-1] + bytes(101), CorruptError, "checksum of the header differs"),
+    ],
+)
+def test_what_is_no_sound_beginning(tmp_path, data, error, message):
+    (tmp_path / "a.slc").write_bytes(data)
+    with pytest.raises(error, match=message):
+        SoftLabelReader(tmp_path / "a.slc")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error", "message"),
+    [
+        ({}, CorruptError, "the metadata section has no 'num_classes'"),
+        ({"num_classes": 5}, CorruptError, "the metadata section has no 'codec'"),
+        ({"codec": "soft"}, UnknownFeatureError, "unknown strategy 'soft'"),
+        ({"codec": "marginal_smoothing:k=5,tails=30"}, UnknownFeatureError, "has no option 'tails=30'"),
+        ({"crops": "circles"}, UnknownFeatureError, "crop mode: expected one of pixels"),
+        ({"crops": "derived"}, CorruptError, "has no 'crop_sampler'"),
+        ({"crops": "derived", "crop_sampler": {"name": "x"}}, UnknownFeatureError, "expected 'random_resized_crop/1', got 'x'"),
+        ({"crops": "derived", "crop_sampler": []}, CorruptError, "crop_sampler: expected a map with a name"),
+        ({"crops": "derived", "crop_sampler": {"name": "random_resized_crop/1"}}, CorruptError, "crop_sampler: not the parameters"),
+        ({"crops": "derived", "crop_sampler": {**SAMPLER, "scale": [2, 1]}}, CorruptError, "not the parameters.* 0 < smallest <= largest"),
+        ({"crops": "derived", "crop_sampler": {**SAMPLER, "log_ratio": [0, 0]}}, CorruptError, "expected the logarithms of"),
+        ({"num_classes": 1}, LimitError, "num_classes: expected 2 to"),
+        ({"num_classes": "5"}, CorruptError, "num_classes: expected int, got str"),
+        ({"num_classes": True}, CorruptError, "num_classes: expected int, got bool"),
+        ({"codec": 5}, CorruptError, "codec: expected str, got int"),
+        ({"metadata": [1]}, CorruptError, "metadata: expected dict, got list"),
+    ],
+)
+def test_metadata_that_describe_no_labels(tmp_path, metadata, error, message):
+    values = {"num_classes": 10, "codec": "hard", "crops": "pixels", "metadata": {}}
+    if message.startswith("the metadata section has no"):
+        values = metadata
+    packed = pack_map({**values, **metadata}, 10**6)
+    (tmp_path / "a.slc").write_bytes(Header(len(packed), zlib.crc32(packed)).pack() + packed + bytes(100))
+    with pytest.raises(error, match=message):
+        SoftLabelReader(tmp_path / "a.slc")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x82\xa1a\x01\xa1a\x02", "a key twice"),
+        (b"\x81\x01\x01", "expected a msgpack map"),
+        (b"\x80\x80", "expected a msgpack map"),
+        (b"\x93\x01\x02\x03", "expected a msgpack map, got list"),
+        (b"\x81\xa1a\xc4\x01x", "expected None, bool"),
+        (b"\x81\xa1a\xd4\x05x", "extension type 5 is not allowed"),
+        (b"\x81\xa1a\xd6\xff\x00\x00\x00\x00", "expected None, bool"),
+        (b"\x81\xa1a" + b"\x91" * 5000 + b"\x01", "expected a msgpack map"),
+        (b"\x81\xa1a\xdd\xff\xff\xff\xff", "expected a msgpack map"),
+        (b"\x81\xa1a\xa1\xff", "expected a msgpack map"),
+        (b"", "expected a msgpack map"),
+    ],
+)
+def test_msgpack_that_is_refused(data, message):
+    with pytest.raises(CorruptError, match=message):
+        unpack_map(data)
+
+
+def test_msgpack_nested_too_deep():
+    assert unpack_map(b"\x81\xa1a" + b"\x91" * 31 + b"\x01")
+    with pytest.raises(LimitError, match="nested deeper than 32"):
+        unpack_map(b"\x81\xa1a" + b"\x91" * 32 + b"\x01")
+    deep = 1
+    for _ in range(40):
+        deep = [deep]
+    with pytest.raises(LimitError, match="nested deeper than 32"):
+        pack_map({"a": deep}, 10**6)
+
+
+def test_zstd_frames_that_are_refused():
+    frame = compress_columns([b"a" * 1000])
+    assert decompress(frame, 1000) == b"a" * 1000
+    with pytest.raises(LimitError, match="holds 1000 bytes: expected at most 999"):
+        decompress(frame, 999)
+    with pytest.raises(CorruptError, match="does not decompress"):
+        decompress(frame + b"x", 1000)
+    with pytest.raises(CorruptError, match="does not decompress"):
+        decompress(frame[:-1], 1000)
+    with pytest.raises(CorruptError, match="expected a zstd frame"):
+        decompress(b"not zstd", 1000)
+    empty = compress_columns([])
+    assert decompress(empty, 0) == b""
+    for wrong in (empty + b"x", b"\x50\x2a\x4d\x18\x01\x00\x00\x00x"):
+        with pytest.raises(CorruptError, match="zstd frame"):
+            decompress(wrong, 0)
+    without_size = bytes.fromhex("28b52ffd0058190000") + b"abc"
+    with pytest.raises(CorruptError, match="does not state its content size"):
+        decompress(without_size, 1000)
+
+
+def test_damage_in_one_block_leaves_the_others(tmp_path):
+    written = write_labels(tmp_path / "a.slc", counts=[200] * 4)
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        starts = reader.index.starts.tolist()
+    data = bytearray((tmp_path / "a.slc").read_bytes())
+    data[starts[2] + 50] ^= 4
+    (tmp_path / "a.slc").write_bytes(data)
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        for number in (0, 1, 3):
+            np.testing.assert_array_equal(reader[number].crops, list(written.values())[number][0])
+        with pytest.raises(CorruptError, match=rf"a\.slc: block 2 at byte {starts[2]}, image 2: checksum of block 2 differs"):
+            reader[2]
+        with pytest.raises(CorruptError, match="block 2 at byte"):
+            reader.read_batch([0, 2], [[1], [1]])
+    report = verify(tmp_path / "a.slc", deep=True)
+    assert [problem.error for problem in report.problems] == ["CorruptError", "CorruptError"]
+    assert "block 2 at byte" in report.problems[0].message
+    assert "SHA-256" in report.problems[1].message
+
+
+def test_swapped_repeated_and_foreign_blocks_are_detected(tmp_path):
+    write_labels(tmp_path / "a.slc", counts=[200] * 3, codec="hard", num_classes=2, size=(1, 1))
+    write_labels(tmp_path / "b.slc", counts=[200] * 3, codec="hard", num_classes=2, size=(1, 1), metadata={"other": 1})
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        starts = reader.index.starts.tolist()
+    data, foreign = (tmp_path / "a.slc").read_bytes(), (tmp_path / "b.slc").read_bytes()
+    blocks = [data[start:end] for start, end in pairwise(starts)]
+    shift = len(foreign) - len(data)
+    assert foreign[starts[0] + shift : starts[1] + shift][12:] == blocks[0][12:]  # the same payload
+    for changed in (
+        [blocks[1], blocks[0], blocks[2]],
+        [blocks[0], blocks[0], blocks[2]],
+        [foreign[starts[0] + shift : starts[1] + shift], blocks[1], blocks[2]],
+    ):
+        (tmp_path / "c.slc").write_bytes(data[: starts[0]] + b"".join(changed) + data[starts[3] :])
+        with pytest.raises(FormatError, match=r"c\.slc: (trailer|block \d at byte)"):
+            everything(tmp_path / "c.slc")
+        assert not verify(tmp_path / "c.slc").ok
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x01", b"\x01\x00" + bytes(40), b"\x00\x00" + bytes(60), b"\xff" * 400, b"\x01\x00" + b"\xff" * 60]
+)
+@pytest.mark.parametrize("codec", CODECS)
+def test_blocks_with_a_sound_checksum_and_nonsense_inside(tmp_path, content, codec):
+    write_labels(tmp_path / "a.slc", codec, num_classes=6, counts=[200])
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        with pytest.raises((CorruptError, IndexError), match="block|crop"):
+            reader._layout.unpack([content], np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0]]))
+        if reader._few is not None:
+            with pytest.raises((CorruptError, IndexError), match="block|crop"):
+                reader._few.read(content, 0, [0], 0)
+        with pytest.raises(CorruptError, match="block|crop"):
+            reader._layout.unpack_all(content, "")
+
+
+def test_a_block_is_not_longer_than_it_may_be():
+    with pytest.raises(LimitError, match="payload of at most 1073741824 bytes"):
+        pack_block(_Long(), 0, 0)
+    assert HEADER.size == 32
+
+
+class _Long(bytes):
+    def __len__(self):
+        return 2**30 + 1

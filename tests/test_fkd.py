@@ -1,0 +1,250 @@
+"""Import of FKD's label files."""
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader
+from softlabel_codec.fkd import exact_crops, import_fkd, label_codec, read_fkd_file
+from softlabel_codec.report import verify
+
+TYPES = ["hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing_k10", "marginal_renorm_k5"]
+
+
+def fkd_labels(label_type, rng, num_crops, dtype=np.float32):
+    """Return labels as FKD's generator arranges them."""
+    codec = label_codec(label_type)
+    if codec.name == "hard":
+        return rng.integers(0, 1000, num_crops)
+    k = codec.kept_classes
+    classes = np.stack([rng.choice(1000, k, replace=False) for _ in range(num_crops)])
+    values = -np.sort(-rng.dirichlet([0.3] * (k + 1), num_crops)[:, :k], axis=1)
+    pairs = np.stack([classes, values], axis=1).astype(dtype)
+    return pairs[:, :, 0] if codec.name == "smoothing" else pairs
+
+
+@pytest.fixture
+def fkd_folder(tmp_path):
+    """Two label files and their images, f32 marginal smoothing."""
+    rng = np.random.default_rng(0)
+    for name, size in (("a.b", (375, 500)), ("c", (200, 100))):
+        crops = np.array([[3, 7, 100, 90], [100, 50, 80, 50], [0, 0, *size]])
+        fractions = (crops / np.array([*size, *size])).astype(np.float32)
+        parts = [fractions, np.array([True, False, True]), fkd_labels("marginal_smoothing_k5", rng, 3)]
+        path = tmp_path / "labels" / "train" / "n01" / f"{name}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(parts, path)
+        image = tmp_path / "images" / "n01" / f"{name}.JPEG"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size[::-1]).save(image)
+    return tmp_path
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("label_type", TYPES)
+def test_decoding_equals_fkds_own(shared, tmp_path, label_type, half, teacher_logits):
+    name = label_type + ("_f16" if half else "")
+    expected = np.load(shared / "interop" / "fkd" / "expected-dense-first5.npz")
+    places = {str(key).removesuffix(".JPEG"): place for place, key in enumerate(teacher_logits["keys"])}
+    for images in (None, shared / "data" / "imagenet-100" / "train"):
+        report = import_fkd(shared / "interop" / "fkd" / name, tmp_path / "a.slc", label_type, images=images, overwrite=True)
+        assert (report.num_images, report.num_crops, report.uncertain_crops) == (3, 120, 0)
+        with SoftLabelReader(report.path) as reader:
+            assert reader.crops == ("pixels" if images else "fractions:f16" if half else "fractions:f32")
+            for key in reader.keys:
+                np.testing.assert_allclose(reader[key].labels.dense()[:5], expected[f"{name}/{key}"], rtol=0, atol=1e-6)
+                np.testing.assert_array_equal(reader[key].flips, teacher_logits["flips"][places[key]][:40])
+                if images:
+                    np.testing.assert_array_equal(reader[key].crops, teacher_logits["crops"][places[key]][:40])
+        assert verify(report.path, deep=True).ok
+
+
+def test_values_stay_as_they_are_unless_asked_otherwise(fkd_folder):
+    report = import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5")
+    assert report.codec == "marginal_smoothing:k=5,values=f32"
+    raw = read_fkd_file(fkd_folder / "labels/train/n01/c.tar", label_codec("marginal_smoothing_k5"), 1000)
+    with SoftLabelReader(fkd_folder / "a.slc") as reader:
+        assert list(reader.keys) == ["n01/a.b", "n01/c"]
+        assert reader.metadata["source"]["label_type"] == "marginal_smoothing_k5"
+        np.testing.assert_array_equal(reader["n01/c"].crops, raw.crops)
+        np.testing.assert_array_equal(reader["n01/c"].labels.values, raw.values)
+        np.testing.assert_array_equal(reader["n01/c"].labels.indices, raw.indices)
+    report = import_fkd(fkd_folder / "labels", fkd_folder / "b.slc", "marginal_smoothing_k5", codec="marginal_smoothing:k=3")
+    with SoftLabelReader(fkd_folder / "b.slc") as reader:
+        assert reader.codec == "marginal_smoothing:k=3"
+        np.testing.assert_array_equal(reader["n01/c"].labels.indices, raw.indices[:, :3])
+
+
+def test_pixels_come_back_with_the_images(fkd_folder):
+    import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", images=fkd_folder / "images")
+    with SoftLabelReader(fkd_folder / "a.slc") as reader:
+        assert reader["n01/a.b"].crops.tolist() == [[3, 7, 100, 90], [100, 50, 80, 50], [0, 0, 375, 500]]
+        assert reader["n01/c"].image_size == (200, 100)
+    Image.new("RGB", (501, 375)).save(fkd_folder / "images/n01/a.b.JPEG")
+    with pytest.raises(MismatchError, match=r"a\.b\.tar: crop 0: .* are not whole pixels of an image of 375 x 501"):
+        import_fkd(fkd_folder / "labels", fkd_folder / "b.slc", "marginal_smoothing_k5", images=fkd_folder / "images")
+    (fkd_folder / "images/n01/c.JPEG").rename(fkd_folder / "images/n01/d.JPEG")
+    (fkd_folder / "images/n01/a.b.JPEG").unlink()
+    with pytest.raises(MismatchError, match="no image for the key 'n01/a.b'"):
+        import_fkd(fkd_folder / "labels", fkd_folder / "c.slc", "marginal_smoothing_k5", images=fkd_folder / "images")
+
+
+def test_half_precision_fractions_of_large_images_are_counted():
+    rng = np.random.default_rng(0)
+    size = (3000, 4000)
+    height, width = rng.integers(1000, 2900, 200), rng.integers(1000, 3900, 200)
+    crops = np.stack([rng.integers(0, size[0] - height), rng.integers(0, size[1] - width), height, width], axis=1)
+    fractions = crops / np.array([*size, *size])
+    exact, uncertain = exact_crops(fractions.astype(np.float32), size)
+    np.testing.assert_array_equal(exact, crops)
+    assert uncertain == 0
+    near, uncertain = exact_crops(fractions.astype(np.float16), size)
+    assert uncertain > 100
+    assert np.abs(near - crops).max() <= 2
+    assert (near[:, :2] + near[:, 2:] <= np.array(size)).all()
+
+
+@pytest.mark.parametrize(
+    ("label_type", "message"),
+    [
+        ("marginal_smothing_k5", "expected one of hard"),
+        ("hard_k3", "expected one of"),
+        ("marginal_smoothing", "expected one of"),
+        ("x", "expected"),
+    ],
+)
+def test_unknown_label_types(label_type, message):
+    with pytest.raises(ArgumentError, match=message):
+        label_codec(label_type)
+
+
+def test_label_types_name_codecs():
+    assert label_codec("marginal_renorm") == label_codec("marginal_renorm_k5")
+    assert label_codec("marginal_smoothing_k17") == Codec.parse("marginal_smoothing:k=17")
+
+
+def save(path, parts):
+    torch.save(parts, path)
+    return path
+
+
+GOOD = [np.zeros((2, 4), np.float32), np.zeros(2, bool), np.zeros((2, 2, 5), np.float32) + [[0], [0.2]] + [[0, 1, 2, 3, 4], [0] * 5]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "message"),
+    [
+        ([GOOD[0], GOOD[1]], CorruptError, "expected a list of crops, flips and labels"),
+        ({"a": 1}, CorruptError, "expected a list of crops, flips and labels, got dict"),
+        ([GOOD[0].astype(np.float64), *GOOD[1:]], CorruptError, "expected crops as float16 or float32"),
+        ([GOOD[0][:, :3], *GOOD[1:]], CorruptError, "expected crops"),
+        ([GOOD[0], GOOD[1][:1], GOOD[2]], CorruptError, r"expected flips as bool \(2,\)"),
+        ([*GOOD[:2], GOOD[2][:, :, :4]], MismatchError, r"expected labels of shape \(2, 2, 5\) .* got float64 of shape \(2, 2, 4\)"),
+        ([*GOOD[:2], GOOD[2][:, 0]], MismatchError, "expected labels of shape"),
+        ([*GOOD[:2], GOOD[2] + 0.5], MismatchError, "expected class indices from 0 to 999"),
+        ([*GOOD[:2], GOOD[2] + [[1000], [0]]], MismatchError, "expected class indices from 0 to 999, got 1000"),
+    ],
+)
+def test_files_that_hold_something_else(tmp_path, parts, error, message):
+    with pytest.raises(error, match=message):
+        read_fkd_file(save(tmp_path / "a.tar", parts), label_codec("marginal_smoothing_k5"), 1000)
+
+
+def test_half_precision_cannot_hold_many_classes(tmp_path):
+    path = save(tmp_path / "a.tar", [*GOOD[:2], GOOD[2].astype(np.float16)])
+    assert read_fkd_file(path, label_codec("marginal_smoothing_k5"), 2049).indices.shape == (2, 5)
+    with pytest.raises(MismatchError, match="class indices above 2048 are not exact in float16"):
+        read_fkd_file(path, label_codec("marginal_smoothing_k5"), 2050)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code from the file ran",)
+
+
+def test_code_in_a_file_never_runs(tmp_path, capsys):
+    path = save(tmp_path / "a.tar", [*GOOD[:2], Evil()])
+    with pytest.raises(CorruptError, match="not a label file that can be read without running code"):
+        read_fkd_file(path, label_codec("hard"), 1000)
+    (tmp_path / "b.tar").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(CorruptError, match="not a "):
+        read_fkd_file(tmp_path / "b.tar", label_codec("hard"), 1000)
+    assert "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("keep", [0, 10, 400])
+def test_truncated_files_are_named(tmp_path, keep):
+    path = save(tmp_path / "a.tar", GOOD)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CorruptError, match=r"a\.tar: not a "):
+        read_fkd_file(path, label_codec("marginal_smoothing_k5"), 1000)
+
+
+def test_damaged_files_are_fatal_or_skipped(fkd_folder):
+    broken = fkd_folder / "labels/train/n01/b.tar"
+    broken.write_bytes(b"PK")
+    with pytest.raises(CorruptError, match=r"b\.tar"):
+        import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5")
+    report = import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", on_error="skip", overwrite=True)
+    assert (report.num_images, list(report.skipped)) == (2, ["n01/b"])
+    with SoftLabelReader(fkd_folder / "a.slc") as reader:
+        assert reader.summary["skipped_keys"] == ["n01/b"]
+
+
+def test_folders_without_label_files(tmp_path, fkd_folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArgumentError, match=r"expected label files <wnid>/<stem>\.tar"):
+        import_fkd(tmp_path / "empty", tmp_path / "a.slc", "hard")
+    twin = fkd_folder / "labels" / "val" / "n01"
+    twin.mkdir(parents=True)
+    (twin / "c.tar").write_bytes(b"")
+    with pytest.raises(ArgumentError, match="have the key 'n01/c'"):
+        import_fkd(fkd_folder / "labels", tmp_path / "a.slc", "hard")
+    assert zipfile.is_zipfile(fkd_folder / "labels/train/n01/c.tar")
+
+
+def test_the_first_file_may_be_the_damaged_one(fkd_folder):
+    (fkd_folder / "labels/train/n01/a.a.tar").write_bytes(b"junk")
+    report = import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", on_error="skip")
+    assert (report.num_images, list(report.skipped)) == (2, ["n01/a.a"])
+    with pytest.raises(CorruptError, match=r"a\.a\.tar"):
+        import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", overwrite=True)
+
+
+def test_labels_that_cannot_be_are_skipped_too(fkd_folder):
+    parts = torch.load(fkd_folder / "labels/train/n01/c.tar", weights_only=False)
+    parts[2][0, 1, 0] = np.nan
+    save(fkd_folder / "labels/train/n01/c.tar", parts)
+    report = import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", on_error="skip")
+    assert list(report.skipped) == ["n01/c"]
+    assert "row 0: holds NaN" in report.skipped["n01/c"]
+
+
+def test_an_interrupted_import_continues(fkd_folder):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", progress=interrupt)
+    assert import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5").num_images == 2
+    import_fkd(fkd_folder / "labels", fkd_folder / "b.slc", "marginal_smoothing_k5")
+    assert (fkd_folder / "a.slc").read_bytes() == (fkd_folder / "b.slc").read_bytes()
+
+
+def test_a_key_that_fits_two_images(fkd_folder):
+    Image.new("RGB", (5, 5)).save(fkd_folder / "images/n01/c.png")
+    with pytest.raises(MismatchError, match=r"the key 'n01/c' fits several images: n01/c\.JPEG, n01/c\.png"):
+        import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", images=fkd_folder / "images")
+
+
+def test_nobody_is_told_to_load_it_unsafely(tmp_path):
+    path = save(tmp_path / "a.tar", [*GOOD[:2], Evil()])
+    with pytest.raises(CorruptError) as caught:
+        read_fkd_file(path, label_codec("hard"), 1000)
+    assert "weights_only" not in str(caught.value)
+    assert "it asks for" in str(caught.value)

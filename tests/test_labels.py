@@ -1,0 +1,232 @@
+"""From probabilities through a file to targets: against the printed formulas and the stated bounds."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import random_probs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import fkd_target, kept_classes, log8_target, tail_targets
+
+from softlabel_codec import ArgumentError, Codec, SparseLabels, StateError
+from softlabel_codec.labels import concatenate_labels
+from softlabel_codec.quantise.codes import label_quantiser
+
+STRATEGIES = ["hard", "smoothing", "marginal_smoothing:k=3", "marginal_renorm:k=3", "marginal_smoothing:t=0.05", "marginal_renorm:t=0.2"]
+
+
+def through(probs: np.ndarray, codec: str, policy: str | None = None) -> SparseLabels:
+    """Return what probabilities become: quantised and back."""
+    parsed = Codec.parse(codec)
+    quantiser = label_quantiser(parsed, probs.shape[1])
+    return quantiser.dequantise(quantiser.quantise({"probs": probs}, len(probs)), policy or parsed.policy)
+
+
+def with_values(codec: str, values: str) -> str:
+    return codec if codec == "hard" else f"{codec}{',' if ':' in codec else ':'}values={values}"
+
+
+@st.composite
+def probabilities(draw):
+    """Rows of probabilities with ties, zeros, and both sure and unsure ones."""
+    num_classes = draw(st.integers(2, 12))
+    rows = draw(st.lists(st.lists(st.integers(0, 6), min_size=num_classes, max_size=num_classes).filter(any), min_size=1, max_size=4))
+    weights = np.array([[float(10**-exponent) if exponent < 6 else 0.0 for exponent in row] for row in rows])
+    weights[weights.sum(axis=1) == 0, 0] = 1.0
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@given(probabilities(), st.sampled_from(STRATEGIES))
+@settings(max_examples=300, deadline=None)
+def test_f32_targets_equal_the_formulas_of_fkd(probs, codec):
+    parsed = Codec.parse(codec)
+    if parsed.k is not None and parsed.k > probs.shape[1]:
+        return
+    found = through(probs, with_values(codec, "f32")).dense()
+    threshold = None if parsed.t is None else float(np.float32(parsed.t))
+    wanted = [fkd_target([float(p) for p in row], parsed.name, parsed.k, threshold) for row in probs]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+@given(probabilities(), st.sampled_from(["marginal_smoothing:k=2", "marginal_smoothing:t=0.05"]), st.sampled_from([0.04, 0.2, 0.5, 1.0]))
+@settings(max_examples=300, deadline=None)
+def test_log8_targets_equal_the_specification(probs, codec, step):
+    parsed = Codec.parse(codec)
+    found = through(probs, f"{codec},step={step}").dense()
+    threshold = None if parsed.t is None else float(np.float32(parsed.t))
+    for row, target in zip(probs, found, strict=True):
+        wanted = log8_target([float(p) for p in row], step, parsed.k, threshold)
+        np.testing.assert_allclose(target, wanted, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0.04, 0.2, 0.25])
+def test_log8_keeps_its_bound(step):
+    probs = random_probs(np.random.default_rng(1), 500, 50)
+    labels = through(probs, f"marginal_smoothing:k=8,step={step}")
+    kept = np.take_along_axis(probs, labels.indices.astype(np.int64), axis=1).astype(np.float64)
+    zero = labels.values == 0
+    assert (kept[zero] <= (kept[:, :1] * math.exp(-254.5 * step)).repeat(8, axis=1)[zero] * (1 + 1e-6)).all()
+    ratio = np.log(kept / kept[:, :1]) - np.log(np.where(zero, 1, labels.values.astype(np.float64)) / labels.values[:, :1])
+    assert np.abs(ratio[~zero]).max() <= step / 2 + 1e-5
+    error = np.log(np.where(zero, 1, labels.values)) - np.log(kept)
+    assert np.abs(error[~zero]).max() <= step + 1e-5
+
+
+def test_f16_keeps_its_bound():
+    probs = random_probs(np.random.default_rng(2), 500, 50)
+    labels = through(probs, "marginal_smoothing:k=8,values=f16")
+    kept = np.take_along_axis(probs, labels.indices.astype(np.int64), axis=1).astype(np.float64)
+    assert (np.abs(labels.values - kept) <= kept * 2.0**-11 + 2.0**-25).all()
+    dense = through(probs, "dense:f16").dense()
+    assert (np.abs(dense - probs.astype(np.float64)) <= probs * 2.0**-11 + 2.0**-25).all()
+
+
+def test_dense_f32_is_exact():
+    probs = random_probs(np.random.default_rng(3), 20, 30)
+    np.testing.assert_array_equal(through(probs, "dense").dense(), probs)
+
+
+def test_the_remainder_never_becomes_negative():
+    probs = np.array([[0.99951, 0.00049, 0.0]], np.float32)  # its two largest sum to more than 1 as float16
+    labels = through(probs, "marginal_smoothing:k=2,values=f16")
+    assert labels.values.sum() > 1
+    assert labels.remainder.tolist() == [0.0]
+    assert labels.dense()[0, 2] == 0
+
+
+def test_ties_go_to_the_lowest_class():
+    probs = np.full((1, 6), 1 / 6, np.float32)
+    for codec in ("hard", "smoothing", "marginal_smoothing:k=3", "marginal_smoothing:t=0.5"):
+        found = through(probs, codec).indices[0].tolist()
+        assert found == list(range(len(found)))
+    assert kept_classes(probs[0].tolist(), 3, None) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("values", ["f32", "f16", "log8"])
+def test_keeping_all_classes_leaves_no_remainder(values):
+    probs = random_probs(np.random.default_rng(4), 5, 4)
+    labels = through(probs, f"marginal_smoothing:k=4,values={values}")
+    assert labels.remainder.tolist() == [0.0] * 5
+    np.testing.assert_allclose(labels.dense(), probs, rtol=0.23, atol=1e-7)
+
+
+def test_a_reader_may_choose_the_other_policy():
+    probs = random_probs(np.random.default_rng(5), 10, 12)
+    stored = through(probs, "marginal_smoothing:k=3,values=f32")
+    np.testing.assert_array_equal(stored.with_policy("renorm").dense(), through(probs, "marginal_renorm:k=3,values=f32").dense())
+    np.testing.assert_array_equal(through(probs, "marginal_renorm:k=3,values=f32", "uniform").dense(), stored.dense())
+    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, got 'drop'"):
+        stored.with_policy("drop")
+
+
+def test_top_k_input_gives_the_same_codes_as_probabilities():
+    rng = np.random.default_rng(6)
+    probs = random_probs(rng, 50, 40)
+    order = np.argsort(-probs, axis=1, kind="stable")[:, :25]
+    shuffled = rng.permuted(order, axis=1)
+    for codec in ("hard", "smoothing", "marginal_smoothing:k=5", "marginal_renorm:k=5,values=f16", "marginal_smoothing:t=0.05"):
+        quantiser = label_quantiser(Codec.parse(codec), 40)
+        values = np.take_along_axis(probs, shuffled, axis=1)
+        from_probs = quantiser.quantise({"probs": probs}, 50)
+        from_topk = quantiser.quantise({"indices": shuffled, "values": values}, 50)
+        for mine, theirs in zip(from_probs, from_topk, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_confident_teacher_that_underflows():
+    probs = np.zeros((1, 1000), np.float32)
+    probs[0, 7] = 1
+    for codec in ("marginal_smoothing:k=5", "marginal_smoothing:k=5,values=f16", "marginal_renorm:k=5", "smoothing"):
+        np.testing.assert_array_equal(through(probs, codec).dense(), probs)
+
+
+def test_too_flat_for_f16_is_refused():
+    with pytest.raises(ArgumentError, match="row 0: the largest probability, 1e-08, becomes 0 in float16: use values=f32"):
+        label_quantiser(Codec.parse("smoothing:values=f16"), 2**31).quantise({"indices": np.array([[5]]), "values": np.array([[1e-8]])}, 1)
+
+
+def test_features_have_no_targets():
+    labels = label_quantiser(Codec.parse("dense:content=features"), 4)
+    codes = labels.quantise({"vectors": np.array([[-1.0, 0, 2, 3]])}, 1)
+    found = labels.dequantise(codes, "uniform")
+    np.testing.assert_array_equal(found.vectors, [[-1, 0, 2, 3]])
+    with pytest.raises(StateError, match="features, not probabilities"):
+        found.dense()
+
+
+def test_logits_become_their_softmax():
+    labels = label_quantiser(Codec.parse("dense:content=logits"), 3)
+    found = labels.dequantise(labels.quantise({"vectors": np.log([[0.2, 0.3, 0.5]]) + 100}, 1), "uniform")
+    np.testing.assert_allclose(found.dense(), [[0.2, 0.3, 0.5]], rtol=1e-4)
+
+
+def test_concatenated_labels_are_padded_to_the_widest():
+    probs = random_probs(np.random.default_rng(8), 6, 9)
+    whole = through(probs, "marginal_smoothing:t=0.1,values=f32")
+    parts = [through(probs[rows], "marginal_smoothing:t=0.1,values=f32") for rows in (slice(0, 1), slice(1, 6))]
+    np.testing.assert_array_equal(concatenate_labels(parts).dense(), whole.dense())
+    with pytest.raises(ArgumentError, match="cannot be concatenated"):
+        concatenate_labels([parts[0], parts[1].with_policy("renorm")])
+
+
+@given(probabilities(), st.sampled_from(["k=1", "k=2", "t=0.05", "t=0.4"]), st.integers(1, 12))
+@settings(max_examples=300, deadline=None)
+def test_targets_with_a_tail_equal_the_specification(probs, selection, tail):
+    codec = f"marginal_smoothing:{selection},values=f32,tail={min(tail, probs.shape[1])}"
+    parsed = Codec.parse(codec)
+    found = through(probs, codec).dense()
+    threshold = None if parsed.t is None else float(np.float32(parsed.t))
+    wanted = tail_targets([[float(p) for p in row] for row in probs], parsed.tail, parsed.k, threshold)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_a_tail_brings_the_targets_closer_to_the_teacher():
+    rng = np.random.default_rng(9)
+    profile = rng.normal(0, 3, 200)
+    logits = profile + rng.normal(0, 1, (40, 200))
+    probs = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def divergence(codec):
+        return float((probs * np.log(probs / through(probs, codec).dense())).sum(axis=1).mean())
+
+    assert divergence("marginal_smoothing:k=3,tail=50") < 0.5 * divergence("marginal_smoothing:k=3")
+
+
+def test_labels_with_a_tail_may_be_read_without_it():
+    probs = random_probs(np.random.default_rng(10), 10, 12)
+    labels = through(probs, "marginal_smoothing:k=3,tail=5")
+    plain = through(probs, "marginal_smoothing:k=3")
+    np.testing.assert_array_equal(labels.with_policy("uniform").dense(), plain.dense())
+    np.testing.assert_array_equal(labels.with_policy("renorm").dense(), plain.with_policy("renorm").dense())
+    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, got 'tail'"):
+        plain.with_policy("tail")
+    with pytest.raises(ArgumentError, match="with and without tails"):
+        concatenate_labels([labels.with_policy("uniform"), plain])
+
+
+def test_what_was_left_out_may_be_given_with_top_k():
+    probs = random_probs(np.random.default_rng(11), 30, 40)
+    quantiser = label_quantiser(Codec.parse("marginal_smoothing:k=4,tail=9"), 40)
+    order = np.argsort(-probs, axis=1, kind="stable")
+    values = np.take_along_axis(probs, order, axis=1)
+    left_out = np.zeros(40)
+    np.add.at(left_out, order[:, 4:], values[:, 4:])
+    from_topk = quantiser.quantise({"indices": order[:, :4], "values": values[:, :4], "left_out": left_out}, 30)
+    from_probs = quantiser.quantise({"probs": probs}, 30)
+    for mine, theirs in zip(from_topk.tails, from_probs.tails, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    with pytest.raises(ArgumentError, match="expected probs, or indices and values and left_out, got indices and values"):
+        quantiser.quantise({"indices": order[:, :4], "values": values[:, :4]}, 30)
+    with pytest.raises(ArgumentError, match="left_out: expected sums of probabilities, finite and not negative"):
+        quantiser.quantise({"indices": order[:, :4], "values": values[:, :4], "left_out": -left_out}, 30)
+
+
+def test_concatenated_tails_stay_with_their_crops():
+    rng = np.random.default_rng(12)
+    parts = [random_probs(rng, 5, 30) for _ in range(3)]
+    labels = [through(probs, codec) for probs, codec in zip(parts, [f"marginal_smoothing:k=2,tail={n}" for n in (3, 9, 5)], strict=True)]
+    joined = concatenate_labels(labels)
+    np.testing.assert_array_equal(joined.dense(), np.concatenate([part.dense() for part in labels]))
+    np.testing.assert_array_equal(joined[[12, 0]].dense(), joined.dense()[[12, 0]])

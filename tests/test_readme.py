@@ -1,0 +1,90 @@
+"""Every block of the README is run, every path and link in it leads somewhere, and its numbers are those of the committed results."""
+
+import configparser
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEACHER
+from PIL import Image
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder as a reader of the README may have it: photographs, a teacher, label files of FKD's."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        folder, labels = (tmp_path / top / f"n{number % 2}" for top in ("photos/train", "FKD_labels"))
+        folder.mkdir(parents=True, exist_ok=True)
+        labels.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
+        fractions = np.float32([[0.0, 0.25, 0.5, 0.5], [0.25, 0.0, 0.75, 1.0]])
+        stored = np.stack([[[1, 2, 3, 4, 5]] * 2, [[0.5, 0.2, 0.1, 0.05, 0.05]] * 2], axis=1).astype(np.float32)
+        torch.save([fractions, np.array([True, False]), stored], labels / f"{number}.tar")
+    (tmp_path / "teacher.py").write_text(TEACHER)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_shell(line):
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+        assert " ".join(words) in (ROOT / ".ci" / "run").read_text().splitlines(), line
+    elif words[0] == "pip":
+        setup = configparser.ConfigParser(interpolation=None)
+        setup.read(ROOT / "setup.cfg")
+        assert words[1] == "install"
+        assert re.fullmatch(r"\.\[(\w+)\]", words[2])[1] in setup["options.extras_require"]
+    else:
+        assert words[0] == "slcodec"
+        command = [sys.executable, "-m", "softlabel_codec", *words[1:]]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_block_runs(desk):
+    names = {"student": nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10)), "device": "cpu"}
+    for language, block in BLOCKS:
+        if language == "sh":
+            for line in block.splitlines():
+                run_shell(line)
+        elif language == "python":
+            exec(compile(block, "README.md", "exec"), names)
+        else:
+            for words in re.findall(r"^(?:  )?((?:[\w/]+(?:\.py|/) +)+)", block, re.MULTILINE):
+                for path in words.split():
+                    assert (ROOT / path).exists() or (ROOT / "softlabel_codec" / path).exists(), path
+    assert names["reader"].codec == "marginal_smoothing:k=5"
+    assert torch.isfinite(names["loss"])
+    assert (desk / "labels.png").exists()
+    assert (desk / "imported.slc").exists()
+    assert {language for language, _ in BLOCKS} == {"sh", "python", "text"}
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "spec").glob("*.md"))]
+)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_numbers_are_those_of_the_committed_result():
+    result = json.loads((ROOT / "benchmarks" / "results" / "against-fkd.json").read_text())
+    sizes, times = result["bytes_per_crop"], {way: time["median"] for way, time in result["microseconds_per_image"].items()}
+    assert f"| {sizes['FKD float16']:.1f} | {sizes['marginal_smoothing:k=5']:.1f} |" in README
+    assert f"| {times['FKD, torch.load']:.0f} us | {times['read']:.0f} us; {times['read_batch']:.0f} us in a batch |" in README

@@ -1,0 +1,199 @@
+"""Reports and the command line."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_labels
+from PIL import Image
+
+from softlabel_codec import SoftLabelReader, StateError
+from softlabel_codec.cli.main import main
+from softlabel_codec.cli.output import printable, progress_bar
+from softlabel_codec.report import inspect, stats, verify
+from softlabel_codec.report.stats import plot_stats
+
+
+@pytest.fixture
+def labels(tmp_path):
+    write_labels(tmp_path / "a.slc", counts=[150, 200, 40, 7], metadata={"teacher": {"name": "tiny"}})
+    return tmp_path / "a.slc"
+
+
+def run(*arguments, code=0):
+    """Run a command, check its exit code and return what it printed."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("codec", ["marginal_smoothing:k=5", "marginal_smoothing:t=0.1,values=f16", "hard", "dense"])
+def test_every_byte_is_in_the_budget(tmp_path, codec):
+    write_labels(tmp_path / "a.slc", codec, counts=[150, 20, 20, 300, 5])
+    report = inspect(tmp_path / "a.slc")
+    size = (tmp_path / "a.slc").stat().st_size
+    assert report.file_bytes == size
+    assert abs(sum(part.file_bytes for part in report.budget) - size) <= len(report.budget)  # rounding
+    assert report.bytes_per_crop == size / 495
+    assert (report.fewest_crops, report.most_crops, report.num_images, report.num_crops) == (5, 300, 5, 495)
+
+
+def test_stats_are_those_of_the_targets(tmp_path):
+    written = write_labels(tmp_path / "a.slc", "marginal_smoothing:k=4,values=f32", counts=[30, 50])
+    report = stats(tmp_path / "a.slc")
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        targets = np.concatenate([image.labels.dense() for image in reader]).astype(np.float64)
+        flips = np.concatenate([image.flips for image in reader])
+        top = [image.labels.dense().argmax(axis=1) for image in reader]
+    assert report.confidence.mean == pytest.approx(targets.max(axis=1).mean(), rel=1e-6)
+    assert report.confidence.quantiles["50%"] == pytest.approx(np.median(targets.max(axis=1)), rel=1e-6)
+    assert sum(report.confidence_histogram) == 80
+    entropy = -(targets * np.log(np.where(targets > 0, targets, 1))).sum(axis=1)
+    assert report.entropy.mean == pytest.approx(entropy.mean(), rel=1e-5)
+    assert report.kept_classes_histogram == {"4": 80}
+    assert report.flipped == pytest.approx(flips.mean())
+    assert report.top1_classes_seen == len(np.unique(np.concatenate(top)))
+    assert report.top1_agreement.mean == pytest.approx(np.mean([np.bincount(classes).max() / len(classes) for classes in top]))
+    areas = np.concatenate([crops[:, 2] * crops[:, 3] for crops, _, _ in written.values()]) / (48 * 64)
+    assert report.crop_area.mean == pytest.approx(areas.mean())
+
+
+@pytest.mark.parametrize("codec", ["dense", "marginal_renorm:k=3", "hard"])
+def test_stats_of_other_codecs(tmp_path, codec):
+    write_labels(tmp_path / "a.slc", codec)
+    report = stats(tmp_path / "a.slc", max_images=2)
+    assert report.sampled_images == 2
+    assert 0 <= report.entropy.mean <= math.log(20)
+    assert report.kept_classes.mean == {"dense": 20, "marginal_renorm:k=3": 3, "hard": 1}[codec]
+
+
+def test_stats_of_nothing(tmp_path):
+    write_labels(tmp_path / "a.slc", counts=[])
+    with pytest.raises(StateError, match="no images in this file"):
+        stats(tmp_path / "a.slc")
+
+
+def test_the_picture(labels, tmp_path, monkeypatch):
+    plot_stats(stats(labels), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert min(picture.size) > 300
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(StateError, match="plots need matplotlib"):
+        plot_stats(stats(labels), tmp_path / "b.png")
+
+
+def test_verify_says_where(labels, tmp_path):
+    assert verify(labels).ok
+    assert verify(labels, deep=True).ok
+    with SoftLabelReader(labels) as reader:
+        trailer = reader.trailer
+    data = labels.read_bytes()
+    for offset, word in (
+        (trailer.keys_offset + 20, "keys at byte"),
+        (trailer.summary_offset + 9, "summary"),
+        (trailer.index_offset + 9, "index"),
+    ):
+        labels.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
+        report = verify(labels, deep=True)
+        assert not report.ok
+        assert any(word in problem.message for problem in report.problems)
+        assert report.num_blocks == 3
+    labels.write_bytes(b"nonsense")
+    assert (verify(labels).num_blocks, verify(labels).problems[0].error) == (0, "NotAContainerError")
+
+
+def test_inspect_and_stats_for_people_and_programs(labels, tmp_path):
+    text = run("inspect", labels)
+    assert all(word in text for word in ("marginal_smoothing:k=5", "teacher.name", "tiny", "indices", "together", "fingerprint"))
+    found = json.loads(run("inspect", labels, "--json"))
+    assert (found["num_images"], found["codec"], found["metadata"]) == (4, "marginal_smoothing:k=5", {"teacher": {"name": "tiny"}})
+    assert {"name", "file_bytes", "bytes_per_crop"} == set(found["budget"][0])
+    text = run("stats", labels, "--plot", tmp_path / "a.png")
+    assert "confidence (top class)" in text
+    assert (tmp_path / "a.png").exists()
+    assert json.loads(run("stats", labels, "--json"))["sampled_crops"] == 397
+
+
+def test_verify_exits_with_1_for_damage(labels):
+    assert "sound: 4 images in 3 blocks, all decoded" in run("verify", labels, "--deep")
+    assert json.loads(run("verify", labels, "--json"))["ok"] is True
+    data = bytearray(labels.read_bytes())
+    data[-200] ^= 1
+    labels.write_bytes(data)
+    assert "problem" in run("verify", labels, code=1)
+    assert json.loads(run("verify", labels, "--json", code=1))["ok"] is False
+    assert "slcodec: " in run("inspect", labels, code=1)
+
+
+def test_recover_from_the_command_line(labels, tmp_path):
+    labels.rename(tmp_path / "a.slc.partial")
+    data = (tmp_path / "a.slc.partial").read_bytes()
+    (tmp_path / "a.slc.partial").write_bytes(data[:-300])
+    assert "unfinished" in run("inspect", tmp_path / "a.slc.partial", code=1)
+    assert "4 images in 3 blocks" in run("recover", tmp_path / "a.slc.partial", labels)
+    assert verify(labels, deep=True).ok
+
+
+def test_encode_from_the_command_line(image_folder, teacher_file, tmp_path):
+    out = tmp_path / "out.slc"
+    arguments = ["encode", image_folder, out, "--teacher", teacher_file, "--crops", 5, "--codec", "marginal_smoothing:k=3"]
+    assert "labelled  6 images, 0 skipped" in run(*arguments, "--scale", 0.2, 0.9, "--mean", 0.1, 0.2, 0.3)
+    with SoftLabelReader(out) as reader:
+        assert reader.metadata["crop_sampler"]["scale"] == [0.2, 0.9]
+        assert reader.metadata["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
+        assert reader.metadata["preprocessing"]["std"] == [0.25, 0.25, 0.25]
+    assert "the file exists; pass overwrite=True (--overwrite)" in run(*arguments, code=1)
+    found = json.loads(run(*arguments, "--overwrite", "--json"))
+    assert (found["num_images"], found["skipped"]) == (6, {})
+    assert "did you mean 'marginal_smoothing'" in run(*arguments, "--codec", "marginal_smooth:k=3", "--overwrite", code=2)
+    assert "has no function 'x'" in run(*arguments[:4], f"{teacher_file[:-5]}x", "--overwrite", code=2)
+    assert "expected 20 classes, got 10" in run(*arguments, "--num-classes", 20, "--overwrite", code=1)
+    assert "does not exist" in run("encode", tmp_path / "nowhere", out, "--teacher", "x:y", code=2)
+    (image_folder / "cat" / "broken.png").write_bytes(b"")
+    assert "cat/broken.png" in run(*arguments, "--overwrite", code=1)
+    assert "skipped  cat/broken.png" in run(*arguments, "--overwrite", "--on-error", "skip")
+
+
+@pytest.mark.shared
+def test_import_from_the_command_line(shared, tmp_path):
+    source = shared / "interop" / "fkd" / "smoothing_f16"
+    text = run("import", "fkd", source, tmp_path / "a.slc", "--label-type", "smoothing")
+    assert "3 files, 120 crops, 0 skipped, to smoothing:values=f16" in text
+    found = json.loads(run("import", "fkd", source, tmp_path / "b.slc", "--label-type", "smoothing", "--codec", "hard", "--json"))
+    assert found["codec"] == "hard"
+    assert "expected one of hard" in run("import", "fkd", source, tmp_path / "c.slc", "--label-type", "soft", code=2)
+    assert "expected labels of shape" in run("import", "fkd", source, tmp_path / "c.slc", "--label-type", "hard", code=1)
+
+
+def test_terminal_commands_in_a_file_are_not_obeyed(tmp_path):
+    write_labels(tmp_path / "a.slc", keys=["\x1b[2Jwiped", "b\r\n", "c", "d"], metadata={"teacher\x1b": "\x1b]0;title\x07 [red]x[/red]"})
+    text = run("inspect", tmp_path / "a.slc") + run("stats", tmp_path / "a.slc")
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "[red]x[/red]" in text
+    assert printable("é\x1b\n") == "é\\x1b\\n"
+
+
+def test_wrong_usage_and_help():
+    assert "Usage: " in run("--help")
+    assert "Usage: " in run("encode", "--help")
+    assert "No such command" in run("enkode", code=2)
+    assert "slcodec, version" in run("--version")
+
+
+def test_interruption_ends_without_a_traceback(labels, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("softlabel_codec.cli.look.verify", interrupted)
+    assert "interrupted" in run("verify", labels, code=130)
+
+
+def test_progress_is_quiet_in_a_pipe(capsys):
+    with progress_bar("image") as progress:
+        progress(1, 3)
+        progress(3, 3)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,160 @@
+"""The specification against the code: tables, limits, errors, and the worked hex dump."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.make_golden import FOLDER
+
+from softlabel_codec import codec, errors, frame, limits
+from softlabel_codec.codec import Codec
+from softlabel_codec.pack.block import Layout
+from softlabel_codec.pack.crops import CROP_MODES
+from softlabel_codec.sampler import CropSampler
+
+SPEC = Path(__file__).parents[1] / "spec"
+CONTAINER = (SPEC / "container-v1.md").read_text()
+SPARSE = (SPEC / "sparse-v1.md").read_text()
+TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i16": "h"}
+
+
+def table(text: str, *columns: str) -> list[dict[str, str]]:
+    """Return the rows of the first table with these columns."""
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        names = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and set(columns) <= set(names):
+            rows = []
+            for row in lines[number + 2 :]:
+                if not row.startswith("|"):
+                    return rows
+                rows.append(dict(zip(names, (cell.strip().strip("`") for cell in row.strip("|").split("|")), strict=True)))
+            return rows
+    raise AssertionError(f"no table with columns {columns}")
+
+
+def section(title: str) -> str:
+    """Return the text from a heading to the next of the same or a higher level."""
+    start = CONTAINER.index(title)
+    level = title.split(maxsplit=1)[0]
+    end = re.search(rf"\n#{{1,{len(level)}}} ", CONTAINER[start + 1 :])
+    return CONTAINER[start : start + 1 + end.start() if end else None]
+
+
+@pytest.mark.parametrize(
+    ("title", "structure"),
+    [("## 3. Header", frame.HEADER), ("### 5.1 Frame of a block", frame.BLOCK_HEAD), ("## 9. Trailer", frame.TRAILER)],
+)
+def test_structures_are_laid_out_as_their_tables_say(title, structure):
+    codes, offset = "", 0
+    for row in table(section(title), "offset", "size", "type", "field"):
+        if row["type"] == "zstd":
+            continue
+        assert int(row["offset"]) == offset, row
+        offset += int(row["size"])
+        codes += TYPES.get(row["type"], f"{row['size']}s")
+    assert (codes, offset) == (structure.format.lstrip("<"), structure.size)
+
+
+def test_fields_of_blocks_are_those_of_the_tables():
+    crop_fields = [(row["field"], TYPES[row["type"]]) for row in table(section("### 5.3 Crops"), "type", "field", "meaning")]
+    label_fields = [(row["field"], TYPES[row["type"]], row["present"]) for row in table(SPARSE, "type", "field", "present", "meaning")]
+
+    def wanted(text):
+        parsed = Codec.parse(text)
+        present = {
+            "always": True,
+            "if the codec has t": parsed.t is not None,
+            "if the codec has tail": parsed.tail > 0,
+            "if values are log8": parsed.values == "log8",
+        }
+        labels = [(name, code) for name, code, when in label_fields if present[when.replace("`", "")]]
+        return [("num_images", "H"), *crop_fields, *labels]
+
+    for text in (
+        "hard",
+        "smoothing",
+        "marginal_smoothing:k=5,values=f16",
+        "marginal_smoothing:t=0.1",
+        "marginal_smoothing:t=0.1,tail=10",
+        "marginal_renorm:t=0.1,values=f32",
+    ):
+        fields = Layout(Codec.parse(text), 10).fields
+        assert list(zip(fields.names, fields.codes, strict=True)) == wanted(text)
+    derived = [(row["derived field"], TYPES[row["type"]]) for row in table(section("### 5.3 Crops"), "type", "derived field", "meaning")]
+    fields = Layout(Codec.parse("dense"), 10, "derived", CropSampler()).fields
+    assert list(zip(fields.names, fields.codes, strict=True)) == [("num_images", "H"), *derived]
+    assert Layout(Codec.parse("dense"), 10).fields.names == ("num_images", *(name for name, _ in crop_fields))
+
+
+def test_limits():
+    stated = {row["what"]: row["limit"] for row in table(section("## 12. Limits"), "what", "limit")}
+    assert stated == {
+        "classes C": f"{limits.MIN_CLASSES} to {limits.MAX_CLASSES}",
+        "kept classes of a crop": f"1 to min(C, {limits.MAX_KEPT_CLASSES})",
+        "crops of an image": f"1 to {limits.MAX_CROPS_PER_IMAGE}",
+        "images of a block": f"1 to {limits.MAX_IMAGES_PER_BLOCK}",
+        "images of a file": f"{limits.MAX_IMAGES}",
+        "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
+        "key": f"1 to {limits.MAX_KEY_BYTES} bytes",
+        "metadata": f"{limits.MAX_METADATA_BYTES} bytes",
+        "summary": f"{limits.MAX_SUMMARY_BYTES} bytes",
+        "payload of a block": f"{limits.MAX_PAYLOAD_BYTES} bytes",
+        "content of a block": f"{limits.MAX_CONTENT_BYTES} bytes, and {2**24} + 1024 * payload_length",
+        "nesting of msgpack": f"{limits.MAX_MSGPACK_DEPTH}",
+    }
+    assert limits.max_content_bytes(10) == 2**24 + 10240
+    assert limits.max_content_bytes(2**30) == limits.MAX_CONTENT_BYTES
+
+
+def test_codec_strings():
+    names = table(section("## 10. Codec strings"), "name", "family")
+    assert [(row["name"], row["family"]) for row in names] == [(name, Codec(name).family) for name in codec.STRATEGIES]
+    options = {row["option"]: row for row in table(section("## 10. Codec strings"), "option", "of", "values", "default")}
+    assert list(options) == ["k", "t", "values", "step", "tail", "content"]
+    assert options["t"]["values"].startswith("float, 2^-15 to 1:")
+    assert codec.MIN_THRESHOLD == 2.0**-15
+    assert options["step"]["values"].startswith(f"float, {codec.MIN_STEP:g} to {codec.MAX_STEP:g}:")
+    assert options["step"]["default"] == f"{codec.DEFAULT_STEP:g}"
+    assert (
+        re.findall(r"`(\w+)`", options["content"]["values"] + "`") == list(codec.CONTENTS) or options["content"]["values"].count("`") >= 4
+    )
+    for family, values in codec.VALUES.items():
+        assert f"`{values[0]}` ({family})" in options["values"]["default"] or f"{values[0]}` ({family})" in options["values"]["default"]
+
+
+def test_crop_modes():
+    row = next(row for row in table(section("## 4. Metadata"), "key", "type", "meaning") if row["key"] == "crops")
+    assert all(mode in row["meaning"] for mode in CROP_MODES)
+
+
+def test_errors_are_those_of_the_package():
+    stated = {row["error"] for row in table(section("## 13. Errors"), "condition", "error")}
+    assert stated == {error.__name__ for error in errors.FormatError.__subclasses__()}
+    for name in re.findall(r"\b(\w+Error)\b", CONTAINER + SPARSE):
+        assert hasattr(errors, name), name
+
+
+def test_constants():
+    assert bytes.fromhex("89 53 4C 43 0D 0A 1A 0A") == frame.MAGIC
+    assert "`89 53 4C 43 0D 0A 1A 0A`" in CONTAINER
+    assert "`53 4C 42 4B` (`SLBK`)" in CONTAINER
+    assert frame.MARKER == b"SLBK"
+    assert f"ceil(N / {frame.KEYS_PER_PAGE})" in CONTAINER
+    assert f"ceil(N / {frame.ORDER_PER_PAGE})" in CONTAINER
+
+
+def test_the_hex_dump_is_that_of_the_smallest_file():
+    data = (FOLDER / "smallest.slc").read_bytes()
+    text = CONTAINER.split("<!-- hexdump")[1].split("```")[1]
+    rows = [re.match(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} )+)", line) for line in text.strip().splitlines()]
+    found = b"".join(bytes.fromhex(row.group(2)) for row in rows)
+    assert found == data
+    offsets = [int(row.group(1), 16) for row in rows]
+    assert offsets == np.cumsum([0, *(len(bytes.fromhex(row.group(2))) for row in rows[:-1])]).tolist()
+
+
+def test_no_sentence_defers_to_the_code():
+    for page in SPEC.glob("*.md"):
+        assert not re.search(r"see the (code|source|implementation)|softlabel_codec/", page.read_text()), page

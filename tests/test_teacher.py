@@ -1,0 +1,350 @@
+"""The teacher side: labelling image folders."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from softlabel_codec import ArgumentError, Codec, MismatchError, SoftLabelReader, StateError
+from softlabel_codec.images import apply_crop, load_image
+from softlabel_codec.sampler import CropSampler
+from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
+from softlabel_codec.teacher.batches import Run, plan_batches
+from softlabel_codec.teacher.encode import device_labels
+from softlabel_codec.teacher.load import weights_sha256
+from softlabel_codec.torch import normalize
+
+
+def config(image_folder, tmp_path, teacher_file, **options):
+    options = {"crops": 6, "codec": "marginal_smoothing:k=3", "sampler": CropSampler(seed=2), **options}
+    return EncodeConfig(images=str(image_folder), out=str(tmp_path / "out.slc"), teacher=teacher_file, **options)
+
+
+def test_labels_are_what_the_teacher_says(image_folder, tmp_path, teacher_file):
+    seen = []
+    report = encode(config(image_folder, tmp_path, teacher_file, codec="dense", temperature=2.0), lambda *done: seen.append(done))
+    assert (report.num_images, report.resumed_images, report.skipped) == (6, 0, {})
+    assert (seen[0], seen[-1]) == ((0, 6), (6, 6))
+    teacher = load_teacher(teacher_file)
+    with SoftLabelReader(report.path) as reader:
+        for key, image in zip(reader.keys, reader, strict=True):
+            loaded = load_image(image_folder / key)
+            assert image.image_size == loaded.size[::-1]
+            crops, flips = CropSampler(seed=2).sample(key, image.image_size, range(6))
+            np.testing.assert_array_equal(image.crops, crops)
+            np.testing.assert_array_equal(image.flips, flips)
+            pixels = [np.asarray(apply_crop(loaded, *crop, 16)) for crop in zip(crops, flips.tolist(), strict=True)]
+            batch = normalize(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), (0.5,) * 3, (0.25,) * 3)
+            wanted = torch.softmax(teacher.model(batch) / 2, dim=1).numpy()
+            np.testing.assert_allclose(image.labels.dense(), wanted, atol=1e-5)
+
+
+def test_the_file_says_how_its_labels_were_made(image_folder, tmp_path, teacher_file):
+    report = encode(config(image_folder, tmp_path, teacher_file, size=20, exif_orientation="applied", temperature=1.5))
+    with SoftLabelReader(report.path) as reader:
+        found = reader.metadata
+        assert found["teacher"] == {"name": "tiny", "source": "tiny_teacher.py:build", **found["teacher"]}
+        assert found["teacher"]["code_sha256"] == sha256(Path(teacher_file.rpartition(":")[0]).read_bytes()).hexdigest()
+        assert found["teacher"]["weights_sha256"] == weights_sha256(load_teacher(teacher_file).model)
+        assert found["temperature"] == 1.5
+        assert found["precision"] == "float32"
+        assert found["preprocessing"]["size"] == 20
+        assert found["preprocessing"]["mean"] == [0.5] * 3
+        assert found["preprocessing"]["exif_orientation"] == "applied"
+        assert found["crop_sampler"]["name"] == "random_resized_crop/1"
+        assert found["crop_sampler"]["seed"] == 2
+        assert found["crops_per_image"] == 6
+        assert found["images"] == {"count": 6, "keys_sha256": reader.summary["keys_sha256"]}
+        assert found["package"].startswith("softlabel_codec ")
+        assert reader.num_classes == 10
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 4}, {"batch_size": 13}, {"batch_size": 100}, {"workers": 2}])
+def test_crops_do_not_depend_on_batches_and_workers(image_folder, tmp_path, teacher_file, options):
+    encode(config(image_folder, tmp_path, teacher_file, codec="hard"))
+    whole = (tmp_path / "out.slc").read_bytes()
+    encode(config(image_folder, tmp_path, teacher_file, codec="hard", overwrite=True, **options))
+    assert (tmp_path / "out.slc").read_bytes() == whole
+
+
+def test_batches_are_planned_without_regard_to_what_is_done():
+    assert plan_batches(3, 5, 12) == [[Run(0, 0, 5), Run(1, 0, 5)], [Run(2, 0, 5)]]
+    assert plan_batches(2, 5, 2) == [[Run(image, start, min(start + 2, 5))] for image in (0, 1) for start in (0, 2, 4)]
+    assert plan_batches(2, 5, 5) == [[Run(0, 0, 5)], [Run(1, 0, 5)]]
+
+
+@pytest.mark.parametrize(("crops", "batch_size"), [(150, 100), (150, 400), (5, 16)])
+def test_an_interrupted_run_continues_to_the_same_bytes(image_folder, tmp_path, teacher_file, crops, batch_size):
+    wanted = config(image_folder, tmp_path, teacher_file, crops=crops, batch_size=batch_size)
+    encode(wanted)
+    whole = (tmp_path / "out.slc").read_bytes()
+    (tmp_path / "out.slc").unlink()
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(done, total):
+        if done >= 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        encode(wanted, interrupt)
+    assert (tmp_path / "out.slc.partial").exists()
+    report = encode(wanted)
+    assert (tmp_path / "out.slc").read_bytes() == whole
+    assert report.resumed_images == {100: 3, 400: 4, 16: 0}[batch_size]  # whole blocks only
+
+
+def test_a_killed_command_continues_to_the_same_bytes(image_folder, tmp_path, teacher_file):
+    command = [sys.executable, "-m", "softlabel_codec", "encode", str(image_folder)]
+    options = ["--teacher", teacher_file, "--crops", "2000", "--codec", "marginal_smoothing:k=3"]
+    subprocess.run([*command, str(tmp_path / "whole.slc"), *options], check=True, capture_output=True)
+    partial = tmp_path / "again.slc.partial"
+    for number in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen([*command, str(tmp_path / "again.slc"), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        before = partial.stat().st_size if partial.exists() else 0
+        while process.poll() is None and (not partial.exists() or partial.stat().st_size <= max(before, 2000)):
+            time.sleep(0.001)
+        process.send_signal(number)
+        output = process.communicate()[1].decode()
+        assert process.returncode in (-signal.SIGKILL, 130, 0)
+        assert "Traceback" not in output
+    subprocess.run([*command, str(tmp_path / "again.slc"), *options], check=False, capture_output=True)
+    assert (tmp_path / "again.slc").read_bytes() == (tmp_path / "whole.slc").read_bytes()
+
+
+def test_another_command_does_not_continue_it(image_folder, tmp_path, teacher_file):
+    encode(config(image_folder, tmp_path, teacher_file))
+    (tmp_path / "out.slc").rename(tmp_path / "out.slc.partial")
+    with pytest.raises(MismatchError, match=r"metadata\['crop_sampler'\]\['seed'\]: expected 3, found 2"):
+        encode(config(image_folder, tmp_path, teacher_file, sampler=CropSampler(seed=3)))
+    encode(config(image_folder, tmp_path, teacher_file, sampler=CropSampler(seed=3), overwrite=True))
+    assert not (tmp_path / "out.slc.partial").exists()
+
+
+def test_unreadable_images_are_named_and_fatal_or_skipped(image_folder, tmp_path, teacher_file):
+    (image_folder / "cat" / "broken.jpg").write_bytes(b"no image at all")
+    with pytest.raises(OSError, match=r"image 'cat/broken.jpg': .*--on-error skip"):
+        encode(config(image_folder, tmp_path, teacher_file, batch_size=4))
+    report = encode(config(image_folder, tmp_path, teacher_file, batch_size=4, on_error="skip"))
+    assert list(report.skipped) == ["cat/broken.jpg"]
+    with SoftLabelReader(report.path) as reader:
+        assert len(reader) == 6
+        assert reader.summary["skipped_keys"] == ["cat/broken.jpg"]
+        assert reader.metadata["images"]["count"] == 7
+    for path in image_folder.rglob("*.*"):
+        path.write_bytes(b"no image")
+    with pytest.raises(OSError, match="none of the 7 images could be read"):
+        encode(config(image_folder, tmp_path, teacher_file, on_error="skip", overwrite=True))
+
+
+@pytest.mark.parametrize(
+    ("factory", "error", "message"),
+    [
+        ("nothing", ArgumentError, "has no function 'nothing'; it has build, three_outputs"),
+        ("fails", ArgumentError, "fails failed with RuntimeError: weights are missing"),
+        ("not_a_model", MismatchError, "returned str: expected a torch.nn.Module"),
+        ("feature_map", MismatchError, r"expected float logits of shape \(2, C\) for 2 crops, got torch.float32 of shape \(2, 8"),
+    ],
+)
+def test_factories_that_give_no_teacher(image_folder, tmp_path, teacher_file, factory, error, message):
+    with pytest.raises(error, match=message):
+        encode(config(image_folder, tmp_path, teacher_file.replace(":build", f":{factory}")))
+    assert not (tmp_path / "out.slc.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("teacher.py", "expected FILE.py:FACTORY"),
+        ("nowhere.py:build", "there is no such file"),
+        ("no_such_module:build", "no_such_module failed with ModuleNotFoundError"),
+        ("timm:", "expected FILE.py:FACTORY"),
+    ],
+)
+def test_names_that_are_no_teacher(text, message):
+    with pytest.raises(ArgumentError, match=message):
+        load_teacher(text)
+
+
+def test_a_teacher_from_a_module(tmp_path, monkeypatch):
+    (tmp_path / "teachers_of_mine.py").write_text("from torch import nn\ndef make():\n    return nn.Flatten()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = load_teacher("teachers_of_mine:make")
+    assert (teacher.name, teacher.input_size) == ("teachers_of_mine:make", 224)
+
+
+def test_a_teacher_that_fails_on_images_of_that_size(image_folder, tmp_path, teacher_file):
+    with pytest.raises(MismatchError, match=r"teacher tiny: failed on 2 crops of 20 x 20 pixels with RuntimeError: mat1 and mat2"):
+        encode(config(image_folder, tmp_path, teacher_file.replace(":build", ":three_outputs"), size=20))
+
+
+def test_wrong_number_of_classes(image_folder, tmp_path, teacher_file):
+    with pytest.raises(MismatchError, match="teacher tiny: expected 1000 classes, got 10"):
+        encode(config(image_folder, tmp_path, teacher_file, num_classes=1000))
+    with pytest.raises(ArgumentError, match="expected k <= 3, got 5"):
+        encode(config(image_folder, tmp_path, teacher_file.replace(":build", ":three_outputs"), codec="marginal_smoothing:k=5"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crops": 0}, "crops: expected 1 to 65535, got 0"),
+        ({"temperature": 0.0}, "temperature: expected a positive number"),
+        ({"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
+        ({"precision": "int8"}, "precision: expected auto or float32"),
+        ({"on_error": "ignore"}, "on_error: expected fail or skip, got 'ignore'"),
+        ({"interpolation": "cubic"}, "interpolation: expected one of"),
+        ({"std": (0.0, 1.0, 1.0)}, "std: expected positive numbers"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+    ],
+)
+def test_wrong_options(image_folder, tmp_path, teacher_file, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        encode(config(image_folder, tmp_path, teacher_file, **options))
+
+
+def test_empty_folders_and_finished_files(image_folder, tmp_path, teacher_file):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArgumentError, match="expected images .* found none"):
+        encode(config(tmp_path / "empty", tmp_path, teacher_file))
+    encode(config(image_folder, tmp_path, teacher_file))
+    with pytest.raises(FileExistsError, match="pass overwrite=True"):
+        encode(config(image_folder, tmp_path, "a teacher that is not even looked for"))
+
+
+def test_logits_are_kept_as_they_are(image_folder, tmp_path, teacher_file):
+    report = encode(config(image_folder, tmp_path, teacher_file, codec="dense:content=logits"))
+    with SoftLabelReader(report.path) as reader:
+        logits = reader[0].labels
+        np.testing.assert_allclose(logits.dense().sum(axis=1), 1, rtol=1e-5)
+        assert np.abs(logits.vectors.sum(axis=1)).max() > 1e-3
+    with pytest.raises(ArgumentError, match="temperature: expected 1, as logits are kept before any temperature, got 3.0"):
+        config(image_folder, tmp_path, teacher_file, codec="dense:content=logits", temperature=3.0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+@pytest.mark.parametrize(
+    "codec",
+    ["hard", "marginal_smoothing:k=5", "marginal_smoothing:t=0.02", "marginal_smoothing:t=0.5"]
+    + ["marginal_smoothing:k=3,tail=20", "marginal_smoothing:t=0.1,tail=20"],
+)
+def test_what_the_device_sends_is_enough_for_the_codec(codec, device):
+    torch.manual_seed(0)
+    probs = torch.softmax(4 * torch.randn(64, 100), dim=1)
+    probs[0] = 0.01  # ties
+    labels = {name: tensor.cpu().numpy() for name, tensor in device_labels(probs.to(device), Codec.parse(codec)).items()}
+    from softlabel_codec.quantise.codes import label_quantiser
+
+    quantiser = label_quantiser(Codec.parse(codec), 100)
+    from_device, from_probs = quantiser.quantise(labels, 64), quantiser.quantise({"probs": probs.numpy()}, 64)
+    for mine, theirs in zip([*from_device[:3], *(from_device.tails or ())], [*from_probs[:3], *(from_probs.tails or ())], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_file_names_that_are_no_text(tmp_path, teacher_file):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(os.fsencode(folder) + b"/\xff.png", format="png")
+    with pytest.raises(ArgumentError, match="is not valid UTF-8; rename it"):
+        encode(config(folder, tmp_path, teacher_file))
+
+
+def test_images_that_are_too_large_for_the_format(image_folder, tmp_path, teacher_file):
+    Image.new("1", (65536, 1)).save(image_folder / "wide.png")
+    with pytest.raises(OSError, match="image 'wide.png': image_size: expected 1 to 65535 pixels, got 1 x 65536"):
+        encode(config(image_folder, tmp_path, teacher_file))
+    assert set(encode(config(image_folder, tmp_path, teacher_file, on_error="skip")).skipped) == {"wide.png"}
+
+
+def test_a_link_that_leads_nowhere_is_an_unreadable_image(image_folder, tmp_path, teacher_file):
+    (image_folder / "gone.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(OSError, match="image 'gone.jpg'"):
+        encode(config(image_folder, tmp_path, teacher_file))
+    assert set(encode(config(image_folder, tmp_path, teacher_file, on_error="skip")).skipped) == {"gone.jpg"}
+
+
+def test_changed_teacher_code_does_not_continue(image_folder, tmp_path, teacher_file):
+    def stop(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(config(image_folder, tmp_path, teacher_file), stop)
+    path = Path(teacher_file.rpartition(":")[0])
+    path.write_text(path.read_text() + "\n# changed\n")
+    with pytest.raises(MismatchError, match=r"was begun with other arguments: metadata\['teacher'\]\['code_sha256'\]"):
+        encode(config(image_folder, tmp_path, teacher_file))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("STD = (0.0, 1.0, 1.0)", "STD: expected positive numbers"),
+        ("MEAN = 0.5", "expected three numbers for mean and std, got 0.5"),
+        ("INPUT_SIZE = (32, 32)", r"INPUT_SIZE: expected pixels, 1 to 8192, got \(32, 32\)"),
+        ("INTERPOLATION = 'cubic'", "interpolation: expected one of bilinear, bicubic"),
+    ],
+)
+def test_teacher_files_that_say_nonsense(image_folder, tmp_path, teacher_file, line, message):
+    path = Path(teacher_file.rpartition(":")[0])
+    path.write_text(path.read_text() + f"\n{line}\n")
+    with pytest.raises(ArgumentError, match=message):
+        encode(config(image_folder, tmp_path, teacher_file))
+
+
+def test_a_teacher_without_numbers_is_named(image_folder, tmp_path, teacher_file):
+    path = Path(teacher_file.rpartition(":")[0])
+    path.write_text(
+        path.read_text() + "\nclass Broken(nn.Module):\n    def forward(self, x):\n        return x.new_full((len(x), 10), float('nan'))\n"
+    )
+    with pytest.raises(MismatchError, match="teacher tiny: gives no labels that can be stored: .*row 0: holds NaN"):
+        encode(config(image_folder, tmp_path, f"{path}:Broken"))
+
+
+def test_two_runs_at_once(image_folder, tmp_path, teacher_file):
+    from softlabel_codec import SoftLabelWriter
+
+    with SoftLabelWriter(tmp_path / "out.slc", 10, "hard"), pytest.raises(StateError, match="another writer is at work"):
+        encode(config(image_folder, tmp_path, teacher_file))
+
+
+def small_model():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 20 * 20, 10))
+
+
+def test_models_of_timm(monkeypatch):
+    config = {"input_size": (3, 20, 20), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bicubic"}
+    timm = SimpleNamespace(
+        create_model=lambda name, pretrained: small_model() if (name, pretrained) == ("tiny", True) else None,
+        data=SimpleNamespace(resolve_model_data_config=lambda model: config),
+    )
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    teacher = load_teacher("timm:tiny")
+    assert (teacher.name, teacher.source, teacher.input_size) == ("timm tiny", "timm:tiny", 20)
+    assert (teacher.mean, teacher.std, teacher.interpolation) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+    assert not teacher.model.training
+
+
+def test_models_of_torchvision(monkeypatch):
+    preset = SimpleNamespace(crop_size=[20], mean=[0.1] * 3, std=[0.2] * 3, interpolation=SimpleNamespace(value="bilinear"))
+    weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: preset))
+    models = SimpleNamespace(get_model=lambda name, weights: small_model(), get_model_weights=lambda name: weights)
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=models))
+    teacher = load_teacher("torchvision:tiny")
+    assert (teacher.name, teacher.input_size, teacher.mean, teacher.std) == ("torchvision tiny", 20, (0.1,) * 3, (0.2,) * 3)
+
+
+def test_libraries_that_are_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ArgumentError, match="teacher: timm is not installed"):
+        load_teacher("timm:resnet50")
