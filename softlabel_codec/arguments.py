@@ -13,6 +13,19 @@ from softlabel_codec.arrays import as_array
 from softlabel_codec.errors import ArgumentError, LimitError
 from softlabel_codec.limits import MAX_CROPS_PER_IMAGE, MAX_IMAGE_SIDE, MAX_KEY_BYTES
 
+ON_ERROR = ("fail", "skip")
+"""What an unreadable input does: end the run, or be left out and mentioned."""
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
+"""Pillow's filters."""
+EXIF_POLICIES = ("ignored", "applied")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ArgumentError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ArgumentError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
+
 
 def check_key(key: object) -> str:
     """Return `key` if it can be the key of an image."""
@@ -96,9 +109,9 @@ def crop_numbers(crops: Sequence[int] | NDArray[np.integer[Any]]) -> list[int]:
         raise ArgumentError(f"crops: expected crop numbers, got {crops!r}") from None
 
 
-def batch_crop_numbers(crops: ArrayLike, num_images: int) -> NDArray[np.int64]:
-    """Return the crop numbers (B, N) wanted of several images."""
+def batch_crop_numbers(crops: ArrayLike, num_images: int) -> NDArray[np.integer[Any]]:
+    """Return the crop numbers (B, N) wanted of several images, of any integer type."""
     array = as_array("crops", crops)
     if array.ndim != 2 or len(array) != num_images or (array.size and array.dtype.kind not in "iu"):
         raise ArgumentError(f"crops: expected integers of shape ({num_images}, N), got {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)
+    return array if array.size else array.astype(np.int64)

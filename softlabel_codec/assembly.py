@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from softlabel_codec.frame import KEYS_ASCEND, TRAILER, Index, Trailer, pack_key_pages, with_crc32
+from softlabel_codec.frame import KEYS_ASCEND, TRAILER, Index, Trailer, pack_key_pages
 from softlabel_codec.keys import key_order
-from softlabel_codec.limits import MAX_SUMMARY_BYTES
-from softlabel_codec.metadata import pack_map
 from softlabel_codec.prefix import Beginning, read_blocks
 from softlabel_codec.store import FileSource, PartialFile
+from softlabel_codec.summary import pack_summary
 
 
 class Assembly:
@@ -77,8 +74,7 @@ class Assembly:
         keys_offset = self._file.length
         self._file.append(pack_key_pages(keys, order))
         summary_offset = self._file.length
-        summary = {"keys_sha256": keys_sha256(keys), **({"skipped_keys": list(skipped_keys)} if skipped_keys else {})}
-        self._file.append(with_crc32(pack_map(summary, MAX_SUMMARY_BYTES)))
+        self._file.append(pack_summary(keys, skipped_keys))
         index_offset = self._file.length
         counts = np.array(self._crop_counts, np.int64)
         block_columns = np.array(self._block_lengths, np.uint32), np.array(self._block_images, np.uint16)
@@ -96,11 +92,3 @@ class Assembly:
         )
         self._file.append(trailer.pack())
         self._file.finish()
-
-
-def keys_sha256(keys: Iterable[bytes]) -> str:
-    """Return the fingerprint of keys in order: SHA-256 over each key's length (u32) and bytes."""
-    digest = hashlib.sha256()
-    for key in keys:
-        digest.update(struct.pack("<I", len(key)) + key)
-    return digest.hexdigest()

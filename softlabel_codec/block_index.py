@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,10 +40,12 @@ class BlockIndex:
         if trailer.num_blocks and not 1 <= int(index.block_images.min()) <= int(index.block_images.max()) <= MAX_IMAGES_PER_BLOCK:
             raise CorruptError(f"a block with no images, or more than {MAX_IMAGES_PER_BLOCK}")
 
+        self._first_images = memoryview(self.first_images)  # type: ignore[arg-type]  # its items are plain integers
+
     def locate(self, number: int) -> tuple[int, int]:
         """Return the block of an image and its place there."""
-        block = int(self.first_images.searchsorted(number, side="right")) - 1
-        return block, number - int(self.first_images[block])
+        block = bisect_right(self._first_images, number) - 1
+        return block, number - self._first_images[block]
 
 
 def _offsets(start: int, lengths: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.limits import MAX_KEPT_CLASSES
@@ -13,9 +15,14 @@ STRATEGIES = ("hard", "smoothing", "marginal_smoothing", "marginal_renorm", "den
 POLICIES = ("uniform", "renorm", "tail")
 VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16")}
 CONTENTS = ("probs", "logits", "features")
-DEFAULT_STEP = 0.2
+DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL = 0.2, 0.5
 MIN_STEP, MAX_STEP = 0.04, 1.0
 MIN_THRESHOLD = 2.0**-15
+
+_MAX_CHARACTERS = 256
+_COUNT = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"[0-9]{0,20}\.?[0-9]{0,30}(e[+-]?[0-9]{1,3})?|[0-9]{1,9}/[0-9]{1,9}", re.IGNORECASE)
+"""What a number may look like: short enough that no file can make its reader compute for long."""
 
 _OPTIONS = {
     "hard": (),
@@ -83,7 +90,7 @@ class Codec:
             options.append(f"k={self.k}" if self.k is not None else f"t={self.t!r}")
         if self.values not in ("none", VALUES[self.family][0]):
             options.append(f"values={self.values}")
-        if self.step != DEFAULT_STEP:
+        if self.step != default_step(self.tail):
             options.append(f"step={self.step!r}")
         if self.tail:
             options.append(f"tail={self.tail}")
@@ -105,11 +112,15 @@ class Codec:
         """
         if not isinstance(text, str):
             raise ArgumentError(f"codec: expected a string such as 'marginal_smoothing:k=5', got {text!r}")
+        if len(text) > _MAX_CHARACTERS:
+            raise ArgumentError(f"codec: expected a string of at most {_MAX_CHARACTERS} characters, got {len(text)}")
         name, _, rest = text.replace(",", ":", 1).partition(":") if ":" not in text else text.partition(":")
         name = name.strip()
         if name not in STRATEGIES:
             raise ArgumentError(f"codec {text!r}: unknown strategy {name!r}: {_nearest(name, STRATEGIES)}")
-        codec = cls(name, **_parse_options(text, name, rest))  # type: ignore[arg-type]
+        options = _parse_options(text, name, rest)
+        options.setdefault("step", default_step(options.get("tail", 0)))
+        codec = cls(name, **options)
         _check_selection(text, codec)
         return codec
 
@@ -122,9 +133,19 @@ class Codec:
                 )
 
 
-def _parse_options(text: str, name: str, rest: str) -> dict[str, object]:
-    given: dict[str, object] = {}
+def default_step(tail: int) -> float:
+    """Return the step of `log8` of a codec with so many classes in the tail, if it does not say another.
+
+    With a tail, bytes are better spent on more classes than on finer ratios: see `benchmarks/REPORT.md`.
+    """
+    return DEFAULT_STEP_WITH_TAIL if tail else DEFAULT_STEP
+
+
+def _parse_options(text: str, name: str, rest: str) -> dict[str, Any]:
+    given: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
+        if _COUNT.fullmatch(item) and "k" in _OPTIONS[name]:
+            raise ArgumentError(f"codec {text!r}: did you mean 'k={item}'?")
         option, _, value = item.partition("=") if "=" in item else ("values", "=", item)
         option, value = option.strip(), value.strip()
         if option not in _OPTIONS[name]:
@@ -153,14 +174,14 @@ def _parse_value(text: str, name: str, option: str, value: str) -> object:
 
 
 def _parse_count(text: str, option: str, value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= MAX_KEPT_CLASSES:
+    if not _COUNT.fullmatch(value) or not 1 <= int(value) <= MAX_KEPT_CLASSES:
         raise ArgumentError(f"codec {text!r}: {option} must be an integer from 1 to {MAX_KEPT_CLASSES}, got {value!r}")
     return int(value)
 
 
 def _parse_float(text: str, option: str, value: str, low: float, high: float) -> float:
     try:
-        number = float(Fraction(value))
+        number = float(Fraction(value)) if _NUMBER.fullmatch(value) else float("nan")
     except (ValueError, ZeroDivisionError, OverflowError):
         number = float("nan")
     if not low <= number <= high:
@@ -174,7 +195,7 @@ def _check_selection(text: str, codec: Codec) -> None:
             f"codec {text!r}: {codec.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
             f"for example '{codec.name}:k=5'"
         )
-    if codec.step != DEFAULT_STEP and codec.values != "log8":
+    if codec.step != default_step(codec.tail) and codec.values != "log8":
         raise ArgumentError(f"codec {text!r}: step belongs to values=log8, not to values={codec.values}")
 
 

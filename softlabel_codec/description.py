@@ -11,7 +11,7 @@ from softlabel_codec.errors import ArgumentError, CorruptError, LimitError, Unkn
 from softlabel_codec.limits import MAX_CLASSES, MAX_METADATA_BYTES, MIN_CLASSES
 from softlabel_codec.metadata import Plain, pack_map, unpack_map
 from softlabel_codec.pack.block import Layout
-from softlabel_codec.pack.crops import DERIVED, crop_mode
+from softlabel_codec.pack.crops import CROP_MODES, DERIVED
 from softlabel_codec.sampler import CropSampler
 
 
@@ -51,12 +51,18 @@ class Description:
         self.codec.check_classes(self.num_classes)
         if (self.sampler is not None) != (self.crops == DERIVED):
             raise ArgumentError(f"crops={self.crops!r}: a sampler goes with crops={DERIVED!r}, and only with that")
-        crop_mode(self.crops, self.sampler)
+        if self.crops not in CROP_MODES:
+            raise ArgumentError(f"crops: expected one of {', '.join(CROP_MODES)}, got {self.crops!r}")
 
     @property
     def layout(self) -> Layout:
         """How the blocks are laid out."""
         return Layout(self.codec, self.num_classes, self.crops, self.sampler)
+
+    @property
+    def written_by(self) -> str:
+        """Program that wrote the file, as far as the file says."""
+        return str(self.other.get("writer", "unknown"))
 
     def pack(self) -> bytes:
         """Return the metadata section."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.labels import SparseLabels
+from softlabel_codec.labels import SparseLabels, Tails
 from softlabel_codec.limits import MAX_IMAGES_PER_BLOCK, MAX_KEPT_CLASSES
 from softlabel_codec.pack.block import Layout
 from softlabel_codec.pack.crops import NO_RATIO_BOUND, OUTSIDE
-from softlabel_codec.pack.fields import IMAGE_BYTES, SHORT
+from softlabel_codec.pack.fields import FEW_CROPS, IMAGE_BYTES, SHORT
 from softlabel_codec.pack.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_bits
-from softlabel_codec.pack.sparse import TOO_MANY, VALUE_WIDTH, WIDE
-from softlabel_codec.quantise.values import LOG8_ZERO, Floats, Log8, ValueEncoding, value_encoding
+from softlabel_codec.pack.sparse import TOO_MANY, WIDE
+from softlabel_codec.pack.tails import one_tail
+from softlabel_codec.quantise.tails import dequantise_tails
+from softlabel_codec.quantise.values import LOG8_ZERO, VALUE_WIDTH, Floats, Log8, ValueEncoding, value_encoding
 
 MAX_CROPS = 12
 """Up to so many crops of one image this way is faster."""
@@ -51,7 +54,7 @@ class FewCropsReader:
         self._encoding: ValueEncoding = value_encoding(codec, layout.num_classes)
         self._value_width = VALUE_WIDTH[codec.values]
         self._class_bits = class_bits(layout.num_classes)
-        self._k = codec.kept_classes
+        self._k, self._tail = codec.kept_classes, codec.tail
         self._log8 = self._encoding if isinstance(self._encoding, Log8) else None
         if self._log8 is not None:
             self._powers, self._rest_powers = self._log8.powers.tolist(), self._log8.rest_powers.tolist()
@@ -59,7 +62,7 @@ class FewCropsReader:
     @staticmethod
     def serves(layout: Layout) -> bool:
         """Return whether this way is open for files of that layout."""
-        return layout.codec.family == "sparse" and not layout.codec.tail and layout.crops in ("pixels", "derived")
+        return layout.codec.family == "sparse" and layout.crops in ("pixels", "derived")
 
     def read(self, content: bytes, slot: int, crops: Sequence[int], stream: int) -> Decoded:
         """Return coordinates, flips, image size and labels of crops (at least one) of the image at a place in a block.
@@ -69,9 +72,7 @@ class FewCropsReader:
         Raises
         ------
         CorruptError
-            If the content is not what the specification says.
-        IndexError
-            If the image has no crop of that number.
+            If the content is not what the specification says, or has no crop of that number.
         """
         try:
             return self._read(content, slot, crops, stream)
@@ -85,16 +86,15 @@ class FewCropsReader:
             raise CorruptError("a block holds no images, too many, or fewer than the index says")
         table = struct.unpack_from(f"<{3 * num_images}H", content, at)
         num_crops, before = sum(table[:num_images]) + num_images, sum(table[:slot]) + slot
-        if not 0 <= min(crops) <= max(crops) <= table[slot]:
-            raise IndexError(f"crop number: expected 0 to {table[slot]}, got {crops}")
+        if max(crops) > table[slot]:
+            raise CorruptError(FEW_CROPS)
         rows = [before + crop for crop in crops]
         height, width = size = table[num_images + slot], table[2 * num_images + slot]
         at += IMAGE_BYTES * num_images
         if self._sampler is not None:
             if not (height and width):
                 raise CorruptError(OUTSIDE)
-            sampled = [self._sampler.sample_one(stream, crop, height, width) for crop in crops]
-            geometry, flips = [crop for crop, _ in sampled], [flip for _, flip in sampled]
+            geometry, flips = self._sampler.sample_few(stream, crops, height, width)
         else:
             flips = [content[at + (row >> 3)] >> (row & 7) & 1 == 1 for row in rows]
             at += (num_crops + 7) >> 3
@@ -106,9 +106,7 @@ class FewCropsReader:
         entries, at = self._entries(content, fields, at, num_crops, rows)
         above_last: list[int] = []
         if self._log8 is not None:
-            base, end = fields["remainder_base"], at + num_crops * fields["remainder_width"]
-            above_last = [base + int.from_bytes(content[at + row : end : num_crops], "little") for row in rows]
-            at = end
+            above_last, at = _remainders(content, fields, at, num_crops, rows, entries)
         width = fields["index_width"]
         if width > 4 or fields.get("remainder_width", 0) > 2:
             raise CorruptError(WIDE)
@@ -125,7 +123,12 @@ class FewCropsReader:
             codes.append(_run(content, at, entries.total, width, first, count))
             leading = _run(content, values_at, num_leads, self._value_width, before, min(1, count - lead))
             steps.append(leading + _run(content, rest_at, num_rest, self._value_width, first - before - lead * row, count - lead - 1))
-        return self._decode(self._classes(content, fields, after, codes, slot), steps, above_last)
+        palettes = self._palettes(content, fields, after, slot)
+        labels = self._decode(self._classes(palettes, codes, slot), steps, above_last)
+        if not self._tail:
+            return labels
+        tails = self._tails(content, fields, palettes, slot)
+        return replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
 
     def _entries(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[_Entries, int]:
         """Return where the entries of the rows are, and the place after the counts."""
@@ -149,46 +152,79 @@ class FewCropsReader:
         entries = _Entries(first, [more[row] + 1 for row in rows], several_before, sum(more) + num_crops, num_crops - more.count(0))
         return entries, end
 
-    def _classes(self, content: bytes, fields: dict[str, int], at: int, codes: list[Sequence[int]], slot: int) -> list[list[int]]:
-        """Return the classes of the rows; the palettes, if there are any, begin at `at`."""
+    def _palettes(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> _Palettes:
+        """Return where the palette of an image is; the columns of palettes, if there are any, begin at `at`."""
+        num_images = fields["num_images"]
         if fields["palettes"] > 1:
             raise CorruptError("undefined palette format")
-        if fields["palettes"]:
-            classes = self._through_palette(content, at, fields["num_images"], codes, slot)
-        else:
-            classes = [list(row) for row in codes]
-        if max(map(max, classes)) >= self._num_classes:
-            raise CorruptError(BAD_CLASS)
-        return classes
-
-    def _through_palette(self, content: bytes, at: int, num_images: int, codes: list[Sequence[int]], slot: int) -> list[list[int]]:
-        """Return the classes of rank codes: a code counts the classes that the row has not used yet.
-
-        Most codes are small, so that only the beginning of the palette is looked at.
-        """
+        if not fields["palettes"]:
+            return _Palettes(None, [0] * num_images, 0, at)
         bits_at = at + 2 * num_images
         if bits_at > len(content):
             raise CorruptError(SHORT)
         sizes = [low + 256 * high for low, high in zip(content[at : at + num_images], content[at + num_images : bits_at], strict=True)]
-        bits = self._class_bits
-        if bits_at + ((sum(sizes) * bits + 7) >> 3) > len(content):
+        end = bits_at + ((sum(sizes) * self._class_bits + 7) >> 3)
+        if end > len(content):
             raise CorruptError(SHORT)
-        start, size = sum(sizes[:slot]) * bits, sizes[slot]
-        longest = max(map(len, codes)) if self._k is None else self._k
-        needed = min(size, max(map(max, codes)) + min(longest, LOOK_BACK + 1))
-        word = int.from_bytes(content[bits_at + (start >> 3) : bits_at + ((start + needed * bits + 7) >> 3)], "little") >> (start & 7)
+        return _Palettes(content[bits_at:end], sizes, sum(sizes[:slot]), end)
+
+    def _classes(self, palettes: _Palettes, codes: list[Sequence[int]], slot: int) -> list[list[int]]:
+        """Return the classes of the rows.
+
+        With a palette, a code counts the classes that the row has not used yet. Most codes are small, so that only the beginning
+        of the palette is looked at.
+        """
+        if palettes.bits is None:
+            classes = [list(row) for row in codes]
+        else:
+            longest = max(map(len, codes)) if self._k is None else self._k
+            palette = self._palette(palettes, slot, max(map(max, codes)) + min(longest, LOOK_BACK + 1))
+            classes = []
+            try:
+                for row in codes:
+                    unused = palette.copy()
+                    classes.append(list(map(unused.pop, row[:LOOK_BACK])))
+                    if longest > LOOK_BACK:
+                        classes[-1] += [unused[code] for code in row[LOOK_BACK:]]
+            except IndexError:
+                raise CorruptError(BAD_RANK) from None
+        if max(map(max, classes)) >= self._num_classes:
+            raise CorruptError(BAD_CLASS)
+        return classes
+
+    def _palette(self, palettes: _Palettes, slot: int, longest: int) -> list[int]:
+        """Return at most `longest` classes from the beginning of the palette of an image."""
+        if palettes.bits is None:
+            return []
+        bits, first = self._class_bits, palettes.before * self._class_bits
+        stop = min(palettes.sizes[slot], longest) * bits
+        word = int.from_bytes(palettes.bits[first >> 3 : (first + stop + 7) >> 3], "little") >> (first & 7)
         mask = (1 << bits) - 1
-        palette = [word >> place & mask for place in range(0, needed * bits, bits)]
-        rows = []
-        try:
-            for row in codes:
-                unused = palette.copy()
-                rows.append(list(map(unused.pop, row[:LOOK_BACK])))
-                if longest > LOOK_BACK:
-                    rows[-1] += [unused[code] for code in row[LOOK_BACK:]]
-        except IndexError:
-            raise CorruptError(BAD_RANK) from None
-        return rows
+        return [word >> place & mask for place in range(0, stop, bits)]
+
+    def _tails(self, content: bytes, fields: dict[str, int], palettes: _Palettes, slot: int) -> Tails:
+        """Return the tail of an image; the columns of tails begin after the palettes."""
+        num_images, at, width = fields["num_images"], palettes.end, fields["tail_width"]
+        floors_at = at + 2 * num_images
+        levels_at = floors_at + num_images
+        extra_at = levels_at + sum(palettes.sizes)
+        if width > 4 or extra_at > len(content):
+            raise CorruptError(WIDE if width > 4 else SHORT)
+        extra = [low + 256 * high for low, high in zip(content[at : at + num_images], content[at + num_images : floors_at], strict=True)]
+        total, before, steps_at = sum(extra), sum(extra[:slot]), extra_at + sum(extra)
+        if steps_at + total * width > len(content):
+            raise CorruptError(SHORT)
+        size, more = palettes.sizes[slot], extra[slot]
+        codes = one_tail(
+            self._palette(palettes, slot, size),
+            content[levels_at + palettes.before : levels_at + palettes.before + size],
+            list(accumulate(_run(content, steps_at, total, width, before, more))),
+            content[extra_at + before : extra_at + before + more],
+            content[floors_at + slot],
+            self._tail,
+            self._num_classes,
+        )
+        return dequantise_tails(codes, self._num_classes)
 
     def _decode(self, classes: list[list[int]], steps: list[list[int]], above_last: list[int]) -> SparseLabels:
         if self._k is None:
@@ -231,6 +267,29 @@ class _Entries(NamedTuple):
     several_before: list[int]
     total: int
     several: int
+
+
+class _Palettes(NamedTuple):
+    """Where the palettes of a block are: bits (None without palettes), sizes, classes before those of the image, and the end."""
+
+    bits: bytes | None
+    sizes: list[int]
+    before: int
+    end: int
+
+
+def _remainders(
+    content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int], entries: _Entries
+) -> tuple[list[int], int]:
+    """Return the remainder codes of the rows less their last value codes, and the place after the remainders."""
+    base, width, singles = fields["remainder_base"], fields["remainder_width"], num_crops - entries.several
+    others_at = at + singles * width
+    after = others_at + entries.several * width
+    found = []
+    for row, num, before in zip(rows, entries.num, entries.several_before, strict=True):
+        start, end, count, place = (at, others_at, singles, row - before) if num == 1 else (others_at, after, entries.several, before)
+        found.append(base + int.from_bytes(content[start + place : end : count], "little"))
+    return found, after
 
 
 def _stored_crops(

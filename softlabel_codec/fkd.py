@@ -6,12 +6,14 @@ stand as floats beside their values. They are read with torch's safe loader only
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
 import time
+import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from softlabel_codec.arguments import ON_ERROR, check_choice
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError, SoftLabelError
 from softlabel_codec.images import Stems, list_images, read_size
@@ -29,6 +32,7 @@ LABEL_TYPES = ("hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing
 EXACT_INDICES = {2: 2049, 4: 2**24 + 1}
 """Number of classes whose indices a float of that many bytes holds exactly."""
 
+_ZIP_MAGIC = b"PK\x03\x04"
 _rebuild_array: Any = np.zeros(0).__reduce__()[0]
 _REBUILD = [(_rebuild_array, f"{package}.multiarray._reconstruct") for package in ("numpy.core", "numpy._core")]
 _DTYPES = [type(np.dtype(name)) for name in ("?", "<f2", "<f4", "<f8", "<i4", "<i8")]
@@ -192,7 +196,7 @@ def import_fkd(
     on_error : str
         What an unreadable label file does: `fail` or `skip`.
     overwrite : bool
-        Replace `out`.
+        Replace `out`, and discard an unfinished one that was begun with other arguments.
     progress : callable, optional
         Called with the number of files done so far and in all.
 
@@ -204,53 +208,93 @@ def import_fkd(
         If a file is damaged or does not fit, and `on_error` is `fail`; if an image is missing or of another size.
     """
     started = time.monotonic()
-    source_codec = label_codec(label_type)
-    files = _find_files(Path(folder))
-    sizes = _ImageSizes(images) if images is not None else None
-    sample = _first_readable(files, source_codec, num_classes, on_error)
-    stored = Codec.parse(codec) if codec else _faithful(source_codec, sample)
-    crop_mode = "pixels" if sizes else f"fractions:f{8 * sample.crops.dtype.itemsize}"
+    check_choice("on_error", on_error, ON_ERROR)
+    source = _Source(_find_files(Path(folder)), label_codec(label_type), num_classes, _ImageSizes(images) if images is not None else None)
+    sample = source.first_readable(on_error)
+    stored = Codec.parse(codec) if codec else _faithful(source.codec, sample)
+    if (stored.kept_classes or 1) > (source.codec.kept_classes or 1):
+        raise ArgumentError(f"codec {str(stored)!r}: the label files keep only {source.codec.kept_classes} classes of a crop")
+    crop_mode = "pixels" if source.sizes else f"fractions:f{8 * sample.crops.dtype.itemsize}"
     metadata = {
-        "source": {"format": "FKD", "label_type": label_type, "float_type": str(sample.values.dtype), "files": len(files)},
+        "source": {"format": "FKD", "label_type": label_type, "float_type": str(sample.values.dtype), "files": len(source.files)},
         "package": PACKAGE,
     }
-    skipped: dict[str, str] = {}
-    uncertain = num_crops = 0
-    with SoftLabelWriter(out, num_classes, str(stored), metadata, crops=crop_mode, resume=not overwrite, overwrite=overwrite) as writer:
-        earlier = set(writer.keys)
-        for done, (key, path) in enumerate(files.items()):
+    with SoftLabelWriter(out, num_classes, str(stored), metadata, crops=crop_mode, resume=True, overwrite=overwrite) as writer:
+        found = _convert(source, writer, on_error, progress or (lambda done, total: None))
+        writer.finish(skipped_keys=list(found.skipped))
+    return ImportReport(
+        path=str(out),
+        codec=str(stored),
+        num_images=len(writer),
+        num_crops=found.num_crops,
+        uncertain_crops=found.uncertain_crops,
+        skipped=found.skipped,
+        source_bytes=sum(path.stat().st_size for path in source.files.values()),
+        file_bytes=Path(out).stat().st_size,
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Label files by key, what they hold, and the sizes of their images if the images are there."""
+
+    files: Mapping[str, Path]
+    codec: Codec
+    num_classes: int
+    sizes: _ImageSizes | None
+
+    def read(self, key: str) -> FkdImage:
+        return read_fkd_file(self.files[key], self.codec, self.num_classes)
+
+    def first_readable(self, on_error: str) -> FkdImage:
+        """Return what the first file holds; the first that can be read, if others may be skipped."""
+        errors = []
+        for key in self.files:
             try:
-                image = read_fkd_file(path, source_codec, num_classes)
-                size = sizes(key) if sizes else None
-                crops, unsure = exact_crops(image.crops, size) if size else (image.crops, 0)
-                if key not in earlier:
-                    writer.add(key, image_size=size, crops=crops, flips=image.flips, indices=image.indices, values=image.values)
+                return self.read(key)
             except SoftLabelError as error:
+                errors.append(error)
                 if on_error == "fail":
-                    raise type(error)(_located(path, error)) from None
-                skipped[key] = str(error)
-                continue
-            uncertain, num_crops = uncertain + unsure, num_crops + len(image.flips)
-            if progress:
-                progress(done + 1, len(files))
-        writer.finish(skipped_keys=list(skipped))
-    source_bytes = sum(path.stat().st_size for path in files.values())
-    out_bytes = Path(out).stat().st_size
-    seconds = time.monotonic() - started
-    return ImportReport(str(out), str(stored), len(writer), num_crops, uncertain, skipped, source_bytes, out_bytes, seconds)
+                    break
+        raise errors[0]
 
 
-def _first_readable(files: Mapping[str, Path], codec: Codec, num_classes: int, on_error: str) -> FkdImage:
-    """Return what the first file holds; the first that can be read, if others may be skipped."""
-    first: SoftLabelError | None = None
-    for path in files.values():
+@dataclass
+class _Found:
+    """What was found on the way through the files."""
+
+    num_crops: int = 0
+    uncertain_crops: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def _convert(source: _Source, writer: SoftLabelWriter, on_error: str, progress: Callable[[int, int], None]) -> _Found:
+    found = _Found()
+    earlier = set(writer.keys)
+    for done, (key, path) in enumerate(source.files.items()):
         try:
-            return read_fkd_file(path, codec, num_classes)
+            image = source.read(key)
+            size = source.sizes(key) if source.sizes else None
+            crops, unsure = exact_crops(image.crops, size) if size else (image.crops, 0)
+            if key not in earlier:
+                _add(writer, key, size, crops, image)
         except SoftLabelError as error:
-            first = first or error
             if on_error == "fail":
-                break
-    raise first or AssertionError("there are files")
+                raise type(error)(_located(path, error)) from None
+            found.skipped[key] = str(error)
+            continue
+        found.uncertain_crops += unsure
+        found.num_crops += len(image.flips)
+        progress(done + 1, len(source.files))
+    return found
+
+
+def _add(writer: SoftLabelWriter, key: str, size: tuple[int, int] | None, crops: NDArray[Any], image: FkdImage) -> None:
+    try:
+        writer.add(key, image_size=size, crops=crops, flips=image.flips, indices=image.indices, values=image.values)
+    except ArgumentError as error:
+        raise MismatchError(f"no labels that can be stored: {error}") from None
 
 
 class _ImageSizes:
@@ -291,27 +335,43 @@ def _faithful(codec: Codec, sample: FkdImage) -> Codec:
 
 
 def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
-    """Return the three arrays of a label file, without running any code in it."""
+    """Return the three arrays of a label file, without running any code in it.
+
+    `torch.load` does not compare the checksums that `torch.save` writes, so that is done first. (Files of torch before 1.6 have none.)
+    """
+    data = Path(path).read_bytes()
     try:
+        _check_crc32(data)
         with torch.serialization.safe_globals([*_REBUILD, *_DTYPES, np.ndarray, np.dtype, (_encode, "_codecs.encode")]):
-            parts = torch.load(path, map_location="cpu", weights_only=True)
+            parts = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it asks for {wanted[1]}" if wanted else "it holds more than arrays"
         raise CorruptError(f"{path}: not a label file that can be read without running code: {reason}") from None
-    except (FileNotFoundError, PermissionError):
-        raise
     except Exception as error:  # torch.load raises what its many layers raise for a damaged file
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CorruptError(f"{path}: not a readable label file: {reason}") from None
     if not isinstance(parts, list | tuple) or len(parts) != 3:
         raise CorruptError(f"{path}: expected a list of crops, flips and labels, got {type(parts).__name__}")
     crops, flips, labels = (np.asarray(part) for part in parts)
+    if not all(np.isfinite(part).all() for part in (crops, labels) if part.dtype.kind == "f"):
+        raise CorruptError(f"{path}: its crops or labels hold NaN or infinity")
     if crops.dtype not in (np.float16, np.float32) or crops.ndim != 2 or crops.shape[1] != 4 or not len(crops):
         raise CorruptError(f"{path}: expected crops as float16 or float32 (M, 4), got {crops.dtype} of shape {crops.shape}")
     if flips.dtype != np.bool_ or flips.shape != (len(crops),):
         raise CorruptError(f"{path}: expected flips as bool ({len(crops)},), got {flips.dtype} of shape {flips.shape}")
     return crops, flips, labels
+
+
+def _check_crc32(data: bytes) -> None:
+    if not data.startswith(_ZIP_MAGIC):
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise zipfile.BadZipFile("it is compressed, which torch.save never does")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of {damaged!r} differs")
 
 
 def _encode(text: Any, encoding: Any = "utf-8", errors: Any = "strict") -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.compress import compress_columns, decompress
+from softlabel_codec.compress import compress_columns, decompress, decompress_many
 from softlabel_codec.errors import CorruptError, LimitError, NewerVersionError, NotAContainerError, TruncatedError, UnknownFeatureError
 from softlabel_codec.limits import (
     MAX_IMAGES,
@@ -32,6 +32,7 @@ ORDER_PER_PAGE = 4096
 KEYS_ASCEND = 1
 
 HEADER = struct.Struct("<8sHHIIIII")
+_MAJOR = struct.Struct("<8sH")
 BLOCK_HEAD = struct.Struct("<4sII")
 TRAILER = struct.Struct("<QQQQQQQI32sI8s")
 CRC = struct.Struct("<I")
@@ -50,6 +51,11 @@ class Header:
     incompatible_features: int = 0
     compatible_features: int = 0
 
+    @property
+    def version(self) -> str:
+        """Version of the format, for people."""
+        return f"{self.major}.{self.minor}"
+
     def pack(self) -> bytes:
         """Return the 32 bytes of the header."""
         versions = (self.major, self.minor, self.incompatible_features, self.compatible_features)
@@ -59,15 +65,13 @@ class Header:
     @classmethod
     def unpack(cls, data: bytes) -> Header:
         """Return the header in the first bytes of a file, checked in the order that the specification asks for."""
-        if not data.startswith(MAGIC):
-            if MAGIC.startswith(data):
-                raise TruncatedError(f"the file ends within its header: expected {HEADER.size} bytes, got {len(data)}")
+        if not data.startswith(MAGIC[: len(data)]):
             raise NotAContainerError(f"expected a softlabel container to begin with {MAGIC!r}, got {data[:8]!r}")
+        if len(data) >= _MAJOR.size and _MAJOR.unpack_from(data)[1] != MAJOR:
+            raise NewerVersionError(f"format version {_MAJOR.unpack_from(data)[1]}: expected {MAJOR}. Update softlabel_codec")
         if len(data) < HEADER.size:
             raise TruncatedError(f"the file ends within its header: expected {HEADER.size} bytes, got {len(data)}")
         _, major, minor, incompatible, compatible, length, metadata_crc32, header_crc32 = HEADER.unpack(data[: HEADER.size])
-        if major != MAJOR:
-            raise NewerVersionError(f"format version {major}.{minor}: expected {MAJOR}.x. Update softlabel_codec")
         if zlib.crc32(data[: HEADER.size - 4]) != header_crc32:
             raise CorruptError("checksum of the header differs")
         if incompatible:
@@ -106,6 +110,19 @@ def block_content(block: bytes, metadata_crc32: int, number: int) -> bytes:
     if crc32 != _block_crc32(payload, metadata_crc32, number):
         raise CorruptError(f"checksum of block {number} differs")
     return decompress(payload, max_content_bytes(payload_length))
+
+
+def block_contents(blocks: Sequence[bytes], metadata_crc32: int, numbers: Sequence[int]) -> list[bytes]:
+    """Return `block_content` of several blocks, with little overhead for each."""
+    crc32, seed, unpack = zlib.crc32, _BLOCK_SEED.pack, BLOCK_HEAD.unpack_from
+    payloads = []
+    for block, number in zip(blocks, numbers, strict=True):
+        payload = block[BLOCK_HEAD.size :]
+        length = len(payload)
+        if not length or unpack(block) != (MARKER, length, crc32(payload, crc32(seed(metadata_crc32, number, length)))):
+            block_content(block, metadata_crc32, number)  # says what is wrong
+        payloads.append(payload)
+    return decompress_many(payloads, [max_content_bytes(len(payload)) for payload in payloads])
 
 
 def _block_crc32(payload: bytes, metadata_crc32: int, number: int) -> int:

@@ -1,4 +1,4 @@
-"""Image files: finding them, decoding them to RGB, and cutting stored crops out of them. The only module that knows Pillow.
+"""Image files: finding them, decoding them to RGB, and cutting stored crops out of them. The only module that decodes.
 
 Teacher and student cut crops with the same function, because decoders and resizers differ by a pixel value here and there.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from softlabel_codec.arguments import INTERPOLATIONS
 from softlabel_codec.errors import ArgumentError, MismatchError
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
-EXIF_POLICIES = ("ignored", "applied")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 COLOR_POLICY = "converted to 8-bit RGB by Pillow; alpha dropped; 16-bit samples shifted right by 8"
 
 
@@ -36,7 +36,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
     root = Path(folder)
     if not root.is_dir():
         raise ArgumentError(f"{root}: expected a folder of images, got {'a file' if root.exists() else 'nothing there'}")
-    keys = sorted(path.relative_to(root).as_posix() for path in _walk(root, set()))
+    keys = sorted(path.relative_to(root).as_posix() for path in _walk(root) if _is_image(path))
     if not keys:
         raise ArgumentError(f"{root}: expected images ({', '.join(SUFFIXES)}) in this folder or below it, found none")
     for key in keys:
@@ -47,7 +47,18 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
     return keys
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def list_others(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the relative paths of the files that `list_images` leaves out because of their ending."""
+    root = Path(folder)
+    return sorted(path.relative_to(root).as_posix() for path in _walk(root) if not _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _walk(folder: Path, seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Yield all files that are not hidden; also links that lead nowhere, which are unreadable files."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in seen:  # a link back to a folder on the way here
         return
@@ -57,7 +68,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _walk(entry, seen)
-        elif entry.suffix.lower() in SUFFIXES and (entry.is_file() or entry.is_symlink()):  # a broken link is an unreadable image
+        elif entry.is_file() or entry.is_symlink():
             yield entry
 
 
@@ -102,24 +113,27 @@ def load_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any], exif
     source : path, PIL image, or uint8 array (H, W, 3) or (H, W)
         What to load.
     exif_orientation : str
-        `ignored`: pixels as they are stored, as ImageNet's loaders do. `applied`: turned as a camera's EXIF tag says.
+        `ignored`: pixels as they are stored, as ImageNet's loaders do. `applied`: turned as a camera's EXIF tag says. (An array has
+        no such tag.)
 
     Raises
     ------
     OSError
         If the file cannot be read as an image.
+    ArgumentError
+        If `source` is something else.
     """
     if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim not in (2, 3) or (source.ndim == 3 and source.shape[2] != 3) or not source.size:
+            raise ArgumentError(f"image: expected uint8 of shape (H, W, 3) or (H, W), got {source.dtype} of shape {source.shape}")
         return Image.fromarray(source).convert("RGB")
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
-    try:
-        with Image.open(source) as image:
-            _check_range(image)
-            turned = ImageOps.exif_transpose(image) if exif_orientation == "applied" else image
-            return _to_rgb(turned)
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's plugins raise for broken files
-        raise OSError(f"{os.fspath(source)}: not a readable image: {error}") from None
+        with _readable("image"):
+            return _turned_to_rgb(source, exif_orientation)
+    if not isinstance(source, str | os.PathLike):
+        raise ArgumentError(f"image: expected a path, a PIL image or a uint8 array, got {type(source).__name__}")
+    with _readable(os.fspath(source)), Image.open(source) as image:
+        return _turned_to_rgb(image, exif_orientation)
 
 
 def load_reduced(path: str | os.PathLike[str], factor: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -127,23 +141,30 @@ def load_reduced(path: str | os.PathLike[str], factor: int) -> tuple[Image.Image
 
     The decoder leaves out high frequencies before they are computed, which takes a fraction of the time.
     """
-    try:
-        with Image.open(path) as image:
-            size = image_size(image)
-            image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
-            _check_range(image)
-            return _to_rgb(image), size
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{os.fspath(path)}: not a readable image: {error}") from None
+    with _readable(os.fspath(path)), Image.open(path) as image:
+        size = image_size(image)
+        image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
+        return _turned_to_rgb(image, "ignored"), size
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return height and width of an image file in pixels, as stored; OSError if it cannot be read as an image."""
+    with _readable(os.fspath(path)), Image.open(path) as image:
+        return image_size(image)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn what Pillow's plugins raise for broken files into an OSError that names the file."""
     try:
-        with Image.open(path) as image:
-            return image_size(image)
+        yield
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{os.fspath(path)}: not a readable image: {error}") from None
+        raise OSError(f"{name}: not a readable image: {error}") from None
+
+
+def _turned_to_rgb(image: Image.Image, exif_orientation: str) -> Image.Image:
+    _check_range(image)
+    return _to_rgb(ImageOps.exif_transpose(image) if exif_orientation == "applied" else image)
 
 
 def _check_range(image: Image.Image) -> None:
@@ -156,6 +177,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         samples = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB":
+        image.load()
+        return image
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
@@ -190,7 +214,7 @@ def apply_crop(image: Image.Image, crop: Sequence[int], flip: bool, size: int, i
     size : int
         Side of the result in pixels.
     interpolation : str
-        One of `INTERPOLATIONS`.
+        One of `softlabel_codec.arguments.INTERPOLATIONS`.
     """
     top, left, height, width = (int(value) for value in crop)
     cut = image.crop((left, top, left + width, top + height))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -27,6 +28,7 @@ from softlabel_codec.sampler import stream_of_bytes
 from softlabel_codec.store import FileSource, located
 
 CACHED_PAGES = 64
+CACHED_FIRST_KEYS = 2**14
 
 Page = TypeVar("Page")
 
@@ -34,7 +36,8 @@ Page = TypeVar("Page")
 class Keys(Sequence[str]):
     """All keys of a file in file order, as a sequence that reads what it needs.
 
-    Looking up a key (`in`, `index`) is a bisection over pages of 512 keys; nothing is held per image.
+    Looking up a key (`in`, `index`) is a bisection over pages of 512 keys. Nothing is held per image, except where crops are derived:
+    4 bytes for each image whose crops were read.
     """
 
     def __init__(self, source: FileSource, trailer: Trailer) -> None:
@@ -44,9 +47,10 @@ class Keys(Sequence[str]):
         self._start, self._end = trailer.keys_offset, trailer.summary_offset
         self._table: NDArray[np.uint32] | None = None
         self._page_starts = np.zeros(0, np.int64)
-        self._streams: NDArray[np.uint32] | None = None
-        self._has_streams = np.zeros(0, np.bool_)
+        self._streams = np.zeros(self._num_keys, np.uint32)
+        self._has_streams = np.zeros(num_pages(self._num_keys, True)[0], np.bool_)
         self._key_page = lru_cache(CACHED_PAGES)(self._read_key_page)
+        self._first_key = lru_cache(CACHED_FIRST_KEYS)(lambda page: self._key_page(page)[0])
         self._order_page = lru_cache(CACHED_PAGES)(self._read_order_page)
 
     def __len__(self) -> int:
@@ -90,23 +94,20 @@ class Keys(Sequence[str]):
     def find(self, key: str) -> int | None:
         """Return the number of the image with that key, or None."""
         wanted = key.encode("utf-8", "surrogatepass")
-        low, high = 0, self._num_keys
-        while low < high:
-            middle = (low + high) // 2
-            if self._key(self._in_order(middle)) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        if low == self._num_keys:
+        low, high = self._page_of(wanted) if self._ascend else (0, self._num_keys)
+        low = bisect_left(range(high), wanted, low, key=lambda place: self._key(self._in_order(place)))
+        if low == high:
             return None
         number = self._in_order(low)
         return number if self._key(number) == wanted else None
 
+    def _page_of(self, key: bytes) -> tuple[int, int]:
+        """Return the numbers of the images between which a key must be, if keys ascend: those of one page."""
+        page = max(0, bisect_right(range(num_pages(self._num_keys, True)[0]), key, key=self._first_key) - 1)
+        return page * KEYS_PER_PAGE, min(page * KEYS_PER_PAGE + KEYS_PER_PAGE, self._num_keys)
+
     def crop_streams(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the crop streams (see `softlabel_codec.sampler`) of images; a page's are computed when one of them is first asked for."""
-        if self._streams is None:
-            self._streams = np.zeros(self._num_keys, np.uint32)
-            self._has_streams = np.zeros(num_pages(self._num_keys, True)[0], np.bool_)
         pages = numbers // KEYS_PER_PAGE
         for page in np.unique(pages[~self._has_streams[pages]]).tolist():
             keys = self._key_page(page)
@@ -114,6 +115,12 @@ class Keys(Sequence[str]):
             self._streams[first : first + len(keys)] = [stream_of_bytes(keys[place]) for place in range(len(keys))]
             self._has_streams[page] = True
         return self._streams[numbers].astype(np.int64)
+
+    def crop_stream(self, number: int) -> int:
+        """Return the crop stream of one image."""
+        if not self._has_streams[number // KEYS_PER_PAGE]:
+            self.crop_streams(np.array([number]))
+        return int(self._streams[number])
 
     def __repr__(self) -> str:
         return f"<{self._num_keys} keys>"

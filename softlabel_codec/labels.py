@@ -47,6 +47,18 @@ class Tails:
         weights[images, self.classes[images, places]] = self.weights[images, places]
         return weights
 
+    def weights_of(self, images: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Return the weights of classes (R, K) in the tails of images (R,), float32 (R, K); 0 for the class -1."""
+        listed = self.classes >= 0
+        span = int(max(self.classes.max(), classes.max())) + 2
+        image, place = np.nonzero(listed)
+        known = image * span + self.classes[image, place]  # ascending
+        wanted = images[:, None] * span + classes
+        found = np.minimum(np.searchsorted(known, wanted), max(0, len(known) - 1))
+        in_tail = known[found] == wanted if len(known) else np.zeros(wanted.shape, np.bool_)
+        weights = np.where(in_tail, self.weights[image, place][found] if len(known) else 0, self.floor[images][:, None])
+        return np.where(classes >= 0, weights, 0).astype(np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class SparseLabels:
@@ -82,8 +94,9 @@ class SparseLabels:
     def __len__(self) -> int:
         return len(self.remainder)
 
-    def __getitem__(self, rows: Rows) -> SparseLabels:
-        """Return the labels of some rows (a slice or an index array)."""
+    def __getitem__(self, rows: int | Rows) -> SparseLabels:
+        """Return the labels of some rows (a slice or an index array), or of one."""
+        rows = as_rows(rows, len(self))
         chosen = replace(self, indices=self.indices[rows], values=self.values[rows], remainder=self.remainder[rows])
         if self.tails is None or self.tail_of is None:
             return chosen
@@ -168,9 +181,9 @@ class DenseLabels:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getitem__(self, rows: Rows) -> DenseLabels:
-        """Return the labels of some rows (a slice or an index array)."""
-        return replace(self, vectors=self.vectors[rows])
+    def __getitem__(self, rows: int | Rows) -> DenseLabels:
+        """Return the labels of some rows (a slice or an index array), or of one."""
+        return replace(self, vectors=self.vectors[as_rows(rows, len(self))])
 
     @property
     def num_classes(self) -> int:
@@ -199,6 +212,14 @@ class DenseLabels:
 
 
 Labels = SparseLabels | DenseLabels
+
+
+def as_rows(rows: int | Rows, num_rows: int) -> Rows:
+    """Return what selects rows of an array: one number selects one row; IndexError if there is none of that number."""
+    if not hasattr(rows, "__index__") or isinstance(rows, np.ndarray):
+        return rows
+    number = range(num_rows)[rows]
+    return slice(number, number + 1)
 
 
 def concatenate_labels(parts: Sequence[Labels]) -> Labels:

@@ -19,4 +19,5 @@ MAX_MSGPACK_DEPTH = 32
 
 def max_content_bytes(payload_bytes: int) -> int:
     """Most bytes that a block's payload of that length may decompress to."""
-    return min(MAX_CONTENT_BYTES, 2**24 + 1024 * payload_bytes)
+    most = 2**24 + 1024 * payload_bytes
+    return most if most < MAX_CONTENT_BYTES else MAX_CONTENT_BYTES

@@ -25,7 +25,7 @@ def pack_map(values: Mapping[str, Any], max_bytes: int) -> bytes:
     LimitError
         If the result is longer than `max_bytes`.
     """
-    packed: bytes = msgpack.packb(_to_plain(values, "metadata", 1), use_bin_type=True)
+    packed: bytes = msgpack.packb(_to_plain(values, "", 1), use_bin_type=True)
     if len(packed) > max_bytes:
         raise LimitError(f"metadata: expected at most {max_bytes} bytes, got {len(packed)}")
     return packed
@@ -40,7 +40,7 @@ def unpack_map(data: bytes) -> Plain:
     if not isinstance(values, dict):
         raise CorruptError(f"expected a msgpack map, got {type(values).__name__}")
     try:
-        return dict(_to_plain(values, "metadata", 1))
+        return dict(_to_plain(values, "", 1))
     except ArgumentError as error:
         raise CorruptError(str(error)) from None
 
@@ -61,7 +61,7 @@ def _to_plain(value: Any, where: str, depth: int) -> Any:
     if isinstance(value, list | tuple):
         return [_to_plain(item, f"{where}[{place}]", depth + 1) for place, item in enumerate(value)]
     if isinstance(value, Mapping):
-        return {_key(key, where): _to_plain(item, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
+        return {_key(key, where): _to_plain(item, f"{where}[{key!r}]" if where else str(key), depth + 1) for key, item in value.items()}
     raise ArgumentError(f"{where}: expected None, bool, int, float, str, list or dict, got {type(value).__name__}")
 
 
@@ -81,7 +81,7 @@ def _is_utf8(text: str) -> bool:
 
 def _key(key: Any, where: str) -> str:
     if not isinstance(key, str) or not _is_utf8(key):
-        raise ArgumentError(f"{where}: expected keys of type str, got {key!r}")
+        raise ArgumentError(f"{where or 'metadata'}: expected keys of type str, got {key!r}")
     return key
 
 

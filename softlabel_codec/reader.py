@@ -6,7 +6,6 @@ import hashlib
 import operator
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,19 +14,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from softlabel_codec.arguments import batch_crop_numbers, crop_numbers
 from softlabel_codec.block_index import BlockIndex
-from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, LimitError, MismatchError, StateError, TruncatedError
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, StateError, TruncatedError
 from softlabel_codec.few import MAX_CROPS as MAX_FEW
 from softlabel_codec.few import FewCropsReader
-from softlabel_codec.frame import TRAILER, Index, Trailer, block_content, without_crc32
+from softlabel_codec.frame import TRAILER, Index, Trailer, block_content, block_contents
 from softlabel_codec.keys import Keys
 from softlabel_codec.labelled import BatchLabels, ImageLabels
 from softlabel_codec.labels import check_policy
 from softlabel_codec.limits import MAX_SUMMARY_BYTES
-from softlabel_codec.metadata import Plain, unpack_map
+from softlabel_codec.metadata import Plain
 from softlabel_codec.pack.columns import Column
 from softlabel_codec.prefix import Beginning, read_beginning
 from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, located
+from softlabel_codec.summary import unpack_summary
 
 
 class SoftLabelReader:
@@ -86,6 +87,7 @@ class SoftLabelReader:
     def __init__(self, path: str | os.PathLike[str], *, policy: str | None = None) -> None:
         self._source = FileSource(path)
         self.path = self._source.path
+        self._absolute_path = self.path.absolute()
         try:
             self._open(policy)
         except BaseException:
@@ -97,16 +99,17 @@ class SoftLabelReader:
         description = beginning.description
         self._layout = description.layout
         self._quantiser = label_quantiser(description.codec, description.num_classes)
-        self._policy = check_policy(policy or description.codec.policy, description.codec.tail > 0)
+        self._asked_policy = policy
+        self._policy = _policy(policy, description.codec)
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
         self._sampler_checked = False
         self._kept = -1, b""
         self._metadata_crc32 = beginning.metadata_crc32
         self.blocks_offset = beginning.blocks_offset
-        self.format_version = f"{beginning.header.major}.{beginning.header.minor}"
+        self.format_version = beginning.header.version
         self.num_classes, self.codec, self.crops = description.num_classes, str(description.codec), description.crops
         self.metadata: Plain = description.metadata
-        self.written_by = str(description.other.get("writer", "unknown"))
+        self.written_by = description.written_by
         self.trailer = self._read_trailer(beginning)
         self._num_images = self.trailer.num_images
         self.index = self._read_index(beginning.blocks_offset)
@@ -138,9 +141,7 @@ class SoftLabelReader:
     def _read_summary(self) -> Plain:
         start, end = self.trailer.summary_offset, self.trailer.index_offset
         try:
-            if end - start > MAX_SUMMARY_BYTES + 4:
-                raise LimitError(f"expected at most {MAX_SUMMARY_BYTES} bytes")
-            return unpack_map(without_crc32(self._source.read_at(start, end - start), "summary"))
+            return unpack_summary(self._source.read_at(start, min(end - start, MAX_SUMMARY_BYTES + 5)))
         except FormatError as error:
             raise located(error, self._source, f"summary at byte {start}") from None
 
@@ -183,14 +184,16 @@ class SoftLabelReader:
             If its bytes are damaged. Other images stay readable.
         """
         number = self._number(image)
+        chosen = None if crops is None else self._crop_numbers(crops, number)
         block, slot = self.index.locate(number)
         content = self.block_content(block)
-        chosen = None if crops is None else crop_numbers(crops)
         try:
-            streams = self._streams(np.array([number])) if self._layout.derived else None
+            if self._layout.derived:
+                self._check_sampler(block)
             if chosen and self._few is not None and len(chosen) <= MAX_FEW:
-                return ImageLabels(*self._few.read(content, slot, chosen, 0 if streams is None else int(streams[0])))
+                return ImageLabels(*self._few.read(content, slot, chosen, self.keys.crop_stream(number) if self._layout.derived else 0))
             numbers = None if chosen is None else np.array([chosen], np.int64)
+            streams = self.keys.crop_streams(np.array([number])) if self._layout.derived else None
             rows, sizes, _ = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers, streams)
             labels = self._quantiser.dequantise(rows.codes, self._policy)
         except CorruptError as error:
@@ -214,15 +217,18 @@ class SoftLabelReader:
         KeyError, IndexError, CorruptError
             As `read`.
         """
-        numbers = np.array([self._number(image) for image in images], np.int64)
+        numbers = self._numbers(images)
         if not len(numbers):
             raise ArgumentError("read_batch: expected at least one image")
-        chosen = None if crops is None else batch_crop_numbers(crops, len(numbers))
+        chosen = None if crops is None else self._batch_crop_numbers(crops, numbers)
         image_block = self.index.first_images.searchsorted(numbers, side="right") - 1
         blocks, block_place = np.unique(image_block, return_inverse=True)
         slots = numbers - self.index.first_images[image_block]
-        contents = [self.block_content(block) for block in blocks.tolist()]
-        streams = self._streams(numbers) if self._layout.derived else None
+        contents = self._block_contents(blocks)
+        streams = None
+        if self._layout.derived:
+            self._check_sampler(int(blocks[0]))
+            streams = self.keys.crop_streams(numbers)
         try:
             rows, sizes, counts = self._layout.unpack(contents, block_place, slots, chosen, streams)
             labels = self._quantiser.dequantise(rows.codes, self._policy)
@@ -250,7 +256,7 @@ class SoftLabelReader:
         return f"SoftLabelReader({str(self.path)!r}: {len(self)} images, {self.trailer.num_crops} crops, {self.codec})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(Path(self.path).absolute()), self._policy, self.fingerprint)
+        return _reopen, (str(self._absolute_path), self._asked_policy, self.fingerprint)
 
     def _number(self, image: int | str) -> int:
         if isinstance(image, str):
@@ -263,8 +269,41 @@ class SoftLabelReader:
         except TypeError:
             raise ArgumentError(f"image: expected a number or a key, got {image!r}") from None
         if not -self._num_images <= place < self._num_images:
-            raise IndexError(f"{self.path}: image number: expected {-self._num_images} to {self._num_images - 1}, got {place}")
+            raise self._no_such_image(place)
         return place + self._num_images if place < 0 else place
+
+    def _numbers(self, images: Sequence[int | str] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        if not isinstance(images, np.ndarray) or images.dtype.kind not in "iu" or images.ndim != 1:
+            return np.array([self._number(image) for image in images], np.int64)
+        outside = (images < -self._num_images) | (images >= self._num_images)
+        if outside.any():
+            raise self._no_such_image(int(images[outside][0]))
+        numbers = images.astype(np.int64)
+        return np.where(numbers < 0, numbers + self._num_images, numbers)
+
+    def _no_such_image(self, number: int) -> IndexError:
+        if not self._num_images:
+            return IndexError(f"{self.path}: image number {number}: there are no images in this file")
+        return IndexError(f"{self.path}: image number: expected {-self._num_images} to {self._num_images - 1}, got {number}")
+
+    def _crop_numbers(self, crops: Sequence[int] | NDArray[np.integer[Any]], number: int) -> list[int]:
+        chosen = crop_numbers(crops)
+        if chosen and not 0 <= min(chosen) <= max(chosen) < self.num_crops[number]:
+            raise self._no_such_crop(number, chosen)
+        return chosen
+
+    def _batch_crop_numbers(self, crops: ArrayLike, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        chosen = batch_crop_numbers(crops, len(numbers))
+        outside = (chosen < 0) | (chosen >= self.num_crops[numbers][:, None])
+        if outside.any():
+            row = int(outside.any(axis=1).argmax())
+            raise self._no_such_crop(int(numbers[row]), chosen[row].tolist())
+        return chosen.astype(np.int64)
+
+    def _no_such_crop(self, number: int, chosen: list[int]) -> IndexError:
+        last = int(self.num_crops[number]) - 1
+        wrong = next(crop for crop in chosen if not 0 <= crop <= last)
+        return IndexError(f"{self.path}: image {number} ({self.keys[number]!r}): crop number: expected 0 to {last}, got {wrong}")
 
     def block_content(self, block: int) -> bytes:
         """Return the decompressed content of a block, checked. The last one is kept: neighbours are often read one after another."""
@@ -279,6 +318,16 @@ class SoftLabelReader:
             raise self._in_block(error, block) from None
         self._kept = block, content
         return content
+
+    def _block_contents(self, blocks: NDArray[np.int64]) -> list[bytes]:
+        """Return the contents of several blocks, as `block_content` does."""
+        numbers, starts = blocks.tolist(), self.index.starts[blocks]
+        lengths = self.index.starts[blocks + 1] - starts
+        data = self._source.read_many(starts.tolist(), lengths.tolist())
+        try:
+            return block_contents(data, self._metadata_crc32, numbers)
+        except FormatError:
+            return [self.block_content(block) for block in numbers]  # finds the bad one
 
     def block_columns(self, block: int) -> list[Column]:
         """Return the content of a block as the named columns that our writer makes of it."""
@@ -307,14 +356,12 @@ class SoftLabelReader:
         """Return bytes of the file as they stand there."""
         return self._source.read_at(offset, length)
 
-    def _streams(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the crop streams of images; the first time, check that our sampler gives the crops that were labelled."""
+    def _check_sampler(self, block: int) -> None:
+        """The first time, check that our sampler gives the crops of a block that were labelled."""
         if not self._sampler_checked:
-            block, _ = self.index.locate(int(numbers[0]))
             first = int(self.index.first_images[block])
             self.check_block(block, self.keys[first - 1] if first else "")
             self._sampler_checked = True
-        return self.keys.crop_streams(numbers)
 
     def _in_block(self, error: FormatError, block: int) -> FormatError:
         first, last = int(self.index.first_images[block]), int(self.index.first_images[block + 1]) - 1
@@ -332,7 +379,16 @@ class SoftLabelReader:
         return located(error, self._source)
 
 
-def _reopen(path: str, policy: str, fingerprint: str) -> SoftLabelReader:
+def _policy(asked: str | None, codec: Codec) -> str:
+    """Return the remainder policy to read labels of a codec with; ArgumentError if another is asked for that does not fit."""
+    if asked is None:
+        return codec.policy
+    if codec.family == "dense":
+        raise ArgumentError(f"policy: labels of {str(codec)!r} have no remainder, so none is expected, got {asked!r}")
+    return check_policy(asked, codec.tail > 0)
+
+
+def _reopen(path: str, policy: str | None, fingerprint: str) -> SoftLabelReader:
     reader = SoftLabelReader(path, policy=policy)
     if reader.fingerprint != fingerprint:
         raise StateError(f"{path}: the file was replaced by another since the reader was made")

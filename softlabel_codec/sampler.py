@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import nan
+from math import nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ _SHIFT = np.uint64(32)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 _FACTORIALS = [1.0 / math.factorial(n) for n in range(14)]
+_F0, _F1, _F2, _F3, _F4, _F5, _F6, _F7, _F8, _F9, _F10, _F11, _F12, _F13 = _FACTORIALS
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,12 @@ class CropSampler:
     log_ratio: tuple[float, float] = (nan, nan)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**64:
-            raise ArgumentError(f"seed: expected 0 to 2^64 - 1, got {self.seed}")
+        for name in ("scale", "ratio", "log_ratio"):
+            object.__setattr__(self, name, _pair(name, getattr(self, name)))
+        object.__setattr__(self, "flip_probability", _number("flip_probability", self.flip_probability))
+        if isinstance(self.seed, bool) or not hasattr(self.seed, "__index__") or not 0 <= self.seed < 2**64:
+            raise ArgumentError(f"seed: expected an integer from 0 to 2^64 - 1, got {self.seed!r}")
+        object.__setattr__(self, "seed", operator.index(self.seed))
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ArgumentError(f"scale: expected two fractions of the image's area, 0 < smallest <= largest <= 1, got {self.scale}")
         if not 1 / MAX_RATIO <= self.ratio[0] <= self.ratio[1] <= MAX_RATIO:
@@ -79,13 +87,13 @@ class CropSampler:
         if description["name"] != NAME:
             raise UnknownFeatureError(f"crop_sampler: expected {NAME!r}, got {description['name']!r}")
         try:
-            pairs = [tuple(map(float, description[name])) for name in ("scale", "ratio", "log_ratio")]
-            seed, flip_probability = description["seed"], float(description["flip_probability"])
-            if not isinstance(seed, int) or {len(pair) for pair in pairs} != {2} or math.isnan(pairs[2][0]):
-                raise TypeError
-            return cls(seed, pairs[0], pairs[1], flip_probability, pairs[2])  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError, ArgumentError) as error:
-            raise CorruptError(f"crop_sampler: not the parameters of {NAME!r}: {error}") from None
+            parameters = {name: description[name] for name in ("seed", "scale", "ratio", "flip_probability", "log_ratio")}
+            _check_stored(parameters)
+            return cls(**parameters)
+        except KeyError as error:
+            raise CorruptError(f"crop_sampler: {error} is missing") from None
+        except ArgumentError as error:
+            raise CorruptError(f"crop_sampler: {error}") from None
 
     def describe(self) -> dict[str, Any]:
         """Return name and parameters as they stand in a file's metadata."""
@@ -130,31 +138,48 @@ class CropSampler:
         flips = (first[3] & np.uint64(0xFFFF)) < np.uint64(self._flip_threshold)
         crops, accepted = self._attempt(first, heights, widths)
         missing = np.flatnonzero(~accepted)
-        for attempt in range(1, MAX_ATTEMPTS):
-            if not len(missing):
-                return crops, flips
-            words = self._words(attempt, number[missing], stream[missing])
-            crops[missing], accepted = self._attempt(words, heights[missing], widths[missing])
-            missing = missing[~accepted]
-        for row in missing.tolist():
-            crops[row] = self._central_crop(int(heights[row]), int(widths[row]))
+        if len(missing):
+            crops[missing] = self._later_attempts(number[missing], stream[missing], heights[missing], widths[missing])
         return crops, flips
 
-    def sample_one(self, stream: int, number: int, height: int, width: int) -> tuple[tuple[int, int, int, int], bool]:
-        """Return one crop and its flip in plain Python: the twin of `sample_rows` for a handful of crops."""
+    def _later_attempts(self, number: Words, stream: Words, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the crops of rows whose first attempt was not accepted: all other attempts at once are quicker than one by one."""
+        attempts, rows = MAX_ATTEMPTS - 1, len(number)
+        attempt = np.repeat(np.arange(1, MAX_ATTEMPTS, dtype=np.uint64), rows)
+        words = self._words(attempt, np.tile(number, attempts), np.tile(stream, attempts))
+        crops, accepted = self._attempt(words, np.tile(heights, attempts), np.tile(widths, attempts))
+        first = accepted.reshape(attempts, rows).argmax(axis=0)
+        chosen = first * rows + np.arange(rows)
+        result: NDArray[np.int64] = crops[chosen]
+        for row in np.flatnonzero(~accepted[chosen]).tolist():
+            result[row] = self._central_crop(int(heights[row]), int(widths[row]))
+        return result
+
+    def sample_few(
+        self, stream: int, numbers: Sequence[int], height: int, width: int
+    ) -> tuple[list[tuple[int, int, int, int]], list[bool]]:
+        """Return a handful of crops of one image and their flips in plain Python: the twin of `sample_rows`, without numpy's overhead."""
         (scale, scale_span), (low, ratio_span) = self._spans
-        flip = False
+        pixels = float(height * width)
+        crops = [self._central_crop(height, width)] * len(numbers)
+        flips: list[bool] = []
+        waiting: Sequence[int] = range(len(numbers))
         for attempt in range(MAX_ATTEMPTS):
-            words = philox4x32_one((attempt, number, stream, 0), self._key)
-            if attempt == 0:
-                flip = (words[3] & 0xFFFF) < self._flip_threshold
-            area = float(height * width) * (scale + scale_span * (words[0] * 2.0**-32))
-            ratio = portable_exp_one(low + ratio_span * (words[1] * 2.0**-32))
-            crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 1 <= crop_width <= width and 1 <= crop_height <= height:
-                top, left = words[2] * (height - crop_height + 1) >> 32, words[3] * (width - crop_width + 1) >> 32
-                return (top, left, crop_height, crop_width), flip
-        return self._central_crop(height, width), flip
+            words = philox4x32_side_by_side(attempt, [numbers[place] for place in waiting], stream, self._key)
+            flips = flips or [(word & 0xFFFF) < self._flip_threshold for word in words[3]]
+            missing = []
+            for place, x0, x1, x2, x3 in zip(waiting, *words, strict=True):
+                area = pixels * (scale + scale_span * (x0 * 2.0**-32))
+                ratio = portable_exp_one(low + ratio_span * (x1 * 2.0**-32))
+                crop_width, crop_height = round(sqrt(area * ratio)), round(sqrt(area / ratio))
+                if 1 <= crop_width <= width and 1 <= crop_height <= height:
+                    crops[place] = x2 * (height - crop_height + 1) >> 32, x3 * (width - crop_width + 1) >> 32, crop_height, crop_width
+                else:
+                    missing.append(place)
+            if not missing:
+                break
+            waiting = missing
+        return crops, flips
 
     @cached_property
     def _spans(self) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -169,8 +194,8 @@ class CropSampler:
     def _flip_threshold(self) -> int:
         return round(self.flip_probability * 65536)
 
-    def _words(self, attempt: int, number: Words, stream: Words) -> tuple[Words, Words, Words, Words]:
-        counter = np.full_like(number, attempt), number, stream, np.zeros_like(number)
+    def _words(self, attempt: int | Words, number: Words, stream: Words) -> tuple[Words, Words, Words, Words]:
+        counter = np.broadcast_to(np.asarray(attempt, np.uint64), number.shape), number, stream, np.zeros_like(number)
         return philox4x32(counter, self._key)
 
     def _attempt(
@@ -195,6 +220,35 @@ class CropSampler:
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool | np.bool_ | str | bytes):
+        raise ArgumentError(f"{name}: expected a number, got {value!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentError(f"{name}: expected a number, got {value!r}") from None
+
+
+def _pair(name: str, values: Any) -> tuple[float, float]:
+    try:
+        low, high = values
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name}: expected two numbers, got {values!r}") from None
+    return _number(name, low), _number(name, high)
+
+
+def _check_stored(parameters: dict[str, Any]) -> None:
+    """Raise ArgumentError unless parameters in a file are of the types that the specification says: floats are floats there."""
+    for name in ("scale", "ratio", "log_ratio"):
+        pair = parameters[name]
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(value, float) for value in pair):
+            raise ArgumentError(f"{name}: expected two floats, got {pair!r}")
+    if not isinstance(parameters["flip_probability"], float):
+        raise ArgumentError(f"flip_probability: expected a float, got {parameters['flip_probability']!r}")
+    if not isinstance(parameters["seed"], int):
+        raise ArgumentError(f"seed: expected an integer, got {parameters['seed']!r}")
+
+
 def crop_stream(key: str) -> int:
     """Return the number that makes the crops of one image differ from those of another."""
     return stream_of_bytes(key.encode())
@@ -214,13 +268,26 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
-def philox4x32_one(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the four words of Philox4x32-10 for one counter."""
-    c0, c1, c2, c3 = counter
-    for k0, k1 in round_keys(key):
+def philox4x32_side_by_side(first: int, seconds: Sequence[int], third: int, key: tuple[int, int]) -> list[Sequence[int]]:
+    """Return the four words of Philox4x32-10 for each counter (first, second, third, 0).
+
+    The 32-bit numbers of all counters stand 64 bits apart in one long integer, so that Python computes them all at once:
+    no product reaches into the next number's bits.
+    """
+    lanes = len(seconds)
+    ones, mask, keys = _packed_keys(lanes, key)
+    c0, c1, c2, c3 = first * ones, int.from_bytes(struct.pack(f"<{lanes}Q", *seconds), "little"), third * ones, 0
+    for k0, k1 in keys:
         product0, product1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = (product1 >> 32) ^ c1 ^ k0, product1 & 0xFFFFFFFF, (product0 >> 32) ^ c3 ^ k1, product0 & 0xFFFFFFFF
-    return c0, c1, c2, c3
+        c0, c1, c2, c3 = (product1 >> 32 & mask) ^ c1 ^ k0, product1 & mask, (product0 >> 32 & mask) ^ c3 ^ k1, product0 & mask
+    return [struct.unpack(f"<{lanes}Q", word.to_bytes(8 * lanes, "little")) for word in (c0, c1, c2, c3)]
+
+
+@lru_cache(maxsize=64)
+def _packed_keys(lanes: int, key: tuple[int, int]) -> tuple[int, int, list[tuple[int, int]]]:
+    """Return 1, 2^32 - 1 and the round keys, each repeated for every lane of 64 bits."""
+    ones = sum(1 << 64 * lane for lane in range(lanes))
+    return ones, 0xFFFFFFFF * ones, [(k0 * ones, k1 * ones) for k0, k1 in round_keys(key)]
 
 
 @lru_cache(maxsize=16)
@@ -242,13 +309,12 @@ def portable_exp(exponent: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def portable_exp_one(exponent: float) -> float:
     """Return `portable_exp` of one number."""
-    small = exponent / 8.0
-    power = _FACTORIALS[13]
-    for factor in _FACTORIALS[12::-1]:
-        power = power * small + factor
-    power = power * power
-    power = power * power
-    return power * power
+    y = exponent / 8.0
+    p = (((((_F13 * y + _F12) * y + _F11) * y + _F10) * y + _F9) * y + _F8) * y + _F7
+    p = ((((((p * y + _F6) * y + _F5) * y + _F4) * y + _F3) * y + _F2) * y + _F1) * y + _F0
+    p = p * p
+    p = p * p
+    return p * p
 
 
 def _below(word: Words, bound: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -46,6 +47,17 @@ class FileSource:
                 raise TruncatedError(f"{self.path}: at byte {offset}: expected {length} bytes, got {len(data)}")
             data += more
         return data
+
+    def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+        """Return as many bytes from each of several offsets, as `read_at` does, with little overhead for each."""
+        fd, pread = self._fd, os.pread
+        if fd < 0:
+            return [self.read_at(offset, length) for offset, length in zip(offsets, lengths, strict=True)]
+        parts = [pread(fd, length, offset) for offset, length in zip(offsets, lengths, strict=True)]
+        for place, (part, length) in enumerate(zip(parts, lengths, strict=True)):
+            if len(part) < length:
+                parts[place] = self.read_at(offsets[place], length)
+        return parts
 
     def close(self) -> None:
         """Close the file. Closing twice is allowed."""

@@ -107,12 +107,12 @@ def train_student(
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Tensor, classes: Tensor, batch_size: int = 256) -> float:
     """Return the share of images (n, 3, H, W), normalised, that the model gives their class (n,)."""
-    was_training = model.training
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     right = 0
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        right += int((model(images[part]).argmax(dim=1) == classes[part]).sum())
+        right += int((model(images[part].to(device)).argmax(dim=1).cpu() == classes[part]).sum())
     model.train(was_training)
     return right / len(images)
 

@@ -26,19 +26,20 @@ from softlabel_codec.assembly import Assembly
 from softlabel_codec.codec import Codec
 from softlabel_codec.compress import compress_columns, store_columns
 from softlabel_codec.description import Description, difference
-from softlabel_codec.errors import ArgumentError, LimitError, MismatchError, StateError
+from softlabel_codec.errors import ArgumentError, FormatError, LimitError, MismatchError, StateError
 from softlabel_codec.frame import Header, pack_block
 from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, max_content_bytes
 from softlabel_codec.pack.block import BlockImages
 from softlabel_codec.pack.columns import grouped
-from softlabel_codec.prefix import read_beginning
+from softlabel_codec.prefix import Beginning, read_beginning, read_blocks
 from softlabel_codec.quantise.codes import concatenate_codes, label_quantiser
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.store import FileSource, PartialFile, partial_path
+from softlabel_codec.summary import check_skipped_keys
 from softlabel_codec.version import PACKAGE
 
-TARGET_CROPS_PER_BLOCK = 1024
-TARGET_DENSE_BYTES_PER_BLOCK = 65536
+TARGET_BYTES_PER_BLOCK = 6144
+"""A block is full with so many bytes of label columns: few enough to read one image quickly, enough for overhead not to count."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class SoftLabelWriter:
 
     The file grows as `PATH.partial` and gets its name when it is finished: by `finish`, or by leaving the `with` block
     without an exception. After an exception, a kill or a power failure the blocks so far are whole and can be continued
-    (`resume=True`) or recovered (`slcodec recover`); the images of the block that was not full yet, at most 1024 crops or 256 images,
-    have to be added again.
+    (`resume=True`) or recovered (`slcodec recover`); the images of the block that was not full yet, 256 at most, have to be added again.
 
     Parameters
     ----------
@@ -76,9 +76,11 @@ class SoftLabelWriter:
     sampler : CropSampler, optional
         Where derived crops come from.
     resume : bool
-        Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it.
+        Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it. (One without a whole
+        block holds nothing, and is begun anew.)
     overwrite : bool
-        Replace a finished file, and discard an unfinished one.
+        Replace a finished file when this one is finished, and discard an unfinished one; together with `resume` only if it was begun with
+        other arguments.
 
     Raises
     ------
@@ -120,20 +122,17 @@ class SoftLabelWriter:
         self._description = Description(num_classes, Codec.parse(codec), crops, dict(metadata or {}), {"writer": PACKAGE}, sampler)
         self._layout = self._description.layout
         self._quantiser = label_quantiser(self._description.codec, num_classes)
-        self._crops_per_block = _crops_per_block(self._description)
         packed = self._description.pack()
         self._metadata_crc32 = zlib.crc32(packed)
         self._pending: list[_Image] = []
         self._pending_keys: set[str] = set()
-        self._pending_crops = 0
+        self._pending_bytes = 0
         self._ended: str | None = None
-        if resume and overwrite:
-            raise ArgumentError("resume and overwrite exclude each other")
         unfinished = "resume" if resume else "discard" if overwrite else "refuse"
         self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite)
         self._assembly = Assembly(self._file)
         try:
-            self._begin(Header(len(packed), self._metadata_crc32).pack() + packed)
+            self._begin(Header(len(packed), self._metadata_crc32).pack() + packed, overwrite)
         except BaseException:
             self._file.close()
             raise
@@ -201,8 +200,8 @@ class SoftLabelWriter:
             raise type(error)(f"image {key!r}: {error}") from None
         self._pending.append(image)
         self._pending_keys.add(key)
-        self._pending_crops += len(image.flips)
-        if self._pending_crops >= self._crops_per_block or len(self._pending) == MAX_IMAGES_PER_BLOCK:
+        self._pending_bytes += self._quantiser.expected_bytes(image.codes)
+        if self._pending_bytes >= TARGET_BYTES_PER_BLOCK or len(self._pending) == MAX_IMAGES_PER_BLOCK:
             self._guarded(self._write_block)
 
     def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
@@ -214,9 +213,10 @@ class SoftLabelWriter:
             Images that were asked for and could not be labelled; the file remembers them.
         """
         self._check_open()
+        skipped = check_skipped_keys(skipped_keys)
         if self._pending:
             self._guarded(self._write_block)
-        self._guarded(lambda: self._assembly.finish(skipped_keys))
+        self._guarded(lambda: self._assembly.finish(skipped))
         self._ended = "finished"
 
     def close(self) -> None:
@@ -246,21 +246,34 @@ class SoftLabelWriter:
             self._file.close()
             raise
 
-    def _begin(self, beginning: bytes) -> None:
+    def _begin(self, beginning: bytes, discard_others: bool) -> None:
         unfinished = FileSource(self._file.partial)
         try:
-            if unfinished.length < len(beginning) and beginning.startswith(unfinished.read_at(0, unfinished.length)):
-                self._file.truncate(0)  # nothing yet, or killed before the metadata was written
+            found = self._continued(unfinished, beginning, discard_others)
+            if found is None:
+                self._file.truncate(0)
                 self._assembly.begin(beginning)
-                return
-            found = read_beginning(unfinished)
-            if found.data != beginning:
-                what = difference(found.description, self._description)
-                advice = "Pass the same, or overwrite=True (--overwrite)"
-                raise MismatchError(f"{unfinished.path}: was begun with other arguments: {what}. {advice}")
-            self._assembly.adopt_blocks(unfinished, found)
+            else:
+                self._assembly.adopt_blocks(unfinished, found)
         finally:
             unfinished.close()
+
+    def _continued(self, unfinished: FileSource, beginning: bytes, discard_others: bool) -> Beginning | None:
+        """Return what the unfinished file begins with if it is to be continued, None if it holds nothing that is wanted."""
+        if unfinished.length < len(beginning) and beginning.startswith(unfinished.read_at(0, unfinished.length)):
+            return None  # nothing yet, or killed before the metadata was written
+        try:
+            found = read_beginning(unfinished)
+        except FormatError:
+            if discard_others:
+                return None
+            raise
+        if found.data == beginning:
+            return found
+        if discard_others or next(read_blocks(unfinished, found), None) is None:
+            return None
+        what = difference(found.description, self._description)
+        raise MismatchError(f"{unfinished.path}: was begun with other arguments: {what}. Pass the same, or overwrite=True (--overwrite)")
 
     def _prepare(self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any]) -> _Image:
         check_key(key)
@@ -278,10 +291,10 @@ class SoftLabelWriter:
             geometry = check_fraction_crops(crops, self._layout.mode.dtype) if fractions else check_pixel_crops(crops, size)
             flags = check_flips(flips, len(geometry))
         codes = self._quantiser.quantise(labels, len(geometry))
-        content_bytes = self._quantiser.content_bytes(codes) + 64 * len(geometry)
-        if content_bytes > MAX_CONTENT_BYTES - 2**20:
+        most_bytes = self._quantiser.most_bytes(codes) + 64 * len(geometry)
+        if most_bytes > MAX_CONTENT_BYTES - 2**20:
             raise LimitError(
-                f"labels of {content_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
+                f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
             )
         return _Image(key, size, geometry, flags, codes)
 
@@ -306,15 +319,7 @@ class SoftLabelWriter:
             payload = store_columns(parts)
         block = pack_block(payload, self._metadata_crc32, self._assembly.num_blocks)
         self._assembly.add_block(block, images.keys, images.counts.tolist())
-        self._pending, self._pending_keys, self._pending_crops = [], set(), 0
-
-
-def _crops_per_block(description: Description) -> int:
-    """Return how many crops fill a block: few enough to read one image quickly, enough for overhead not to count."""
-    if description.codec.family == "sparse":
-        return TARGET_CROPS_PER_BLOCK
-    crop_bytes = 4 * description.num_classes
-    return min(TARGET_CROPS_PER_BLOCK, max(1, TARGET_DENSE_BYTES_PER_BLOCK // crop_bytes))
+        self._pending, self._pending_keys, self._pending_bytes = [], set(), 0
 
 
 def _gather(images: Sequence[_Image]) -> BlockImages:

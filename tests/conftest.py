@@ -39,6 +39,9 @@ def not_a_model():
 
 def fails():
     raise RuntimeError("weights are missing")
+
+def leaves():
+    raise SystemExit(7)
 """
 
 
@@ -53,8 +56,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Write blocks of an eighth of the usual size, so that small files have several."""
-    monkeypatch.setattr(writer, "TARGET_CROPS_PER_BLOCK", 128)
+    """Write blocks of a fraction of the usual size, so that small files have several."""
+    monkeypatch.setattr(writer, "TARGET_BYTES_PER_BLOCK", 300)
 
 
 @pytest.fixture

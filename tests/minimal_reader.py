@@ -59,7 +59,7 @@ class Codec:
     k: int | None = None
     t: float | None = None
     values: str | None = None
-    step: float = 0.2
+    step: float = 0.0
     tail: int | None = None
     content: str = "probs"
 
@@ -246,6 +246,7 @@ def parse_codec(string: str, num_classes: int) -> Codec:
     if "t" in options:
         codec.t = decimal(options["t"])
         known &= marginal and 2.0**-15 <= codec.t <= 1
+    codec.step = 0.5 if "tail" in options else 0.2
     if "step" in options:
         codec.step = decimal(options["step"])
         known &= not dense and codec.values == "log8" and 0.04 <= codec.step <= 1
@@ -504,7 +505,7 @@ def read_label_columns(
 
     counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
-    remainders = fields.planes(num_crops, found["remainder_width"]) if codec.values == "log8" else []
+    remainders = read_remainders(fields, found["remainder_width"], counts) if codec.values == "log8" else []
     codes = split(fields.planes(sum(counts), found["index_width"]), counts)
     differences = read_differences(fields, codec, counts)
     palettes = read_palettes(fields, num_classes, len(crops_of_images)) if found["palettes"] else None
@@ -523,6 +524,13 @@ def read_label_columns(
         values = [decode_bits(crop, 4 if codec.values == "f32" else 2) for crop in differences]
         remainder = [0.0 if len(crop) == num_classes else binary32(max(0.0, 1.0 - math.fsum(crop))) for crop in values]
     return {"indices": indices, "values": values, "remainder": remainder}, tails
+
+
+def read_remainders(fields: Fields, width: int, counts: list[int]) -> list[int]:
+    """S3: the stored number of each crop, from the column of crops with one entry and that of the others."""
+    single = fields.planes(counts.count(1), width)
+    other = fields.planes(len(counts) - len(single), width)
+    return [(single if count == 1 else other).pop(0) for count in counts]
 
 
 def split(column: list, counts: list[int]) -> list[list]:
@@ -632,9 +640,9 @@ def listed_levels(palette: list[int], palette_levels: list[int], extra_levels: l
 
 def tail_weights(levels: dict[int, int], floor: int, num_classes: int) -> list[float]:
     """S6: tail_c for all C classes."""
-    e = [weight(floor, 0.25)] * num_classes
+    e = [weight(floor, 0.5)] * num_classes
     for c, level in levels.items():
-        e[c] = weight(level, 0.25)
+        e[c] = weight(level, 0.5)
     total = math.fsum(e)
     return [e_c / total if total else 0.0 for e_c in e]
 

@@ -51,28 +51,39 @@ def tail_targets(rows: list[list[float]], tail: int, k: int | None = None, t: fl
     """Return the targets of an image's crops with exact values and a tail (spec/sparse-v1.md, sections 6 and 7)."""
     num_classes = len(rows[0])
     kept = [kept_classes(probs, k, t) for probs in rows]
-    left_out = [sum(probs[c] for probs, classes in zip(rows, kept, strict=True) if c not in classes) for c in range(num_classes)]
-    weights = _tail_weights(left_out, tail)
+    rests = [rest_of(probs, classes) for probs, classes in zip(rows, kept, strict=True)]
+    weights = _tail_weights([_share(rows, kept, rests, c) for c in range(num_classes)], tail)
     targets = []
-    for probs, classes in zip(rows, kept, strict=True):
-        rest = max(0.0, 1 - sum(probs[c] for c in classes)) if len(classes) < num_classes else 0.0
+    for probs, classes, rest in zip(rows, kept, rests, strict=True):
         total = sum(weights[c] for c in range(num_classes) if c not in classes)
         even = rest / max(1, num_classes - len(classes))
         targets.append([probs[c] if c in classes else rest * weights[c] / total if total else even for c in range(num_classes)])
     return targets
 
 
-def _tail_weights(left_out: list[float], tail: int) -> list[float]:
-    largest = max(left_out)
+def rest_of(probs: list[float], kept: list[int]) -> float:
+    """Return the probability of the classes that are not kept."""
+    return max(0.0, 1 - sum(probs[c] for c in kept)) if len(kept) < len(probs) else 0.0
+
+
+def _share(rows: list[list[float]], kept: list[list[int]], rests: list[float], c: int) -> float:
+    """Return which part of the remainders is that of class c, over the crops that do not keep it."""
+    others = [crop for crop, classes in enumerate(kept) if c not in classes]
+    total = sum(rests[crop] for crop in others)
+    return sum(rows[crop][c] for crop in others) / total if total > 1e-7 else 0.0
+
+
+def _tail_weights(shares: list[float], tail: int) -> list[float]:
+    largest = max(shares)
     if largest == 0:
-        return [0.0] * len(left_out)
+        return [0.0] * len(shares)
 
     def rounded(value: float) -> float:
-        level = round(math.log(largest / value) / 0.25) if value > 0 else 255
-        return math.exp(-0.25 * level) if level < 255 else 0.0
+        level = round(math.log(largest / value) / 0.5) if value > 0 else 255
+        return math.exp(-0.5 * level) if level < 255 else 0.0
 
-    ranked = sorted(range(len(left_out)), key=lambda c: (-left_out[c], c))[:tail]
-    weights = {c: rounded(left_out[c]) for c in ranked if rounded(left_out[c]) > 0}
-    others = [left_out[c] for c in range(len(left_out)) if c not in weights]
+    ranked = sorted(range(len(shares)), key=lambda c: (-shares[c], c))[:tail]
+    weights = {c: rounded(shares[c]) for c in ranked if rounded(shares[c]) > 0}
+    others = [shares[c] for c in range(len(shares)) if c not in weights]
     floor = rounded(sum(others) / len(others)) if others else 0.0
-    return [weights.get(c, floor) for c in range(len(left_out))]
+    return [weights.get(c, floor) for c in range(len(shares))]

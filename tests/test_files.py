@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 import signal
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -238,11 +240,12 @@ def test_wrong_keys(tmp_path, key, error, message):
         ({"num_classes": 2**31 + 1}, LimitError, "num_classes"),
         ({"num_classes": 10.0}, ArgumentError, "num_classes: expected an integer"),
         ({"num_classes": 4}, ArgumentError, "expected k <= 4, got 5"),
-        ({"metadata": {"array": np.zeros(3)}}, ArgumentError, r"metadata\['metadata'\]\['array'\]: expected None, bool, .* got ndarray"),
+        ({"metadata": {"array": np.zeros(3)}}, ArgumentError, r"metadata\['array'\]: expected None, bool, .* got ndarray"),
         ({"metadata": {1: 2}}, ArgumentError, "expected keys of type str, got 1"),
         ({"metadata": {"a": float("nan")}}, ArgumentError, "expected a finite number"),
         ({"metadata": {"a": "x" * 2**24}}, LimitError, "metadata: expected at most 16777216 bytes"),
-        ({"resume": True, "overwrite": True}, ArgumentError, "exclude each other"),
+        ({"crops": "pixel"}, ArgumentError, "crops: expected one of pixels, .*, got 'pixel'"),
+        ({"crops": "derived"}, ArgumentError, "a sampler goes with crops='derived'"),
     ],
 )
 def test_wrong_arguments_of_a_writer_leave_nothing_behind(tmp_path, arguments, error, message):
@@ -561,6 +564,69 @@ def test_ragged_arrays(tmp_path, arguments, message):
     good = {"probs": np.float32([[0.5, 0.5]] * 2), "crops": [[0, 0, 5, 5]] * 2, "flips": [True, False]}
     with SoftLabelWriter(tmp_path / "a.slc", 2, "hard") as writer, pytest.raises(ArgumentError, match=f"image 'x': {message}"):
         writer.add("x", image_size=(9, 9), **{**good, **arguments})
+
+
+def test_a_reader_pickles_wherever_the_process_has_gone(tmp_path, monkeypatch):
+    write_labels(tmp_path / "a.slc")
+    monkeypatch.chdir(tmp_path)
+    with SoftLabelReader("a.slc") as reader:
+        monkeypatch.chdir("/")
+        with pickle.loads(pickle.dumps(reader)) as again:
+            assert len(again) == len(reader)
+
+
+@pytest.mark.parametrize("policy", ["renorm", ""])
+def test_policies_that_do_not_fit(tmp_path, policy):
+    write_labels(tmp_path / "a.slc", "dense")
+    with pytest.raises(ArgumentError, match="policy: labels of 'dense' have no remainder"):
+        SoftLabelReader(tmp_path / "a.slc", policy=policy)
+
+
+@pytest.mark.parametrize("skipped_keys", ["abc", [1, [2]], [None]])
+def test_skipped_keys_that_are_none(tmp_path, skipped_keys):
+    with SoftLabelWriter(tmp_path / "a.slc", 2, "hard") as writer:
+        with pytest.raises(ArgumentError, match="skipped_keys: expected a sequence of str"):
+            writer.finish(skipped_keys=skipped_keys)
+        writer.finish(skipped_keys=("gone",))
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        assert reader.summary["skipped_keys"] == ["gone"]
+        with pytest.raises(IndexError, match="there are no images in this file"):
+            reader[0]
+
+
+def test_wrong_numbers_are_named(tmp_path):
+    written = write_labels(tmp_path / "a.slc", "marginal_smoothing:k=5,tail=5")
+    key = list(written)[1]
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        message = rf"a\.slc: image 1 \('{key}'\): crop number: expected 0 to 0, got "
+        with pytest.raises(IndexError, match=message + "-1"):
+            reader.read(1, [0, -1])
+        with pytest.raises(IndexError, match=message + "7"):
+            reader.read_batch(np.array([0, -3]), [[0, 1], [0, 7]])
+        with pytest.raises(IndexError, match=message + str(10**30)):
+            reader.read(1, [10**30])
+        with pytest.raises(ArgumentError, match="crops: expected integers"):
+            reader.read_batch([1], [[10**30]])
+        with pytest.raises(IndexError, match="image number: expected -4 to 3, got 9"):
+            reader.read_batch(np.array([0, 9]))
+
+
+def test_threads_share_a_reader_of_derived_crops(tmp_path):
+    sampler = CropSampler(seed=4)
+    with SoftLabelWriter(tmp_path / "a.slc", 20, "hard", crops="derived", sampler=sampler) as writer:
+        for number in range(1500):
+            writer.add(f"{number}", image_size=(50, 60), probs=np.eye(20)[:2])
+    wanted = [sampler.sample(f"{number}", (50, 60), range(2))[0].tolist() for number in range(1500)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            with SoftLabelReader(tmp_path / "a.slc") as reader, ThreadPoolExecutor(4) as pool:
+                numbers = [0, 1499, 600, 1023, 512] * 4
+                for number, image in zip(numbers, pool.map(reader.read, numbers), strict=True):
+                    assert image.crops.tolist() == wanted[number]
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_crop_numbers_that_are_none(tmp_path):

@@ -222,7 +222,51 @@ def test_labels_that_cannot_be_are_skipped_too(fkd_folder):
     save(fkd_folder / "labels/train/n01/c.tar", parts)
     report = import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", on_error="skip")
     assert list(report.skipped) == ["n01/c"]
-    assert "row 0: holds NaN" in report.skipped["n01/c"]
+    assert "hold NaN or infinity" in report.skipped["n01/c"]
+
+
+@pytest.mark.parametrize(("value", "message"), [([0.9, 0.9, 0, 0, 0], "sum to at most 1"), ([0.2, -0.1, 0, 0, 0], "negative")])
+def test_labels_that_cannot_be_are_the_files_fault(fkd_folder, value, message):
+    parts = torch.load(fkd_folder / "labels/train/n01/c.tar", weights_only=False)
+    parts[2][0, 1] = value
+    save(fkd_folder / "labels/train/n01/c.tar", parts)
+    with pytest.raises(MismatchError, match=rf"c\.tar: no labels that can be stored: .*{message}"):
+        import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5")
+
+
+def test_wrong_arguments(fkd_folder):
+    with pytest.raises(ArgumentError, match="on_error: expected fail or skip, got 'raise'"):
+        import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", on_error="raise")
+    with pytest.raises(ArgumentError, match="the label files keep only 5 classes"):
+        import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5", codec="marginal_smoothing:k=6")
+
+
+def test_no_flipped_bit_changes_a_label_unnoticed(tmp_path):
+    """torch.load itself would return other labels for many of these."""
+    codec, path = label_codec("marginal_smoothing_k5"), save(tmp_path / "a.tar", GOOD)
+    good, before = path.read_bytes(), read_fkd_file(path, codec, 1000)
+    refused = 0
+    for bit in np.random.default_rng(0).choice(8 * len(good), 400, replace=False).tolist():
+        data = bytearray(good)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            after = read_fkd_file(path, codec, 1000)
+        except CorruptError:
+            refused += 1
+            continue
+        for name in ("crops", "flips", "indices", "values"):
+            np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    assert refused > 200
+
+
+def test_compressed_files_are_refused(tmp_path):
+    path = save(tmp_path / "a.tar", GOOD)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "b.tar", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in archive.namelist():
+            bomb.writestr(name, archive.read(name))
+    with pytest.raises(CorruptError, match="it is compressed, which torch.save never does"):
+        read_fkd_file(tmp_path / "b.tar", label_codec("marginal_smoothing_k5"), 1000)
 
 
 def test_an_interrupted_import_continues(fkd_folder):

@@ -162,6 +162,16 @@ def test_logits_become_their_softmax():
     np.testing.assert_allclose(found.dense(), [[0.2, 0.3, 0.5]], rtol=1e-4)
 
 
+@pytest.mark.parametrize("codec", ["marginal_smoothing:t=0.1", "marginal_smoothing:k=2,tail=3", "dense"])
+def test_one_row(codec):
+    labels = through(random_probs(np.random.default_rng(3), 5, 9), codec)
+    np.testing.assert_array_equal(labels[-1].dense(), labels.dense()[4:])
+    np.testing.assert_array_equal(labels[np.int64(2)].dense(), labels.dense()[2:3])
+    np.testing.assert_array_equal(np.concatenate([row.dense() for row in labels]), labels.dense())
+    with pytest.raises(IndexError):
+        labels[5]
+
+
 def test_concatenated_labels_are_padded_to_the_widest():
     probs = random_probs(np.random.default_rng(8), 6, 9)
     whole = through(probs, "marginal_smoothing:t=0.1,values=f32")
@@ -196,7 +206,7 @@ def test_a_tail_brings_the_targets_closer_to_the_teacher():
 
 def test_labels_with_a_tail_may_be_read_without_it():
     probs = random_probs(np.random.default_rng(10), 10, 12)
-    labels = through(probs, "marginal_smoothing:k=3,tail=5")
+    labels = through(probs, "marginal_smoothing:k=3,tail=5,step=0.2")
     plain = through(probs, "marginal_smoothing:k=3")
     np.testing.assert_array_equal(labels.with_policy("uniform").dense(), plain.dense())
     np.testing.assert_array_equal(labels.with_policy("renorm").dense(), plain.with_policy("renorm").dense())

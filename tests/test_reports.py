@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -10,11 +11,12 @@ from click.testing import CliRunner
 from conftest import write_labels
 from PIL import Image
 
-from softlabel_codec import SoftLabelReader, StateError
+from softlabel_codec import SoftLabelReader, SoftLabelWriter, StateError, TruncatedError
 from softlabel_codec.cli.main import main
 from softlabel_codec.cli.output import printable, progress_bar
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.report.stats import plot_stats
+from softlabel_codec.sampler import CropSampler
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_verify_says_where(labels, tmp_path):
         report = verify(labels, deep=True)
         assert not report.ok
         assert any(word in problem.message for problem in report.problems)
-        assert report.num_blocks == 3
+        assert report.num_blocks == 4
     labels.write_bytes(b"nonsense")
     assert (verify(labels).num_blocks, verify(labels).problems[0].error) == (0, "NotAContainerError")
 
@@ -118,14 +120,75 @@ def test_inspect_and_stats_for_people_and_programs(labels, tmp_path):
 
 
 def test_verify_exits_with_1_for_damage(labels):
-    assert "sound: 4 images in 3 blocks, all decoded" in run("verify", labels, "--deep")
+    assert "sound: 4 images in 4 blocks, all decoded" in run("verify", labels, "--deep")
     assert json.loads(run("verify", labels, "--json"))["ok"] is True
     data = bytearray(labels.read_bytes())
     data[-200] ^= 1
     labels.write_bytes(data)
     assert "problem" in run("verify", labels, code=1)
     assert json.loads(run("verify", labels, "--json", code=1))["ok"] is False
-    assert "slcodec: " in run("inspect", labels, code=1)
+    assert "\nproblem  " in run("inspect", labels, code=1)
+
+
+def test_inspecting_what_is_unfinished_or_damaged(labels):
+    whole = inspect(labels)
+    data = labels.read_bytes()
+    with SoftLabelReader(labels) as reader:
+        third = int(reader.index.starts[2])
+    labels.write_bytes(data[: third + 20])
+    report = inspect(labels)
+    assert (report.finished, report.num_images, report.num_crops, report.num_blocks) == (False, 2, 350, 2)
+    assert (report.codec, report.metadata, report.fewest_crops, report.most_crops) == (whole.codec, whole.metadata, 150, 200)
+    assert {part.name: part.file_bytes for part in report.budget}["not in whole blocks"] == 20
+    assert abs(sum(part.file_bytes for part in report.budget) - third - 20) <= len(report.budget)
+    assert "does not end with a trailer" in report.problems[0]
+    text = run("inspect", labels, code=1)
+    assert all(word in text for word in ("2 in the whole blocks at the beginning", "teacher.name", "problem", "slcodec recover"))
+    assert json.loads(run("inspect", labels, "--json", code=1))["finished"] is False
+    labels.write_bytes(data[:third] + b"?" + data[third + 1 :])
+    report = inspect(labels)
+    assert (report.finished, report.sampled_blocks, len(report.problems)) == (True, 3, 1)
+    assert "block 2 at byte" in report.problems[0]
+    labels.write_bytes(data[:50])
+    with pytest.raises(TruncatedError, match="within its metadata"):
+        inspect(labels)
+
+
+@pytest.mark.parametrize(
+    "codec", ["marginal_smoothing:t=0.1,tail=6", "marginal_smoothing:k=2,values=f32,tail=20", "marginal_smoothing:k=20,tail=3"]
+)
+def test_entropy_along_the_tail_is_that_of_the_dense_targets(tmp_path, codec):
+    write_labels(tmp_path / "a.slc", codec, counts=[30, 50, 1])
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        targets = np.concatenate([image.labels.dense() for image in reader]).astype(np.float64)
+    entropy = -(targets * np.log(np.where(targets > 0, targets, 1))).sum(axis=1)
+    assert stats(tmp_path / "a.slc").entropy.mean == pytest.approx(entropy.mean(), rel=1e-5)
+
+
+def test_areas_of_derived_crops(tmp_path):
+    sampler = CropSampler(scale=(0.5, 0.6))
+    with SoftLabelWriter(tmp_path / "a.slc", 2, "hard", crops="derived", sampler=sampler) as writer:
+        writer.add("a", image_size=(300, 400), probs=np.float32([[0.9, 0.1]] * 20))
+    assert 0.49 < stats(tmp_path / "a.slc").crop_area.mean < 0.61
+
+
+def test_large_sets_are_looked_at_in_pieces(labels, monkeypatch):
+    whole = stats(labels)
+    monkeypatch.setattr(sys.modules["softlabel_codec.report.stats"], "NUMBERS_PER_BATCH", 1000)
+    assert stats(labels) == whole
+
+
+def test_file_names_that_look_like_formulas(labels, tmp_path):
+    labels.rename(tmp_path / "x$_{$.slc")
+    run("stats", tmp_path / "x$_{$.slc", "--plot", tmp_path / "a.png")
+
+
+def test_a_reader_that_stops_listening_is_no_error(labels):
+    command = f"{sys.executable} -m softlabel_codec inspect {labels} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("file")
+    assert "slcodec:" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_recover_from_the_command_line(labels, tmp_path):
@@ -133,7 +196,7 @@ def test_recover_from_the_command_line(labels, tmp_path):
     data = (tmp_path / "a.slc.partial").read_bytes()
     (tmp_path / "a.slc.partial").write_bytes(data[:-300])
     assert "unfinished" in run("inspect", tmp_path / "a.slc.partial", code=1)
-    assert "4 images in 3 blocks" in run("recover", tmp_path / "a.slc.partial", labels)
+    assert "4 images in 4 blocks" in run("recover", tmp_path / "a.slc.partial", labels)
     assert verify(labels, deep=True).ok
 
 

@@ -75,7 +75,7 @@ def naive_crop(seed, key, number, size, scale, ratio, flip_probability):
 def test_crops_are_those_of_the_specification(seed, key, number, size, scale, ratio):
     crops, flips = CropSampler(seed, scale, ratio, 0.3).sample(key, size, [number])
     assert (crops[0].tolist(), bool(flips[0])) == naive_crop(seed, key, number, size, scale, ratio, 0.3)
-    crop, flip = CropSampler(seed, scale, ratio, 0.3).sample_one(crop_stream(key), number, *size)
+    (crop,), (flip,) = CropSampler(seed, scale, ratio, 0.3).sample_few(crop_stream(key), [number], *size)
     assert (list(crop), flip) == (crops[0].tolist(), bool(flips[0]))
     top, left, height, width = crops[0].tolist()
     assert 0 <= top <= size[0] - height
@@ -120,8 +120,14 @@ def test_portable_exp_is_exp():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, "seed: expected 0 to"),
-        ({"seed": 2**64}, "seed: expected 0 to"),
+        ({"seed": -1}, "seed: expected an integer from 0 to"),
+        ({"seed": 2**64}, "seed: expected an integer from 0 to"),
+        ({"seed": 1.5}, "seed: expected an integer"),
+        ({"seed": True}, "seed: expected an integer"),
+        ({"scale": (0.1, 0.5, 1)}, r"scale: expected two numbers, got \(0.1, 0.5, 1\)"),
+        ({"scale": "11"}, "scale: expected a number, got '1'"),
+        ({"ratio": 1}, "ratio: expected two numbers, got 1"),
+        ({"flip_probability": "0.5"}, "flip_probability: expected a number, got '0.5'"),
         ({"scale": (0.0, 1.0)}, "scale"),
         ({"scale": (0.5, 0.4)}, "scale"),
         ({"scale": (0.5, 1.1)}, "scale"),
@@ -133,6 +139,15 @@ def test_portable_exp_is_exp():
 def test_wrong_parameters(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         CropSampler(**arguments)
+
+
+def test_numbers_of_any_kind_are_stored_as_the_specification_says():
+    sampler = CropSampler(seed=np.int64(3), scale=(np.float32(0.25), 1), ratio=[1, 1], flip_probability=1)
+    found = sampler.describe()
+    numbers = [*found["scale"], *found["ratio"], *found["log_ratio"], found["flip_probability"]]
+    assert {type(number) for number in numbers} == {float}
+    assert type(found["seed"]) is int
+    assert CropSampler.from_description(found) == sampler
 
 
 @given(seed=st.integers(0, 2**64), image=st.integers(0, 2**40), num_crops=st.integers(1, 70), n=st.integers(1, 5))

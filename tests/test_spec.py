@@ -116,7 +116,7 @@ def test_codec_strings():
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
     assert options["step"]["values"].startswith(f"float, {codec.MIN_STEP:g} to {codec.MAX_STEP:g}:")
-    assert options["step"]["default"] == f"{codec.DEFAULT_STEP:g}"
+    assert options["step"]["default"] == f"{codec.default_step(0):g}; {codec.default_step(1):g} with `tail"
     assert (
         re.findall(r"`(\w+)`", options["content"]["values"] + "`") == list(codec.CONTENTS) or options["content"]["values"].count("`") >= 4
     )

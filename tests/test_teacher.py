@@ -1,5 +1,6 @@
 """The teacher side: labelling image folders."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from softlabel_codec import ArgumentError, Codec, MismatchError, SoftLabelReader
 from softlabel_codec.images import apply_crop, load_image
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
-from softlabel_codec.teacher.batches import Run, plan_batches
+from softlabel_codec.teacher import batches as batches_module
+from softlabel_codec.teacher.batches import CropBatches, Plan, Run, load_batches
 from softlabel_codec.teacher.encode import device_labels
 from softlabel_codec.teacher.load import weights_sha256
 from softlabel_codec.torch import normalize
@@ -77,9 +79,13 @@ def test_crops_do_not_depend_on_batches_and_workers(image_folder, tmp_path, teac
 
 
 def test_batches_are_planned_without_regard_to_what_is_done():
-    assert plan_batches(3, 5, 12) == [[Run(0, 0, 5), Run(1, 0, 5)], [Run(2, 0, 5)]]
-    assert plan_batches(2, 5, 2) == [[Run(image, start, min(start + 2, 5))] for image in (0, 1) for start in (0, 2, 4)]
-    assert plan_batches(2, 5, 5) == [[Run(0, 0, 5)], [Run(1, 0, 5)]]
+    assert list(Plan(3, 5, 12)) == [[Run(0, 0, 5), Run(1, 0, 5)], [Run(2, 0, 5)]]
+    assert Plan(2, 5, 2)[:] == [[Run(image, start, min(start + 2, 5))] for image in (0, 1) for start in (0, 2, 4)]
+    assert list(Plan(2, 5, 5)) == [[Run(0, 0, 5)], [Run(1, 0, 5)]]
+    assert [len(Plan(*numbers)) for numbers in ((3, 5, 12), (2, 5, 2), (1_281_167, 200, 16))] == [2, 6, 13 * 1_281_167]
+    assert list(Plan(3, 5, 12).due([True, True, False])) == [1]
+    assert list(Plan(3, 5, 12).due([False, True, True])) == [0]
+    assert list(Plan(3, 5, 2).due([True, False, True])) == [3, 4, 5]
 
 
 @pytest.mark.parametrize(("crops", "batch_size"), [(150, 100), (150, 400), (5, 16)])
@@ -151,7 +157,8 @@ def test_unreadable_images_are_named_and_fatal_or_skipped(image_folder, tmp_path
     ("factory", "error", "message"),
     [
         ("nothing", ArgumentError, "has no function 'nothing'; it has build, three_outputs"),
-        ("fails", ArgumentError, "fails failed with RuntimeError: weights are missing"),
+        ("fails", ArgumentError, r"fails failed with RuntimeError: weights are missing \(tiny_teacher.py, line \d+\)"),
+        ("leaves", ArgumentError, "leaves failed with SystemExit: 7"),
         ("not_a_model", MismatchError, "returned str: expected a torch.nn.Module"),
         ("feature_map", MismatchError, r"expected float logits of shape \(2, C\) for 2 crops, got torch.float32 of shape \(2, 8"),
     ],
@@ -279,18 +286,93 @@ def test_changed_teacher_code_does_not_continue(image_folder, tmp_path, teacher_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode(config(image_folder, tmp_path, teacher_file), stop)
+        encode(config(image_folder, tmp_path, teacher_file, crops=150), stop)
     path = Path(teacher_file.rpartition(":")[0])
     path.write_text(path.read_text() + "\n# changed\n")
     with pytest.raises(MismatchError, match=r"was begun with other arguments: metadata\['teacher'\]\['code_sha256'\]"):
-        encode(config(image_folder, tmp_path, teacher_file))
+        encode(config(image_folder, tmp_path, teacher_file, crops=150))
+
+
+def test_an_attempt_that_labelled_nothing_is_not_in_the_way(image_folder, tmp_path, teacher_file):
+    path = Path(teacher_file.rpartition(":")[0])
+    path.write_text(
+        path.read_text()
+        + "\nclass Broken(nn.Module):\n    def forward(self, x):\n        return x.new_full((len(x), 10), nan)\nnan = float('nan')\n"
+    )
+    with pytest.raises(MismatchError, match="holds NaN"):
+        encode(config(image_folder, tmp_path, f"{path}:Broken"))
+    assert (tmp_path / "out.slc.partial").exists()
+    assert encode(config(image_folder, tmp_path, teacher_file)).num_images == 6
+
+
+def test_an_interrupted_replacement_continues(image_folder, tmp_path, teacher_file):
+    def stop(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    encode(config(image_folder, tmp_path, teacher_file, crops=150, sampler=CropSampler(seed=9)))
+    wanted = config(image_folder, tmp_path, teacher_file, crops=150, overwrite=True)
+    with pytest.raises(KeyboardInterrupt):
+        encode(wanted, stop)
+    assert encode(wanted).resumed_images > 0
+    with SoftLabelReader(tmp_path / "out.slc") as reader:
+        assert reader.metadata["crop_sampler"]["seed"] == 2
+
+
+def test_files_that_are_not_named_like_images_are_mentioned(image_folder, tmp_path, teacher_file):
+    Image.new("RGB", (8, 8)).save(image_folder / "moving.gif")
+    report = encode(config(image_folder, tmp_path, teacher_file))
+    assert (report.num_images, report.other_files) == (7, ["notes.txt"])
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_teachers_import_what_lies_beside_them(tmp_path, lazy):
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "network_beside.py").write_text(f"from torch import nn\ndef make():\n    return nn.Linear(2, {number + 2})\n")
+        importing = "from network_beside import make"
+        code = f"def build():\n    {importing}\n    return make()\n" if lazy else f"{importing} as build\n"
+        (tmp_path / name / "teacher.py").write_text(code)
+    assert [load_teacher(f"{tmp_path / name}/teacher.py:build").model.out_features for name in ("one", "two")] == [2, 3]
+    assert "network_beside" not in sys.modules
+    assert "torch.nn" in sys.modules
+
+
+def test_a_teacher_from_a_module_in_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "teachers_here.py").write_text("from torch import nn\ndef make():\n    return nn.Flatten()\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_teacher("teachers_here:make").name == "teachers_here:make"
+
+
+def test_a_killed_worker_is_not_the_teachers_fault(image_folder, tmp_path, teacher_file):
+    def kill_workers(done, total):
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(StateError, match="a process that cuts images was killed: DataLoader worker .* fewer --workers"):
+        encode(config(image_folder, tmp_path, teacher_file, crops=400, batch_size=4, workers=1), kill_workers)
+
+
+def test_little_shared_memory_is_enough(image_folder, tmp_path, teacher_file, monkeypatch):
+    encode(config(image_folder, tmp_path, teacher_file))
+    whole = (tmp_path / "out.slc").read_bytes()
+    monkeypatch.setattr(batches_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    seen = []
+    original = CropBatches.__getitem__
+    monkeypatch.setattr(CropBatches, "__getitem__", lambda self, index: seen.append(self.as_array) or original(self, index))
+    encode(config(image_folder, tmp_path, teacher_file, workers=2, overwrite=True))
+    assert (tmp_path / "out.slc").read_bytes() == whole
+    batches = CropBatches(image_folder, ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), 16, "bilinear", "ignored", as_array=True)
+    ((pixels, _),) = load_batches(batches, [0], 0, False)
+    assert isinstance(pixels, torch.Tensor)
+    assert isinstance(batches[0][0], np.ndarray)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("STD = (0.0, 1.0, 1.0)", "STD: expected positive numbers"),
-        ("MEAN = 0.5", "expected three numbers for mean and std, got 0.5"),
+        ("STD = (0.0, 1.0, 1.0)", "tiny_teacher.py: std: expected positive numbers"),
+        ("MEAN = 0.5", "MEAN: expected three numbers, got 0.5"),
         ("INPUT_SIZE = (32, 32)", r"INPUT_SIZE: expected pixels, 1 to 8192, got \(32, 32\)"),
         ("INTERPOLATION = 'cubic'", "interpolation: expected one of bilinear, bicubic"),
     ],

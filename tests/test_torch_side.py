@@ -195,6 +195,61 @@ def test_images_in_a_mapping(labelled):
         SoftLabelDataset(in_memory, labels)
 
 
+def test_images_in_a_mapping_are_turned_as_the_labelled_files_were(tmp_path):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    with SoftLabelWriter(tmp_path / "a.slc", 10, "hard", {"preprocessing": {"exif_orientation": "applied"}}) as writer:
+        writer.add("a.png", image_size=(20, 20), crops=[[0, 0, 9, 9]] * 4, flips=[False] * 4, probs=np.eye(10)[:4])
+    wanted = SoftLabelDataset({"a.png": tmp_path / "a.png"}, tmp_path / "a.slc", size=8)[0].images
+    with Image.open(tmp_path / "a.png") as opened:
+        torch.testing.assert_close(SoftLabelDataset({"a.png": opened}, tmp_path / "a.slc", size=8)[0].images, wanted)
+    assert not torch.equal(SoftLabelDataset({"a.png": np.asarray(image)}, tmp_path / "a.slc", size=8)[0].images, wanted)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((20, 20), np.float32), r"image: expected uint8 of shape \(H, W, 3\) or \(H, W\), got float32 of shape \(20, 20\)"),
+        (np.zeros((3, 20, 20), np.uint8), r"got uint8 of shape \(3, 20, 20\)"),
+        (torch.zeros(3, 20, 20), "expected a path, a PIL image or a uint8 array, got Tensor"),
+    ],
+)
+def test_things_that_are_no_images(image, message):
+    with pytest.raises(ArgumentError, match=message):
+        load_image(image)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": (0.5, 0.5)}, r"mean: expected three numbers, got \(0.5, 0.5\)"),
+        ({"std": (0, 0, 0)}, "std: expected positive numbers"),
+        ({"size": (32, 32)}, r"size: expected an integer of at least 1, got \(32, 32\)"),
+        ({"seed": -1}, "seed: expected an integer of at least 0"),
+        ({"policy": "mean"}, "remainder policy: expected one of uniform, renorm, got 'mean'"),
+        ({"policy": ""}, "remainder policy: expected one of"),
+    ],
+)
+def test_wrong_arguments_of_a_dataset(labelled, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        SoftLabelDataset(*labelled, **arguments)
+
+
+def test_arrays_as_mean_and_deviation(labelled):
+    assert SoftLabelDataset(*labelled, mean=np.float32([0.5, 0.25, 0]), std=np.ones(3)).mean == (0.5, 0.25, 0.0)
+
+
+def test_targets_move_between_devices_and_keep_their_types():
+    for targets in (sparse_targets(np.random.default_rng(0), "marginal_smoothing:k=2,tail=5"), DenseTargets(torch.ones(2, 3))):
+        for device in ("cpu", torch.device("cpu")):
+            assert targets.to(device).dense().dtype == torch.float32
+        with pytest.raises(ArgumentError, match="device: expected a device such as 'cuda:0', got torch.float16"):
+            targets.to(torch.float16)
+
+
 def test_keys_without_endings_are_found(image_folder, tmp_path):
     keys = [key.rpartition(".")[0] for key in list_images(image_folder)]
     sizes = [load_image(image_folder / key).size[::-1] for key in list_images(image_folder)]
@@ -210,7 +265,7 @@ def test_labels_of_other_images(labelled):
         SoftLabelDataset(folder, labels, num_classes=1000)
     with pytest.raises(ArgumentError, match="crops_per_image: expected at most 9, the crops stored of an image, got 10"):
         SoftLabelDataset(folder, labels, crops_per_image=10)
-    with pytest.raises(ArgumentError, match="must be at least 1"):
+    with pytest.raises(ArgumentError, match="crops_per_image: expected an integer of at least 1, got 0"):
         SoftLabelDataset(folder, labels, crops_per_image=0)
     with pytest.raises(ArgumentError, match="epoch: expected at least 0"):
         SoftLabelDataset(folder, labels).set_epoch(-1)

@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
-
-INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
+from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS
+from softlabel_codec.cli.output import continuable, print_json, print_pairs, progress_bar
 
 
 @click.command("encode")
@@ -36,15 +35,15 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    type=click.Choice(PRECISIONS),
     default="auto",
     show_default="float16 on a GPU, else float32",
 )
-@click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True, help="What an unreadable image does.")
+@click.option("--on-error", type=click.Choice(ON_ERROR), default="fail", show_default=True, help="What an unreadable image does.")
 @click.option(
-    "--exif", "exif_orientation", type=click.Choice(["ignored", "applied"]), default="ignored", show_default=True, help="EXIF orientation."
+    "--exif", "exif_orientation", type=click.Choice(EXIF_POLICIES), default="ignored", show_default=True, help="EXIF orientation."
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT, and discard an unfinished OUT.partial.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT when finished; discard an OUT.partial that was begun otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def encode_command(as_json: bool, **options: Any) -> None:
     """Run a teacher over random-resized crops of every image in a folder, and store what it says.
@@ -57,11 +56,14 @@ def encode_command(as_json: bool, **options: Any) -> None:
     sampler = CropSampler(**{name: options.pop(name) for name in ("seed", "scale", "ratio", "flip_probability")})
     options["workers"] = _default_workers(options["device"]) if options["workers"] is None else options["workers"]
     options["mean"], options["std"] = options["mean"] or None, options["std"] or None
-    with progress_bar("image", quiet=as_json) as progress:
+    with continuable(options["out"]), progress_bar("image", quiet=as_json) as progress:
         report = encode(EncodeConfig(sampler=sampler, **options), progress)
     if as_json:
         print_json(report)
         return
+    if report.other_files:
+        first = ", ".join(report.other_files[:3]) + (", ..." if len(report.other_files) > 3 else "")
+        print_pairs([("ignored", f"{len(report.other_files)} files that are not named like images: {first}")])
     for key, reason in report.skipped.items():
         print_pairs([("skipped", f"{key}: {reason}")])
     resumed = f" ({report.resumed_images} of them by an earlier run)" if report.resumed_images else ""

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
+from softlabel_codec.arguments import ON_ERROR
+from softlabel_codec.cli.output import continuable, print_json, print_pairs, progress_bar
 
 
 @click.group("import")
@@ -21,16 +22,14 @@ def import_group() -> None:
 @click.option("--num-classes", type=click.IntRange(2), default=1000, show_default=True)
 @click.option("--codec", help="Keep the labels in another codec.  [default: values stay exactly what they are]")
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Image folder: fractions become exact pixels again.")
-@click.option(
-    "--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True, help="What an unreadable label file does."
-)
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--on-error", type=click.Choice(ON_ERROR), default="fail", show_default=True, help="What an unreadable label file does.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT when finished; discard an OUT.partial that was begun otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def import_fkd_command(folder: str, out: str, as_json: bool, **options: Any) -> None:
     """Convert the label files of FKD's generator in FOLDER. No code in them ever runs."""
     from softlabel_codec.fkd import import_fkd  # noqa: PLC0415  imports torch
 
-    with progress_bar("file", quiet=as_json) as progress:
+    with continuable(out), progress_bar("file", quiet=as_json) as progress:
         report = import_fkd(folder, out, progress=progress, **options)
     if as_json:
         print_json(report)

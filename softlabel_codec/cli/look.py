@@ -26,6 +26,7 @@ def inspect_command(path: str, as_json: bool) -> None:
         print_json(report)
     else:
         show_inspection(report)
+    sys.exit(BAD_INPUT if report.problems else 0)
 
 
 @click.command("stats")

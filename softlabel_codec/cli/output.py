@@ -7,11 +7,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
+from softlabel_codec.store import partial_path
 
 BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 WIDTH_IN_A_PIPE = 120
@@ -71,6 +73,17 @@ def progress_bar(unit: str, quiet: bool = False) -> Iterator[Progress]:
         yield show
 
 
+@contextmanager
+def continuable(out: str) -> Iterator[None]:
+    """Say after an interruption how to go on, if there is something to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if partial_path(Path(out)).exists():
+            click.echo(f"\nWhat was written is kept in {printable(partial_path(Path(out)))}; the same command continues it.", err=True)
+        raise
+
+
 class Group(click.Group):
     """A command group whose commands fail with a message and an exit code, never with a traceback."""
 
@@ -79,6 +92,8 @@ class Group(click.Group):
             return super().invoke(ctx)
         except ArgumentError as error:
             _fail(error, WRONG_USAGE)
+        except BrokenPipeError:
+            raise  # click ends quietly
         except (SoftLabelError, OSError) as error:
             _fail(error, BAD_INPUT)
         except ModuleNotFoundError as error:
@@ -86,7 +101,7 @@ class Group(click.Group):
                 raise
             _fail(StateError(f"{error.name} is not installed: pip install 'softlabel_codec[{_EXTRAS[error.name]}]'"), BAD_INPUT)
         except KeyboardInterrupt:
-            click.echo("\nslcodec: interrupted; what was written is kept as OUT.partial, and the same command continues it", err=True)
+            click.echo("slcodec: interrupted", err=True)
             sys.exit(INTERRUPTED)
 
 

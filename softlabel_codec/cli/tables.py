@@ -52,12 +52,13 @@ def _identity(report: FileReport) -> list[tuple[str, Any]]:
         ("format", f"softlabel container {report.format_version}, written by {report.written_by}"),
         ("codec", report.codec),
         ("classes", report.num_classes),
-        ("images", f"{report.num_images}{skipped}"),
+        ("images", f"{report.num_images}{skipped}" + ("" if report.finished else " in the whole blocks at the beginning of the file")),
         ("crops", f"{report.num_crops} ({crops} per image), as {report.crops}"),
         ("size", f"{report.file_bytes} bytes, {report.bytes_per_crop:.2f} per crop, in {report.num_blocks} blocks"),
         *(("skipped", key) for key in report.skipped_keys[:MOST_SKIPPED]),
-        ("fingerprint", report.fingerprint),
-        ("health", "header, metadata, index and trailer are sound ('slcodec verify' checks the rest)"),
+        *([("fingerprint", report.fingerprint)] if report.finished else []),
+        *(("problem", problem) for problem in report.problems),
+        *([] if report.problems else [("health", "header, metadata, index and trailer are sound ('slcodec verify' checks the rest)")]),
     ]
 
 

@@ -39,6 +39,14 @@ SOURCES = {
     "smoothing": "smoothing",
     "hard": "hard",
 }
+WRITTEN = [
+    *(f"{source.replace(' ', '-')}.slc" for source in SOURCES),
+    *(f"{source.replace(' ', '-')}.slc.partial" for source in SOURCES),
+    "teacher.py",
+    "teacher.pt",
+    "results.json",
+    "demo.png",
+]
 TEACHER_FILE = f'''"""The demo's teacher, as `slcodec encode --teacher teacher.py:build` takes it."""
 
 from pathlib import Path
@@ -71,7 +79,7 @@ def run_demo(
     Parameters
     ----------
     folder : path
-        Everything is written here; what an earlier demo wrote is replaced.
+        Everything is written here; what an earlier demo wrote is replaced, what else is there stays.
     epochs, seeds, seed : int
         Epochs of each student, students per source, and where to start counting.
     progress : callable, optional
@@ -124,12 +132,15 @@ def _say(steps: _Steps, text: str) -> None:
 
 
 def _fresh_folder(folder: Path) -> Path:
+    """Return an empty folder, or one that an earlier demo made, without what that demo wrote."""
+    folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "made-by-slcodec-demo"
-    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+    if any(folder.iterdir()) and not mark.exists():
         raise StateError(f"{folder}: expected an empty folder, or one that an earlier demo made")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     mark.touch()
+    shutil.rmtree(folder / "train", ignore_errors=True)
+    for name in WRITTEN:
+        (folder / name).unlink(missing_ok=True)
     return folder
 
 

@@ -15,10 +15,8 @@ from softlabel_codec.pack.columns import Column, IntArray
 from softlabel_codec.pack.crops import DERIVED, CropMode, crop_mode, crops_crc32
 from softlabel_codec.pack.dense import DensePacker
 from softlabel_codec.pack.fields import BlockRows, Fields
-from softlabel_codec.pack.indices import check_distinct
 from softlabel_codec.pack.keys import pack_keys, unpack_keys
 from softlabel_codec.pack.sparse import SparsePacker
-from softlabel_codec.quantise.codes import SparseCodes
 from softlabel_codec.sampler import CropSampler, crop_stream
 
 
@@ -117,9 +115,7 @@ class Layout:
         Raises
         ------
         CorruptError
-            If a content is not what the specification says.
-        IndexError
-            If an image does not have a crop of that number.
+            If a content is not what the specification says, or has no crop of that number.
         """
         rows = BlockRows(self.fields, contents, block, slot, crops)
         codes, _ = self.labels.unpack(rows, self.mode.end(rows, rows.after))
@@ -131,9 +127,7 @@ class Layout:
         if not num_images:
             raise CorruptError("a block has no images")
         rows = BlockRows(self.fields, [content], np.zeros(num_images, np.int64), np.arange(num_images), None)
-        codes, after = self.labels.unpack(rows, self.mode.end(rows, rows.after))
-        if isinstance(codes, SparseCodes):
-            check_distinct(codes.indices)
+        codes, after = self.labels.unpack(rows, self.mode.end(rows, rows.after), thorough=True)
         keys = unpack_keys(content[int(after[0]) :], num_images, previous_key)
         streams = np.array([crop_stream(key) for key in keys]) if self.derived else None
         crops, flips = self.mode.unpack(rows, rows.after, streams)

@@ -85,11 +85,6 @@ def from_planes(data: Bytes, start: IntArray, count: IntArray, width: IntArray, 
     return result
 
 
-def one_from_planes(content: bytes, start: int, count: int, width: int, position: int) -> int:
-    """Return one integer of a column in planes; the plain-Python twin of `from_planes`."""
-    return int.from_bytes(content[start + position : start + count * width : count], "little")
-
-
 def to_bits(values: NDArray[Any], width: int) -> bytes:
     """Return non-negative integers of `width` bits each, lowest bit first, without gaps; unused bits of the last byte are 0."""
     bits = (np.asarray(values, np.int64)[:, None] >> np.arange(width)) & 1
@@ -102,7 +97,8 @@ def from_bits(data: Bytes, start: IntArray, first_bit: IntArray, width: int) -> 
     result = np.zeros(where.shape, np.int64)
     for byte in range((width + 14) >> 3):
         result |= data[np.minimum(where + byte, len(data) - 1)].astype(np.int64) << (8 * byte)
-    return (result >> (first_bit & 7)) & ((1 << width) - 1)
+    found: IntArray = (result >> (first_bit & 7)) & ((1 << width) - 1)
+    return found
 
 
 def ragged(starts: IntArray, counts: IntArray) -> IntArray:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.errors import CorruptError, UnknownFeatureError
+from softlabel_codec.errors import CorruptError
 from softlabel_codec.pack.columns import Column, IntArray, from_planes, to_planes, width_of
 from softlabel_codec.pack.fields import BlockRows
 from softlabel_codec.sampler import CropSampler
@@ -19,6 +19,7 @@ Flips = NDArray[np.bool_]
 NO_RATIO_BOUND = 65535
 OUTSIDE = "a crop is not inside its image"
 _WIDE = "a crop word is wider than 8 bytes"
+_HALF_KNOWN = "an image has a height or a width, but not both"
 _NOT_FINITE = "a crop fraction is not finite"
 
 
@@ -119,6 +120,8 @@ class FractionCrops:
         return rows.advance(at, ((rows.num_crops + 7) >> 3) + rows.num_crops * (4 * self.dtype.itemsize))
 
     def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
+        if (np.count_nonzero(rows.image_sizes, axis=1) == 1).any():
+            raise CorruptError(_HALF_KNOWN)
         size = self.dtype.itemsize
         first = at + ((rows.num_crops + 7) >> 3)
         start = first[:, None] + np.arange(4) * size * rows.num_crops[:, None]
@@ -178,12 +181,8 @@ CROP_MODES = (*STORED_CROPS, DERIVED)
 
 
 def crop_mode(name: str, sampler: CropSampler | None) -> CropMode:
-    """Return the crop mode of that name; UnknownFeatureError if there is none."""
-    if name == DERIVED and sampler is not None:
-        return DerivedCrops(sampler)
-    if name not in STORED_CROPS:
-        raise UnknownFeatureError(f"crop mode: expected one of {', '.join(CROP_MODES)}, got {name!r}")
-    return STORED_CROPS[name]
+    """Return the crop mode of that name, one of `CROP_MODES`; `sampler` is where derived crops come from."""
+    return STORED_CROPS[name] if sampler is None else DerivedCrops(sampler)
 
 
 def _take_digit(word: NDArray[np.uint64], radix: IntArray) -> tuple[NDArray[np.uint64], IntArray]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.pack.columns import Column, IntArray
 from softlabel_codec.pack.fields import BlockRows
-from softlabel_codec.pack.sparse import VALUE_WIDTH
+from softlabel_codec.quantise.values import VALUE_WIDTH
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DensePacker:
         as_bytes = np.ascontiguousarray(codes).view(np.uint8).reshape(-1, self._width)
         return {}, [Column("values", as_bytes[:, plane].tobytes()) for plane in range(self._width)]
 
-    def unpack(self, rows: BlockRows, at: IntArray) -> tuple[NDArray[Any], IntArray]:
+    def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[NDArray[Any], IntArray]:
         """Return the bits (R, C) of the wanted crops, whose columns begin at `at`, and where the columns end."""
         plane_bytes = rows.num_crops * self.num_classes
         after = rows.advance(at, plane_bytes * self._width)

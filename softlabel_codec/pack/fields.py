@@ -18,6 +18,7 @@ IMAGE_BYTES = 6
 SHORT = "the columns of a block are longer than the block"
 _NO_FIELDS = "a block is shorter than its fields"
 _BAD_TABLE = "a block has no images, too many, or not all of its table"
+FEW_CROPS = "an image has fewer crops in its block than the index says"
 _FEW_IMAGES = "a block holds fewer images than the index says"
 
 
@@ -61,8 +62,8 @@ class BlockRows:
     ----------
     data : uint8
         The contents of the blocks, one after another.
-    row : int64 (R,)
-        Place of each wanted crop in its block.
+    row, crop : int64 (R,)
+        Place of each wanted crop in its block, and among the crops of all blocks.
     after, end : int64 (R,)
         Where the columns after the image table begin in `data`, and where the block ends.
     num_crops : int64 (R,)
@@ -90,6 +91,7 @@ class BlockRows:
         self.data, self._tables, self._block = tables.data, tables, block[owner]
         self._image, self._block_of_image = image, block
         self.row = tables.first_row[image][owner] + self.number
+        self.crop = tables.first_crop[image][owner] + self.number
         self.end, self.after, self.num_crops = (column[self._block] for column in (tables.end, tables.after, tables.num_crops))
         self.height, self.width = self.image_sizes[owner].T
         self._row_of_block = np.zeros(len(contents), np.int64)
@@ -121,11 +123,38 @@ class BlockRows:
         before -= before[tables.first_image][block]
         return ImageColumn(values[self._image], before[self._image], self.per_row(totals), after)
 
+    def sums_before(self, values: NDArray[Any]) -> tuple[IntArray, IntArray]:
+        """Return, for each row, the sum of `values` over the crops before it in its block, and over all crops of its block.
+
+        `values` has one element for each crop of all blocks, block after block.
+        """
+        tables = self._tables
+        per_image = np.add.reduceat(values, tables.first_crop, dtype=np.int64)
+        before_image = exclusive_cumsum(per_image)
+        counts = tables.image_crops[self._image]
+        inside = values[ragged(tables.first_crop[self._image], counts)]
+        sums = np.cumsum(inside, dtype=np.int64)
+        start = exclusive_cumsum(counts)
+        to_add = before_image[self._image] - before_image[tables.first_image][self._block_of_image] - sums[start] + inside[start]
+        place = start[self.owner] + self.number
+        totals = np.add.reduceat(per_image, tables.first_image)
+        return sums[place] - inside[place] + to_add[self.owner], self.per_row(totals)
+
+    def crop_bytes(self, at: IntArray, present: NDArray[np.bool_]) -> Bytes:
+        """Return one byte for each crop of all blocks, from a column that begins at `at` in blocks where `present`, else 0."""
+        parts = [
+            self.data[start : start + count] if there else np.zeros(count, np.uint8)
+            for start, count, there in zip(
+                self.per_block(at).tolist(), self.block_crops.tolist(), self.per_block(present).tolist(), strict=True
+            )
+        ]
+        return np.concatenate(parts)
+
     def per_image(self, values: IntArray) -> IntArray:
         """Return, for each wanted image, what `values` says for the rows of its block."""
         return self.per_block(values)[self._block_of_image]
 
-    def per_block(self, values: IntArray) -> IntArray:
+    def per_block(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return, for each block, what `values` says for its rows: every block has one, or no row is wanted at all."""
         return values[self._row_of_block] if len(values) else np.zeros(len(self._row_of_block), values.dtype)
 
@@ -160,8 +189,8 @@ class _Tables:
         self.sizes = np.stack([height, width], axis=1)
         self.first_image = exclusive_cumsum(count)
         self.num_crops = np.add.reduceat(self.image_crops, self.first_image)
-        before = exclusive_cumsum(self.image_crops)
-        self.first_row = before - np.repeat(before[self.first_image], count)
+        self.first_crop = exclusive_cumsum(self.image_crops)
+        self.first_row = self.first_crop - np.repeat(self.first_crop[self.first_image], count)
 
 
 def _read_columns(data: Bytes, start: IntArray, count: IntArray) -> NDArray[np.int64]:
@@ -172,17 +201,10 @@ def _read_columns(data: Bytes, start: IntArray, count: IntArray) -> NDArray[np.i
     return columns
 
 
-def check_crops(crops: IntArray, num_crops: IntArray) -> None:
-    """Raise IndexError unless all crop numbers (B, N) are numbers of crops of their images."""
-    wrong = (crops < 0) | (crops >= num_crops[:, None])
-    if wrong.any():
-        image, place = np.argwhere(wrong)[0]
-        raise IndexError(f"crop number: expected 0 to {num_crops[image] - 1}, got {crops[image, place]}")
-
-
 def _choose(crops: IntArray | None, num_crops: IntArray) -> tuple[IntArray, IntArray]:
     """Return the chosen crop numbers, flat, and how many there are of each image."""
     if crops is None:
         return ragged(np.zeros(len(num_crops), np.int64), num_crops), num_crops
-    check_crops(crops, num_crops)
+    if (crops >= num_crops[:, None]).any():
+        raise CorruptError(FEW_CROPS)
     return crops.reshape(-1), np.full(len(crops), crops.shape[1], np.int64)

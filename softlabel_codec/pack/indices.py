@@ -14,6 +14,7 @@ LOOK_BACK = 8
 MAX_PALETTE = 65535
 
 BAD_RANK = "a rank is not in the palette"
+BAD_PALETTE = "a class of a palette is not below the number of classes, or twice in it"
 BAD_CLASS = "a class is not below the number of classes, or twice in a crop"
 
 

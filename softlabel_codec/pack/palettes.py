@@ -8,27 +8,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.pack.columns import Column, IntArray, exclusive_cumsum, from_bits, to_bits, to_planes
+from softlabel_codec.pack.columns import Bytes, Column, IntArray, exclusive_cumsum, from_bits, to_bits, to_planes
 from softlabel_codec.pack.fields import BlockRows, ImageColumn
-from softlabel_codec.pack.indices import BAD_CLASS, BAD_RANK, PackedIndices, class_bits, unpack_ranks
+from softlabel_codec.pack.indices import BAD_PALETTE, BAD_RANK, PackedIndices, class_bits, unpack_ranks
 
 
 class Palettes(NamedTuple):
-    """The palettes of the wanted images.
+    """Where the palettes of the wanted images are.
 
     Attributes
     ----------
-    classes : int64
-        Image after image, in the order of ranks.
-    first : int64 (B,)
-        Where those of each image begin.
+    data : uint8
+        The contents of the blocks.
+    start : int64 (B,)
+        Where the column of palettes of each image's block begins.
     sizes : ImageColumn
-        How many each image has.
+        How many classes each image's palette has.
+    bits : int
+        Bits of a class.
     """
 
-    classes: IntArray
-    first: IntArray
+    data: Bytes
+    start: IntArray
     sizes: ImageColumn
+    bits: int
+
+    def classes(self, image: IntArray, rank: IntArray) -> IntArray:
+        """Return the classes of these ranks in the palettes of these images."""
+        return from_bits(self.data, self.start[image], (self.sizes.before[image] + rank) * self.bits, self.bits)
+
+    def all_classes(self) -> tuple[IntArray, IntArray]:
+        """Return all classes of all images, image after image in the order of ranks, and which image each belongs to."""
+        sizes = self.sizes.values
+        image = np.repeat(np.arange(len(sizes)), sizes)
+        return self.classes(image, np.arange(len(image)) - exclusive_cumsum(sizes)[image]), image
+
+    def check(self, num_classes: int) -> None:
+        """Raise CorruptError unless all classes are below `num_classes` and those of an image distinct."""
+        classes, image = self.all_classes()
+        if (classes >= num_classes).any() or len(np.unique(image * num_classes + classes)) < len(classes):
+            raise CorruptError(BAD_PALETTE)
 
 
 def pack_palettes(packed: PackedIndices, num_classes: int) -> list[Column]:
@@ -47,13 +66,10 @@ def unpack_palettes(rows: BlockRows, at: IntArray, num_classes: int) -> tuple[Pa
     column = rows.image_column(at, present, 2)
     bits = class_bits(num_classes)
     after = rows.advance(column.after, (column.total * bits + 7) >> 3)
-    first = exclusive_cumsum(column.values)
-    image = np.repeat(np.arange(len(first)), column.values)
-    rank = np.arange(len(image)) - first[image]
-    classes = from_bits(rows.data, rows.per_image(column.after)[image], (column.before[image] + rank) * bits, bits)
-    if int(classes.max(initial=0)) >= num_classes:
-        raise CorruptError(BAD_CLASS)
-    return Palettes(classes, first, column), after
+    spare = (column.total * bits) & 7
+    if ((spare > 0) & (rows.data[after - 1] >> spare > 0)).any():
+        raise CorruptError("unused bits of the palettes are not 0")
+    return Palettes(rows.data, rows.per_image(column.after), column, bits), after
 
 
 def classes_of(rows: BlockRows, codes: IntArray, kept: NDArray[np.bool_], palettes: Palettes) -> IntArray:
@@ -64,4 +80,7 @@ def classes_of(rows: BlockRows, codes: IntArray, kept: NDArray[np.bool_], palett
     ranks = np.where(kept, unpack_ranks(codes), 0)
     if (ranked & (ranks >= palettes.sizes.values[rows.owner][:, None])).any():
         raise CorruptError(BAD_RANK)
-    return np.where(ranked, palettes.classes[np.where(ranked, ranks + palettes.first[rows.owner][:, None], 0)], codes)
+    row, place = np.nonzero(ranked)
+    classes: IntArray = codes.copy()
+    classes[row, place] = palettes.classes(rows.owner[row], ranks[row, place])
+    return classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.limits import MAX_KEPT_CLASSES
-from softlabel_codec.pack.columns import Column, IntArray, exclusive_cumsum, from_planes, ragged, to_planes, width_of
+from softlabel_codec.pack.columns import Column, IntArray, from_planes, to_planes, width_of
 from softlabel_codec.pack.fields import BlockRows
-from softlabel_codec.pack.indices import BAD_CLASS, pack_indices
+from softlabel_codec.pack.indices import BAD_CLASS, check_distinct, pack_indices
 from softlabel_codec.pack.palettes import classes_of, pack_palettes, unpack_palettes
 from softlabel_codec.pack.tails import pack_tails, unpack_tails
 from softlabel_codec.quantise.codes import SparseCodes
+from softlabel_codec.quantise.values import VALUE_WIDTH
 
-VALUE_WIDTH = {"none": 0, "log8": 1, "f16": 2, "f32": 4}
 WIDE = "a column is wider than it may be"
 TOO_MANY = "a crop keeps more classes than there are"
 
@@ -84,7 +84,9 @@ class SparsePacker:
             above_last = codes.remainders - codes.values[np.arange(len(kept)), kept.sum(axis=1) - 1]
             base = int(above_last.min())
             fields |= {"remainder_base": base, "remainder_width": width_of(int(above_last.max()) - base)}
-            columns += _planes("remainders", above_last - base, fields["remainder_width"])
+            one = ~kept[:, 1:].any(axis=1)
+            columns += _planes("remainders", above_last[one] - base, fields["remainder_width"])
+            columns += _planes("remainders", above_last[~one] - base, fields["remainder_width"])
         columns += _planes("indices", packed.codes, fields["index_width"])
         columns += self._pack_values(codes, kept)
         columns += pack_palettes(packed, self.num_classes)
@@ -105,17 +107,24 @@ class SparsePacker:
             *_planes("values", steps[:, rest][kept[:, rest]], self._value_width),
         ]
 
-    def unpack(self, rows: BlockRows, at: IntArray) -> tuple[SparseCodes, IntArray]:
-        """Return the codes of the wanted crops, whose label columns begin at `at`, and where the columns end."""
+    def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[SparseCodes, IntArray]:
+        """Return the codes of the wanted crops, whose label columns begin at `at`, and where the columns end.
+
+        CorruptError if they cannot be what the specification says; `thorough` also looks at what these crops do not need.
+        """
         entries, at = self._unpack_counts(rows, at)
         kept = np.arange(int(entries.num.max(initial=1))) < entries.num[:, None]
-        above_last, at = self._unpack_remainders(rows, at)
+        above_last, at = self._unpack_remainders(rows, at, entries)
         index_codes, at = _unpack_index_codes(rows, at, entries, kept)
         values, at = self._unpack_values(rows, at, entries, kept)
         palettes, at = unpack_palettes(rows, at, self.num_classes)
+        if thorough:
+            palettes.check(self.num_classes)
         indices = np.where(kept, classes_of(rows, index_codes, kept, palettes), -1)
         if int(indices.max(initial=0)) >= self.num_classes:
             raise CorruptError(BAD_CLASS)
+        if thorough:
+            check_distinct(indices)
         remainders = above_last if above_last is None or values is None else above_last + values[np.arange(len(kept)), entries.num - 1]
         if not self.codec.tail:
             return SparseCodes(indices, values, remainders), at
@@ -131,27 +140,29 @@ class SparsePacker:
         if (width > 2).any():
             raise CorruptError(WIDE)
         after = rows.advance(at, rows.num_crops * width)
-        crops = rows.block_crops
-        block = np.repeat(np.arange(len(crops)), crops)
-        start, width = rows.per_block(at)[block], rows.per_block(width)[block]
-        counts = from_planes(rows.data, start, crops[block], width, ragged(np.zeros(len(crops), np.int64), crops)) + 1
-        if (counts > min(self.num_classes, MAX_KEPT_CLASSES)).any():
+        more: NDArray[Any] = rows.crop_bytes(at, width > 0)  # classes of each crop, less 1
+        if (width > 1).any():
+            more = more + 256 * rows.crop_bytes(at + rows.num_crops, width > 1).astype(np.uint16)
+        if int(more.max(initial=0)) >= min(self.num_classes, MAX_KEPT_CLASSES):
             raise CorruptError(TOO_MANY)
-        block_start = exclusive_cumsum(crops)
-        first_row = rows.per_row(block_start)
-        wanted = first_row + rows.row
-        sums, several = (np.concatenate(([0], np.cumsum(column))) for column in (counts, counts > 1))
-        total, all_several = (rows.per_row(column[block_start + crops] - column[block_start]) for column in (sums, several))
-        return Entries(sums[wanted] - sums[first_row], counts[wanted], several[wanted] - several[first_row], total, all_several), after
+        before, total = rows.sums_before(more)
+        several_before, several = rows.sums_before(more > 0)
+        num = more[rows.crop].astype(np.int64) + 1
+        return Entries(before + rows.row, num, several_before, total + rows.num_crops, several), after
 
-    def _unpack_remainders(self, rows: BlockRows, at: IntArray) -> tuple[IntArray | None, IntArray]:
+    def _unpack_remainders(self, rows: BlockRows, at: IntArray, entries: Entries) -> tuple[IntArray | None, IntArray]:
         if self.codec.values != "log8":
             return None, at
         width = rows.field("remainder_width")
         if (width > 2).any():
             raise CorruptError(WIDE)
-        after = rows.advance(at, rows.num_crops * width)
-        return from_planes(rows.data, at, rows.num_crops, width, rows.row) + rows.field("remainder_base"), after
+        singles = rows.num_crops - entries.several
+        others_at = rows.advance(at, singles * width)
+        after = rows.advance(others_at, entries.several * width)
+        one = entries.num == 1
+        start, count = np.where(one, at, others_at), np.where(one, singles, entries.several)
+        place = np.where(one, rows.row - entries.several_before, entries.several_before)
+        return from_planes(rows.data, start, count, width, place) + rows.field("remainder_base"), after
 
     def _unpack_values(self, rows: BlockRows, at: IntArray, entries: Entries, kept: NDArray[np.bool_]) -> tuple[IntArray | None, IntArray]:
         if self.codec.values == "none":

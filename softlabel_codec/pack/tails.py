@@ -11,6 +11,7 @@ from softlabel_codec.pack.indices import PackedIndices
 from softlabel_codec.pack.palettes import Palettes
 from softlabel_codec.quantise.tails import NO_WEIGHT, TailCodes
 
+_BAD_CLASS = "a class of a tail is not below the number of classes"
 _TOO_LONG = "a tail lists more classes than the codec says"
 
 
@@ -67,7 +68,7 @@ def unpack_tails(rows: BlockRows, at: IntArray, palettes: Palettes, tail: int, n
     levels_at = rows.advance(floor.after, palette.total)
     steps_at = rows.advance(levels_at, extra.total)
     after = rows.advance(steps_at, extra.total * width)
-    in_palette = np.repeat(np.arange(len(palette.values)), palette.values)
+    palette_classes, in_palette = palettes.all_classes()
     place = rows.per_image(floor.after)[in_palette] + ragged(palette.before, palette.values)
     palette_levels = rows.data[place].astype(np.int64)
     owner = np.repeat(np.arange(len(extra.values)), extra.values)
@@ -79,20 +80,36 @@ def unpack_tails(rows: BlockRows, at: IntArray, palettes: Palettes, tail: int, n
     before = np.concatenate(([0], sums))[exclusive_cumsum(extra.values)]
     shared = palette_levels < NO_WEIGHT
     images = np.concatenate([in_palette[shared], owner])
-    classes = np.concatenate([palettes.classes[shared], sums - before[owner]])
+    classes = np.concatenate([palette_classes[shared], sums - before[owner]])
     if (classes >= num_classes).any():
-        raise CorruptError("a class of a tail is not below the number of classes")
-    return _padded(images, classes, np.concatenate([palette_levels[shared], levels]), floor.values, tail), after
+        raise CorruptError(_BAD_CLASS)
+    entries = (images * num_classes + classes) << 8 | np.concatenate([palette_levels[shared], levels])
+    return _padded(entries, floor.values, tail, num_classes), after
 
 
-def _padded(images: IntArray, classes: IntArray, levels: IntArray, floor: IntArray, tail: int) -> TailCodes:
-    order = np.lexsort((classes, images))
-    images, sizes = images[order], np.bincount(images, minlength=len(floor))
+def one_tail(
+    palette: list[int], palette_levels: bytes, extra: list[int], extra_levels: bytes, floor: int, tail: int, num_classes: int
+) -> TailCodes:
+    """Return the tail of one image from the levels of its palette's classes, 255 where they are not listed, and of the other classes."""
+    levels = np.frombuffer(palette_levels, np.uint8).astype(np.int64)
+    shared = levels != NO_WEIGHT
+    classes = np.concatenate([np.array(palette, np.int64)[shared], np.array(extra, np.int64)])
+    if (classes >= num_classes).any():
+        raise CorruptError(_BAD_CLASS)
+    all_levels = np.concatenate([levels[shared], np.frombuffer(extra_levels, np.uint8)])
+    return _padded(classes << 8 | all_levels, np.array([floor]), tail, num_classes)
+
+
+def _padded(entries: IntArray, floor: IntArray, tail: int, num_classes: int) -> TailCodes:
+    """Return the tails of which `entries` are the listed classes in any order: (image * num_classes + class) * 256 + level."""
+    entries = np.sort(entries)  # far quicker than sorting by two keys
+    images, classes = np.divmod(entries >> 8, num_classes)
+    sizes = np.bincount(images, minlength=len(floor))
     if int(sizes.max(initial=0)) > tail:
         raise CorruptError(_TOO_LONG)
     place = np.arange(len(images)) - exclusive_cumsum(sizes)[images]
     shape = len(floor), max(1, int(sizes.max(initial=1)))
     padded = TailCodes(np.full(shape, -1), np.zeros(shape, np.int64), floor)
-    padded.classes[images, place] = classes[order]
-    padded.levels[images, place] = levels[order]
+    padded.classes[images, place] = classes
+    padded.levels[images, place] = entries & 255
     return padded

@@ -20,7 +20,7 @@ from softlabel_codec.quantise.selection import (
     select_from_topk,
 )
 from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail
-from softlabel_codec.quantise.values import FLOAT_TYPES, ValueEncoding, bits_to_vectors, value_encoding, vectors_to_bits
+from softlabel_codec.quantise.values import FLOAT_TYPES, VALUE_WIDTH, ValueEncoding, bits_to_vectors, value_encoding, vectors_to_bits
 
 
 class SparseCodes(NamedTuple):
@@ -72,8 +72,11 @@ class LabelQuantiser(Protocol):
     def dequantise(self, codes: Any, policy: str) -> Labels:
         """Return the labels that codes stand for; CorruptError if they cannot be labels."""
 
-    def content_bytes(self, codes: Any) -> int:
-        """Return an upper bound of the bytes that the codes take before compression."""
+    def expected_bytes(self, codes: Any) -> int:
+        """Return about how many bytes the columns of the codes of an image will have before compression."""
+
+    def most_bytes(self, codes: Any) -> int:
+        """Return an upper bound of the same."""
 
 
 def label_quantiser(codec: Codec, num_classes: int) -> LabelQuantiser:
@@ -92,7 +95,7 @@ class SparseQuantiser:
         tail = self._codec.tail
         left_out: NDArray[Any]
         if set(labels) == {"probs"}:
-            probs = check_probs(labels["probs"], num_crops, self._num_classes)
+            probs = check_probs(labels["probs"], num_crops, self._num_classes).astype(np.float32, copy=False)
             selection = select_from_probs(probs, self._codec)
             left_out = left_out_of(probs, selection) if tail else np.empty(0)
         elif set(labels) == {"indices", "values"} | ({"left_out"} if tail else set()):
@@ -102,14 +105,18 @@ class SparseQuantiser:
         else:
             raise _wrong_labels(self._codec, "probs, or indices and values" + (" and left_out" if tail else ""), labels)
         codes = SparseCodes(selection.indices, *self._encoding.quantise(selection))
-        return codes._replace(tails=quantise_tail(left_out, tail), tail_of=np.zeros(num_crops, np.int64)) if tail else codes
+        return codes._replace(tails=quantise_tail(left_out, selection, tail), tail_of=np.zeros(num_crops, np.int64)) if tail else codes
 
     def dequantise(self, codes: SparseCodes, policy: str) -> SparseLabels:
         values, remainder = self._encoding.dequantise(codes.indices, codes.values, codes.remainders)
         tails = None if codes.tails is None else dequantise_tails(codes.tails, self._num_classes)
         return SparseLabels(codes.indices.astype(np.int32), values, remainder, self._num_classes, policy, tails, codes.tail_of)
 
-    def content_bytes(self, codes: SparseCodes) -> int:
+    def expected_bytes(self, codes: SparseCodes) -> int:
+        num_entries, num_listed = int(np.count_nonzero(codes.indices >= 0)), 0 if codes.tails is None else codes.tails.classes.size
+        return num_entries * (1 + VALUE_WIDTH[self._codec.values]) + len(codes.indices) + 2 * num_listed
+
+    def most_bytes(self, codes: SparseCodes) -> int:
         return 8 * codes.indices.size + (0 if codes.tails is None else 8 * codes.tails.classes.size)
 
 
@@ -132,7 +139,10 @@ class DenseQuantiser:
     def dequantise(self, codes: NDArray[Any], policy: str) -> DenseLabels:
         return DenseLabels(bits_to_vectors(codes, self._codec.values, self._codec.content), self._codec.content)
 
-    def content_bytes(self, codes: NDArray[Any]) -> int:
+    def expected_bytes(self, codes: NDArray[Any]) -> int:
+        return self.most_bytes(codes)
+
+    def most_bytes(self, codes: NDArray[Any]) -> int:
         return int(codes.size * FLOAT_TYPES[self._codec.values].itemsize)
 
 

@@ -35,9 +35,8 @@ class Selection:
     remainder: NDArray[np.float64]
 
 
-def select_from_probs(probs: NDArray[Any], codec: Codec) -> Selection:
-    """Keep the classes that `codec` asks for of `probs`, float (R, C), already checked."""
-    probs = probs.astype(np.float32, copy=False)
+def select_from_probs(probs: NDArray[np.float32], codec: Codec) -> Selection:
+    """Keep the classes that `codec` asks for of `probs`, float32 (R, C), already checked."""
     if codec.kept_classes == 1:
         top = probs.argmax(axis=1)[:, None]
         return _finish(top.astype(np.int64), np.take_along_axis(probs, top, axis=1), probs.shape[1])

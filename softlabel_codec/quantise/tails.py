@@ -12,7 +12,7 @@ from softlabel_codec.errors import CorruptError
 from softlabel_codec.labels import Tails
 from softlabel_codec.quantise.selection import Selection
 
-TAIL_STEP = 0.25
+TAIL_STEP = 0.5
 NO_WEIGHT = 255
 _POWERS = np.exp(np.arange(NO_WEIGHT + 1) * -TAIL_STEP)
 _POWERS[NO_WEIGHT] = 0.0
@@ -44,21 +44,44 @@ def left_out_of(probs: NDArray[np.float32], selection: Selection) -> NDArray[np.
     return left_out
 
 
-def quantise_tail(left_out: NDArray[np.float64], tail: int) -> TailCodes:
-    """Return the codes of one image's tail: its `tail` largest classes, equal ones by class, and an even rest."""
-    largest = float(left_out.max())
+def quantise_tail(left_out: NDArray[np.float64], selection: Selection, tail: int) -> TailCodes:
+    """Return the codes of one image's tail: its `tail` classes of largest weight, equal ones by class, and an even rest.
+
+    Parameters
+    ----------
+    left_out : float64 (C,)
+        For each class the sum of its probabilities over the crops that do not keep it.
+    selection : Selection
+        What the crops keep.
+    tail : int
+        Most classes to list.
+    """
+    weights = _weights(left_out, selection)
+    largest = float(weights.max())
     if largest <= 0:
         return TailCodes(np.full((1, 1), -1), np.zeros((1, 1), np.int64), np.array([NO_WEIGHT]))
-    candidates = np.argsort(-left_out, kind="stable")[:tail]
+    candidates = np.argsort(-weights, kind="stable")[:tail]
     with np.errstate(divide="ignore"):
-        levels = np.rint(np.log(largest / left_out[candidates]) / TAIL_STEP)
+        levels = np.rint(np.log(largest / weights[candidates]) / TAIL_STEP)
     listed = levels < NO_WEIGHT
     classes, levels = candidates[listed], levels[listed].astype(np.int64)
-    num_others = len(left_out) - len(classes)
-    rest = max(0.0, float(left_out.sum() - left_out[classes].sum()))
+    num_others = len(weights) - len(classes)
+    rest = max(0.0, float(weights.sum() - weights[classes].sum()))
     floor = min(NO_WEIGHT, int(np.rint(np.log(largest * num_others / rest) / TAIL_STEP))) if rest > 0 and num_others else NO_WEIGHT
     order = np.argsort(classes)
     return TailCodes(classes[order][None], levels[order][None], np.array([max(0, floor)]))
+
+
+def _weights(left_out: NDArray[np.float64], selection: Selection) -> NDArray[np.float64]:
+    """Return which part of the remainders was each class's, over the crops that do not keep it."""
+    kept = selection.indices >= 0
+    remainders = np.broadcast_to(selection.remainder[:, None], kept.shape)[kept]
+    of_keepers = np.bincount(selection.indices[kept], weights=remainders, minlength=len(left_out))
+    of_others = selection.remainder.sum() - of_keepers
+    possible = of_others > 1e-9 * len(kept)  # less is rounding
+    weights: NDArray[np.float64] = np.zeros(len(left_out))
+    np.divide(left_out, of_others, out=weights, where=possible)
+    return weights
 
 
 def dequantise_tails(codes: TailCodes, num_classes: int) -> Tails:

@@ -15,6 +15,8 @@ from softlabel_codec.errors import ArgumentError, CorruptError
 from softlabel_codec.quantise.selection import Selection, implied_remainder
 
 FLOAT_TYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
+VALUE_WIDTH = {"none": 0, "log8": 1, "f16": 2, "f32": 4}
+"""Bytes of a stored value."""
 LOG8_ZERO = 255
 LOG8_MAX_RATIO = 23.0
 """Largest ln(remainder / top probability): no top class of 2^31 is below exp(-21.5) of the rest."""

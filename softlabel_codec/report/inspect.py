@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from softlabel_codec.compress import compressed_sizes
-from softlabel_codec.frame import BLOCK_HEAD, TRAILER
-from softlabel_codec.pack.columns import grouped
+from softlabel_codec.errors import FormatError
+from softlabel_codec.frame import BLOCK_HEAD, HEADER, TRAILER
+from softlabel_codec.pack.columns import Column, grouped
+from softlabel_codec.prefix import read_beginning, read_blocks
 from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.store import FileSource
+
+Sizes = dict[str, float]
 
 SAMPLED_BLOCKS = 64
 
@@ -68,6 +73,10 @@ class FileReport:
         What the writer's caller wanted to keep.
     skipped_keys : list of str
         Images that were asked for and could not be labelled.
+    finished : bool
+        Whether the file has its index and its trailer, and they are sound; else everything here is about the whole blocks at its beginning.
+    problems : list of str
+        What is wrong with it, as far as it was looked at.
     """
 
     path: str
@@ -88,19 +97,24 @@ class FileReport:
     sampled_blocks: int
     metadata: dict[str, Any]
     skipped_keys: list[str]
+    finished: bool
+    problems: list[str]
 
 
 def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCKS) -> FileReport:
-    """Return what a container file is.
+    """Return what a container file is; of an unfinished or damaged one, what its beginning and its sound blocks say.
 
     Raises
     ------
     FormatError
-        If it is not a sound container.
+        If not even header and metadata are sound.
     """
-    with SoftLabelReader(path) as reader:
-        budget, sampled = _budget(reader, sampled_blocks)
-        per_image = reader.num_crops
+    try:
+        reader = SoftLabelReader(path)
+    except FormatError as error:
+        return _inspect_beginning(path, error, sampled_blocks)
+    with reader:
+        budget, sampled, problems = _budget(reader, sampled_blocks)
         return FileReport(
             path=str(path),
             file_bytes=reader.trailer.file_length,
@@ -113,47 +127,106 @@ def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCK
             num_images=len(reader),
             num_crops=reader.trailer.num_crops,
             num_blocks=reader.trailer.num_blocks,
-            fewest_crops=int(per_image.min()) if len(per_image) else 0,
-            most_crops=int(per_image.max(initial=0)),
-            bytes_per_crop=_per_crop(reader, reader.trailer.file_length),
+            fewest_crops=int(reader.num_crops.min()) if len(reader) else 0,
+            most_crops=int(reader.num_crops.max(initial=0)),
+            bytes_per_crop=_per_crop(reader.trailer.file_length, reader.trailer.num_crops),
             budget=budget,
             sampled_blocks=sampled,
             metadata=reader.metadata,
             skipped_keys=list(reader.summary.get("skipped_keys", [])),
+            finished=True,
+            problems=problems,
         )
 
 
-def _budget(reader: SoftLabelReader, sampled_blocks: int) -> tuple[list[Part], int]:
+def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampled_blocks: int) -> FileReport:
+    """Return what the beginning of a file says whose end is not sound."""
+    source = FileSource(path)
+    try:
+        beginning = read_beginning(source)
+        description = beginning.description
+        columns: Sizes = {}
+        counts, num_blocks, whole_bytes, previous_key = [0], 0, 0, ""
+        for block in read_blocks(source, beginning):
+            if num_blocks < sampled_blocks:
+                _add_sizes(columns, description.layout.pack(block.images, previous_key))
+            previous_key = block.images.keys[-1]
+            counts += block.images.counts.tolist()
+            num_blocks, whole_bytes = num_blocks + 1, whole_bytes + len(block.data)
+        parts = _block_parts(columns, whole_bytes, num_blocks)
+        parts["header"], parts["metadata"] = HEADER.size, beginning.header.metadata_length
+        parts["not in whole blocks"] = source.length - len(beginning.data) - whole_bytes
+        num_crops = sum(counts)
+        return FileReport(
+            path=str(path),
+            file_bytes=source.length,
+            format_version=beginning.header.version,
+            written_by=description.written_by,
+            fingerprint="",
+            codec=str(description.codec),
+            num_classes=description.num_classes,
+            crops=description.crops,
+            num_images=len(counts) - 1,
+            num_crops=num_crops,
+            num_blocks=num_blocks,
+            fewest_crops=min(counts[1:], default=0),
+            most_crops=max(counts),
+            bytes_per_crop=_per_crop(source.length, num_crops),
+            budget=[Part(name, size, _per_crop(size, num_crops)) for name, size in parts.items()],
+            sampled_blocks=min(num_blocks, sampled_blocks),
+            metadata=description.metadata,
+            skipped_keys=[],
+            finished=False,
+            problems=[str(problem)],
+        )
+    finally:
+        source.close()
+
+
+def _budget(reader: SoftLabelReader, sampled_blocks: int) -> tuple[list[Part], int, list[str]]:
+    """Return where the bytes go, in how many blocks that was measured, and what is wrong with others of the sample."""
     trailer = reader.trailer
-    columns: dict[str, float] = {}
+    columns: Sizes = {}
+    problems = []
     sample = np.unique(np.linspace(0, trailer.num_blocks - 1, min(sampled_blocks, trailer.num_blocks)).astype(int)).tolist()
     for number in sample:
-        for name, size in _column_sizes(reader, number):
-            columns[name] = columns.get(name, 0.0) + size
-    payload = trailer.keys_offset - reader.blocks_offset - BLOCK_HEAD.size * trailer.num_blocks
-    measured = sum(columns.values())
-    parts = {name: round(size * payload / measured) for name, size in columns.items()}
-    framing = parts.pop("frame", 0) + parts.pop("fields", 0) + BLOCK_HEAD.size * trailer.num_blocks
-    parts["image sizes"] = parts.pop("images", 0)
-    parts["block headers"] = framing
+        try:
+            _add_sizes(columns, reader.block_columns(number))
+        except FormatError as error:
+            problems.append(str(error))
+    parts = _block_parts(columns, trailer.keys_offset - reader.blocks_offset, trailer.num_blocks)
     parts["keys"] = parts.get("keys", 0) + trailer.summary_offset - trailer.keys_offset
     parts["index"] = trailer.trailer_offset - trailer.index_offset
-    parts["header and trailer"] = reader.blocks_offset + trailer.index_offset - trailer.summary_offset + TRAILER.size
-    return [Part(name, size, _per_crop(reader, size)) for name, size in parts.items()], len(sample)
+    parts["metadata"] = reader.blocks_offset - HEADER.size
+    parts["summary"] = trailer.index_offset - trailer.summary_offset
+    parts["header and trailer"] = HEADER.size + TRAILER.size
+    budget = [Part(name, size, _per_crop(size, trailer.num_crops)) for name, size in parts.items()]
+    return budget, len(sample) - len(problems), problems
 
 
-def _column_sizes(reader: SoftLabelReader, number: int) -> Iterator[tuple[str, float]]:
-    """Yield name and compressed size of each column of a block, as our writer would compress it.
+def _add_sizes(sizes: Sizes, columns: Sequence[Column]) -> None:
+    """Add the compressed size of each column of a block, as our writer would compress it.
 
     Columns that share a group share its bytes by their length: they are noise and hardly compress.
     """
-    groups = grouped(reader.block_columns(number))
+    groups = grouped(columns)
     parts = [b"".join(column.data for column in group) for group in groups]
-    sizes = compressed_sizes(parts)
-    for group, part, size in zip(groups, parts, sizes, strict=False):
-        yield from ((column.name, size * len(column.data) / len(part)) for column in group)
-    yield "frame", sizes[-1]
+    compressed = compressed_sizes(parts)
+    for group, part, size in zip(groups, parts, compressed, strict=False):
+        for column in group:
+            sizes[column.name] = sizes.get(column.name, 0.0) + size * len(column.data) / len(part)
+    sizes["frame"] = sizes.get("frame", 0.0) + compressed[-1]
 
 
-def _per_crop(reader: SoftLabelReader, size: int) -> float:
-    return size / max(1, reader.trailer.num_crops)
+def _block_parts(columns: Sizes, blocks_bytes: int, num_blocks: int) -> dict[str, int]:
+    """Return the bytes of all blocks by column, from the columns of some of them."""
+    heads = BLOCK_HEAD.size * num_blocks
+    scale = (blocks_bytes - heads) / (sum(columns.values()) or 1)
+    parts = {name: round(size * scale) for name, size in columns.items()}
+    framing = parts.pop("frame", 0) + parts.pop("fields", 0) + heads
+    image_sizes = parts.pop("images", 0)
+    return {**parts, "image sizes": image_sizes, "block headers": framing}
+
+
+def _per_crop(size: int, num_crops: int) -> float:
+    return size / max(1, num_crops)

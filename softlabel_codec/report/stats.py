@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.inspect import Part, inspect
 
-IMAGES_PER_BATCH = 256
+NUMBERS_PER_BATCH = 2**22
+"""So many numbers of labels are decoded at a time."""
+NUMBERS_PER_SPARSE_CROP = 128
 CONFIDENCE_BINS = 20
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -68,8 +72,8 @@ class StatsReport:
         Distinct most probable classes among the crops of an image.
     top1_agreement : Distribution
         Share of an image's crops that have its most frequent most probable class.
-    crop_area : Distribution or None
-        Area of a crop as a fraction of the image's; None if image sizes are not known and crops are pixels.
+    crop_area : Distribution
+        Area of a crop as a fraction of the image's.
     flipped : float
         Share of mirrored crops.
     """
@@ -111,8 +115,8 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
     with SoftLabelReader(path) as reader:
         sample = np.unique(np.linspace(0, len(reader) - 1, min(max_images, len(reader))).astype(np.int64))
         seen = _Seen()
-        for start in range(0, len(sample), IMAGES_PER_BATCH):
-            seen.add(reader, sample[start : start + IMAGES_PER_BATCH])
+        for images in _batches(reader, sample):
+            seen.add(reader, images)
     confidence, kept = seen.joined("confidence"), seen.joined("kept")
     counts = np.bincount(kept.astype(np.int64))
     return StatsReport(
@@ -155,11 +159,21 @@ def plot_stats(report: StatsReport, out: str | os.PathLike[str]) -> None:
     _plot_confidence(left, report)
     _plot_kept(middle, report)
     _plot_budget(right, report)
-    figure.suptitle(f"{Path(report.path).name}   {report.codec}   {report.sampled_crops} crops of {report.sampled_images} images")
+    title = f"{Path(report.path).name}   {report.codec}   {report.sampled_crops} crops of {report.sampled_images} images"
+    figure.suptitle(title, parse_math=False)
     known = figure.canvas.get_supported_filetypes()
     if Path(out).suffix.lstrip(".").lower() not in known:
         raise ArgumentError(f"{out}: expected the ending of a picture, one of {', '.join(sorted(known))}")
     figure.savefig(out, dpi=120)
+
+
+def _batches(reader: SoftLabelReader, sample: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers of some images in batches that take little memory."""
+    codec = Codec.parse(reader.codec)
+    per_crop = reader.num_classes if codec.family == "dense" else NUMBERS_PER_SPARSE_CROP
+    size = np.cumsum(reader.num_crops[sample] * per_crop)
+    cuts = np.flatnonzero(np.diff(size // NUMBERS_PER_BATCH)) + 1
+    yield from np.split(sample, cuts)
 
 
 class _Seen:
@@ -180,7 +194,7 @@ class _Seen:
         self._note("agreement", [agreement for _, agreement in shares])
         self._note("flips", batch.flips)
         sides = batch.crops[:, 2:].astype(np.float64)
-        if reader.crops == "pixels":
+        if not reader.crops.startswith("fractions"):
             sides = sides / np.repeat(batch.image_sizes, batch.image_rows, axis=0)
         self._note("area", sides.prod(axis=1))
 
@@ -208,9 +222,33 @@ def _sparse_measures(labels: SparseLabels) -> dict[str, NDArray[Any]]:
     values, rest = labels.values.astype(np.float64), labels.remainder.astype(np.float64)
     if labels.policy == "renorm":
         values, rest = values / values.sum(axis=1, keepdims=True), np.zeros(len(rest))
-    others = np.maximum(labels.num_classes - counts, 1)
-    entropy = _entropy_terms(values).sum(axis=1) + others * _entropy_terms(rest / others)
+    of_rest = _entropy_along_tail(labels) if labels.policy == "tail" else _entropy_of_even(rest, labels)
+    entropy = _entropy_terms(values).sum(axis=1) + of_rest
     return {"confidence": values[:, 0], "entropy": entropy, "kept": counts, "remainder": labels.remainder}
+
+
+def _entropy_of_even(rest: NDArray[np.float64], labels: SparseLabels) -> NDArray[np.float64]:
+    """Return the part of the entropy that remainders (R,) have if the classes that are not kept share them evenly."""
+    others = np.maximum(labels.num_classes - labels.counts, 1)
+    return np.asarray(others * _entropy_terms(rest / others))
+
+
+def _entropy_along_tail(labels: SparseLabels) -> NDArray[np.float64]:
+    """Return the part of the entropy that remainders have along their image's tail.
+
+    A class of weight w has the target s * w with s = rest / Z, so that the sum over the classes of -s w ln(s w) is
+    s * (sum of -w ln w) - rest * ln s: sums over all classes of the tail, less those that are kept.
+    """
+    assert labels.tails is not None
+    assert labels.tail_of is not None
+    tails, of, rest = labels.tails, labels.tail_of, labels.remainder.astype(np.float64)
+    num_unlisted = labels.num_classes - (tails.classes >= 0).sum(axis=1)
+    kept = labels.tails.weights_of(of, labels.indices).astype(np.float64)
+    total = (tails.weights.sum(axis=1, dtype=np.float64) + num_unlisted * tails.floor)[of] - kept.sum(axis=1)
+    terms = (_entropy_terms(tails.weights).sum(axis=1) + num_unlisted * _entropy_terms(tails.floor))[of] - _entropy_terms(kept).sum(axis=1)
+    along = (total > 1e-6) & (rest > 0)
+    scale = np.divide(rest, total, out=np.ones(len(rest)), where=along)
+    return np.where(along, scale * terms - rest * np.log(scale), _entropy_of_even(rest, labels))
 
 
 def _entropy_terms(probs: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,12 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from softlabel_codec.assembly import keys_sha256
 from softlabel_codec.errors import CorruptError, FormatError
 from softlabel_codec.frame import TRAILER
 from softlabel_codec.prefix import read_beginning, read_blocks
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.store import FileSource
+from softlabel_codec.summary import keys_sha256
 
 CHUNK_BYTES = 2**24
 Progress = Callable[[int, int], None]
@@ -138,7 +138,7 @@ def _last_key(reader: SoftLabelReader, number: int) -> str:
 
 
 def _check_keys(reader: SoftLabelReader) -> None:
-    if keys_sha256(reader.keys.raw()) != reader.summary.get("keys_sha256"):
+    if keys_sha256(reader.keys.raw()) != reader.summary["keys_sha256"]:
         raise CorruptError(f"{reader.path}: the keys are not those that the summary has the fingerprint of")
     order = list(reader.keys.raw_in_order())
     if any(before >= after for before, after in pairwise(order)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,10 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.arguments import check_image_size
-from softlabel_codec.errors import LimitError
+from softlabel_codec.errors import LimitError, StateError
 from softlabel_codec.images import apply_crop, image_size, load_image, path_of_key
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
+
+BATCHES_AHEAD = 2
+"""Batches that each worker cuts ahead."""
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -57,41 +63,77 @@ class CutRun:
     error: str = ""
 
 
-def plan_batches(num_images: int, crops_per_image: int, batch_size: int) -> list[list[Run]]:
-    """Return which crops go through the teacher together.
+@dataclass(frozen=True)
+class Plan(Sequence[list[Run]]):
+    """Which crops go through the teacher together: a sequence of batches, computed when asked for.
 
-    Either several whole images, or a part of one. The plan depends on nothing else, so that a run that is continued
+    A batch is several whole images, or a part of one. The plan depends on nothing else, so that a run that is continued
     computes every label in the same company as an unbroken one: a network's last bits may depend on it.
     """
-    if crops_per_image <= batch_size:
-        group = batch_size // crops_per_image
-        return [
-            [Run(image, 0, crops_per_image) for image in range(first, min(first + group, num_images))]
-            for first in range(0, num_images, group)
-        ]
-    starts = range(0, crops_per_image, batch_size)
-    return [[Run(image, start, min(start + batch_size, crops_per_image))] for image in range(num_images) for start in starts]
+
+    num_images: int
+    crops_per_image: int
+    batch_size: int
+
+    @property
+    def _group(self) -> int:
+        """Images of a batch, if it holds whole ones."""
+        return max(1, self.batch_size // self.crops_per_image)
+
+    @property
+    def _parts(self) -> int:
+        """Batches of an image, if it does not fit into one."""
+        return -(-self.crops_per_image // self.batch_size)
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self._group) * self._parts
+
+    @overload
+    def __getitem__(self, place: int) -> list[Run]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[list[Run]]: ...
+    def __getitem__(self, place: int | slice) -> list[Run] | list[list[Run]]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        group, part = divmod(range(len(self))[place], self._parts)
+        first = group * self._group
+        start = part * self.batch_size
+        stop = min(start + self.batch_size, self.crops_per_image)
+        return [Run(image, start, stop) for image in range(first, min(first + self._group, self.num_images))]
+
+    def due(self, done: Sequence[bool]) -> Iterator[int]:
+        """Yield the places of the batches that hold an image which is not `done`."""
+        for first in range(0, self.num_images, self._group):
+            if not all(done[first : first + self._group]):
+                place = first // self._group * self._parts
+                yield from range(place, place + self._parts)
 
 
 @dataclass(frozen=True)
-class CropBatches(Dataset[tuple[Tensor, list[CutRun]]]):
-    """Batches of a plan, cut: uint8 (n, 3, size, size), and what each crop is."""
+class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
+    """Batches of a plan, cut: uint8 (n, 3, size, size), and what each crop is.
+
+    The pixels are a tensor, which worker processes hand over in shared memory; or an array, which they send through a pipe, if
+    there is little of such memory (as in containers): torch waits for ever where it runs out.
+    """
 
     folder: Path
     keys: Sequence[str]
-    plan: Sequence[list[Run]]
+    plan: Plan
     sampler: CropSampler
     size: int
     interpolation: str
     exif_orientation: str
+    as_array: bool = False
 
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, list[CutRun]]:
+    def __getitem__(self, index: int) -> tuple[Tensor | NDArray[np.uint8], list[CutRun]]:
         cut: list[Image.Image] = []
         runs = [self._cut(run, cut) for run in self.plan[index]]
-        return to_tensor(cut) if cut else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8), runs
+        pixels = to_tensor(cut) if cut else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        return pixels.numpy() if self.as_array else pixels, runs
 
     def _cut(self, run: Run, cut: list[Image.Image]) -> CutRun:
         key = self.keys[run.image]
@@ -106,17 +148,44 @@ class CropBatches(Dataset[tuple[Tensor, list[CutRun]]]):
         return CutRun(run, size, crops, flips)
 
 
-def load_batches(batches: CropBatches, indices: Sequence[int], workers: int, pin_memory: bool) -> Iterable[tuple[Tensor, list[CutRun]]]:
-    """Return the batches of these places in the plan, in order, cut ahead by worker processes."""
-    return DataLoader(
+def load_batches(batches: CropBatches, places: Iterable[int], workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, list[CutRun]]]:
+    """Yield the batches of these places in the plan, in order, cut ahead by worker processes."""
+    batch_bytes = 3 * batches.size**2 * batches.plan.batch_size
+    if workers and not _fits_into_shared_memory(batch_bytes * BATCHES_AHEAD * (workers + 1)):
+        batches = replace(batches, as_array=True)
+    loader: Iterable[tuple[Any, list[CutRun]]] = DataLoader(
         batches,
         batch_size=None,
-        sampler=indices,
+        sampler=places,
         num_workers=workers,
+        prefetch_factor=BATCHES_AHEAD if workers else None,
         pin_memory=pin_memory,
         collate_fn=_as_it_is,
         worker_init_fn=_stop_quietly,
     )
+    for pixels, runs in loader:
+        yield torch.as_tensor(pixels), runs
+
+
+def is_killed_worker(error: BaseException) -> bool:
+    """Return whether an error means that a worker process was killed: torch raises it wherever the main process happens to be."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
+@contextmanager
+def workers_watched() -> Iterator[None]:
+    """Raise StateError, with advice, if a worker process is killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_killed_worker(error):
+            raise
+        advice = "Memory may have run out: use fewer --workers or a smaller --batch-size"
+        raise StateError(f"a process that cuts images was killed: {str(error).splitlines()[0]}. {advice}") from None
+
+
+def _fits_into_shared_memory(num_bytes: int) -> bool:
+    return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free > 2 * num_bytes
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from softlabel_codec.arguments import EXIF_POLICIES, ON_ERROR, PRECISIONS, check_choice
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.images import EXIF_POLICIES, resampling
+from softlabel_codec.images import resampling
 from softlabel_codec.limits import MAX_CROPS_PER_IMAGE
 from softlabel_codec.sampler import CropSampler
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-ON_ERROR = ("fail", "skip")
 MAX_INPUT_SIZE = 8192
 
 
@@ -59,7 +58,7 @@ class EncodeConfig:
     exif_orientation : str
         `ignored` or `applied`.
     overwrite : bool
-        Replace the output, and discard an unfinished one.
+        Replace the output when the run is finished, and discard an unfinished one that was begun with other options.
     """
 
     images: str
@@ -94,9 +93,8 @@ class EncodeConfig:
         _check("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1", self.batch_size)
         _check("workers", self.workers >= 0, "at least 0", self.workers)
         _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
-        _check("precision", self.precision in PRECISIONS, " or ".join(PRECISIONS), self.precision)
-        _check("on_error", self.on_error in ON_ERROR, " or ".join(ON_ERROR), self.on_error)
-        _check("exif_orientation", self.exif_orientation in EXIF_POLICIES, " or ".join(EXIF_POLICIES), self.exif_orientation)
+        for name, choices in (("precision", PRECISIONS), ("on_error", ON_ERROR), ("exif_orientation", EXIF_POLICIES)):
+            check_choice(name, getattr(self, name), choices)
         if self.interpolation is not None:
             resampling(self.interpolation)
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softlabel_codec.assembly import keys_sha256
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.images import COLOR_POLICY, list_images
+from softlabel_codec.images import COLOR_POLICY, list_images, list_others
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.store import refuse_finished
-from softlabel_codec.teacher.batches import CropBatches, CutRun, load_batches, plan_batches
+from softlabel_codec.summary import keys_sha256
+from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, is_killed_worker, load_batches, workers_watched
 from softlabel_codec.teacher.config import EncodeConfig
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
 from softlabel_codec.torch.pixels import normalize
@@ -44,6 +44,8 @@ class EncodeReport:
         Images among them that an earlier, interrupted run had labelled.
     skipped : dict
         Keys of unreadable images, and why they are.
+    other_files : list of str
+        Files in the folder that were left out because they are not named like images.
     file_bytes : int
         Size of the file.
     seconds : float
@@ -54,6 +56,7 @@ class EncodeReport:
     num_images: int
     resumed_images: int
     skipped: dict[str, str]
+    other_files: list[str]
     file_bytes: int
     seconds: float
 
@@ -92,6 +95,8 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
         If the folder is empty or the teacher cannot be loaded.
     MismatchError
         If the teacher does not return (B, C) logits, C is not what was expected, or an unfinished file was begun otherwise.
+    StateError
+        If a process that cuts images was killed. Labels so far are kept.
     OSError
         If an image is unreadable and `on_error` is `fail`, or the disk is full. Labels so far are kept.
     """
@@ -102,20 +107,21 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     teacher = load_teacher(config.teacher)
     run = _TeacherRun(teacher, config, codec)
     metadata = _provenance(teacher, run, config, keys)
-    resume = not config.overwrite
     crops = {"crops": "pixels"} if config.store_crops else {"crops": "derived", "sampler": config.sampler}
-    with SoftLabelWriter(config.out, run.num_classes, str(codec), metadata, **crops, resume=resume, overwrite=config.overwrite) as writer:
+    with SoftLabelWriter(config.out, run.num_classes, str(codec), metadata, **crops, resume=True, overwrite=config.overwrite) as writer:
         resumed = len(writer)
-        skipped = _label_images(run, config, keys, writer, progress or (lambda done, total: None))
+        with workers_watched():
+            skipped = _label_images(run, config, keys, writer, progress or (lambda done, total: None))
         writer.finish(skipped_keys=list(skipped))
     out = Path(config.out)
-    return EncodeReport(str(out), len(writer), resumed, skipped, out.stat().st_size, time.monotonic() - started)
+    others = list_others(config.images)
+    return EncodeReport(str(out), len(writer), resumed, skipped, others, out.stat().st_size, time.monotonic() - started)
 
 
 def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], writer: SoftLabelWriter, progress: Progress) -> dict[str, str]:
-    plan = plan_batches(len(keys), config.crops, run.batch_size)
+    plan = Plan(len(keys), config.crops, run.batch_size)
     done = set(writer.keys)
-    due = [place for place, runs in enumerate(plan) if any(keys[part.image] not in done for part in runs)]
+    due = plan.due([key in done for key in keys])
     batches = CropBatches(Path(config.images), keys, plan, config.sampler, run.size, run.interpolation, config.exif_orientation)
     skipped: dict[str, str] = {}
     waiting: dict[int, _Labelled] = {}
@@ -207,6 +213,8 @@ class _TeacherRun:
             with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
                 output = self._model(images)
         except Exception as error:
+            if is_killed_worker(error):
+                raise
             what = f"failed on {len(pixels)} crops of {self.size} x {self.size} pixels with {type(error).__name__}: {error}"
             raise MismatchError(f"teacher {self._name}: {what}") from error
         logits = getattr(output, "logits", output)

@@ -6,7 +6,9 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +20,7 @@ from torch import nn
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images import resampling
 from softlabel_codec.teacher.config import MAX_INPUT_SIZE
-from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
-
-Triple = tuple[float, float, float]
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple
 
 
 @dataclass(frozen=True)
@@ -91,32 +91,58 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def _from_factory(where: str, name: str) -> Teacher:
-    module = _import(where)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        known = [key for key, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
-        raise ArgumentError(f"teacher: {where} has no function {name!r}; it has {', '.join(known) or 'none'}")
-    model = _run(factory, f"{where}:{name}")
+    with _neighbours_importable(where):
+        module = _import(where)
+        factory = getattr(module, name, None)
+        if not callable(factory):
+            known = [key for key, value in vars(module).items() if callable(value) and getattr(value, "__module__", "") == module.__name__]
+            raise ArgumentError(f"teacher: {where} has no function {name!r}; it has {', '.join(known) or 'none'}")
+        model = _run(factory, f"{where}:{name}")
     if not isinstance(model, nn.Module):
         raise MismatchError(f"teacher: {where}:{name} returned {type(model).__name__}: expected a torch.nn.Module")
     source = f"{Path(where).name}:{name}"
     size, interpolation = getattr(module, "INPUT_SIZE", 224), str(getattr(module, "INTERPOLATION", "bilinear"))
     if not isinstance(size, int) or not 1 <= size <= MAX_INPUT_SIZE:
         raise ArgumentError(f"teacher: {where}: INPUT_SIZE: expected pixels, 1 to {MAX_INPUT_SIZE}, got {size!r}")
-    std = _triple(getattr(module, "STD", IMAGENET_STD))
-    if min(std) <= 0:
-        raise ArgumentError(f"teacher: {where}: STD: expected positive numbers, got {std}")
-    resampling(interpolation)
+    try:
+        mean, std = as_triple("MEAN", getattr(module, "MEAN", IMAGENET_MEAN)), as_std(getattr(module, "STD", IMAGENET_STD))
+        resampling(interpolation)
+    except ArgumentError as error:
+        raise ArgumentError(f"teacher: {where}: {error}") from None
     return Teacher(
         model,
         str(getattr(module, "NAME", source)),
         source,
         size,
-        _triple(getattr(module, "MEAN", IMAGENET_MEAN)),
+        mean,
         std,
         interpolation,
         hashlib.sha256(Path(where).read_bytes()).hexdigest() if where.endswith(".py") else "",
     )
+
+
+@contextmanager
+def _neighbours_importable(where: str) -> Iterator[None]:
+    """Let a teacher import what lies beside it (a module: in the working folder), and forget these modules afterwards.
+
+    Another teacher may have neighbours of the same names.
+    """
+    folder = (Path(where).parent if where.endswith(".py") else Path()).absolute()
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if _lies_in(folder, name, getattr(sys.modules[name], "__file__", None)):
+                del sys.modules[name]
+
+
+def _lies_in(folder: Path, name: str, file: str | None) -> bool:
+    """Return whether a module was imported by its path below a folder, and not from an environment that happens to be there."""
+    place = folder.joinpath(*name.split("."))
+    return file is not None and Path(file) in (place.with_suffix(".py"), place / "__init__.py")
 
 
 def _import(where: str) -> ModuleType:
@@ -129,23 +155,20 @@ def _import(where: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ArgumentError(f"teacher: {where}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
     sys.modules.setdefault(path.stem, module)  # where pickle and dataclasses look for it
-    sys.path.insert(0, str(path.parent.absolute()))  # its neighbours, as when it is run
-    try:
-        loader = spec.loader
-        _run(lambda: loader.exec_module(module), where)
-    finally:
-        sys.path.remove(str(path.parent.absolute()))
+    _run(lambda: loader.exec_module(module), where)
     return module
 
 
 def _run(function: Callable[[], Any], what: str) -> Any:
-    """Run somebody else's code, so that its failure says whose it is."""
+    """Run somebody else's code, so that its failure says whose it is and where it happened."""
     try:
         return function()
-    except Exception as error:
-        raise ArgumentError(f"teacher: {what} failed with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise ArgumentError(f"teacher: {what} failed with {type(error).__name__}: {error} ({place})") from error
 
 
 def _from_timm(name: str) -> Teacher:
@@ -154,7 +177,7 @@ def _from_timm(name: str) -> Teacher:
     config = timm.data.resolve_model_data_config(model)
     size = config["input_size"][-1]
     return Teacher(
-        model, f"timm {name}", f"timm:{name}", size, _triple(config["mean"]), _triple(config["std"]), str(config["interpolation"])
+        model, f"timm {name}", f"timm:{name}", size, as_triple("mean", config["mean"]), as_std(config["std"]), str(config["interpolation"])
     )
 
 
@@ -164,7 +187,13 @@ def _from_torchvision(name: str) -> Teacher:
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     size = preset.crop_size[0]
     return Teacher(
-        model, f"torchvision {name}", f"torchvision:{name}", size, _triple(preset.mean), _triple(preset.std), preset.interpolation.value
+        model,
+        f"torchvision {name}",
+        f"torchvision:{name}",
+        size,
+        as_triple("mean", preset.mean),
+        as_std(preset.std),
+        preset.interpolation.value,
     )
 
 
@@ -173,11 +202,3 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ArgumentError(f"teacher: {name} is not installed ({error}); install it, or name a FILE.py:FACTORY") from None
-
-
-def _triple(values: Any) -> Triple:
-    try:
-        first, second, third = (float(value) for value in values)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"teacher: expected three numbers for mean and std, got {values!r}") from None
-    return first, second, third

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from softlabel_codec.images import (
 from softlabel_codec.labelled import ImageLabels
 from softlabel_codec.labels import Labels, concatenate_labels
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, as_std, as_triple, normalize, to_tensor
 from softlabel_codec.torch.targets import Targets, to_targets
 
 ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any]
@@ -95,7 +96,8 @@ class SoftLabelDataset(Dataset[Sample]):
     MismatchError
         If labelled images are missing, or the number of classes differs; on reading, if an image has another size than the labelled one.
     ArgumentError
-        If more crops are asked for than an image has, or another argument cannot be.
+        If more crops are asked for than an image has, or another argument cannot be; on reading, if the mapping of images holds
+        something that is none.
     FormatError
         If the container file is not sound.
     """
@@ -120,12 +122,13 @@ class SoftLabelDataset(Dataset[Sample]):
         self.reader = SoftLabelReader(labels, policy=policy)
         if num_classes is not None:
             self.reader.check_classes(num_classes)
-        self.crops_per_image, self.size, self.seed = crops_per_image, size, seed
+        self.crops_per_image, self.size = _whole("crops_per_image", crops_per_image, 1), _whole("size", size, 1)
+        self.seed = _whole("seed", seed, 0)
         self._check_counts()
         teacher = self.reader.metadata.get("preprocessing")
         teacher = teacher if isinstance(teacher, Mapping) else {}
-        self.mean = tuple(mean or teacher.get("mean") or IMAGENET_MEAN)
-        self.std = tuple(std or teacher.get("std") or IMAGENET_STD)
+        self.mean = as_triple("mean", teacher.get("mean", IMAGENET_MEAN) if mean is None else mean)
+        self.std = as_std(teacher.get("std", IMAGENET_STD) if std is None else std)
         self.interpolation = interpolation or teacher.get("interpolation") or "bilinear"
         resampling(self.interpolation)
         self._exif_orientation = teacher.get("exif_orientation", "ignored")
@@ -136,10 +139,6 @@ class SoftLabelDataset(Dataset[Sample]):
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it change
 
     def _check_counts(self) -> None:
-        if self.crops_per_image < 1 or self.size < 1 or self.seed < 0:
-            raise ArgumentError(
-                f"crops_per_image and size must be at least 1 and seed at least 0, got {self.crops_per_image}, {self.size} and {self.seed}"
-            )
         fewest = int(self.reader.num_crops.min(initial=self.crops_per_image))
         if fewest < self.crops_per_image:
             raise ArgumentError(f"crops_per_image: expected at most {fewest}, the crops stored of an image, got {self.crops_per_image}")
@@ -178,7 +177,7 @@ class SoftLabelDataset(Dataset[Sample]):
         key = self.reader.keys[index]
         source = self._find_image(index, key)
         factor = self._reduction(labelled, source)
-        image, size = load_reduced(source, factor) if factor > 1 else _whole(source, self._exif_orientation)  # type: ignore[arg-type]
+        image, size = load_reduced(source, factor) if factor > 1 else _decode(source, self._exif_orientation)  # type: ignore[arg-type]
         if labelled.image_size not in ((0, 0), size):
             raise MismatchError(
                 f"{self.reader.path}: image {key!r}: expected {labelled.image_size[0]} x {labelled.image_size[1]} pixels (height x width) "
@@ -203,7 +202,7 @@ class SoftLabelDataset(Dataset[Sample]):
         return max(factor for factor in (1, 2, 4, 8) if factor == 1 or smallest >= factor * self.size)
 
 
-def _whole(source: ImageSource, exif_orientation: str) -> tuple[Image.Image, tuple[int, int]]:
+def _decode(source: ImageSource, exif_orientation: str) -> tuple[Image.Image, tuple[int, int]]:
     image = load_image(source, exif_orientation)
     return image, image_size(image)
 
@@ -263,6 +262,12 @@ class _InFolder:
 
 def _finder(images: Images, reader: SoftLabelReader) -> Callable[[int, str], ImageSource]:
     return _InMapping(images, reader) if isinstance(images, Mapping) else _InFolder(Path(images), reader)
+
+
+def _whole(name: str, value: Any, smallest: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < smallest:
+        raise ArgumentError(f"{name}: expected an integer of at least {smallest}, got {value!r}")
+    return operator.index(value)
 
 
 def _refuse_missing(missing: list[str], num_labelled: int, where: str, labels: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import DenseLabels, Labels, check_policy
 
 
@@ -49,8 +50,9 @@ class SparseTargets:
         return len(self.remainder)
 
     def to(self, device: Any, non_blocking: bool = False) -> SparseTargets:
-        """Return the same labels on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """Return the same labels on another device; ArgumentError for a type: classes are integers."""
+        target = _device(device)
+        return self._map(lambda tensor: tensor.to(target, non_blocking=non_blocking))
 
     def pin_memory(self) -> SparseTargets:
         """Return the same labels in page-locked memory; DataLoader calls this if asked to pin."""
@@ -131,7 +133,7 @@ class DenseTargets:
 
     def to(self, device: Any, non_blocking: bool = False) -> DenseTargets:
         """Return the same targets on another device."""
-        return DenseTargets(self.probs.to(device, non_blocking=non_blocking))
+        return DenseTargets(self.probs.to(_device(device), non_blocking=non_blocking))
 
     def pin_memory(self) -> DenseTargets:
         """Return the same targets in page-locked memory."""
@@ -143,6 +145,13 @@ class DenseTargets:
 
 
 Targets = SparseTargets | DenseTargets
+
+
+def _device(device: Any) -> torch.device:
+    try:
+        return torch.device(device)
+    except (TypeError, RuntimeError) as error:
+        raise ArgumentError(f"device: expected a device such as 'cuda:0', got {device!r}: {error}") from None
 
 
 def to_targets(labels: Labels) -> Targets:
