@@ -10,9 +10,9 @@ import zstandard
 
 from softlabel_codec.errors import CorruptError, LimitError
 
-# Columns are close to noise: what pays is one entropy table for each of them, not matches. A long minimum match and tiny search
-# tables keep the matcher from finding accidental ones, which cost more than the literals that they replace.
-_PARAMETERS = zstandard.ZstdCompressionParameters(
+# Columns of numbers are close to noise: what pays is one entropy table for each of them, not matches. A long minimum match and tiny
+# search tables keep the matcher from finding accidental ones, which cost more than the literals that they replace.
+_NUMBERS = zstandard.ZstdCompressionParameters(
     window_log=17,
     hash_log=6,
     chain_log=6,
@@ -23,6 +23,7 @@ _PARAMETERS = zstandard.ZstdCompressionParameters(
     write_content_size=True,
     write_checksum=False,
 )
+_TEXT = zstandard.ZstdCompressionParameters.from_level(19, write_content_size=True, write_checksum=False)
 _MAX_WINDOW_BYTES = 2**27
 _RAW_BLOCK_BYTES = 2**17
 _RAW_FRAME_HEADER = struct.Struct("<BBQ")
@@ -31,13 +32,14 @@ _MAGIC = b"\x28\xb5\x2f\xfd"
 _local = threading.local()
 
 
-def compress_columns(columns: Iterable[bytes]) -> bytes:
+def compress_columns(columns: Iterable[bytes], *, text: bool = False) -> bytes:
     """Return one zstd frame that holds `columns` one after another, each in zstd blocks of its own.
 
-    The frame states its content size. Where blocks end is the compressor's choice: a reader sees one run of bytes.
+    The frame states its content size. Where blocks end is the compressor's choice: a reader sees one run of bytes. `text` says that
+    much of it is, which compresses by repetition.
     """
     parts = [column for column in columns if column]
-    compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS).compressobj(size=sum(map(len, parts)))
+    compressor = zstandard.ZstdCompressor(compression_params=_TEXT if text else _NUMBERS).compressobj(size=sum(map(len, parts)))
     out = []
     for part in parts:
         out.append(compressor.compress(part))
@@ -57,10 +59,10 @@ def store_columns(columns: Iterable[bytes]) -> bytes:
     return b"".join(out)
 
 
-def compressed_sizes(columns: Iterable[bytes]) -> list[int]:
+def compressed_sizes(columns: Iterable[bytes], *, text: bool = False) -> list[int]:
     """Return how many bytes of the frame that `compress_columns` makes belong to each column; the frame's own bytes come last."""
     columns = list(columns)
-    compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS).compressobj(size=sum(map(len, columns)))
+    compressor = zstandard.ZstdCompressor(compression_params=_TEXT if text else _NUMBERS).compressobj(size=sum(map(len, columns)))
     sizes = []
     for column in columns:
         size = 0

@@ -141,16 +141,20 @@ class FewCropsReader:
         end = at + num_crops * width
         if width > 2 or end > len(content):
             raise CorruptError(WIDE if width > 2 else SHORT)
-        more = [0] * num_crops if width == 0 else list(content[at : at + num_crops])
+        more: NDArray[Any] = np.frombuffer(content, np.uint8, num_crops, at) if width else np.zeros(num_crops, np.uint8)
         if width == 2:
-            more = [low + 256 * high for low, high in zip(more, content[at + num_crops : end], strict=True)]
-        if max(more) >= self._most_classes:
+            more = more + 256 * np.frombuffer(content, np.uint8, num_crops, at + num_crops).astype(np.uint16)
+        if int(more.max()) >= self._most_classes:
             raise CorruptError(TOO_MANY)
-        befores = [more[:row] for row in rows]
-        first = [sum(before) + len(before) for before in befores]
-        several_before = [len(before) - before.count(0) for before in befores]
-        entries = _Entries(first, [more[row] + 1 for row in rows], several_before, sum(more) + num_crops, num_crops - more.count(0))
-        return entries, end
+        sums, several_to = more.cumsum(dtype=np.int64), (more > 0).cumsum(dtype=np.int64)
+        nums, ends, severals = (column[rows].tolist() for column in (more, sums, several_to))
+        return _Entries(
+            first=[end - num + row for end, num, row in zip(ends, nums, rows, strict=True)],
+            num=[num + 1 for num in nums],
+            several_before=[before - (num > 0) for before, num in zip(severals, nums, strict=True)],
+            total=int(sums[-1]) + num_crops,
+            several=int(several_to[-1]),
+        ), end
 
     def _palettes(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> _Palettes:
         """Return where the palette of an image is; the columns of palettes, if there are any, begin at `at`."""
@@ -250,7 +254,7 @@ class FewCropsReader:
             rest = rest_of[code - lowest]
             if rest and len(codes) == self._num_classes:
                 raise CorruptError("a crop that keeps all classes has a remainder")
-            powers = [powers_of[code] for code in codes]
+            powers = [1.0, *(powers_of[code] for code in codes[1:])]
             total = sum(powers) + rest
             values.append([power / total for power in powers])
             rests.append(rest / total)

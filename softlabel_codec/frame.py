@@ -241,7 +241,7 @@ def pack_key_pages(keys: Sequence[bytes], order: NDArray[np.integer] | None) -> 
     for start in range(0, len(keys), KEYS_PER_PAGE):
         page = keys[start : start + KEYS_PER_PAGE]
         lengths = np.array([len(key) for key in page], "<u2")
-        pages.append(compress_columns([lengths.tobytes(), b"".join(page)]))
+        pages.append(compress_columns([lengths.tobytes(), b"".join(page)], text=True))
     if order is not None:
         for start in range(0, len(order), ORDER_PER_PAGE):
             pages.append(compress_columns([order[start : start + ORDER_PER_PAGE].astype("<u4").tobytes()]))

@@ -30,10 +30,10 @@ from softlabel_codec.errors import ArgumentError, FormatError, LimitError, Misma
 from softlabel_codec.frame import Header, pack_block
 from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, max_content_bytes
 from softlabel_codec.pack.block import BlockImages
-from softlabel_codec.pack.columns import grouped
+from softlabel_codec.pack.columns import grouped, much_text, ragged
 from softlabel_codec.prefix import Beginning, read_beginning, read_blocks
 from softlabel_codec.quantise.codes import concatenate_codes, label_quantiser
-from softlabel_codec.sampler import CropSampler
+from softlabel_codec.sampler import CropSampler, crop_stream
 from softlabel_codec.store import FileSource, PartialFile, partial_path
 from softlabel_codec.summary import check_skipped_keys
 from softlabel_codec.version import PACKAGE
@@ -48,8 +48,9 @@ class _Image:
 
     key: str
     size: tuple[int, int]
-    crops: NDArray[Any]
-    flips: NDArray[np.bool_]
+    num_crops: int
+    crops: NDArray[Any] | None  # None if they are derived
+    flips: NDArray[np.bool_] | None
     codes: Any
 
 
@@ -283,38 +284,39 @@ class SoftLabelWriter:
             raise LimitError(f"expected at most {MAX_IMAGES} images")
         fractions = self._description.crops.startswith("fractions")
         size = check_image_size(image_size) if not fractions or image_size is not None else (0, 0)
+        geometry = flags = None
         if self._layout.derived:
-            geometry, flags = self._derive(key, size, crops, flips, labels)
+            num_crops = _num_rows(labels)
+            self._check_derived(key, size, num_crops, crops, flips)
         elif crops is None or flips is None:
             raise ArgumentError("expected crops and flips")
         else:
             geometry = check_fraction_crops(crops, self._layout.mode.dtype) if fractions else check_pixel_crops(crops, size)
-            flags = check_flips(flips, len(geometry))
-        codes = self._quantiser.quantise(labels, len(geometry))
-        most_bytes = self._quantiser.most_bytes(codes) + 64 * len(geometry)
+            num_crops = len(geometry)
+            flags = check_flips(flips, num_crops)
+        codes = self._quantiser.quantise(labels, num_crops)
+        most_bytes = self._quantiser.most_bytes(codes) + 64 * num_crops
         if most_bytes > MAX_CONTENT_BYTES - 2**20:
             raise LimitError(
                 f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
             )
-        return _Image(key, size, geometry, flags, codes)
+        return _Image(key, size, num_crops, geometry, flags, codes)
 
-    def _derive(
-        self, key: str, size: tuple[int, int], crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any]
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return the sampler's crops and flips, one for each row of the labels; ArgumentError if others were given."""
+    def _check_derived(self, key: str, size: tuple[int, int], num_crops: int, crops: ArrayLike | None, flips: ArrayLike | None) -> None:
+        """Raise ArgumentError if crops or flips are given and are not those of the sampler."""
+        if crops is None and flips is None:
+            return
         assert self._description.sampler is not None
-        num_crops = check_num_crops(next((len(np.atleast_1d(as_array(name, rows))) for name, rows in labels.items()), 0))
         derived = self._description.sampler.sample(key, size, range(num_crops))
         for name, given, expected in zip(("crops", "flips"), (crops, flips), derived, strict=True):
-            if given is not None and not np.array_equal(np.asarray(given), expected):
+            if given is not None and not np.array_equal(as_array(name, given), expected):
                 raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")
-        return derived
 
     def _write_block(self) -> None:
-        images = _gather(self._pending)
-        groups = grouped(self._layout.pack(images, self._assembly.last_key))
-        parts = [b"".join(column.data for column in group) for group in groups]
-        payload = compress_columns(parts)
+        images = _gather(self._pending, self._description.sampler)
+        columns = self._layout.pack(images, self._assembly.last_key)
+        parts = [b"".join(column.data for column in group) for group in grouped(columns)]
+        payload = compress_columns(parts, text=much_text(columns))
         if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would take it for a decompression bomb
             payload = store_columns(parts)
         block = pack_block(payload, self._metadata_crc32, self._assembly.num_blocks)
@@ -322,12 +324,19 @@ class SoftLabelWriter:
         self._pending, self._pending_keys, self._pending_bytes = [], set(), 0
 
 
-def _gather(images: Sequence[_Image]) -> BlockImages:
-    return BlockImages(
-        keys=[image.key for image in images],
-        sizes=np.array([image.size for image in images], np.int64),
-        counts=np.array([len(image.flips) for image in images], np.int64),
-        crops=np.concatenate([image.crops for image in images]),
-        flips=np.concatenate([image.flips for image in images]),
-        codes=concatenate_codes([image.codes for image in images]),
-    )
+def _num_rows(labels: dict[str, Any]) -> int:
+    """Return the number of crops that labels are of: the rows of the first of them."""
+    return check_num_crops(next((len(np.atleast_1d(as_array(name, rows))) for name, rows in labels.items()), 0))
+
+
+def _gather(images: Sequence[_Image], sampler: CropSampler | None) -> BlockImages:
+    sizes = np.array([image.size for image in images], np.int64)
+    counts = np.array([image.num_crops for image in images], np.int64)
+    if sampler is None:
+        crops = np.concatenate([image.crops for image in images if image.crops is not None])
+        flips = np.concatenate([image.flips for image in images if image.flips is not None])
+    else:
+        streams = np.repeat([crop_stream(image.key) for image in images], counts)
+        crops, flips = sampler.sample_rows(streams, ragged(np.zeros_like(counts), counts), *np.repeat(sizes, counts, axis=0).T)
+    codes = concatenate_codes([image.codes for image in images])
+    return BlockImages([image.key for image in images], sizes, counts, crops, flips, codes)

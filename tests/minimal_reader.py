@@ -602,13 +602,13 @@ def decode_log8(differences: list[int], remainder: int, step: float, num_classes
     require(q[-1] <= 255, "a value code is above 255")
     require(-math.floor(23 / step) <= q_r <= 255, "a remainder code is out of range")
     require(len(q) < num_classes or q_r == 255, "all classes are kept and something remains")
-    e = [weight(code, step) for code in [*q, q_r]]
+    e = [1.0] + [weight(code or 0.25, step) for code in q[1:]] + [weight(q_r, step)]
     Z = math.fsum(e)
     *values, remaining = [binary32(e_k / Z) for e_k in e]
     return values, remaining
 
 
-def weight(code: int, step: float) -> float:
+def weight(code: float, step: float) -> float:
     return 0.0 if code == 255 else math.exp(-code * step)
 
 

@@ -34,14 +34,14 @@ def log8_target(probs: list[float], step: float, k: int | None = None, t: float 
     top = probs[kept[0]]
     rest = max(0.0, 1 - sum(probs[c] for c in kept)) if len(kept) < num_classes else 0.0
 
-    def rounded(value: float) -> float:
+    def rounded(value: float, of_zero: float) -> float:
         if value == 0:
             return 0.0
         code = round((math.log(top) - math.log(value)) / step)
-        return math.exp(-code * step) if code < 255 else 0.0
+        return math.exp(-(code or of_zero) * step) if code < 255 else 0.0
 
-    powers = {c: rounded(probs[c]) for c in kept}
-    rest_power = rounded(rest)
+    powers = {c: rounded(probs[c], 0.25) for c in kept} | {kept[0]: 1.0}
+    rest_power = rounded(rest, 0.0)
     total = sum(powers.values()) + rest_power
     others = num_classes - len(kept)
     return [powers[c] / total if c in powers else rest_power / total / others for c in range(num_classes)]

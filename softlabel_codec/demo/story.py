@@ -165,11 +165,10 @@ def _sampler(seed: int) -> CropSampler:
 
 def _write_ground_truth(path: Path, digits: Digits, seed: int) -> None:
     """Store ground truth as hard labels of the same crops, so that students from it take the same way as all others."""
-    with SoftLabelWriter(path, NUM_CLASSES, "hard", {"source": "ground truth"}) as writer:
+    with SoftLabelWriter(path, NUM_CLASSES, "hard", {"source": "ground truth"}, crops="derived", sampler=_sampler(seed)) as writer:
         for key in sorted(digits.classes):
-            crops, flips = _sampler(seed).sample(key, (IMAGE_SIDE, IMAGE_SIDE), range(CROPS))
             classes = np.full((CROPS, 1), digits.classes[key])
-            writer.add(key, image_size=(IMAGE_SIDE, IMAGE_SIDE), crops=crops, flips=flips, indices=classes, values=np.ones((CROPS, 1)))
+            writer.add(key, image_size=(IMAGE_SIDE, IMAGE_SIDE), indices=classes, values=np.ones((CROPS, 1)))
 
 
 def _train_teacher(out: Path, digits: Digits, seed: int) -> float:
@@ -197,12 +196,12 @@ def _label(out: Path, digits: Digits, seed: int) -> dict[str, Path]:
     with SoftLabelReader(dense) as reader:
         for source, path in files.items():
             if not path.exists():
-                _copy_labels(reader, path, SOURCES[source])
+                _copy_labels(reader, path, SOURCES[source], _sampler(seed))
     return files
 
 
-def _copy_labels(reader: SoftLabelReader, path: Path, codec: str) -> None:
-    with SoftLabelWriter(path, reader.num_classes, codec, reader.metadata) as writer:
+def _copy_labels(reader: SoftLabelReader, path: Path, codec: str, sampler: CropSampler) -> None:
+    with SoftLabelWriter(path, reader.num_classes, codec, reader.metadata, crops="derived", sampler=sampler) as writer:
         for key, image in zip(reader.keys, reader, strict=True):
             writer.add(key, image_size=image.image_size, crops=image.crops, flips=image.flips, probs=image.labels.dense())
 

@@ -93,7 +93,7 @@ class Layout:
             Column("images", table.tobytes()),
             *crop_columns,
             *label_columns,
-            Column("keys", pack_keys(images.keys, previous_key)),
+            Column("keys", pack_keys(images.keys, previous_key), text=True),
         ]
 
     def unpack(

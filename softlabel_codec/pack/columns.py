@@ -14,14 +14,16 @@ from softlabel_codec.errors import CorruptError
 IntArray = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 SMALL_BYTES = 64
+TEXT_SHARE = 8
 
 
 class Column(NamedTuple):
-    """Some bytes of a block's content. `noise` says that they are not expected to compress."""
+    """Some bytes of a block's content. `noise` says that they are not expected to compress, `text` that they may by repetition."""
 
     name: str
     data: bytes
     noise: bool = False
+    text: bool = False
 
 
 def _is_noise(column: Column) -> bool:
@@ -39,6 +41,11 @@ def grouped(columns: Sequence[Column]) -> list[list[Column]]:
         members = list(run)
         groups += [members] if noise else [[column] for column in members]
     return groups
+
+
+def much_text(columns: Sequence[Column]) -> bool:
+    """Return whether enough of the columns is text that it pays to compress all of them like text."""
+    return sum(len(column.data) for column in columns if column.text) * TEXT_SHARE > sum(len(column.data) for column in columns)
 
 
 def width_of(largest: int) -> int:

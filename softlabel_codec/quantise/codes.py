@@ -151,4 +151,4 @@ def _wrong_labels(codec: Codec, wanted: str, labels: Mapping[str, Any]) -> Argum
 
 
 def _widen(array: NDArray[np.int64], width: int, fill: int) -> NDArray[np.int64]:
-    return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
+    return array if array.shape[1] == width else np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)

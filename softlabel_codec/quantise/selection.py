@@ -68,9 +68,11 @@ def select_from_topk(indices: NDArray[Any], values: NDArray[Any], codec: Codec, 
     ArgumentError
         If rows are not possible labels, or too few classes are given for the codec to choose from.
     """
-    order = np.lexsort((indices, -values.astype(np.float32)), axis=1)
-    indices = np.take_along_axis(indices, order, axis=1).astype(np.int64)
-    values = np.take_along_axis(values, order, axis=1).astype(np.float32)
+    indices, values = indices.astype(np.int64), values.astype(np.float32)
+    before, after = values[:, :-1], values[:, 1:]
+    if not ((before > after) | ((before == after) & (indices[:, :-1] < indices[:, 1:]))).all():
+        order = np.lexsort((indices, -values), axis=1)
+        indices, values = np.take_along_axis(indices, order, axis=1), np.take_along_axis(values, order, axis=1)
     given = indices.shape[1]
     if codec.t is not None:
         threshold = np.float32(codec.t)

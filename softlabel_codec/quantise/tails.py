@@ -103,7 +103,7 @@ def concatenate_tails(parts: Sequence[TailCodes]) -> TailCodes:
     width = max(part.classes.shape[1] for part in parts)
 
     def widened(array: NDArray[np.int64], fill: int) -> NDArray[np.int64]:
-        return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
+        return array if array.shape[1] == width else np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)
 
     return TailCodes(
         np.concatenate([widened(part.classes, -1) for part in parts]),

@@ -92,7 +92,7 @@ class Log8:
     lowest : int
         Smallest remainder code.
     powers : float64 (256,)
-        Ratio to the top class that each value code stands for.
+        Ratio to the top class that each value code of another class stands for. (No ratio is above 1, so that 0 stands for half a step.)
     rest_powers : float64
         Ratio to the top class that each remainder code stands for, from `lowest` on.
     """
@@ -102,9 +102,10 @@ class Log8:
         self._num_classes = num_classes
         self._same_count = same_count  # every crop keeps as many classes, so that nothing is padded
         self.lowest = -int(LOG8_MAX_RATIO / step)
-        self.powers = np.exp(np.arange(LOG8_ZERO + 1) * -step)
-        self.powers[LOG8_ZERO] = 0.0
-        self.rest_powers = np.concatenate([np.exp(np.arange(self.lowest, 0) * -step), self.powers])
+        self.rest_powers = np.exp(np.arange(self.lowest, LOG8_ZERO + 1) * -step)
+        self.rest_powers[-1] = 0.0
+        self.powers = self.rest_powers[-self.lowest :].copy()
+        self.powers[0] = np.exp(-step / 4)
 
     def quantise(self, selection: Selection) -> tuple[Codes, Codes]:
         with np.errstate(divide="ignore"):
@@ -124,6 +125,7 @@ class Log8:
         places = remainders - self.lowest
         try:
             powers = self.powers[values if self._same_count else np.where(indices >= 0, values, LOG8_ZERO)]
+            powers[:, 0] = 1.0
             rest = self.rest_powers[places]
         except IndexError:
             raise CorruptError(_LOG8_RANGE) from None

@@ -12,7 +12,7 @@ import numpy as np
 from softlabel_codec.compress import compressed_sizes
 from softlabel_codec.errors import FormatError
 from softlabel_codec.frame import BLOCK_HEAD, HEADER, TRAILER
-from softlabel_codec.pack.columns import Column, grouped
+from softlabel_codec.pack.columns import Column, grouped, much_text
 from softlabel_codec.prefix import read_beginning, read_blocks
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.store import FileSource
@@ -211,7 +211,7 @@ def _add_sizes(sizes: Sizes, columns: Sequence[Column]) -> None:
     """
     groups = grouped(columns)
     parts = [b"".join(column.data for column in group) for group in groups]
-    compressed = compressed_sizes(parts)
+    compressed = compressed_sizes(parts, text=much_text(columns))
     for group, part, size in zip(groups, parts, compressed, strict=False):
         for column in group:
             sizes[column.name] = sizes.get(column.name, 0.0) + size * len(column.data) / len(part)

@@ -68,12 +68,13 @@ class _Labelled:
     runs: list[CutRun] = field(default_factory=list)
     labels: list[dict[str, np.ndarray[Any, Any]]] = field(default_factory=list)
 
-    def add_to(self, writer: SoftLabelWriter, key: str) -> None:
+    def add_to(self, writer: SoftLabelWriter, key: str, store_crops: bool) -> None:
         joined = {name: np.concatenate([part[name] for part in self.labels]) for name in self.labels[0] if name != "left_out"}
         if "left_out" in self.labels[0]:
             joined["left_out"] = np.sum([part["left_out"] for part in self.labels], axis=0)
-        crops, flips = (np.concatenate([getattr(run, name) for run in self.runs]) for name in ("crops", "flips"))
-        writer.add(key, image_size=self.runs[0].size, crops=crops, flips=flips, **joined)
+        if store_crops:
+            joined |= {name: np.concatenate([getattr(run, name) for run in self.runs]) for name in ("crops", "flips")}
+        writer.add(key, image_size=self.runs[0].size, **joined)
 
 
 def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeReport:
@@ -166,7 +167,7 @@ class _TeacherRun:
         self.interpolation = config.interpolation or teacher.interpolation
         self._model, self._name = teacher.model.to(self.device), teacher.name
         self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast
-        self._codec, self._temperature = codec, config.temperature
+        self._codec, self._temperature, self._store_crops = codec, config.temperature, config.store_crops
         self.num_classes = config.num_classes or 0
         with _reproducible(), torch.inference_mode():
             probe = self._logits(torch.zeros(2, 3, self.size, self.size, dtype=torch.uint8))
@@ -187,7 +188,7 @@ class _TeacherRun:
     def store(self, labelled: _Labelled, writer: SoftLabelWriter, key: str) -> None:
         """Add an image's labels to the file."""
         try:
-            labelled.add_to(writer, key)
+            labelled.add_to(writer, key, self._store_crops)
         except ArgumentError as error:
             raise MismatchError(f"teacher {self._name}: gives no labels that can be stored: {error}") from None
 
