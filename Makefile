@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test lint demo clean
+.PHONY: test lint demo bench clean
 
 test: .venv/dev lint
 	$(BIN)/pytest
@@ -17,10 +17,13 @@ lint: .venv/dev
 demo: .venv/demo
 	$(BIN)/slcodec demo demo-output
 
+bench: .venv/bench
+	$(BIN)/python benchmarks/run.py
+
 clean:
 	rm -rf .venv demo-output
 
-.venv/dev .venv/demo: .venv/%: setup.cfg pyproject.toml constraints.txt
+.venv/dev .venv/demo .venv/bench: .venv/%: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	touch $@

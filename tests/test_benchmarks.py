@@ -1,0 +1,109 @@
+"""The benchmarks run, on few labels; the committed report is that of the committed result, and its goals are the issue's."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import random_probs
+
+from softlabel_codec.sampler import CropSampler
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import distortion  # noqa: E402
+import figures  # noqa: E402
+import images  # noqa: E402
+import limit  # noqa: E402
+import reading  # noqa: E402
+import report  # noqa: E402
+import scale  # noqa: E402
+import storage  # noqa: E402
+import writing  # noqa: E402
+from common import Labels, circumstances  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def labels():
+    rng = np.random.default_rng(0)
+    keys = [f"class{number % 3}/image{number}.jpg" for number in range(9)]
+    geometry = [CropSampler(seed=5).sample(key, (375, 500), range(20)) for key in keys]
+    probs = np.stack([random_probs(rng, 20, 100) for _ in keys])
+    sizes = np.tile([375, 500], (len(keys), 1))
+    return Labels(
+        "random numbers", keys, sizes, np.stack([crops for crops, _ in geometry]), np.stack([flips for _, flips in geometry]), probs
+    )
+
+
+SMALL = {
+    storage: {"DENSE_IMAGES": 3},
+    reading: {"READS": 16, "BATCH": 8, "ROUNDS": 2, "REPEATED": 2, "PEERS": {name: (peer, 8) for name, (peer, _) in reading.PEERS.items()}},
+    writing: {"ROUNDS": 2, "IMAGES": 8, "BATCHES": 4, "WARMUP_BATCHES": 1, "REPEATED": 2, "TOPK_REPEATED": 1},
+    scale: {"BATCH": 8, "ROUNDS": 2, "OPENINGS": 2, "LOOK_UPS": 10, "IMAGES_PER_BLOCK": 25, "CROPS_PER_IMAGE": (1, 5, 20, 200)},
+}
+
+
+@pytest.fixture(scope="module")
+def result(labels, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmarks")
+    found = {**circumstances(), "labels": labels.source, "num_crops": labels.num_crops, "seconds": {}, "images": None}
+    with pytest.MonkeyPatch.context() as patch:
+        for module, settings in SMALL.items():
+            for name, value in settings.items():
+                patch.setattr(module, name, value)
+        for section in (storage, distortion, limit, reading, writing, scale):
+            (folder / section.__name__).mkdir()
+            sizes = {"images": (100, 1000), "imagenet_images": 500} if section is scale else {}
+            found[section.__name__] = section.measure(labels, folder / section.__name__, **sizes)
+    return found
+
+
+def test_every_section_measures_something(result):
+    sizes = result["storage"]["bytes_per_crop"]
+    assert sizes["hard"]["derived"] < sizes["marginal_smoothing:k=5"]["derived"] < sizes["marginal_smoothing:k=5,values=f32"]["stored"]
+    assert result["storage"]["peers_bytes_per_crop"]["FKD .tar, f32"] > sizes["marginal_smoothing:k=5,values=f32"]["stored"]
+    points = {point["codec"]: point for family in result["distortion"]["families"].values() for point in family}
+    assert points["marginal_smoothing:k=10"]["kl"] < points["marginal_smoothing:k=2"]["kl"]
+    for columns in result["limit"]["columns"].values():
+        assert columns["together"]["model"] == pytest.approx(
+            sum(columns[name]["model"] for name in columns if name not in ("together", "the rest"))
+        )
+    assert all(time["median"] > 0 for time in result["reading"]["9 images"]["microseconds_per_image"].values())
+    assert result["scale"]["over_crops"]["1"]["images"] == 180
+
+
+def test_the_report_is_rendered(result, tmp_path):
+    text = report.render(json.loads(json.dumps(result)), "x.json")
+    assert all(f"## {number}. " in text for number in (1, 2, 3, 4, 5, 6, 8))
+    figures.draw(result, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"storage.png", "distortion.png", "budget.png", "reading.png", "scale.png"}
+
+
+def test_the_committed_report_is_that_of_the_committed_result():
+    path = report.latest()
+    assert report.REPORT.read_text() == report.render(json.loads(path.read_text()), path.name)
+
+
+def test_the_model_counts_what_an_adaptive_coder_would_need():
+    symbols, context = np.array([3, 3, 5, 3]), np.array([0, 0, 0, 1])
+    bits = -np.log2([1 / 2, 1.5 / 2, 0.5 / 3, 1 / 2]).sum()  # (times seen + 1/2) / (all seen + 2 * 1/2)
+    assert limit._adaptive_bits(symbols, context, 0.5) == pytest.approx(bits)
+    ranks = np.array([[[0, 1], [1, -1]]])  # two new classes of ten, the second of nine, then one of two that were seen once
+    assert limit._ranks_bits(ranks, 10, 0.0, 1.0) == pytest.approx(np.log2(10) + np.log2(9) + np.log2(3))
+
+
+@pytest.mark.shared
+def test_the_image_path(labels, tmp_path, monkeypatch, teacher_logits):
+    few = slice(0, 3)
+    sizes = teacher_logits["image_size"][few].astype(np.int64)
+    crops, flips = teacher_logits["crops"][few, :20].astype(np.int64), teacher_logits["flips"][few, :20]
+    keys = [str(key) for key in teacher_logits["keys"][few]]
+    photographs = replace(labels, keys=keys, image_sizes=sizes, crops=crops, flips=flips, probs=labels.probs[few])
+    monkeypatch.setattr(images, "ROUNDS", 1)
+    with pytest.warns(UserWarning, match="97 images .* have no labels"):
+        found = images.measure(photographs, tmp_path)
+    assert found["decoders"]["differing_samples"] == 0
+    assert 0 < found["labels_share"]["percent"]["stored"]["median"] < 100
