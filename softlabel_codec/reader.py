@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softlabel_codec.arguments import batch_crop_numbers, crop_numbers
-from softlabel_codec.block_index import BlockIndex
+from softlabel_codec.blocks import BlockIndex, Blocks
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, StateError, TruncatedError
 from softlabel_codec.few import MAX_CROPS as MAX_FEW
 from softlabel_codec.few import FewCropsReader
-from softlabel_codec.frame import TRAILER, Index, Trailer, block_content, block_contents
+from softlabel_codec.frame import TRAILER, Index, Trailer
 from softlabel_codec.keys import Keys
 from softlabel_codec.labelled import BatchLabels, ImageLabels
 from softlabel_codec.labels import check_policy
@@ -103,8 +103,6 @@ class SoftLabelReader:
         self._policy = _policy(policy, description.codec)
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
         self._sampler_checked = False
-        self._kept = -1, b""
-        self._metadata_crc32 = beginning.metadata_crc32
         self.blocks_offset = beginning.blocks_offset
         self.format_version = beginning.header.version
         self.num_classes, self.codec, self.crops = description.num_classes, str(description.codec), description.crops
@@ -113,6 +111,7 @@ class SoftLabelReader:
         self.trailer = self._read_trailer(beginning)
         self._num_images = self.trailer.num_images
         self.index = self._read_index(beginning.blocks_offset)
+        self.blocks = Blocks(self._source, self.index, beginning.metadata_crc32)
         self.num_crops = self.index.num_crops
         self.summary = self._read_summary()
         self.keys = Keys(self._source, self.trailer)
@@ -186,7 +185,7 @@ class SoftLabelReader:
         number = self._number(image)
         chosen = None if crops is None else self._crop_numbers(crops, number)
         block, slot = self.index.locate(number)
-        content = self.block_content(block)
+        content = self.blocks.content(block)
         try:
             if self._layout.derived:
                 self._check_sampler(block)
@@ -197,7 +196,7 @@ class SoftLabelReader:
             rows, sizes, _ = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers, streams)
             labels = self._quantiser.dequantise(rows.codes, self._policy)
         except CorruptError as error:
-            raise self._in_block(error, block) from None
+            raise self.blocks.located(error, block) from None
         return ImageLabels(rows.crops, rows.flips, (int(sizes[0, 0]), int(sizes[0, 1])), labels)
 
     def read_batch(self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike | None = None) -> BatchLabels:
@@ -224,7 +223,7 @@ class SoftLabelReader:
         image_block = self.index.first_images.searchsorted(numbers, side="right") - 1
         blocks, block_place = np.unique(image_block, return_inverse=True)
         slots = numbers - self.index.first_images[image_block]
-        contents = self._block_contents(blocks)
+        contents = self.blocks.contents(blocks)
         streams = None
         if self._layout.derived:
             self._check_sampler(int(blocks[0]))
@@ -243,7 +242,7 @@ class SoftLabelReader:
 
     def close(self) -> None:
         """Close the file. Closing twice is allowed."""
-        self._kept = -1, b""
+        self.blocks.forget()
         self._source.close()
 
     def __enter__(self) -> SoftLabelReader:
@@ -305,35 +304,11 @@ class SoftLabelReader:
         wrong = next(crop for crop in chosen if not 0 <= crop <= last)
         return IndexError(f"{self.path}: image {number} ({self.keys[number]!r}): crop number: expected 0 to {last}, got {wrong}")
 
-    def block_content(self, block: int) -> bytes:
-        """Return the decompressed content of a block, checked. The last one is kept: neighbours are often read one after another."""
-        kept_block, content = self._kept
-        if block == kept_block:
-            return content
-        start, end = self.index.starts[block : block + 2].tolist()
-        data = self._source.read_at(start, end - start)
-        try:
-            content = block_content(data, self._metadata_crc32, block)
-        except FormatError as error:
-            raise self._in_block(error, block) from None
-        self._kept = block, content
-        return content
-
-    def _block_contents(self, blocks: NDArray[np.int64]) -> list[bytes]:
-        """Return the contents of several blocks, as `block_content` does."""
-        numbers, starts = blocks.tolist(), self.index.starts[blocks]
-        lengths = self.index.starts[blocks + 1] - starts
-        data = self._source.read_many(starts.tolist(), lengths.tolist())
-        try:
-            return block_contents(data, self._metadata_crc32, numbers)
-        except FormatError:
-            return [self.block_content(block) for block in numbers]  # finds the bad one
-
     def block_columns(self, block: int) -> list[Column]:
         """Return the content of a block as the named columns that our writer makes of it."""
         first = int(self.index.first_images[block])
         previous_key = self.keys[first - 1] if first else ""
-        images = self._layout.unpack_all(self.block_content(block), previous_key)
+        images = self._layout.unpack_all(self.blocks.content(block), previous_key)
         return self._layout.pack(images, previous_key)
 
     def check_block(self, block: int, previous_key: str) -> str:
@@ -341,7 +316,7 @@ class SoftLabelReader:
 
         CorruptError if anything is wrong, or contradicts `previous_key`, the key before the block's first.
         """
-        content = self.block_content(block)
+        content = self.blocks.content(block)
         first, last = int(self.index.first_images[block]), int(self.index.first_images[block + 1])
         try:
             images = self._layout.unpack_all(content, previous_key)
@@ -349,7 +324,7 @@ class SoftLabelReader:
             if images.keys != self.keys[first:last] or images.counts.tolist() != self.num_crops[first:last].tolist():
                 raise CorruptError("its keys or numbers of crops are not those of the index")
         except FormatError as error:
-            raise self._in_block(error, block) from None
+            raise self.blocks.located(error, block) from None
         return images.keys[-1]
 
     def read_bytes(self, offset: int, length: int) -> bytes:
@@ -363,11 +338,6 @@ class SoftLabelReader:
             self.check_block(block, self.keys[first - 1] if first else "")
             self._sampler_checked = True
 
-    def _in_block(self, error: FormatError, block: int) -> FormatError:
-        first, last = int(self.index.first_images[block]), int(self.index.first_images[block + 1]) - 1
-        images = f"image {first}" if first == last else f"images {first} to {last}"
-        return located(error, self._source, f"block {block} at byte {int(self.index.starts[block])}, {images}")
-
     def _find_corrupt(self, contents: list[bytes], blocks: NDArray[np.int64], error: FormatError) -> FormatError:
         for content, block in zip(contents, blocks.tolist(), strict=True):
             try:
@@ -375,7 +345,7 @@ class SoftLabelReader:
                 images = self._layout.unpack([content], one, one, None, one)
                 self._quantiser.dequantise(images[0].codes, self._policy)
             except FormatError as found:
-                return self._in_block(found, block)
+                return self.blocks.located(found, block)
         return located(error, self._source)
 
 

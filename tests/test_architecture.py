@@ -24,7 +24,7 @@ STOREYS = [
     ["labels", "quantise"],
     ["pack"],
     ["crop_choice", "description", "frame", "store"],
-    ["block_index", "few", "keys", "labelled", "prefix"],
+    ["blocks", "few", "keys", "labelled", "prefix"],
     ["summary", "arguments"],
     ["assembly"],
     ["reader", "writer", "recover"],
