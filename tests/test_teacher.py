@@ -1,5 +1,6 @@
 """The teacher side: labelling image folders."""
 
+import importlib.metadata
 import os
 import re
 import signal
@@ -67,6 +68,7 @@ def test_the_file_says_how_its_labels_were_made(image_folder, tmp_path, teacher_
         assert found["crops_per_image"] == 6
         assert found["images"] == {"count": 6, "keys_sha256": reader.summary["keys_sha256"]}
         assert found["package"].startswith("softlabel_codec ")
+        assert found["libraries"]["torch"] == importlib.metadata.version("torch")
         assert reader.num_classes == 10
 
 

@@ -23,7 +23,7 @@ from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, is_killed
 from softlabel_codec.teacher.config import EncodeConfig
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
 from softlabel_codec.torch.pixels import normalize
-from softlabel_codec.version import PACKAGE
+from softlabel_codec.version import PACKAGE, library_versions
 from softlabel_codec.writer import SoftLabelWriter
 
 Progress = Callable[[int, int], None]
@@ -297,4 +297,5 @@ def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: 
         "crops_per_image": config.crops,
         "images": {"count": len(keys), "keys_sha256": keys_sha256(key.encode() for key in keys)},
         "package": PACKAGE,
+        "libraries": library_versions("numpy", "pillow", "torch"),
     }
