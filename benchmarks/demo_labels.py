@@ -10,24 +10,27 @@ from common import Labels
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from softlabel_codec.demo.digits import IMAGE_SIDE, MEAN, STD, Digits, small_network, write_digits
-from softlabel_codec.images import apply_crop, load_image
+from softlabel_codec.demo.digits import IMAGE_SIDE, MEAN, NUM_CLASSES, STD, write_digits
+from softlabel_codec.demo.story import OPTIONS, SCALE
+from softlabel_codec.images import apply_crop, list_images, load_image
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import normalize, to_tensor
+from softlabel_codec.trainer import TrainConfig, load_student, train
 
 NUM_IMAGES, NUM_CROPS = 100, 200
-WIDTH, EPOCHS, BATCH = 32, 3, 50
+EPOCHS = 30
 SIZE = IMAGE_SIDE, IMAGE_SIDE
 
 
 def demo_labels(folder: Path) -> Labels:
     """Train the demo's teacher for a few seconds and return its labels."""
-    digits = write_digits(folder)
-    model = _train_teacher(digits)
-    sampler = CropSampler(seed=1, scale=(0.35, 1.0))
-    keys = sorted(digits.classes)[:: len(digits.classes) // NUM_IMAGES][:NUM_IMAGES]
+    write_digits(folder)
+    model = _train_teacher(folder)
+    sampler = CropSampler(seed=1, scale=SCALE)
+    keys = list_images(folder / "train")
+    keys = keys[:: len(keys) // NUM_IMAGES][:NUM_IMAGES]
     geometry = [sampler.sample(key, SIZE, range(NUM_CROPS)) for key in keys]
-    probs = [_label(model, digits.folder / key, crops) for key, (crops, _) in zip(keys, geometry, strict=True)]
+    probs = [_label(model, folder / "train" / key, crops) for key, (crops, _) in zip(keys, geometry, strict=True)]
     return Labels(
         source=f"the demo's teacher on {len(keys)} handwritten digits, {NUM_CROPS} crops each",
         keys=keys,
@@ -39,19 +42,10 @@ def demo_labels(folder: Path) -> Labels:
     )
 
 
-def _train_teacher(digits: Digits) -> nn.Module:
-    torch.manual_seed(0)
-    model = small_network(WIDTH)
-    pixels = to_tensor([load_image(digits.folder / key) for key in digits.classes])
-    images, classes = normalize(pixels, MEAN, STD), torch.tensor(list(digits.classes.values()))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3)
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(images)).split(BATCH):
-            loss = nn.functional.cross_entropy(model(images[batch]), classes[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return model.eval()
+def _train_teacher(folder: Path) -> nn.Module:
+    own = {"images": str(folder / "train"), "labels": "truth", "out": str(folder / "teacher"), "epochs": EPOCHS, "flip_probability": 0.5}
+    report = train(TrainConfig.from_mapping({**OPTIONS, **own, "checkpoint_epochs": EPOCHS}))
+    return load_student(Path(report.out) / "weights.pt", OPTIONS["student"], NUM_CLASSES).model.eval()
 
 
 @torch.inference_mode()

@@ -31,9 +31,23 @@ def choose_crops(seed: int, epoch: int, images: Any, num_crops: Any, crops_per_i
     crops_per_image : int
         N.
     """
+    return crops_at(seed, epoch * crops_per_image + np.arange(crops_per_image, dtype=np.int64), images, num_crops)
+
+
+def crops_at(seed: int, places: Any, images: Any, num_crops: Any) -> IntArray:
+    """Return the crops that stand at some places of the endless sequences of some images, int64 (B, N).
+
+    Parameters
+    ----------
+    seed : int
+        At least 0.
+    places : int (N,) or (B, N)
+        At least 0.
+    images, num_crops : int (B,)
+        As for `choose_crops`.
+    """
     count = np.asarray(num_crops, np.int64)[:, None]
-    place = epoch * crops_per_image + np.arange(crops_per_image, dtype=np.int64)
-    turn, step = np.divmod(place, count)
+    turn, step = np.divmod(np.broadcast_to(places, (len(count), np.shape(places)[-1])), count)
     with np.errstate(over="ignore"):
         key = _mix(_mix(np.asarray(images, np.uint64)[:, None] + _ODD * np.uint64(seed % 2**64)) + turn.astype(np.uint64))
         return _permute(step, count, key)

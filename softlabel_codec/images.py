@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from softlabel_codec.arguments import INTERPOLATIONS
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.labelled import ImageLabels
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 COLOR_POLICY = "converted to 8-bit RGB by Pillow; alpha dropped; 16-bit samples shifted right by 8"
@@ -198,6 +199,32 @@ def pixel_crops(crops: NDArray[Any], size: tuple[int, int]) -> NDArray[np.int64]
     top, left, crop_height, crop_width = np.rint(crops.astype(np.float64) * [height, width, height, width]).astype(np.int64).T
     top, left = np.clip(top, 0, height - 1), np.clip(left, 0, width - 1)
     return np.stack([top, left, np.clip(crop_height, 1, height - top), np.clip(crop_width, 1, width - left)], axis=1)
+
+
+def crops_in_pixels(labelled: ImageLabels, size: tuple[int, int], key: str, labels: str) -> NDArray[np.int64]:
+    """Return stored crops (M, 4) in whole pixels of an image of that height and width.
+
+    Raises
+    ------
+    MismatchError
+        If the labelled image had another size; the error names the image's key and the file of the labels.
+    """
+    if labelled.image_size not in ((0, 0), size):
+        raise MismatchError(
+            f"{labels}: image {key!r}: expected {labelled.image_size[0]} x {labelled.image_size[1]} pixels (height x width) "
+            f"as labelled, got {size[0]} x {size[1]}: these labels belong to another copy of the images"
+        )
+    return pixel_crops(labelled.crops, size)
+
+
+def center_crop(image: Image.Image, size: int, part: float = 0.875, interpolation: str = "bilinear") -> Image.Image:
+    """Return the middle of an image as networks are tested: `size` x `size` pixels, which are `part` of the shorter side."""
+    scale = size / part / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), resampling(interpolation))
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 
 def apply_crop(image: Image.Image, crop: Sequence[int], flip: bool, size: int, interpolation: str = "bilinear") -> Image.Image:

@@ -52,6 +52,8 @@ class SoftLabelReader:
         Codec string, canonical.
     crops : str
         How crops are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
+    sampler : CropSampler or None
+        What gives crops that are `derived`.
     metadata : dict
         What the writer's caller wanted to keep.
     summary : dict
@@ -106,6 +108,7 @@ class SoftLabelReader:
         self.blocks_offset = beginning.blocks_offset
         self.format_version = beginning.header.version
         self.num_classes, self.codec, self.crops = description.num_classes, str(description.codec), description.crops
+        self.sampler = description.sampler
         self.metadata: Plain = description.metadata
         self.written_by = description.written_by
         self.trailer = self._read_trailer(beginning)

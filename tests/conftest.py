@@ -122,3 +122,13 @@ def teacher_file(tmp_path) -> str:
     path = tmp_path / "tiny_teacher.py"
     path.write_text(TEACHER)
     return f"{path}:build"
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A tiny problem: images of four colours, a teacher file, a label file."""
+    from shapes import write_shapes
+
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder)
+    return folder

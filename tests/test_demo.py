@@ -17,27 +17,29 @@ from softlabel_codec.report import verify
 
 
 def test_the_whole_story(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(story, "TEACHER_EPOCHS", 2)
+    monkeypatch.setattr(story, "TEACHER_EPOCHS", 12)
     monkeypatch.setattr(story, "CROPS", 8)
-    monkeypatch.setattr(story, "CROPS_PER_IMAGE", 2)
-    steps = []
-    rows = run_demo(tmp_path / "demo", epochs=1, seeds=1, progress=lambda done, total: steps.append((done, total)))
-    assert [row.source for row in rows] == list(story.SOURCES)
-    assert steps == [(done, 8) for done in range(1, 9)]
-    for row in rows:
-        path = tmp_path / "demo" / f"{row.source.replace(' ', '-')}.slc"
+    out, steps = tmp_path / "demo", []
+    outcome = run_demo(out, epochs=4, seeds=2, progress=lambda done, total: steps.append((done, total)))
+    rows = {row.name: row for row in outcome.comparison.rows}
+    assert list(rows) == [*story.CODECS, "ground truth", "teacher in every step"]
+    assert steps == [(done, 14 * 60) for done in range(1, 14 * 60 + 1)]
+    assert 0.5 < outcome.teacher_accuracy <= 1  # chance is 0.1
+    for name in story.CODECS:
+        path = out / f"{name.replace(' ', '-')}.slc"
         assert verify(path, deep=True).ok
         with SoftLabelReader(path) as reader:
             assert (len(reader), set(reader.num_crops.tolist()), reader.num_classes) == (1000, {8}, 10)
-        assert row.bytes_per_crop == path.stat().st_size / 8000
-        assert row.fkd_bytes_per_crop > row.bytes_per_crop
-        assert 0.3 < row.accuracies[0] <= 1  # chance is 0.1
-    results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert [row["accuracies"] for row in results["rows"]] == [row.accuracies for row in rows]
-    with Image.open(tmp_path / "demo" / "demo.png") as picture:
+        assert rows[name].bytes_per_crop == path.stat().st_size / 8000
+        assert outcome.fkd_bytes_per_crop[name] > 3 * rows[name].bytes_per_crop
+    assert all(20 < accuracy <= 100 for row in rows.values() for accuracy in row.accuracies)
+    assert 0 < rows["marginal smoothing"].kl < rows["smoothing"].kl
+    results = json.loads((out / "results.json").read_text())
+    assert [row["accuracies"] for row in results["comparison"]["rows"]] == [row.accuracies for row in rows.values()]
+    with Image.open(out / "demo.png") as picture:
         assert picture.size[0] > 1000
     printed = capsys.readouterr().out
-    assert all(text in printed for text in ("$ slcodec inspect", "$ slcodec stats", "Where the bytes go", "1 students each"))
+    assert all(text in printed for text in ("$ slcodec inspect", "$ slcodec stats", "Where the bytes go", "7 x 2 students", "FKD's files"))
 
 
 @pytest.mark.parametrize("codec", ["marginal_smoothing:k=3", "smoothing", "hard"])

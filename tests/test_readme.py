@@ -16,6 +16,9 @@ from conftest import TEACHER
 from PIL import Image
 from torch import nn
 
+from softlabel_codec.students import build_student
+from softlabel_codec.train_config import TrainConfig
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -23,17 +26,21 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A folder as a reader of the README may have it: photographs, a teacher, label files of FKD's."""
+    """A folder as a reader of the README may have it: photographs, a teacher, label files of FKD's, a recipe."""
     rng = np.random.default_rng(0)
-    for number in range(4):
-        folder, labels = (tmp_path / top / f"n{number % 2}" for top in ("photos/train", "FKD_labels"))
-        folder.mkdir(parents=True, exist_ok=True)
-        labels.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(folder / f"{number}.jpg")
+    for number in range(10):
+        folder, test, labels = (tmp_path / top / f"n{number}" for top in ("photos/train", "photos/val", "FKD_labels"))
+        for place in (folder, test, labels):
+            place.mkdir(parents=True)
+        for place in (folder, test):
+            Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(place / f"{number}.jpg")
         fractions = np.float32([[0.0, 0.25, 0.5, 0.5], [0.25, 0.0, 0.75, 1.0]])
         stored = np.stack([[[1, 2, 3, 4, 5]] * 2, [[0.5, 0.2, 0.1, 0.05, 0.05]] * 2], axis=1).astype(np.float32)
         torch.save([fractions, np.array([True, False]), stored], labels / f"{number}.tar")
     (tmp_path / "teacher.py").write_text(TEACHER)
+    (recipe,) = (json.loads(block) for language, block in BLOCKS if language == "json")
+    small = {"student": "small", "size": 16, "epochs": 1, "batch_size": 8, "workers": 0, "warmup_epochs": 0.0}
+    (tmp_path / "recipe.json").write_text(json.dumps({**recipe, **small}))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -57,11 +64,17 @@ def run_shell(line):
 
 
 def test_every_block_runs(desk):
-    names = {"student": nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10)), "device": "cpu"}
+    names = {
+        "somebody_elses_resnet50": lambda: build_student("small", 10),
+        "student": nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10)),
+        "device": "cpu",
+    }
     for language, block in BLOCKS:
         if language == "sh":
             for line in block.splitlines():
                 run_shell(line)
+        elif language == "json":
+            TrainConfig.from_mapping({"labels": "labels.slc", "out": "run", **json.loads(block)})
         elif language == "python":
             exec(compile(block, "README.md", "exec"), names)
         else:
@@ -72,7 +85,8 @@ def test_every_block_runs(desk):
     assert torch.isfinite(names["loss"])
     assert (desk / "labels.png").exists()
     assert (desk / "imported.slc").exists()
-    assert {language for language, _ in BLOCKS} == {"sh", "python", "text"}
+    assert (desk / "proof" / "compare.png").exists()
+    assert {language for language, _ in BLOCKS} == {"sh", "python", "json", "text"}
 
 
 @pytest.mark.parametrize(

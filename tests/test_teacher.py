@@ -20,11 +20,11 @@ from softlabel_codec import ArgumentError, Codec, MismatchError, SoftLabelReader
 from softlabel_codec.images import apply_crop, load_image
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
-from softlabel_codec.teacher import batches as batches_module
 from softlabel_codec.teacher.batches import CropBatches, Plan, Run, load_batches
 from softlabel_codec.teacher.encode import device_labels
 from softlabel_codec.teacher.load import weights_sha256
 from softlabel_codec.torch import normalize
+from softlabel_codec.torch import workers as workers_module
 
 
 def config(image_folder, tmp_path, teacher_file, **options):
@@ -363,7 +363,7 @@ def test_a_killed_worker_is_not_the_teachers_fault(image_folder, tmp_path, teach
 def test_little_shared_memory_is_enough(image_folder, tmp_path, teacher_file, monkeypatch):
     encode(config(image_folder, tmp_path, teacher_file))
     whole = (tmp_path / "out.slc").read_bytes()
-    monkeypatch.setattr(batches_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(workers_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     seen = []
     original = CropBatches.__getitem__
     monkeypatch.setattr(CropBatches, "__getitem__", lambda self, index: seen.append(self.as_array) or original(self, index))

@@ -10,6 +10,7 @@ from softlabel_codec.cli.encode import encode_command
 from softlabel_codec.cli.importing import import_group
 from softlabel_codec.cli.look import inspect_command, recover_command, stats_command, verify_command
 from softlabel_codec.cli.output import Group, progress_bar
+from softlabel_codec.cli.training import compare_command, evaluate_command, label_maps_command, train_command
 from softlabel_codec.version import __version__
 
 
@@ -34,5 +35,18 @@ def demo_command(folder: str, **options: Any) -> None:
         run_demo(folder, progress=progress, **{name: value for name, value in options.items() if value is not None})
 
 
-for command in (encode_command, import_group, inspect_command, stats_command, verify_command, recover_command, demo_command):
+COMMANDS = (
+    encode_command,
+    import_group,
+    inspect_command,
+    stats_command,
+    verify_command,
+    recover_command,
+    train_command,
+    compare_command,
+    evaluate_command,
+    label_maps_command,
+    demo_command,
+)
+for command in COMMANDS:
     main.add_command(command)

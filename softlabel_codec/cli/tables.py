@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from softlabel_codec.cli.output import print_pairs, print_table
 from softlabel_codec.report import FileReport, StatsReport
+
+if TYPE_CHECKING:  # imports torch
+    from softlabel_codec.trainer.outcome import CompareReport, Row
 
 MOST_SKIPPED = 10
 
@@ -77,3 +80,48 @@ def _flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def show_comparison(report: CompareReport) -> None:
+    """Print what students make of each label source, and what the labels are like."""
+    title = f"Students; differences from {report.reference} with 95 % intervals, margin {report.margin:g} points"
+    columns = ["labels", "top-1 in %", "n", "difference", "within margin", "bytes/crop", "s/epoch", "for data"]
+    print_table(title, columns, [_student_row(row) for row in report.rows])
+    seen = {row.name: row for row in report.rows if row.quality is not None}
+    if seen:
+        click.echo()
+        columns = ["labels", "confidence", "entropy", "agreement with classes", f"KL from {report.reference}", "cross-entropy"]
+        print_table("Their labels, entropies in nats", columns, [_label_row(row, report.reference) for row in seen.values()])
+
+
+def _student_row(row: Row) -> list[str]:
+    spread = "" if row.standard_deviation is None else f" +- {row.standard_deviation:.2f}"
+    found = row.difference
+    return [
+        row.title,
+        f"{row.mean:.2f}{spread}",
+        str(len(row.accuracies)),
+        "" if found is None else f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})",
+        {None: "", True: "yes", False: "not shown"}[row.within_margin],
+        _number(row.bytes_per_crop, "{:.2f}"),
+        f"{row.seconds_per_epoch:.2f}",
+        f"{row.data_seconds_per_epoch:.2f}",
+    ]
+
+
+def _label_row(row: Row, reference: str) -> list[str]:
+    quality = row.quality
+    assert quality is not None
+    known = reference in quality.cross_entropy
+    return [
+        row.name,
+        f"{quality.confidence:.3f}",
+        f"{quality.entropy:.3f}",
+        _number(quality.agreement, "{:.3f}"),
+        _number(row.kl, "{:.3f}", "infinite" if known else ""),
+        _number(quality.cross_entropy.get(reference), "{:.3f}", "infinite" if known else ""),
+    ]
+
+
+def _number(value: float | None, form: str, otherwise: str = "") -> str:
+    return otherwise if value is None else form.format(value)

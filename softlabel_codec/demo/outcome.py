@@ -1,13 +1,11 @@
-"""What the demo found out, as rows of a table, as JSON and as a picture."""
+"""What the demo prints, writes and draws at the end."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import click
@@ -22,35 +20,39 @@ from softlabel_codec.demo.digits import IMAGE_SIDE
 from softlabel_codec.labelled import ImageLabels
 from softlabel_codec.labels import DenseLabels
 from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.trainer.outcome import CompareReport, Row
 
 
 @dataclass(frozen=True)
-class Row:
-    """One source of labels, and what students make of it.
+class Outcome:
+    """What came out of the demo.
 
     Attributes
     ----------
-    source, codec : str
-        Where labels come from and how they are stored.
-    bytes_per_crop, fkd_bytes_per_crop : float
-        Of our file, and of FKD's files with the same labels in float32.
-    accuracies : list of float
-        Of students, one per seed.
+    teacher_accuracy : float
+        Share of the test images.
+    fkd_bytes_per_crop : dict
+        For each label file, the size of FKD's files with the same labels in float32.
+    comparison : CompareReport
+        The students.
     """
 
-    source: str
-    codec: str
-    bytes_per_crop: float
-    fkd_bytes_per_crop: float
-    accuracies: list[float]
+    teacher_accuracy: float
+    fkd_bytes_per_crop: dict[str, float]
+    comparison: CompareReport
+
+    @property
+    def stored(self) -> list[tuple[Row, float, float]]:
+        """Rows of label files, with the bytes per crop of them and of FKD's."""
+        rows = [(row, row.bytes_per_crop, self.fkd_bytes_per_crop.get(row.name)) for row in self.comparison.rows]
+        return [(row, ours, theirs) for row, ours, theirs in rows if ours is not None and theirs is not None]
 
 
-def summarise(source: str, codec: str, path: Path, accuracies: list[float]) -> Row:
-    """Return the row of a label file and its students."""
+def fkd_bytes_per_crop(path: Path, codec: str) -> float:
+    """Return how large FKD's files with the labels of a label file are, by crops."""
     with SoftLabelReader(path) as reader:
-        num_crops = int(reader.num_crops.sum())
-        fkd_bytes = sum(_fkd_file_bytes(image, Codec.parse(codec), path.with_suffix(".tar")) for image in reader)
-    return Row(source, str(Codec.parse(codec)), path.stat().st_size / num_crops, fkd_bytes / num_crops, accuracies)
+        sizes = [_fkd_file_bytes(image, Codec.parse(codec), path.with_suffix(".tar")) for image in reader]
+        return sum(sizes) / int(reader.num_crops.sum())
 
 
 def _fkd_file_bytes(image: ImageLabels, codec: Codec, path: Path) -> int:
@@ -75,46 +77,27 @@ def write_fkd_file(image: ImageLabels, codec: Codec, path: Path) -> None:
     torch.save([fractions, image.flips, labels], path)
 
 
-def show(rows: Sequence[Row], teacher_accuracy: float) -> None:
-    """Print the table."""
-    click.echo(f"\nThe teacher gets {teacher_accuracy:.1%} right. Its labels, and students trained from them:\n")
-    print_table(
-        f"{len(rows[0].accuracies)} students each; accuracy in % +- standard deviation",
-        ["labels", "codec", "bytes/crop", "FKD files", "smaller", "accuracy"],
-        [
-            (
-                row.source,
-                row.codec,
-                f"{row.bytes_per_crop:.1f}",
-                f"{row.fkd_bytes_per_crop:.1f}",
-                f"{row.fkd_bytes_per_crop / row.bytes_per_crop:.1f} x",
-                _accuracy_text(row),
-            )
-            for row in rows
-        ],
-    )
+def show_sizes(outcome: Outcome) -> None:
+    """Print how large the label files are."""
+    rows = [(row.name, row.codec, f"{ours:.2f}", f"{theirs:.1f}", f"{theirs / ours:.1f} x") for row, ours, theirs in outcome.stored]
+    click.echo()
+    print_table("Bytes per crop", ["labels", "codec", "this format", "FKD's files", "smaller"], rows)
 
 
-def _accuracy_text(row: Row) -> str:
-    spread = f" +- {100 * stdev(row.accuracies):.1f}" if len(row.accuracies) > 1 else ""
-    return f"{100 * mean(row.accuracies):.1f}{spread}"
+def write_json(outcome: Outcome, path: Path) -> None:
+    """Write everything for programs."""
+    path.write_text(json.dumps(dataclasses.asdict(outcome), indent=1) + "\n")
 
 
-def write_json(rows: Sequence[Row], teacher_accuracy: float, path: Path) -> None:
-    """Write the table for programs."""
-    results = {"date": time.strftime("%Y-%m-%d"), "teacher_accuracy": teacher_accuracy, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(results, indent=2) + "\n")
-
-
-def draw(rows: Sequence[Row], labels: Path, images: Path, path: Path) -> None:
+def draw(outcome: Outcome, labels: Path, images: Path, path: Path) -> None:
     """Draw an image with its labelled crops, the sizes of files and the accuracy of students."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _draw_crops(left, labels, images)
-    _draw_sizes(middle, rows)
-    _draw_accuracies(right, rows)
+    _draw_sizes(middle, outcome)
+    _draw_accuracies(right, outcome.comparison)
     figure.savefig(path, dpi=120)
 
 
@@ -138,23 +121,23 @@ def _draw_crops(axes: Any, labels: Path, images: Path) -> None:
     axes.set_yticks([])
 
 
-def _draw_sizes(axes: Any, rows: Sequence[Row]) -> None:
-    places = np.arange(len(rows))
-    axes.barh(places - 0.2, [row.fkd_bytes_per_crop for row in rows], height=0.4, color="lightgrey", label="FKD files")
-    bars = axes.barh(places + 0.2, [row.bytes_per_crop for row in rows], height=0.4, label="softlabel container")
+def _draw_sizes(axes: Any, outcome: Outcome) -> None:
+    names, ours, theirs = zip(*((row.name, ours, theirs) for row, ours, theirs in outcome.stored), strict=True)
+    places = np.arange(len(names))
+    axes.barh(places - 0.2, theirs, height=0.4, color="lightgrey", label="FKD files")
+    bars = axes.barh(places + 0.2, ours, height=0.4, label="softlabel container")
     axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.set_yticks(places, [row.source for row in rows])
+    axes.set_yticks(places, names)
     axes.invert_yaxis()
-    axes.set(title="Bytes per crop", xlabel="bytes", xlim=(0, 1.15 * max(row.fkd_bytes_per_crop for row in rows)))
+    axes.set(title="Bytes per crop", xlabel="bytes", xlim=(0, 1.15 * max(theirs)))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.36), ncols=2, frameon=False)
 
 
-def _draw_accuracies(axes: Any, rows: Sequence[Row]) -> None:
-    for place, row in enumerate(rows):
-        values = 100 * np.array(row.accuracies)
-        axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.5)
-        axes.plot(values.mean(), place, "|", color="black", markersize=18)
-    axes.set_yticks(range(len(rows)), [row.source for row in rows])
+def _draw_accuracies(axes: Any, report: CompareReport) -> None:
+    for place, row in enumerate(report.rows):
+        axes.plot(row.accuracies, [place] * len(row.accuracies), "o", color="tab:blue", alpha=0.5)
+        axes.plot(row.mean, place, "|", color="black", markersize=18)
+    axes.set_yticks(range(len(report.rows)), [row.name for row in report.rows])
     axes.invert_yaxis()
     axes.margins(0.12)
     axes.set(title="Accuracy of students (each, and mean)", xlabel="% of test images")

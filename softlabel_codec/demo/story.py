@@ -6,62 +6,71 @@ import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
-import torch
-from torch import nn
 
-from softlabel_codec.cli.tables import show_inspection, show_stats
-from softlabel_codec.demo.digits import IMAGE_SIDE, MEAN, NUM_CLASSES, STD, Digits, small_network, write_digits
-from softlabel_codec.demo.outcome import Row, draw, show, summarise, write_json
+from softlabel_codec.cli.tables import show_comparison, show_inspection, show_stats
+from softlabel_codec.demo.digits import IMAGE_SIDE, MEAN, NUM_CLASSES, STD, write_digits
+from softlabel_codec.demo.outcome import Outcome, draw, fkd_bytes_per_crop, show_sizes, write_json
 from softlabel_codec.errors import StateError
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report import inspect, stats
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import EncodeConfig, encode
-from softlabel_codec.torch import SoftLabelDataset
-from softlabel_codec.trainer import StudentConfig, accuracy, train_student
+from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
+from softlabel_codec.trainer import compare, train
 from softlabel_codec.writer import SoftLabelWriter
 
 CROPS = 40
-CROPS_PER_IMAGE = 4
 SEEDS = 3
-TEACHER_EPOCHS, STUDENT_EPOCHS = 10, 5
-TEACHER_WIDTH, STUDENT_WIDTH = 32, 16
-IMAGES_PER_STEP = 16
-LEARNING_RATE = 8e-3
-SCALE = (0.35, 1.0)
-SOURCES = {
-    "ground truth": "hard",
-    "dense labels": "dense:values=f32",
+TEACHER_EPOCHS, STUDENT_EPOCHS = 30, 20
+SCALE, FLIP_PROBABILITY = (0.35, 1.0), 0.0  # a mirrored digit is not a digit
+CODECS = {
+    "full labels": "dense:values=f32",
     "marginal smoothing": "marginal_smoothing:k=3",
+    "image tail": "marginal_smoothing:t=0.1,tail=5",
     "smoothing": "smoothing",
     "hard": "hard",
 }
-WRITTEN = [
-    *(f"{source.replace(' ', '-')}.slc" for source in SOURCES),
-    *(f"{source.replace(' ', '-')}.slc.partial" for source in SOURCES),
-    "teacher.py",
-    "teacher.pt",
-    "results.json",
-    "demo.png",
-]
-TEACHER_FILE = f'''"""The demo's teacher, as `slcodec encode --teacher teacher.py:build` takes it."""
+REFERENCE = "full labels"
+MARGIN = 1.5
+OPTIONS = {
+    "student": "small",
+    "size": IMAGE_SIDE,
+    "mean": MEAN,
+    "std": STD,
+    "val_crop": 1.0,
+    "batch_size": 64,
+    "optimizer": "adamw",
+    "learning_rate": 8e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1.0,
+    "in_memory": True,
+    "precision": "float32",
+    "device": "cpu",
+}
+WRITTEN = ("train", "val", "teacher", "students", "teacher.py", "results.json", "demo.png")
+TEACHER_FILE = '''"""The demo's teacher: the built-in small network, twice as wide as the students."""
 
 from pathlib import Path
 
 import torch
 
 from softlabel_codec.demo.digits import IMAGE_SIDE as INPUT_SIZE
-from softlabel_codec.demo.digits import MEAN, STD, small_network
+from softlabel_codec.demo.digits import MEAN, NUM_CLASSES, STD
+from softlabel_codec.students.small import SmallNetwork
 
 NAME = "small network on handwritten digits"
 
 
-def build():
-    model = small_network({TEACHER_WIDTH})
-    model.load_state_dict(torch.load(Path(__file__).with_name("teacher.pt"), weights_only=True))
+def untrained(num_classes):  # slcodec train --student teacher.py:untrained
+    return SmallNetwork(num_classes, width=32)
+
+
+def build():  # slcodec encode --teacher teacher.py:build
+    model = untrained(NUM_CLASSES)
+    model.load_state_dict(torch.load(Path(__file__).parent / "teacher" / "weights.pt", weights_only=True))
     return model
 '''
 
@@ -73,8 +82,8 @@ def run_demo(
     seeds: int = SEEDS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Row]:
-    """Tell the whole story in a folder and return its table.
+) -> Outcome:
+    """Tell the whole story in a folder and return what came out.
 
     Parameters
     ----------
@@ -83,7 +92,7 @@ def run_demo(
     epochs, seeds, seed : int
         Epochs of each student, students per source, and where to start counting.
     progress : callable, optional
-        Called with steps done and in all.
+        Called with steps of students done and in all.
 
     Raises
     ------
@@ -92,43 +101,27 @@ def run_demo(
     """
     _require("sklearn", "matplotlib")
     out = _fresh_folder(Path(folder))
-    steps = _Steps(progress, 3 + len(SOURCES) * seeds)
-    digits = write_digits(out)
-    _say(steps, f"{len(digits.classes)} real images, {len(digits.test_classes)} more to test on, in {digits.folder}")
-    teacher_accuracy = _train_teacher(out, digits, seed)
-    _say(steps, f"teacher: {teacher_accuracy:.1%} of the test images right, after {TEACHER_EPOCHS} epochs from ground truth")
-    files = _label(out, digits, seed)
-    _say(steps, f"labelled {CROPS} crops of each image with it: {', '.join(sorted(path.name for path in files.values()))}")
+    write_digits(out)
+    click.echo(f"1000 real images in {out / 'train'}, 797 more to test on in {out / 'val'}")
+    teacher_accuracy = _train_teacher(out, seed)
+    click.echo(f"teacher: {teacher_accuracy:.1%} of the test images right, after {TEACHER_EPOCHS} epochs from ground truth")
+    files = _label(out, seed)
+    click.echo(f"labelled {CROPS} crops of each image with it: {', '.join(path.name for path in files.values())}")
     _look(files["marginal smoothing"])
-    rows = []
-    for source, codec in SOURCES.items():
-        accuracies = []
-        for student in range(seeds):
-            accuracies.append(_train_on(files[source], digits, epochs, seed + student))
-            _say(steps, f"student {student + 1} of {seeds} from {source}: {accuracies[-1]:.1%}")
-        rows.append(summarise(source, codec, files[source], accuracies))
-    show(rows, teacher_accuracy)
-    write_json(rows, teacher_accuracy, out / "results.json")
-    draw(rows, files["marginal smoothing"], digits.folder, out / "demo.png")
-    click.echo(f"\nThe table is in {out / 'results.json'} too, and the picture is {out / 'demo.png'}.")
-    return rows
-
-
-class _Steps:
-    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def next(self) -> None:
-        self._done += 1
-        if self._progress:
-            self._progress(self._done, self._total)
-
-
-def _say(steps: _Steps, text: str) -> None:
-    from tqdm import tqdm  # noqa: PLC0415
-
-    tqdm.write(text)
-    steps.next()
+    sources = {**{name: str(path) for name, path in files.items()}, "ground truth": TRUTH, "teacher in every step": ONLINE}
+    options = {**_options(out), "teacher": _teacher(out), "epochs": epochs, **_only_at_the_end(epochs)}
+    click.echo(f"\n{len(sources)} x {seeds} students, from each kind of labels:\n")
+    report = compare(
+        sources, out / "students", options, seeds=range(seed, seed + seeds), reference=REFERENCE, margin=MARGIN, progress=progress
+    )
+    sizes = {name: fkd_bytes_per_crop(path, CODECS[name]) for name, path in files.items()}
+    outcome = Outcome(teacher_accuracy, sizes, report)
+    show_comparison(report)
+    show_sizes(outcome)
+    write_json(outcome, out / "results.json")
+    draw(outcome, files["marginal smoothing"], out / "train", out / "demo.png")
+    click.echo(f"\nThe tables are in {out / 'results.json'} too, and the picture is {out / 'demo.png'}.")
+    return outcome
 
 
 def _fresh_folder(folder: Path) -> Path:
@@ -138,10 +131,18 @@ def _fresh_folder(folder: Path) -> Path:
     if any(folder.iterdir()) and not mark.exists():
         raise StateError(f"{folder}: expected an empty folder, or one that an earlier demo made")
     mark.touch()
-    shutil.rmtree(folder / "train", ignore_errors=True)
-    for name in WRITTEN:
-        (folder / name).unlink(missing_ok=True)
+    files = [_file_name(name) for name in CODECS]
+    for name in (*WRITTEN, *files, *(f"{file}.partial" for file in files)):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     return folder
+
+
+def _file_name(source: str) -> str:
+    return f"{source.replace(' ', '-')}.slc"
 
 
 def _require(*packages: str) -> None:
@@ -150,53 +151,44 @@ def _require(*packages: str) -> None:
         raise StateError(f"the demo needs {' and '.join(missing)}: pip install 'softlabel_codec[demo]'")
 
 
-def _look(labels: Path) -> None:
-    """Show what anyone sees who is handed one of the files."""
-    click.echo(f"\n$ slcodec inspect {labels}\n")
-    show_inspection(inspect(labels))
-    click.echo(f"\n$ slcodec stats {labels}\n")
-    show_stats(stats(labels))
-    click.echo()
+def _options(out: Path) -> dict[str, Any]:
+    return {"images": str(out / "train"), "val": str(out / "val"), **OPTIONS}
 
 
-def _sampler(seed: int) -> CropSampler:
-    return CropSampler(seed=seed, scale=SCALE, flip_probability=0.0)  # a mirrored digit is not a digit
+def _only_at_the_end(epochs: int) -> dict[str, Any]:
+    return {"val_epochs": epochs, "checkpoint_epochs": epochs}
 
 
-def _write_ground_truth(path: Path, digits: Digits, seed: int) -> None:
-    """Store ground truth as hard labels of the same crops, so that students from it take the same way as all others."""
-    with SoftLabelWriter(path, NUM_CLASSES, "hard", {"source": "ground truth"}, crops="derived", sampler=_sampler(seed)) as writer:
-        for key in sorted(digits.classes):
-            classes = np.full((CROPS, 1), digits.classes[key])
-            writer.add(key, image_size=(IMAGE_SIDE, IMAGE_SIDE), indices=classes, values=np.ones((CROPS, 1)))
+def _teacher(out: Path) -> str:
+    return f"{out / 'teacher.py'}:build"
 
 
-def _train_teacher(out: Path, digits: Digits, seed: int) -> float:
-    _write_ground_truth(out / "ground-truth.slc", digits, seed)
-    model = _student(out / "ground-truth.slc", digits, TEACHER_EPOCHS, seed, TEACHER_WIDTH)
-    torch.save(model.state_dict(), out / "teacher.pt")
+def _train_teacher(out: Path, seed: int) -> float:
     (out / "teacher.py").write_text(TEACHER_FILE)
-    return accuracy(model, digits.test_images, digits.test_classes)
+    own = {"student": f"{out / 'teacher.py'}:untrained", "labels": TRUTH, "out": str(out / "teacher"), "epochs": TEACHER_EPOCHS}
+    crops = {"seed": seed, "scale": SCALE, "flip_probability": FLIP_PROBABILITY}
+    report = train(TrainConfig.from_mapping({**_options(out), **own, **crops, **_only_at_the_end(TEACHER_EPOCHS)}))
+    return float((report.evaluation or {})["top1"])
 
 
-def _label(out: Path, digits: Digits, seed: int) -> dict[str, Path]:
+def _label(out: Path, seed: int) -> dict[str, Path]:
     """Run the teacher once, keeping full probabilities, and write the other label files from those."""
-    files = {source: out / f"{source.replace(' ', '-')}.slc" for source in SOURCES}
-    dense = files["dense labels"]
+    files = {source: out / _file_name(source) for source in CODECS}
+    sampler = CropSampler(seed=seed, scale=SCALE, flip_probability=FLIP_PROBABILITY)
     config = EncodeConfig(
-        images=str(digits.folder),
-        out=str(dense),
-        teacher=f"{out / 'teacher.py'}:build",
-        codec=SOURCES["dense labels"],
+        images=str(out / "train"),
+        out=str(files[REFERENCE]),
+        teacher=_teacher(out),
+        codec=CODECS[REFERENCE],
         crops=CROPS,
-        sampler=_sampler(seed),
+        sampler=sampler,
         num_classes=NUM_CLASSES,
     )
     encode(config)
-    with SoftLabelReader(dense) as reader:
+    with SoftLabelReader(files[REFERENCE]) as reader:
         for source, path in files.items():
-            if not path.exists():
-                _copy_labels(reader, path, SOURCES[source], _sampler(seed))
+            if source != REFERENCE:
+                _copy_labels(reader, path, CODECS[source], sampler)
     return files
 
 
@@ -206,13 +198,9 @@ def _copy_labels(reader: SoftLabelReader, path: Path, codec: str, sampler: CropS
             writer.add(key, image_size=image.image_size, crops=image.crops, flips=image.flips, probs=image.labels.dense())
 
 
-def _student(labels: Path, digits: Digits, epochs: int, seed: int, width: int = STUDENT_WIDTH) -> nn.Module:
-    torch.manual_seed(seed)
-    model = small_network(width)
-    dataset = SoftLabelDataset(digits.folder, labels, CROPS_PER_IMAGE, IMAGE_SIDE, seed, mean=MEAN, std=STD, num_classes=NUM_CLASSES)
-    train_student(model, dataset, StudentConfig(epochs=epochs, images_per_step=IMAGES_PER_STEP, learning_rate=LEARNING_RATE, seed=seed))
-    return model
-
-
-def _train_on(labels: Path, digits: Digits, epochs: int, seed: int) -> float:
-    return accuracy(_student(labels, digits, epochs, seed), digits.test_images, digits.test_classes)
+def _look(labels: Path) -> None:
+    """Show what anyone sees who is handed one of the files."""
+    click.echo(f"\n$ slcodec inspect {labels}\n")
+    show_inspection(inspect(labels))
+    click.echo(f"\n$ slcodec stats {labels}\n")
+    show_stats(stats(labels))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
@@ -19,14 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.arguments import check_image_size
-from softlabel_codec.errors import LimitError, StateError
+from softlabel_codec.errors import LimitError
 from softlabel_codec.images import apply_crop, image_size, load_image, path_of_key
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
-
-BATCHES_AHEAD = 2
-"""Batches that each worker cuts ahead."""
-SHARED_MEMORY = Path("/dev/shm")
+from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, need_pipes, stop_quietly
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     """Batches of a plan, cut: uint8 (n, 3, size, size), and what each crop is.
 
     The pixels are a tensor, which worker processes hand over in shared memory; or an array, which they send through a pipe, if
-    there is little of such memory (as in containers): torch waits for ever where it runs out.
+    there is little of such memory.
     """
 
     folder: Path
@@ -151,7 +144,7 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
 def load_batches(batches: CropBatches, places: Iterable[int], workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, list[CutRun]]]:
     """Yield the batches of these places in the plan, in order, cut ahead by worker processes."""
     batch_bytes = 3 * batches.size**2 * batches.plan.batch_size
-    if workers and not _fits_into_shared_memory(batch_bytes * BATCHES_AHEAD * (workers + 1)):
+    if need_pipes(batch_bytes, workers):
         batches = replace(batches, as_array=True)
     loader: Iterable[tuple[Any, list[CutRun]]] = DataLoader(
         batches,
@@ -160,44 +153,8 @@ def load_batches(batches: CropBatches, places: Iterable[int], workers: int, pin_
         num_workers=workers,
         prefetch_factor=BATCHES_AHEAD if workers else None,
         pin_memory=pin_memory,
-        collate_fn=_as_it_is,
-        worker_init_fn=_stop_quietly,
+        collate_fn=as_it_is,
+        worker_init_fn=stop_quietly,
     )
     for pixels, runs in loader:
         yield torch.as_tensor(pixels), runs
-
-
-def is_killed_worker(error: BaseException) -> bool:
-    """Return whether an error means that a worker process was killed: torch raises it wherever the main process happens to be."""
-    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
-
-
-@contextmanager
-def workers_watched() -> Iterator[None]:
-    """Raise StateError, with advice, if a worker process is killed."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_killed_worker(error):
-            raise
-        advice = "Memory may have run out: use fewer --workers or a smaller --batch-size"
-        raise StateError(f"a process that cuts images was killed: {str(error).splitlines()[0]}. {advice}") from None
-
-
-def _fits_into_shared_memory(num_bytes: int) -> bool:
-    return not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free > 2 * num_bytes
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _stop_quietly(worker: int) -> None:
-    """Let a worker end without a traceback when the main process has gone, as it does after Ctrl-C."""
-    report = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not issubclass(kind, ConnectionError | EOFError):
-            report(kind, error, trace)
-
-    sys.excepthook = hook

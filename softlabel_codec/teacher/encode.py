@@ -19,10 +19,11 @@ from softlabel_codec.images import COLOR_POLICY, list_images, list_others
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.store import refuse_finished
 from softlabel_codec.summary import keys_sha256
-from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, is_killed_worker, load_batches, workers_watched
+from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batches
 from softlabel_codec.teacher.config import EncodeConfig
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
 from softlabel_codec.torch.pixels import normalize
+from softlabel_codec.torch.workers import is_killed_worker, workers_watched
 from softlabel_codec.version import PACKAGE, library_versions
 from softlabel_codec.writer import SoftLabelWriter
 

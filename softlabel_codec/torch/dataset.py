@@ -22,12 +22,12 @@ from softlabel_codec.images import (
     Stems,
     apply_crop,
     apply_crop_to_reduced,
+    crops_in_pixels,
     image_size,
     list_images,
     load_image,
     load_reduced,
     path_of_key,
-    pixel_crops,
     resampling,
 )
 from softlabel_codec.labelled import ImageLabels
@@ -134,7 +134,7 @@ class SoftLabelDataset(Dataset[Sample]):
         self._exif_orientation = teacher.get("exif_orientation", "ignored")
         self._normalized, self._transform = normalized, transform
         self._reduced_decoding = reduced_decoding
-        self._find_image = _finder(images, self.reader)
+        self._find_image = image_finder(images, self.reader)
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it change
 
@@ -178,12 +178,8 @@ class SoftLabelDataset(Dataset[Sample]):
         source = self._find_image(index, key)
         factor = self._reduction(labelled, source)
         image, size = load_reduced(source, factor) if factor > 1 else _decode(source, self._exif_orientation)  # type: ignore[arg-type]
-        if labelled.image_size not in ((0, 0), size):
-            raise MismatchError(
-                f"{self.reader.path}: image {key!r}: expected {labelled.image_size[0]} x {labelled.image_size[1]} pixels (height x width) "
-                f"as labelled, got {size[0]} x {size[1]}: these labels belong to another copy of the images"
-            )
-        due = zip(pixel_crops(labelled.crops, size).tolist(), labelled.flips.tolist(), strict=True)
+        crops = crops_in_pixels(labelled, size, key, str(self.reader.path))
+        due = zip(crops.tolist(), labelled.flips.tolist(), strict=True)
         if factor > 1:
             cut = [apply_crop_to_reduced(image, size, crop, flip, self.size, self.interpolation) for crop, flip in due]
         else:
@@ -260,7 +256,14 @@ class _InFolder:
         return path_of_key(self._folder, key + ending)
 
 
-def _finder(images: Images, reader: SoftLabelReader) -> Callable[[int, str], ImageSource]:
+def image_finder(images: Images, reader: SoftLabelReader) -> Callable[[int, str], ImageSource]:
+    """Return what finds an image of a label file by its number and key, in a folder or a mapping.
+
+    Raises
+    ------
+    MismatchError
+        If labelled images are missing.
+    """
     return _InMapping(images, reader) if isinstance(images, Mapping) else _InFolder(Path(images), reader)
 
 

@@ -58,6 +58,11 @@ class SparseTargets:
         """Return the same labels in page-locked memory; DataLoader calls this if asked to pin."""
         return self._map(Tensor.pin_memory)
 
+    def __getitem__(self, rows: Tensor) -> SparseTargets:
+        """Return the labels of some crops, by an index tensor (B,)."""
+        tail_of = None if self.tail_of is None else self.tail_of[rows]
+        return replace(self, indices=self.indices[rows], values=self.values[rows], remainder=self.remainder[rows], tail_of=tail_of)
+
     def with_policy(self, policy: str) -> SparseTargets:
         """Return the same labels, read with another remainder policy."""
         return replace(self, policy=check_policy(policy, self.tail_of is not None))
@@ -125,6 +130,10 @@ class DenseTargets:
 
     def __len__(self) -> int:
         return len(self.probs)
+
+    def __getitem__(self, rows: Tensor) -> DenseTargets:
+        """Return the targets of some crops, by an index tensor (B,)."""
+        return DenseTargets(self.probs[rows])
 
     @property
     def num_classes(self) -> int:

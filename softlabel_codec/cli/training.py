@@ -1,0 +1,196 @@
+"""`slcodec train`, `compare`, `evaluate` and `label-maps`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from functools import reduce
+from typing import Any
+
+import click
+
+from softlabel_codec.arguments import INTERPOLATIONS
+from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
+from softlabel_codec.cli.tables import show_comparison
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.train_config import TYPES, TrainConfig, read_options
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+_OF_A_RUN = ("labels", "out", "seed", "resume")
+Command = Callable[..., Any]
+
+
+def _train_options(*without: str) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command the options of `TrainConfig`; what is not given is None."""
+
+    def option(field: Any) -> Callable[[Command], Command]:
+        kind, count = TYPES[field.name]
+        text = field.metadata["help"]
+        if field.default is MISSING:
+            text += "  [required]"
+        elif field.default is not None:
+            text += f"  [default: {field.default}]"
+        name = f"--{field.name.replace('_', '-')}"
+        if kind is bool:
+            return click.option(f"{name}/--no-{name[2:]}", field.name, default=None, help=text)
+        return click.option(name, field.name, type=kind, nargs=count or 1, default=None, help=text)
+
+    options = [option(field) for field in fields(TrainConfig) if field.name not in without]
+    return lambda command: reduce(lambda wrapped, one: one(wrapped), reversed(options), command)
+
+
+def _given(config: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a configuration file, and over them those of the command line."""
+    found = {} if config is None else read_options(config)
+    return {**found, **{name: value for name, value in options.items() if value is not None}}
+
+
+_config = click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False), help="JSON object of options; those of the command line come first."
+)
+
+
+@click.command("train")
+@_config
+@_json
+@_train_options()
+def train_command(config: str | None, as_json: bool, **options: Any) -> None:
+    """Train a student from stored labels, from the classes of images, from a teacher in every step, or from label maps.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m softlabel_codec.trainer, with the same options.
+    """
+    from softlabel_codec.trainer import train  # noqa: PLC0415  imports torch
+
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    with progress_bar("step", quiet=as_json or not first) as progress:
+        report = train(TrainConfig.from_mapping(_given(config, options)), progress)
+    if not first:
+        return
+    if as_json:
+        print_json(report)
+        return
+    shares = f"{report.data_seconds / max(report.seconds, 1e-9):.0%} of it waiting for data"
+    pairs = [("trained", f"{report.epochs} epochs, {report.steps} steps in {report.seconds:.1f} s, {shares}; loss {report.loss:.4f}")]
+    if report.evaluation is not None:
+        pairs += _evaluation_pairs(report.evaluation)
+    print_pairs([*pairs, ("wrote", f"{report.out}: weights.pt, checkpoint.pt, log.jsonl, result.json")])
+
+
+@click.command("compare")
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option("--source", "sources", multiple=True, required=True, help="NAME=LABELS, labels as for 'slcodec train'. Several.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Students of each source.")
+@click.option("--reference", help="NAME that the others are compared with.  [default: the first]")
+@click.option("--margin", type=float, default=0.5, show_default=True, help="Points of accuracy that do not matter.")
+@click.option("--vary", multiple=True, help="OPTION=VALUE,VALUE,...: a row for each value, such as crops_per_image=1,2,4,8,16.")
+@_config
+@_json
+@_train_options(*_OF_A_RUN)
+def compare_command(
+    out: str,
+    sources: tuple[str, ...],
+    seeds: int,
+    reference: str | None,
+    margin: float,
+    vary: tuple[str, ...],
+    config: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train the same student from several label sources and seeds, and tell whether it is as good and what the labels cost.
+
+    Runs, table and picture are written to OUT. Stopped, the same command continues; finished runs are not repeated.
+    """
+    from softlabel_codec.trainer import compare  # noqa: PLC0415  imports torch
+
+    named = dict(_split("source", source) for source in sources)
+    varied = {name: [_value(part) for part in values.split(",")] for name, values in (_split("vary", one) for one in vary)}
+    given = _given(config, options)
+    for name in _OF_A_RUN:
+        if name in given:
+            raise ArgumentError(f"{name}: is not for a comparison, which decides it for each run")
+    with progress_bar("step", quiet=as_json) as progress:
+        report = compare(named, out, given, seeds=range(seeds), reference=reference, margin=margin, vary=varied, progress=progress)
+    if as_json:
+        print_json(report)
+    else:
+        show_comparison(report)
+        print_pairs([("wrote", f"{out}: compare.json, compare.png, and a folder for each run")])
+
+
+@click.command("evaluate")
+@click.argument("images", type=click.Path(exists=True, file_okay=False))
+@click.argument("weights", type=click.Path(exists=True, dir_okay=False))
+@click.option("--student", help="As for 'slcodec train'.  [default: what the checkpoint says]")
+@click.option("--num-classes", type=click.IntRange(2), help="Likewise.")
+@click.option("--size", type=click.IntRange(1), help="Side of its images in pixels.  [default: likewise, or 224]")
+@click.option("--crop", type=click.FloatRange(0, 1, min_open=True), help="Part of the shorter side.  [default: likewise, or 0.875]")
+@click.option("--interpolation", type=click.Choice(INTERPOLATIONS), help="How images are scaled.  [default: likewise, or bilinear]")
+@click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: likewise, or ImageNet's]")
+@click.option("--std", type=float, nargs=3, help="Likewise.")
+@click.option(
+    "--classes", type=click.Path(exists=True, dir_okay=False), help="File that lists class folders in the order of their numbers."
+)
+@click.option("--real", type=click.Path(exists=True, dir_okay=False), help="ImageNet ReaL's real.json.")
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode images.")
+@click.option("--device", default="auto", show_default=True)
+@_json
+def evaluate_command(images: str, weights: str, student: str | None, num_classes: int | None, as_json: bool, **options: Any) -> None:
+    """Say how good a student is on a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or yours.
+
+    WEIGHTS is the checkpoint.pt of a run, which says everything about it, or a state_dict.
+    """
+    from softlabel_codec.trainer import evaluate, load_student  # noqa: PLC0415  imports torch
+
+    how = {name: options.pop(name) for name in ("size", "crop", "interpolation", "mean", "std")}
+    found = load_student(weights, student, num_classes, **{name: value for name, value in how.items() if value is not None})
+    report = evaluate(found, images, **options)
+    if as_json:
+        print_json(report)
+    else:
+        print_pairs(_evaluation_pairs(vars(report)))
+
+
+@click.command("label-maps")
+@click.argument("images", type=click.Path(exists=True, file_okay=False))
+@click.argument("out", type=click.Path(dir_okay=False))
+@click.option("--teacher", required=True, help="As for 'slcodec encode'; its network needs a method logit_map.")
+@click.option("--size", type=click.IntRange(1), help="Side to which whole images are scaled.  [default: the teacher's]")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+def label_maps_command(images: str, out: str, teacher: str, **options: Any) -> None:
+    """Write ReLabel-style label maps of a folder of images, to compare with."""
+    from softlabel_codec.trainer import make_label_maps  # noqa: PLC0415  imports torch
+
+    with progress_bar("image") as progress:
+        maps = make_label_maps(images, teacher, progress=progress, **options)
+    maps.save(out)
+    print_pairs([("wrote", f"{out}: label maps of {len(maps.numbers)} images")])
+
+
+def _evaluation_pairs(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    real = [("ReaL", f"{found['real']:.2%}")] if found["real"] is not None else []
+    return [
+        ("top-1", f"{found['top1']:.2%} of {found['num_images']} images"),
+        ("top-5", f"{found['top5']:.2%}"),
+        *real,
+        ("calibration error", f"{found['calibration_error']:.4f}"),
+    ]
+
+
+def _split(option: str, text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise ArgumentError(f"--{option}: expected NAME=VALUE, got {text!r}")
+    return name, value
+
+
+def _value(text: str) -> Any:
+    """Return a value of an option: a number or truth value as JSON writes it, or else the text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

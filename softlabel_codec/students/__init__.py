@@ -1,0 +1,10 @@
+"""Small networks to train, built in: residual networks, a vision transformer, a mobile network; and any others by name.
+
+>>> from softlabel_codec.students import build_student
+>>> sum(parameter.numel() for parameter in build_student("resnet18", num_classes=1000).parameters())
+11689512
+"""
+
+from softlabel_codec.students.build import STUDENTS, build_student, load_weights, read_weights, take_weights
+
+__all__ = ["STUDENTS", "build_student", "load_weights", "read_weights", "take_weights"]

@@ -1,0 +1,118 @@
+"""A student by its name, and its first weights."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
+from softlabel_codec.factories import call_factory, foreign_library, run_foreign
+from softlabel_codec.students.mobilenet import MobileNetV2
+from softlabel_codec.students.resnet import STAGES, ResNet
+from softlabel_codec.students.small import SmallNetwork
+from softlabel_codec.students.vit import VisionTransformer
+
+SMALL = "_small"
+PATCHES_PER_SIDE = 16
+
+
+def _vit_tiny(num_classes: int, size: int, small: bool) -> nn.Module:
+    patch = size // PATCHES_PER_SIDE if small else 16
+    if size % max(1, patch) or not patch:
+        raise ArgumentError(f"student: a vision transformer needs images whose side is a multiple of 16 pixels, got {size}")
+    return VisionTransformer(size, patch, num_classes)
+
+
+def _builders() -> dict[str, Callable[[int, int], nn.Module]]:
+    builders: dict[str, Callable[[int, int], nn.Module]] = {"small": lambda classes, size: SmallNetwork(classes)}
+    for suffix, small in (("", False), (SMALL, True)):
+        for depth in STAGES:
+            builders[f"resnet{depth}{suffix}"] = lambda classes, size, depth=depth, small=small: ResNet(depth, classes, small)  # type: ignore[misc]
+        builders[f"vit_tiny{suffix}"] = lambda classes, size, small=small: _vit_tiny(classes, size, small)  # type: ignore[misc]
+        builders[f"mobilenet_v2{suffix}"] = lambda classes, size, small=small: MobileNetV2(classes, small)  # type: ignore[misc]
+    return builders
+
+
+_BUILDERS = _builders()
+STUDENTS = tuple(_BUILDERS)
+
+
+def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
+    """Return a network with new weights.
+
+    Parameters
+    ----------
+    name : str
+        One of `STUDENTS`, `timm:NAME`, `torchvision:NAME`, or `FILE.py:FACTORY`: a function of the number of classes. The ending
+        `_small` means a stem for images of about 32 to 64 pixels.
+    num_classes : int
+        C.
+    size : int
+        Side of its images in pixels.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such network, or its factory fails.
+    MismatchError
+        If the factory returns something else than an `nn.Module`.
+    """
+    if name in _BUILDERS:
+        return _BUILDERS[name](num_classes, size)
+    where, separator, rest = name.rpartition(":")
+    if not separator:
+        close = difflib.get_close_matches(name, STUDENTS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(STUDENTS)}"
+        raise ArgumentError(f"student: unknown name {name!r}: {hint} (or FILE.py:FACTORY, timm:NAME, torchvision:NAME)")
+    if where in ("timm", "torchvision"):
+        return _from_library(where, rest, num_classes)
+    return call_factory("student", where, rest, num_classes)[1]
+
+
+def _from_library(library: str, name: str, num_classes: int) -> nn.Module:
+    module = foreign_library("student", library)
+    make = module.create_model if library == "timm" else module.models.get_model
+    model: nn.Module = run_foreign("student", lambda: make(name, num_classes=num_classes), f"{library}:{name}")
+    return model
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load weights into a network: a plain `state_dict`, or what stands under `model` in a checkpoint.
+
+    Raises
+    ------
+    CorruptError
+        If the file holds no weights that can be read without running code.
+    MismatchError
+        If they belong to another network.
+    """
+    found = read_weights(path)
+    take_weights(model, found.get("model", found), path)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a file of weights holds, read with torch's safe loader; CorruptError if it cannot be read so, or is no mapping."""
+    try:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises what its many layers raise for a damaged file
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CorruptError(f"{path}: no weights that can be read without running code: {reason}") from None
+    if not isinstance(found, dict) or not found:
+        raise CorruptError(f"{path}: expected a state_dict, got {type(found).__name__}")
+    return found
+
+
+def take_weights(model: nn.Module, state: Any, path: str | os.PathLike[str]) -> None:
+    """Put a `state_dict`, read from `path`, into a network; MismatchError if it belongs to another."""
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]] or [str(error)]
+        raise MismatchError(f"{path}: the weights of another network: {' '.join(lines)}") from None

@@ -1,0 +1,59 @@
+"""What all DataLoaders here need: quiet workers, pipes where shared memory is scarce, and a clear error if a worker is killed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from softlabel_codec.errors import StateError
+
+BATCHES_AHEAD = 2
+"""Batches that each worker makes ahead."""
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def need_pipes(batch_bytes: int, workers: int) -> bool:
+    """Return whether batches should be numpy arrays, which workers send through a pipe.
+
+    Tensors go through shared memory. Where that is scarce, as in containers, and runs out, torch waits for ever.
+    """
+    wanted = 2 * batch_bytes * BATCHES_AHEAD * (workers + 1)
+    return workers > 0 and SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free <= wanted
+
+
+def is_killed_worker(error: BaseException) -> bool:
+    """Return whether an error means that a worker process was killed: torch raises it wherever the main process happens to be."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
+@contextmanager
+def workers_watched() -> Iterator[None]:
+    """Raise StateError, with advice, if a worker process is killed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_killed_worker(error):
+            raise
+        advice = "Memory may have run out: use fewer --workers or a smaller --batch-size"
+        raise StateError(f"a process that cuts images was killed: {str(error).splitlines()[0]}. {advice}") from None
+
+
+def as_it_is(batch: Any) -> Any:
+    """Return a batch unchanged: the `collate_fn` of a DataLoader whose dataset gives whole batches."""
+    return batch
+
+
+def stop_quietly(worker: int) -> None:
+    """Let a worker end without a traceback when the main process has gone, as it does after Ctrl-C: a `worker_init_fn`."""
+    report = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            report(kind, error, trace)
+
+    sys.excepthook = hook

@@ -1,0 +1,132 @@
+"""A finished student, out of its run's folder or a file of weights, and what it is worth on an image folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.images import list_images
+from softlabel_codec.students import build_student, read_weights, take_weights
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
+from softlabel_codec.trainer.checkpoint import is_checkpoint
+from softlabel_codec.trainer.classes import class_folders, read_class_folders
+from softlabel_codec.trainer.evaluation import Evaluation, Evaluator, TestImages
+from softlabel_codec.trainer.processes import find_device
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained network and how its images are prepared.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The network: images (B, 3, size, size) to logits (B, C).
+    size : int
+        Side of its images in pixels.
+    mean, std : three floats
+        Normalisation of RGB in 0..1.
+    interpolation : str
+        How images are scaled.
+    crop : float
+        Part of the shorter side that test images are cropped to.
+    folders : list of str
+        Class folders in the order of their numbers; empty if nobody knows them.
+    """
+
+    model: nn.Module
+    size: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    crop: float = 0.875
+    folders: list[str] = field(default_factory=list)
+
+
+def load_student(path: str | os.PathLike[str], name: str | None = None, num_classes: int | None = None, **how: Any) -> Student:
+    """Return the student in a checkpoint of the trainer, which says everything about it, or in a `state_dict`.
+
+    Parameters
+    ----------
+    path : path
+        `checkpoint.pt` of a run, or weights.
+    name : str, optional
+        As for `build_student`; by default what the checkpoint says.
+    num_classes : int, optional
+        Likewise.
+    **how
+        Attributes of the `Student` that differ from the checkpoint's, or are not known.
+
+    Raises
+    ------
+    ArgumentError
+        If the file is no checkpoint, and the name or number of classes is not given.
+    CorruptError
+        If it cannot be read without running code.
+    MismatchError
+        If the weights are those of another network.
+    """
+    state = read_weights(path)
+    known: Mapping[str, Any] = {}
+    if is_checkpoint(state):
+        name, num_classes = name or state["config"]["student"], num_classes or state["num_classes"]
+        crop, size = state["config"]["val_crop"], state["config"]["size"]
+        known = {**state["preprocessing"], "crop": crop, "size": size, "folders": state["folders"]}
+        state = state["average"] or state["model"]
+    if name is None or num_classes is None:
+        raise ArgumentError(f"{path}: holds weights only: say which --student they are of, and its --num-classes")
+    how = {**known, **how}
+    model = build_student(name, num_classes, how.get("size", Student.size))
+    take_weights(model, state, path)
+    return Student(model, **how)
+
+
+def evaluate(
+    student: Student,
+    folder: str | os.PathLike[str],
+    *,
+    classes: str | os.PathLike[str] | None = None,
+    real: str | os.PathLike[str] | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: str = "auto",
+) -> Evaluation:
+    """Return how good a student is on a folder of images, `CLASS/NAME`.
+
+    Parameters
+    ----------
+    student : Student
+        What to measure.
+    folder : path
+        The images. Class folders with decimal names are taken for class numbers, as in ImageNetV2, where the student does not know them.
+    classes : path, optional
+        File that lists class folders in the order of their numbers.
+    real : path, optional
+        JSON file of ImageNet ReaL.
+    batch_size, workers, device
+        As for `TrainConfig`.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no images, or the device cannot be used.
+    MismatchError
+        If an image lies in none of the class folders, or the network has fewer classes.
+    """
+    where = find_device(device)
+    folders = read_class_folders(classes) if classes is not None else student.folders or _folders(folder)
+    images = TestImages.of_folder(folder, folders, student.size, crop=student.crop, interpolation=student.interpolation)
+    model = student.model.to(where)
+    return Evaluator(images, student.mean, student.std, where, batch_size=batch_size, workers=workers, real=real).measure(model)
+
+
+def _folders(folder: str | os.PathLike[str]) -> list[str]:
+    found = class_folders(list_images(folder))
+    if all(name.isdecimal() for name in found):
+        return [str(number) for number in range(1 + max(map(int, found), default=-1))]
+    return found

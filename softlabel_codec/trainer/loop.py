@@ -1,0 +1,315 @@
+"""The training loop, from top to bottom: set up, then epoch after epoch of steps, each followed by evaluation and checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from softlabel_codec.errors import StateError
+from softlabel_codec.torch import DenseTargets, soft_cross_entropy
+from softlabel_codec.torch.targets import Targets
+from softlabel_codec.torch.workers import workers_watched
+from softlabel_codec.train_config import TrainConfig
+from softlabel_codec.trainer.augment import Mix, jitter_colors, mix_crops
+from softlabel_codec.trainer.batches import Batch, DeviceLoader, HostLoader, Loader
+from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, save_checkpoint, save_weights
+from softlabel_codec.trainer.draws import epoch_draws
+from softlabel_codec.trainer.evaluation import Evaluator
+from softlabel_codec.trainer.log import RunLog
+from softlabel_codec.trainer.optimisers import learning_rate, make_optimizer
+from softlabel_codec.trainer.processes import Processes, processes
+from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_student, set_up
+
+Progress = Callable[[int, int], None]
+RESULT = "result.json"
+STEPS_BETWEEN_CHECKS = 50
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    out : str
+        Its folder: `checkpoint.pt`, `log.jsonl`, `result.json`, and `weights.pt`, the student's `state_dict` (averaged, with `ema`).
+    epochs, steps : int
+        How much was trained, earlier parts of a run that was continued included.
+    loss : float
+        Mean loss of the last epoch.
+    seconds, data_seconds : float
+        Time of the epochs, and how much of it the device waited for data.
+    evaluation : dict or None
+        What was measured on the validation images after the last epoch: see `Evaluation`.
+    """
+
+    out: str
+    epochs: int
+    steps: int
+    loss: float
+    seconds: float
+    data_seconds: float
+    evaluation: dict[str, Any] | None
+
+
+@dataclass
+class Run:
+    """A run on its way."""
+
+    config: TrainConfig
+    setup: Setup
+    here: Processes
+    student: nn.Module  # the bare network, whose weights are saved
+    parallel: nn.Module  # the same for the forward pass: parallel, perhaps compiled
+    average: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loader: Loader
+    teacher: OnlineTeacher | None
+    evaluator: Evaluator | None
+    labels: str
+    autocast: torch.dtype | None
+    first_epoch: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+    record: dict[str, Any] = field(default_factory=dict)  # of the last epoch
+
+
+def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
+    """Train a student as a configuration says, and return what came of it. With `torchrun`, call it in every process.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        What to do.
+    progress : callable, optional
+        Called with the number of steps done so far and in all.
+
+    Raises
+    ------
+    ArgumentError, MismatchError, FormatError
+        If labels, images, checkpoint and options do not fit together; nothing has been trained then.
+    StateError
+        If the folder holds a run that is not to be continued, or a process that cuts images was killed, or the loss is not a number any
+        more. The last checkpoint stays.
+    """
+    with processes(config.device) as here, workers_watched():
+        run = _begin(config, here)
+        record = run.record
+        with _log(run) as log:
+            for epoch in range(run.first_epoch, config.epochs):
+                record = _train_epoch(run, epoch, progress or (lambda done, total: None))
+                last = epoch + 1 == config.epochs
+                if here.first and run.evaluator is not None and (last or (epoch + 1) % config.val_epochs == 0):
+                    record |= _evaluate(run, run.evaluator)
+                if log is not None:
+                    log.epoch(record)
+                if here.first and (last or (epoch + 1) % config.checkpoint_epochs == 0):
+                    save_checkpoint(_folder(config), _state(run, epoch + 1, record))
+                here.wait()
+        report = _report(run, record)
+        if here.first:
+            save_weights(_folder(config), run.student if run.average is None else run.average.module)
+            result = {"config": config.to_mapping(), "labels": run.labels, **dataclasses.asdict(report)}
+            (_folder(config) / RESULT).write_text(json.dumps(result, indent=1) + "\n")
+        return report
+
+
+def _begin(config: TrainConfig, here: Processes) -> Run:
+    """Make everything that a run needs, and take up its checkpoint if it is to be continued."""
+    if not config.resume:
+        refuse_begun(_folder(config))
+    setup = set_up(config)
+    epoch_draws(config, len(setup.images.source.keys), 0, here.rank, here.world_size)  # a batch that does not fit is an error now
+    student = make_student(config, setup).to(here.device)
+    if config.channels_last:
+        student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    online = make_online_teacher(config, setup, here.device)
+    parallel = here.parallel(student)
+    run = Run(
+        config=config,
+        setup=setup,
+        here=here,
+        student=student,
+        parallel=cast(nn.Module, torch.compile(parallel)) if config.compile else parallel,
+        average=AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None,  # type: ignore[no-untyped-call]
+        optimizer=make_optimizer(student, config),
+        scaler=torch.amp.GradScaler(here.device.type, enabled=config.precision == "float16"),
+        loader=DeviceLoader(setup.images, here.device) if config.in_memory else _host_loader(config, setup, here),
+        teacher=online[0] if online else None,
+        evaluator=make_evaluator(config, setup, here.device) if here.first else None,
+        labels=setup.labels + (online[1] if online else ""),
+        autocast=_AUTOCAST.get(_precision(config, here.device)),
+    )
+    _folder(config).mkdir(parents=True, exist_ok=True)
+    state = load_checkpoint(_folder(config), config, run.labels) if config.resume else None
+    if state is not None:
+        _take_up(run, state)
+    return run
+
+
+def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
+    """Take all steps of an epoch, and return what is to be written down about it."""
+    config, here = run.config, run.here
+    steps = epoch_draws(config, len(run.setup.images.source.keys), epoch, here.rank, here.world_size)
+    rng = np.random.default_rng([config.seed, epoch, here.rank])
+    torch.manual_seed(config.seed * 1_000_003 + epoch * 1009 + here.rank)  # dropout and the like: a run may be continued at any epoch
+    run.student.train()
+    losses = torch.zeros((), dtype=torch.float64, device=here.device)
+    started = asked = time.perf_counter()
+    waited = 0.0
+    for place, batch in enumerate(run.loader.batches(steps)):
+        waited += time.perf_counter() - asked
+        rate = learning_rate(config, epoch + place / len(steps), epoch + (place + 1) / len(steps))
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        losses += _step(run, batch, rng)
+        if place % STEPS_BETWEEN_CHECKS == 0 or place + 1 == len(steps):
+            _check_loss(float(losses) / (place + 1), epoch, place)
+        progress(epoch * len(steps) + place + 1, config.epochs * len(steps))
+        asked = time.perf_counter()
+    seconds = time.perf_counter() - started
+    run.steps, run.seconds, run.data_seconds = run.steps + len(steps), run.seconds + seconds, run.data_seconds + waited
+    loss = float(here.mean(losses)) / len(steps)
+    return {"epoch": epoch, "steps": len(steps), "loss": loss, "learning_rate": rate, "seconds": seconds, "data_seconds": waited}
+
+
+def _step(run: Run, batch: Batch, rng: np.random.Generator) -> Tensor:
+    """Learn from one batch, and return its loss."""
+    config = run.config
+    labels = batch.labels if run.teacher is None else _teach(run.teacher, batch.pixels, run.setup.temperature)
+    pixels = jitter_colors(batch.pixels.float() / 255, config.color_jitter, rng)
+    pixels, mix = mix_crops(pixels, config.mixup, config.cutmix, rng)
+    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (run.setup.mean, run.setup.std))
+    images = (pixels - mean) / std
+    if config.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(run.here.device.type, run.autocast, enabled=run.autocast is not None):
+        logits = run.parallel(images)
+    loss = _mixed(lambda rows: _loss(run, logits, labels, batch.classes, rows), mix)
+    run.optimizer.zero_grad(set_to_none=True)
+    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    if run.average is not None:
+        run.average.update_parameters(run.student)
+    return loss.detach().double()
+
+
+def _teach(teacher: OnlineTeacher, pixels: Tensor, temperature: float) -> Targets:
+    """Return what the teacher says of crops right now."""
+    return DenseTargets(torch.softmax(teacher(pixels) / temperature, dim=1).clone())
+
+
+def _loss(run: Run, logits: Tensor, labels: Targets | None, classes: Tensor | None, rows: Tensor | None) -> Tensor:
+    """Return the loss of predictions against the labels of their own crops, or of those in `rows`.
+
+    The soft part is that of Hinton et al. (2015): T^2 times the cross-entropy of both at temperature T.
+    """
+    weight, temperature = run.config.truth_weight, run.setup.temperature
+    logits = logits.float()
+    loss = logits.new_zeros(())
+    if weight < 1 and labels is not None:
+        loss = (1 - weight) * temperature**2 * soft_cross_entropy(logits / temperature, labels if rows is None else labels[rows])
+    if weight and classes is not None:
+        loss = loss + weight * cross_entropy(logits, classes if rows is None else classes[rows])
+    return loss
+
+
+def _mixed(loss: Callable[[Tensor | None], Tensor], mix: Mix | None) -> Tensor:
+    if mix is None:
+        return loss(None)
+    return mix.share * loss(None) + (1 - mix.share) * loss(mix.other)
+
+
+def _check_loss(loss: float, epoch: int, step: int) -> None:
+    if not np.isfinite(loss):
+        advice = "Lower the learning rate, or add warm-up epochs; the last checkpoint can be continued with --resume"
+        raise StateError(f"epoch {epoch}, step {step}: the loss is {loss}. {advice}")
+
+
+def _evaluate(run: Run, evaluator: Evaluator) -> dict[str, Any]:
+    started = time.perf_counter()
+    model = run.student if run.average is None else run.average
+    found = dataclasses.asdict(evaluator.measure(model, run.autocast))
+    return {"evaluation": found, "evaluation_seconds": time.perf_counter() - started}
+
+
+def _state(run: Run, epoch: int, record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint holds: plain values and tensors."""
+    return {
+        "model": run.student.state_dict(),
+        "average": run.average.module.state_dict() if run.average is not None else None,
+        "num_averaged": int(run.average.n_averaged) if run.average is not None else 0,
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "epoch": epoch,
+        "steps": run.steps,
+        "seconds": run.seconds,
+        "data_seconds": run.data_seconds,
+        "config": run.config.to_mapping(),
+        "labels": run.labels,
+        "num_classes": run.setup.num_classes,
+        "preprocessing": {"mean": list(run.setup.mean), "std": list(run.setup.std), "interpolation": run.setup.images.interpolation},
+        "folders": run.setup.folders,
+        "record": record,
+    }
+
+
+def _take_up(run: Run, state: dict[str, Any]) -> None:
+    """Go on where a checkpoint stopped."""
+    run.student.load_state_dict(state["model"])
+    if run.average is not None:
+        run.average.module.load_state_dict(state["average"])
+        run.average.n_averaged.fill_(state["num_averaged"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.scaler.load_state_dict(state["scaler"])
+    run.first_epoch, run.record = state["epoch"], state["record"]
+    run.steps, run.seconds, run.data_seconds = (state[name] for name in ("steps", "seconds", "data_seconds"))
+
+
+def _report(run: Run, record: dict[str, Any]) -> TrainReport:
+    return TrainReport(
+        out=run.config.out,
+        epochs=run.config.epochs,
+        steps=run.steps,
+        loss=record["loss"],
+        seconds=run.seconds,
+        data_seconds=run.data_seconds,
+        evaluation=record.get("evaluation"),
+    )
+
+
+def _log(run: Run) -> AbstractContextManager[RunLog | None]:
+    """Return the log, which only the first process writes."""
+    if not run.here.first:
+        return nullcontext()
+    return RunLog(_folder(run.config), run.config, run.setup.label_facts, run.first_epoch)
+
+
+def _host_loader(config: TrainConfig, setup: Setup, here: Processes) -> HostLoader:
+    return HostLoader(setup.images, here.device, config.workers, config.batch_size // here.world_size)
+
+
+def _folder(config: TrainConfig) -> Path:
+    return Path(config.out)
+
+
+def _precision(config: TrainConfig, device: torch.device) -> str:
+    if config.precision != "auto":
+        return config.precision
+    return "bfloat16" if device.type == "cuda" else "float32"

@@ -1,0 +1,92 @@
+"""One process or many, as `torchrun` starts them: who this is, and what all agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+
+from softlabel_codec.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, seen from one of them.
+
+    Attributes
+    ----------
+    rank, world_size : int
+        Which one this is, and how many there are.
+    device : torch.device
+        Where this one computes.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that evaluates, logs and writes checkpoints."""
+        return self.rank == 0
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """Return a network whose gradients are averaged over all processes."""
+        if self.world_size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a number over all processes."""
+        if self.world_size > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+            value /= self.world_size
+        return value
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the processes that `torchrun` started, or be alone.
+
+    Raises
+    ------
+    ArgumentError
+        If the device cannot be used.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    where = find_device(device, int(os.environ.get("LOCAL_RANK", "0")) if world_size > 1 else None)
+    if world_size == 1:
+        yield Processes(0, 1, where)
+        return
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank, world_size, where)
+    finally:
+        distributed.destroy_process_group()
+
+
+def find_device(name: str, local_rank: int | None = None) -> torch.device:
+    """Return a device by name, `auto` being CUDA where there is any; ArgumentError if it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(f"device {name!r} cannot be used: {error}") from None
+    return device

@@ -1,0 +1,171 @@
+"""`compare`: the same student from several sources and seeds."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from scipy import stats as scipy_stats
+from shapes import SAMPLER, options, write_shape_labels
+
+from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader
+from softlabel_codec.cli.main import main
+from softlabel_codec.trainer import compare, comparison
+from softlabel_codec.trainer.label_maps import make_label_maps
+from softlabel_codec.trainer.outcome import welch
+from softlabel_codec.trainer.quality import label_quality
+
+
+def base(shapes, **more):
+    made = options(shapes, shapes, **{"teacher": f"{shapes / 'teacher.py'}:build", "epochs": 2, **more})
+    return {name: value for name, value in made.items() if name not in ("labels", "out")}
+
+
+@pytest.fixture
+def sources(shapes, tmp_path):
+    write_shape_labels(shapes, tmp_path / "full.slc", "dense:values=f32")
+    make_label_maps(shapes / "train", f"{shapes / 'teacher.py'}:build").save(tmp_path / "maps.npz")
+    return {
+        "full": str(tmp_path / "full.slc"),
+        "small": str(shapes / "labels.slc"),
+        "maps": str(tmp_path / "maps.npz"),
+        "truth": "truth",
+        "teacher in every step": "online",
+    }
+
+
+def test_a_comparison(shapes, sources, tmp_path):
+    steps = []
+    report = compare(sources, tmp_path / "out", base(shapes), seeds=(0, 1), progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 100) for done in range(1, 101)]  # 5 sources, 2 seeds, 2 epochs of 5 steps
+    rows = {row.name: row for row in report.rows}
+    assert (list(rows), report.reference) == (list(sources), "full")
+    assert all(row.seeds == [0, 1] and len(row.accuracies) == 2 for row in report.rows)
+    assert rows["full"].difference is None
+    small = rows["small"]
+    assert small.difference == welch(small.accuracies, rows["full"].accuracies)
+    assert small.within_margin == (small.difference.low >= -0.5 and small.difference.high <= 0.5)
+    with SoftLabelReader(sources["small"]) as reader:
+        assert small.bytes_per_crop == (shapes / "labels.slc").stat().st_size / reader.num_crops.sum()
+    assert rows["truth"].bytes_per_crop is None
+    assert rows["maps"].bytes_per_crop == (tmp_path / "maps.npz").stat().st_size / 480
+    assert rows["truth"].quality.agreement == 1.0
+    assert rows["teacher in every step"].quality is None
+    assert 0 < rows["small"].kl < 0.5
+    assert rows["full"].kl == 0
+    assert rows["truth"].kl is None  # infinite
+    written = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [row["accuracies"] for row in written["rows"]] == [row.accuracies for row in report.rows]
+    with Image.open(tmp_path / "out" / "compare.png") as picture:
+        assert picture.size[0] > 500
+
+
+def test_sources_without_crops_of_their_own_take_those_of_the_labels(shapes, sources, tmp_path):
+    compare({"small": sources["small"], "truth": "truth"}, tmp_path, base(shapes, epochs=1), seeds=[4])
+    done = json.loads((tmp_path / "runs" / "truth-seed=4" / "result.json").read_text())["config"]
+    assert (tuple(done["scale"]), tuple(done["mean"]), done["seed"]) == (SAMPLER.scale, (0.5, 0.5, 0.5), 4)
+
+
+def test_what_was_trained_is_not_trained_again(shapes, sources, tmp_path, monkeypatch):
+    some = {name: sources[name] for name in ("small", "truth")}
+    first = compare(some, tmp_path, base(shapes), seeds=(0, 1))
+    trained = []
+    original = comparison.train
+    monkeypatch.setattr(comparison, "train", lambda made, progress: trained.append((made.labels, made.seed)) or original(made, progress))
+    again = compare(some, tmp_path, base(shapes), seeds=(0, 1, 2))
+    assert trained == [(sources["small"], 2), ("truth", 2)]
+    assert [row.accuracies[:2] for row in again.rows] == [row.accuracies for row in first.rows]
+    with pytest.raises(MismatchError, match=r"small-seed=0: a run of other options: expected epochs=3, got 2"):
+        compare(some, tmp_path, base(shapes, epochs=3), seeds=(0, 1))
+    write_shape_labels(shapes, tmp_path / "new.slc", seed=9)
+    with pytest.raises(MismatchError, match=r"small-seed=0: a run with another .*new\.slc"):
+        compare({"small": str(tmp_path / "new.slc")}, tmp_path, base(shapes), seeds=(0, 1))
+
+
+def test_options_that_vary(shapes, sources, tmp_path):
+    some = {"small": sources["small"], "truth": "truth"}
+    report = compare(some, tmp_path, base(shapes), seeds=(0,), vary={"crops_per_image": [1, 2, 4], "stored_crops": [4, 12]})
+    titles = [row.title for row in report.rows if row.name == "small"]
+    assert titles[:2] == ["small, crops_per_image=1, stored_crops=4", "small, crops_per_image=1, stored_crops=12"]
+    assert len(report.rows) == 12
+    assert all(row.difference is None for row in report.rows)  # one student each
+    with pytest.raises(ArgumentError, match="unknown option 'epoch'"):
+        compare(some, tmp_path, base(shapes), seeds=(0,), vary={"epoch": [1]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sources": {}}, "a comparison needs at least one source and one seed"),
+        ({"seeds": ()}, "a comparison needs at least one source and one seed"),
+        ({"reference": "nobody"}, "reference: expected one of small, got 'nobody'"),
+        ({"options": {"val": None}}, "val: a comparison needs validation images"),
+        ({"sources": {"a b": "truth", "a-b": "truth"}}, "two sources would have folders of the same name"),
+    ],
+)
+def test_nothing_to_compare(change, message, shapes, tmp_path):
+    given = {"sources": {"small": str(shapes / "labels.slc")}, "seeds": (0,), "reference": None, **change}
+    with pytest.raises(ArgumentError, match=message):
+        compare(
+            given["sources"], tmp_path, {**base(shapes), **given.get("options", {})}, seeds=given["seeds"], reference=given["reference"]
+        )
+
+
+def test_intervals():
+    found = welch([70.0, 71.0, 72.0], [69.0, 69.5, 70.0])
+    assert found.mean == pytest.approx(1.5)
+    expected = scipy_stats.ttest_ind([70.0, 71.0, 72.0], [69.0, 69.5, 70.0], equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert welch([1.0], [1.0, 2.0]) is None
+    same = welch([5.0, 5.0], [4.0, 4.0])
+    assert (same.mean, same.low, same.high) == (1.0, 1.0, 1.0)
+    half = 12.706 * 0.5  # Student's t of one degree of freedom, since only one of the two varies
+    assert welch([5.0, 6.0], [4.0, 4.0]).high == pytest.approx(1.5 + half, rel=1e-4)
+
+
+def test_label_quality_against_a_plain_reference(shapes, sources, tmp_path):
+    found = label_quality(sources, str(shapes / "train"))
+    with SoftLabelReader(sources["full"]) as full, SoftLabelReader(sources["small"]) as small:
+        numbers = np.unique(np.linspace(0, 11, 8).astype(int))
+        p = np.concatenate([image.labels.dense()[numbers] for image in full]).astype(np.float64)
+        q = np.concatenate([image.labels.dense()[numbers] for image in small]).astype(np.float64)
+    classes = np.repeat(np.repeat(np.arange(4), 10), len(numbers))
+    assert found["full"].confidence == pytest.approx(p.max(axis=1).mean())
+    assert found["full"].entropy == pytest.approx(-(p * np.log(p)).sum(axis=1).mean(), rel=1e-5)
+    assert found["small"].agreement == (q.argmax(axis=1) == classes).mean()
+    assert found["small"].cross_entropy["full"] == pytest.approx(-(p * np.log(q)).sum(axis=1).mean(), rel=1e-5)
+    assert found["small"].kl("full", found["full"].entropy) == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), abs=1e-5)
+    assert set(found) == {"full", "small", "maps", "truth"}
+    write_shape_labels(shapes, tmp_path / "other.slc")
+    assert label_quality({"truth": "truth"}, str(shapes / "train")) == {}
+
+
+def test_labels_of_other_crops_are_not_compared(shapes, tmp_path, monkeypatch):
+    import shapes as module
+
+    from softlabel_codec.sampler import CropSampler
+
+    monkeypatch.setattr(module, "SAMPLER", CropSampler(seed=99))
+    write_shape_labels(shapes, tmp_path / "other.slc")
+    found = label_quality({"small": str(shapes / "labels.slc"), "other": str(tmp_path / "other.slc")}, str(shapes / "train"))
+    assert found["other"].cross_entropy == {}
+    assert found["other"].confidence > 0.5
+
+
+def test_the_command(shapes, sources, tmp_path):
+    (tmp_path / "base.json").write_text(json.dumps(base(shapes, epochs=1)))
+    arguments = ["compare", str(tmp_path / "out"), "--config", str(tmp_path / "base.json"), "--seeds", "2", "--margin", "50"]
+    named = ["--source", f"full={sources['full']}", "--source", "plain=truth"]
+    done = CliRunner().invoke(main, [*arguments, *named, "--json"])
+    assert done.exit_code == 0, done.output
+    assert [row["name"] for row in json.loads(done.output)["rows"]] == ["full", "plain"]
+    done = CliRunner().invoke(main, [*arguments, *named])
+    assert all(text in done.output for text in ("differences from full", "plain", "KL from full", "compare.png"))
+    varied = CliRunner().invoke(main, [*arguments[:2], *arguments[2:], *named, "--vary", "crops_per_image=1,2", "--json"])
+    assert [row["varied"] for row in json.loads(varied.output)["rows"]] == [{"crops_per_image": 1}] * 2 + [{"crops_per_image": 2}] * 2
+    wrong = CliRunner().invoke(main, [*arguments, "--source", "truth"])
+    assert (wrong.exit_code, wrong.output) == (2, "slcodec: --source: expected NAME=VALUE, got 'truth'\n")
+    (tmp_path / "base.json").write_text('{"seed": 3}')
+    wrong = CliRunner().invoke(main, [*arguments, *named])
+    assert (wrong.exit_code, wrong.output) == (2, "slcodec: seed: is not for a comparison, which decides it for each run\n")

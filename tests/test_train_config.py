@@ -1,0 +1,68 @@
+"""The configuration of a training run: one list of options for Python, JSON files and the command line."""
+
+import dataclasses
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from softlabel_codec import ArgumentError
+from softlabel_codec.cli.main import main
+from softlabel_codec.train_config import TrainConfig
+
+LEAST = {"images": "train", "labels": "a.slc", "out": "run"}
+
+
+def test_it_survives_a_json_file(tmp_path):
+    config = TrainConfig.from_mapping({**LEAST, "mean": [0.1, 0.2, 0.3], "epochs": 3, "learning_rate": 1, "compile": True})
+    assert (config.mean, config.epochs, config.learning_rate, config.compile) == ((0.1, 0.2, 0.3), 3, 1.0, True)
+    (tmp_path / "run.json").write_text(json.dumps(config.to_mapping()))
+    assert TrainConfig.from_file(tmp_path / "run.json") == config
+
+
+def test_every_option_is_documented_and_on_the_command_line():
+    text = CliRunner().invoke(main, ["train", "--help"]).output
+    for option in dataclasses.fields(TrainConfig):
+        assert option.metadata["help"].endswith((".", "]", ")")), option.name
+        assert f"--{option.name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "unknown option 'epoch': did you mean 'epochs'"),
+        ({"quux": 3}, "unknown option 'quux': expected one of images, labels, out"),
+        ({"epochs": "3"}, "epochs: expected int, got '3'"),
+        ({"epochs": True}, "epochs: expected int, got True"),
+        ({"epochs": 2.5}, "epochs: expected int, got 2.5"),
+        ({"epochs": 0}, "epochs: expected at least 1, got 0"),
+        ({"epochs": None}, "epochs: expected int, got None"),
+        ({"mean": [1, 2]}, r"mean: expected 3 numbers, got \[1, 2\]"),
+        ({"mean": 1}, "mean: expected 3 numbers, got 1"),
+        ({"optimizer": "adam"}, "optimizer: expected sgd or adamw, got 'adam'"),
+        ({"precision": "int8"}, "precision: expected auto or float32"),
+        ({"interpolation": "cubic"}, "interpolation: expected bilinear or"),
+        ({"learning_rate": -1}, "learning_rate: expected at least 0, got -1"),
+        ({"truth_weight": 1.5}, "truth_weight: expected 0 to 1, got 1.5"),
+        ({"ema": 1.0}, "ema: expected below 1, got 1.0"),
+        ({"val_crop": 0.0}, "val_crop: expected above 0, at most 1, got 0.0"),
+        ({"single_crop_epochs": 101}, "single_crop_epochs: expected at most 100 epochs, got 101"),
+        ({"temperature": 0}, "temperature: expected a positive number, got 0"),
+        ({"stored_crops": 2}, "stored_crops: expected no fewer than crops_per_image, got 2"),
+        ({"batch_size": 30}, "batch_size: expected a multiple of crops_per_image=4, got 30"),
+        ({"teacher": "t.py:build"}, "teacher: expected a teacher with labels=online, and only there"),
+        ({"labels": "online"}, "teacher: expected a teacher with labels=online, and only there, got None"),
+    ],
+)
+def test_wrong_options(values, message):
+    with pytest.raises(ArgumentError, match=message):
+        TrainConfig.from_mapping({**LEAST, **values})
+
+
+def test_missing_options_and_files_that_hold_none(tmp_path):
+    with pytest.raises(ArgumentError, match="configuration: labels, out: missing"):
+        TrainConfig.from_mapping({"images": "train"})
+    for text in ("{", "[1]"):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(ArgumentError, match=r"a\.json: expected a JSON object"):
+            TrainConfig.from_file(tmp_path / "a.json")

@@ -1,0 +1,462 @@
+"""The reference trainer: every label source, resuming, several processes, what can go wrong."""
+
+import itertools
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from shapes import NUM_CROPS, config, options, write_shape_labels
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, StateError
+from softlabel_codec.cli.main import main
+from softlabel_codec.crop_choice import crops_at
+from softlabel_codec.students import build_student, load_weights
+from softlabel_codec.torch import DenseTargets, soft_cross_entropy, to_targets
+from softlabel_codec.torch.workers import SHARED_MEMORY
+from softlabel_codec.train_config import TrainConfig
+from softlabel_codec.trainer import make_label_maps, train
+from softlabel_codec.trainer.augment import jitter_colors, mix_crops
+from softlabel_codec.trainer.draws import epoch_draws
+from softlabel_codec.trainer.optimisers import learning_rate, parameter_groups
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / "weights.pt", weights_only=True)
+
+
+def assert_same_weights(first: Path, second: Path, **tolerance: float) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
+
+
+def log_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def maps(shapes):
+    make_label_maps(shapes / "train", f"{shapes / 'teacher.py'}:build").save(shapes / "maps.npz")
+    return str(shapes / "maps.npz")
+
+
+@pytest.mark.parametrize("source", ["stored", "truth", "online", "maps"])
+def test_a_student_learns_from_every_source(source, shapes, maps, tmp_path):
+    labels = {"stored": str(shapes / "labels.slc"), "maps": maps}.get(source, source)
+    more = {"teacher": f"{shapes / 'teacher.py'}:build"} if source == "online" else {}
+    report = train(config(shapes, tmp_path / "run", labels=labels, epochs=8, mean=[0.5] * 3, std=[0.5] * 3, **more))
+    assert (report.epochs, report.steps) == (8, 40)
+    assert report.evaluation["top1"] > 0.8  # chance is 0.25
+    assert 0 < report.data_seconds < report.seconds
+    first, *epochs = log_of(tmp_path / "run")
+    assert first["run"]["labels"] == labels
+    assert first["versions"]["torch"] == torch.__version__.partition("+")[0] or first["versions"]["torch"] == torch.__version__
+    assert [line["epoch"] for line in epochs] == list(range(8))
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    assert epochs[-1]["loss"] == report.loss
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["loss"], result["evaluation"], result["config"]["labels"]) == (report.loss, report.evaluation, labels)
+    load_weights(build_student("small", 4), tmp_path / "run" / "weights.pt")  # anybody's code
+
+
+def test_the_log_says_what_the_labels_are(shapes, tmp_path):
+    train(config(shapes, tmp_path / "run", epochs=1))
+    with SoftLabelReader(shapes / "labels.slc") as reader:
+        assert log_of(tmp_path / "run")[0]["labels"] == {
+            "labels": str(shapes / "labels.slc"),
+            "codec": "marginal_smoothing:k=2",
+            "fingerprint": reader.fingerprint,
+        }
+
+
+EVERYTHING = {
+    "optimizer": "adamw",
+    "learning_rate": 0.01,
+    "warmup_epochs": 1,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "color_jitter": 0.3,
+    "ema": 0.9,
+    "truth_weight": 0.2,
+    "single_crop_epochs": 1,
+    "temperature": 2.0,
+}
+
+
+class StoppedError(Exception):
+    """The run was interrupted."""
+
+
+def stop_after(step: int):
+    def progress(done: int, total: int) -> None:
+        if done == step:
+            raise StoppedError
+
+    return progress
+
+
+@pytest.mark.parametrize("more", [EVERYTHING, {"momentum": 0.8, "nesterov": True, "student": "resnet18_small"}])
+def test_a_run_that_is_continued_equals_an_unbroken_one(more, shapes, tmp_path):
+    whole = train(config(shapes, tmp_path / "whole", **more))
+    with pytest.raises(StoppedError):
+        train(config(shapes, tmp_path / "parts", **more), stop_after(12))  # in the third epoch of five steps
+    part = train(config(shapes, tmp_path / "parts", resume=True, **more))
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert (part.loss, part.steps, part.evaluation) == (whole.loss, whole.steps, whole.evaluation)
+    begun = [line["first_epoch"] for line in log_of(tmp_path / "parts") if "first_epoch" in line]
+    assert begun == [0, 2]
+    assert [line["epoch"] for line in log_of(tmp_path / "parts") if "epoch" in line] == [0, 1, 2, 3]
+
+
+def test_a_finished_run_stays_what_it_is(shapes, tmp_path):
+    first = train(config(shapes, tmp_path / "run"))
+    again = train(config(shapes, tmp_path / "run", resume=True))
+    assert again == first
+
+
+def test_images_in_memory_and_in_workers_give_the_same_student(shapes, tmp_path):
+    train(config(shapes, tmp_path / "plain"))
+    train(config(shapes, tmp_path / "memory", in_memory=True))
+    train(config(shapes, tmp_path / "workers", workers=2))
+    assert_same_weights(tmp_path / "plain", tmp_path / "memory")
+    assert_same_weights(tmp_path / "plain", tmp_path / "workers")
+
+
+def test_little_shared_memory_is_enough(shapes, tmp_path, monkeypatch):
+    train(config(shapes, tmp_path / "plain", epochs=1))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000) if path == SHARED_MEMORY else usage)
+    train(config(shapes, tmp_path / "pipes", epochs=1, workers=1))
+    assert_same_weights(tmp_path / "plain", tmp_path / "pipes")
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_several_processes_train_the_same_student(processes, shapes, tmp_path):
+    student = {"student": f"{shapes / 'teacher.py'}:plain"}  # without batch norm, whose statistics each process has for itself
+    train(config(shapes, tmp_path / "one", **student))
+    arguments = []
+    for name, value in options(shapes, tmp_path / "two", **student).items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "softlabel_codec.trainer"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"}
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained") == 1  # only the first process speaks
+    assert_same_weights(tmp_path / "one", tmp_path / "two", rtol=1e-3, atol=1e-5)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
+    assert results[0]["evaluation"]["top1"] == pytest.approx(results[1]["evaluation"]["top1"], abs=0.1)
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-3)
+
+
+def draws_config(**more):
+    return TrainConfig.from_mapping({"images": "", "labels": "a.slc", "out": "", "epochs": 12, "batch_size": 8, **more})
+
+
+@pytest.mark.parametrize("crops_per_image", [1, 2, 4])
+def test_a_pass_over_the_images_takes_each_once(crops_per_image):
+    made = draws_config(crops_per_image=crops_per_image)
+    for first in range(0, 12, crops_per_image):
+        epochs = [epoch_draws(made, 48, epoch) for epoch in range(first, first + crops_per_image)]
+        assert {len(steps) for steps in epochs} == {6}  # as many crops as there are images
+        draws = [draw for steps in epochs for step in steps for draw in step]
+        assert sorted(draw.image for draw in draws) == list(range(48))
+        assert {(draw.place, draw.num_crops) for draw in draws} == {(first, crops_per_image)}
+
+
+def test_all_stored_crops_are_used_before_any_is_used_again():
+    made = draws_config(crops_per_image=2, epochs=12)
+    taken = []
+    for epoch in range(12):
+        for draw in itertools.chain.from_iterable(epoch_draws(made, 48, epoch)):
+            if draw.image == 7:
+                taken += crops_at(0, np.arange(draw.place, draw.place + draw.num_crops), [7], [12])[0].tolist()
+    assert sorted(taken) == list(range(12))
+
+
+def test_the_last_epochs_may_take_one_crop_at_a_time():
+    made = draws_config(crops_per_image=4, single_crop_epochs=2, epochs=10)
+    counts = [{draw.num_crops for step in epoch_draws(made, 48, epoch) for draw in step} for epoch in range(10)]
+    assert counts == [{4}] * 8 + [{1}] * 2
+    places = [{draw.place for step in epoch_draws(made, 48, epoch) for draw in step} for epoch in (0, 4, 8, 9)]
+    assert places == [{0}, {4}, {8}, {9}]
+
+
+def test_processes_share_each_step():
+    made = draws_config(crops_per_image=2)
+    alone = epoch_draws(made, 48, 3)
+    shared = [epoch_draws(made, 48, 3, rank, 2) for rank in range(2)]
+    assert [first + second for first, second in zip(*shared, strict=True)] == alone
+    with pytest.raises(ArgumentError, match="8 crops are 4 images, which 3 processes cannot share evenly"):
+        epoch_draws(made, 48, 0, 0, 3)
+    with pytest.raises(ArgumentError, match="a step takes 4 images, but an epoch has only 3"):
+        epoch_draws(made, 6, 0)
+
+
+def test_mixing_losses_is_mixing_labels(shapes):
+    rng = np.random.default_rng(0)
+    with SoftLabelReader(shapes / "labels.slc") as reader:
+        targets = to_targets(reader[0].labels)
+    pixels, logits = torch.rand(NUM_CROPS, 3, 8, 8), torch.randn(NUM_CROPS, 4)
+    for mixup, cutmix in ((0.4, 0.0), (0.0, 1.0)):
+        mixed, mix = mix_crops(pixels, mixup, cutmix, rng)
+        assert 0 <= mix.share <= 1
+        share_of_pixels = (mixed == pixels).all(dim=1).double().mean() if cutmix else mix.share
+        if cutmix:
+            moved = mix.other != torch.arange(NUM_CROPS)
+            share_of_pixels = (mixed == pixels).all(dim=1)[moved].double().mean()
+        else:
+            torch.testing.assert_close(mixed, mix.share * pixels + (1 - mix.share) * pixels[mix.other])
+        assert float(share_of_pixels) == pytest.approx(mix.share)
+        dense = DenseTargets(mix.share * targets.dense() + (1 - mix.share) * targets.dense()[mix.other])
+        parts = mix.share * soft_cross_entropy(logits, targets) + (1 - mix.share) * soft_cross_entropy(logits, targets[mix.other])
+        torch.testing.assert_close(parts, soft_cross_entropy(logits, dense))
+    assert mix_crops(pixels, 0, 0, rng)[1] is None
+
+
+def test_color_jitter():
+    pixels = torch.rand(16, 3, 6, 6)
+    assert jitter_colors(pixels, 0, np.random.default_rng(0)) is pixels
+    changed = jitter_colors(pixels, 0.4, np.random.default_rng(0))
+    assert changed.shape == pixels.shape
+    assert 0 <= float(changed.min()) < float(changed.max()) <= 1
+    ratio = changed.mean(dim=(1, 2, 3)) / pixels.mean(dim=(1, 2, 3))
+    assert 0.55 < float(ratio.min()) < float(ratio.max()) < 1.45
+    assert float(ratio.std()) > 0.05  # each crop by itself
+
+
+def test_the_learning_rate_rises_and_falls():
+    made = draws_config(learning_rate=0.4, warmup_epochs=2, epochs=12)
+    rates = [learning_rate(made, step / 4, (step + 1) / 4) for step in range(48)]
+    assert rates[:7] == pytest.approx([0.4 * (step + 1) / 8 for step in range(7)])
+    assert rates[8] == pytest.approx(0.4)
+    assert rates[28] == pytest.approx(0.2)
+    assert all(before > after for before, after in itertools.pairwise(rates[8:]))
+    assert rates[-1] < 0.001
+
+
+def test_biases_and_norms_do_not_decay():
+    decayed, others = parameter_groups(build_student("small", 4), 0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
+    assert {parameter.ndim for parameter in others["params"]} == {1}
+
+
+def first_loss(folder, out, **more) -> float:
+    """Return the loss of the first step, whose weights are known: one epoch of one step at a learning rate of 0."""
+    return train(config(folder, out, epochs=1, batch_size=40, crops_per_image=1, learning_rate=0.0, **more)).loss
+
+
+def test_soft_and_true_labels_are_weighed(shapes, tmp_path):
+    soft = first_loss(shapes, tmp_path / "a")
+    true = first_loss(shapes, tmp_path / "b", truth_weight=1.0)
+    assert first_loss(shapes, tmp_path / "c", truth_weight=0.25) == pytest.approx(0.75 * soft + 0.25 * true, rel=1e-5)
+    assert abs(soft - true) > 0.001
+
+
+def test_the_temperature_is_that_of_hinton(shapes, tmp_path):
+    made = config(shapes, tmp_path / "run", epochs=1, batch_size=40, crops_per_image=1, learning_rate=0.0, temperature=4.0)
+    found = train(made).loss
+    torch.manual_seed(0)
+    student = build_student("small", 4, 16)
+    from softlabel_codec.trainer.batches import HostLoader
+    from softlabel_codec.trainer.setup import set_up
+
+    (batch,) = HostLoader(set_up(made).images, torch.device("cpu"), 0, 40).batches(epoch_draws(made, 40, 0))
+    logits = student((batch.pixels / 255 - 0.5) / 0.5)
+    assert found == pytest.approx(16 * cross_entropy(logits / 4, batch.labels.dense()).item(), rel=1e-4)
+
+
+def test_averaged_weights_are_evaluated_and_saved(shapes, tmp_path):
+    train(config(shapes, tmp_path / "run", ema=0.5))
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert torch.equal(state["average"]["head.weight"], weights(tmp_path / "run")["head.weight"])
+    assert not torch.equal(state["model"]["head.weight"], state["average"]["head.weight"])
+
+
+def test_given_weights_are_where_it_begins(shapes, tmp_path):
+    train(config(shapes, tmp_path / "first", epochs=8))
+    second = train(config(shapes, tmp_path / "second", epochs=1, learning_rate=0.0, weights=str(tmp_path / "first" / "weights.pt")))
+    assert second.evaluation["top1"] > 0.8
+
+
+def test_a_loss_that_is_no_number(shapes, tmp_path):
+    explodes = {"student": f"{shapes / 'teacher.py'}:explodes"}
+    with pytest.raises(StateError, match=r"epoch 1, step 0: the loss is nan\. Lower the learning rate"):
+        train(config(shapes, tmp_path / "run", val=None, **explodes))
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 1
+    with pytest.raises(StateError, match="val: the network predicts NaN: its training has diverged"):
+        train(config(shapes, tmp_path / "other", **explodes))
+
+
+def test_checkpoints_of_other_runs(shapes, tmp_path):
+    train(config(shapes, tmp_path / "run", epochs=1))
+    with pytest.raises(StateError, match=r"run: holds a run already\. Continue it with --resume, or choose another --out"):
+        train(config(shapes, tmp_path / "run", epochs=1))
+    with pytest.raises(MismatchError, match="was made with epochs=1, expected 2. Use the same options, or another --out"):
+        train(config(shapes, tmp_path / "run", epochs=2, resume=True))
+    write_shape_labels(shapes, tmp_path / "other.slc", seed=5)
+    with pytest.raises(MismatchError, match="was made with other labels"):
+        train(config(shapes, tmp_path / "run", epochs=1, resume=True, labels=str(tmp_path / "other.slc")))
+    train(config(shapes, tmp_path / "run", epochs=1, resume=True, workers=1, checkpoint_epochs=3))  # what trains the same
+
+
+def test_files_that_are_no_checkpoints(shapes, tmp_path):
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.parent.mkdir()
+    made = config(shapes, tmp_path / "run", resume=True)
+    for content, message in (
+        (b"noise" * 50, "no weights that can be read"),
+        (pickle.dumps(print, protocol=2), "no weights that can be read"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CorruptError, match=rf"checkpoint\.pt: {message}"):
+            train(made)
+    torch.save({"model": {}}, path)
+    with pytest.raises(CorruptError, match="not a checkpoint of the trainer"):
+        train(made)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"crops_per_image": 16, "batch_size": 16}, "crops_per_image: expected at most 12, the crops stored of an image in .*, got 16"),
+        ({"stored_crops": 13}, "stored_crops: .* has images with only 12 crops, got 13"),
+        ({"num_classes": 5}, "expected labels of 5 classes, got 4"),
+        ({"labels": "labels.txt"}, r"labels: expected FILE\.slc, FILE\.npz"),
+        ({"labels": "truth", "stored_crops": 4}, "stored_crops: is for label files, leave it out with labels='truth'"),
+        ({"scale": [0.1, 1]}, "scale: is for fresh crops: those of a label file are fixed"),
+        ({"student": "resnet5"}, "student: unknown name 'resnet5'"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"batch_size": 96}, "a step takes 48 images, but an epoch has only 20"),
+    ],
+)
+def test_things_that_do_not_fit_together(more, message, shapes, tmp_path):
+    with pytest.raises((ArgumentError, MismatchError), match=message):
+        train(config(shapes, tmp_path / "run", **more))
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_teacher_of_other_classes(shapes, tmp_path):
+    with pytest.raises(MismatchError, match=r"teacher .*: expected logits of shape \(2, 4\) for 2 crops, got \(2, 7\)"):
+        train(config(shapes, tmp_path / "run", labels="online", teacher=f"{shapes / 'teacher.py'}:seven"))
+
+
+def test_labels_of_other_images(shapes, tmp_path):
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    (tmp_path / "train" / "red" / "3.png").unlink()
+    with pytest.raises(MismatchError, match=r"1 of 40 labelled images are not in .*train: 'red/3\.png'"):
+        train(config(shapes, tmp_path / "run", images=str(tmp_path / "train")))
+    shutil.copy(shapes / "train" / "red" / "4.png", tmp_path / "train" / "red" / "3.png")
+    from PIL import Image
+
+    Image.new("RGB", (30, 24)).save(tmp_path / "train" / "red" / "3.png")
+    for workers in (0, 1):
+        with pytest.raises(MismatchError, match=r"image 'red/3\.png': expected 24 x 24 pixels .* as labelled, got 24 x 30"):
+            train(config(shapes, tmp_path / f"run{workers}", images=str(tmp_path / "train"), workers=workers))
+    with pytest.raises(MismatchError, match="in_memory: expected images of one size, got 2 sizes"):
+        train(config(shapes, tmp_path / "run2", images=str(tmp_path / "train"), in_memory=True))
+
+
+def test_images_that_cannot_be_read(shapes, tmp_path):
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    (tmp_path / "train" / "red" / "3.png").write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"3\.png"):
+        train(config(shapes, tmp_path / "run", images=str(tmp_path / "train"), workers=1))
+
+
+def test_classes_in_another_order(shapes, tmp_path):
+    (tmp_path / "classes.txt").write_text("blue first\ngreen second\nred\nwhite\n")
+    same = train(config(shapes, tmp_path / "same", classes=str(tmp_path / "classes.txt"), epochs=8))
+    assert same.evaluation["top1"] > 0.8
+    (tmp_path / "turned.txt").write_text("white\nred\ngreen\nblue\n")
+    with pytest.warns(UserWarning, match=r"agree with the class folders for only 2?\d?\.?\d% of the images"):
+        train(config(shapes, tmp_path / "turned", classes=str(tmp_path / "turned.txt"), epochs=1))
+    (tmp_path / "few.txt").write_text("white\nred\n")
+    with pytest.raises(MismatchError, match=r"few\.txt: expected 4 class folders, got 2"):
+        train(config(shapes, tmp_path / "few", classes=str(tmp_path / "few.txt")))
+    (tmp_path / "twice.txt").write_text("white\nwhite\n")
+    with pytest.raises(ArgumentError, match=r"twice\.txt: a class folder is listed twice"):
+        train(config(shapes, tmp_path / "twice", classes=str(tmp_path / "twice.txt")))
+    (tmp_path / "strange.txt").write_text("white\nred\ngreen\nyellow\n")
+    with pytest.raises(MismatchError, match="lies in none of the 4 class folders"):
+        train(config(shapes, tmp_path / "strange", classes=str(tmp_path / "strange.txt")))
+
+
+def test_labels_of_more_classes_than_there_are_folders(shapes, tmp_path):
+    shutil.copytree(shapes / "train", tmp_path / "train", ignore=shutil.ignore_patterns("red"))
+    shutil.copytree(shapes / "val", tmp_path / "val", ignore=shutil.ignore_patterns("red"))
+    from softlabel_codec.images import list_images
+    from softlabel_codec.writer import SoftLabelWriter
+
+    with SoftLabelWriter(tmp_path / "some.slc", 4, "hard") as writer, SoftLabelReader(shapes / "labels.slc") as reader:
+        for key in list_images(tmp_path / "train"):
+            image = reader[key]
+            writer.add(key, image_size=(24, 24), crops=image.crops, flips=image.flips, probs=image.labels.dense())
+    some = {"labels": str(tmp_path / "some.slc"), "images": str(tmp_path / "train")}
+    train(config(shapes, tmp_path / "a", val=None, **some))  # nobody needs to know the classes
+    for more in ({"val": str(tmp_path / "val")}, {"val": None, "truth_weight": 0.5}):
+        with pytest.raises(MismatchError, match="Say with --classes FILE which class folder has which number"):
+            train(config(shapes, tmp_path / "b", **some, **more))
+    (tmp_path / "classes.txt").write_text("blue\ngreen\nred\nwhite\n")
+    report = train(config(shapes, tmp_path / "c", val=str(tmp_path / "val"), classes=str(tmp_path / "classes.txt"), epochs=8, **some))
+    assert report.evaluation["top1"] > 0.8
+
+
+def test_the_command(shapes, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(options(shapes, tmp_path / "a", epochs=1)))
+    done = CliRunner().invoke(main, ["train", "--config", str(tmp_path / "run.json"), "--epochs", "2", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["epochs"] == 2
+    done = CliRunner().invoke(main, ["train", "--config", str(tmp_path / "run.json"), "--out", str(tmp_path / "b")])
+    assert [line.split()[0] for line in done.output.splitlines()] == ["trained", "top-1", "top-5", "calibration", "wrote"]
+    (tmp_path / "wrong.json").write_text('{"epoch": 3}')
+    done = CliRunner().invoke(main, ["train", "--config", str(tmp_path / "wrong.json")])
+    assert (done.exit_code, done.output) == (2, "slcodec: configuration: unknown option 'epoch': did you mean 'epochs'?\n")
+    done = CliRunner().invoke(main, ["train", "--images", str(shapes / "train")])
+    assert (done.exit_code, done.output) == (2, "slcodec: configuration: labels, out: missing\n")
+
+
+def test_reduced_precision_on_the_host(shapes, tmp_path):
+    report = train(config(shapes, tmp_path / "run", precision="bfloat16", epochs=8))
+    assert report.evaluation["top1"] > 0.7
+    assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} <= {torch.float32, torch.int64}
+
+
+def test_a_network_in_the_mode_for_training(shapes, tmp_path, monkeypatch):
+    seen = []
+    forward = nn.BatchNorm2d.forward
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: (seen.append((self.training, len(x))), forward(self, x))[1])
+    train(config(shapes, tmp_path / "run", epochs=2))
+    assert {training for training, size in seen if size == 8} == {True}
+    assert {training for training, size in seen if size == 20} == {False}
+
+
+def test_tensorboard_where_it_is_installed(shapes, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, epoch):
+            written.append((name, epoch))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    train(config(shapes, tmp_path / "run", epochs=1))
+    assert (written[0], written[-1]) == (tmp_path / "run", "closed")
+    assert {("loss", 0), ("learning_rate", 0), ("top1", 0), ("seconds", 0)} <= set(written[1:-1])
