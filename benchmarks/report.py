@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
+from accuracy import tables
 from common import RESULTS
 
 REPORT = Path(__file__).resolve().with_name("REPORT.md")
@@ -47,7 +48,8 @@ def write(path: Path) -> None:
 def render(result: Result, name: str) -> str:
     """Return the text of the report."""
     parts = [_head(result, name), _goals(result), _storage(result), _distortion(result), _limit(result), _reading(result), _writing(result)]
-    parts += [_scale(result), _images(result) if result["images"] else "", _tried()]
+    parts += [_scale(result), _images(result) if result["images"] else "", _epochs(result["epochs"]) if result.get("epochs") else ""]
+    parts += [f"## 9. Accuracy\n\n{tables.render(tables.load())}", _tried()]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -365,9 +367,42 @@ differ; differences are of the 8-bit samples of the crops of images that were de
 """
 
 
+def _epochs(epochs: Result) -> str:
+    plain, maps = epochs["published"]
+    goals = f"{epochs['published'][plain]} of plain training and {epochs['published'][maps]} of ReLabel"
+    parts = [
+        table(
+            [title, "seconds per epoch", "share of plain training", "share of label maps"],
+            [
+                (
+                    name,
+                    f"{times['median']:.2f} ({times['min']:.2f} to {times['max']:.2f})",
+                    *(_share(epochs[what]["share_of"][peer][name]) for peer in (plain, maps)),
+                )
+                for name, times in epochs[what]["seconds_per_epoch"].items()
+            ],
+        )
+        for what, title in (("loading", "loading only"), ("training", f"training `{epochs['student']}`"))
+    ]
+    return f"""
+## 8. Time per epoch
+
+{epochs["images"]} photographs, as many crops of 224 pixels per epoch, {epochs["workers"]} workers on {epochs["workers"]} cores, {epochs["loading"]["seconds_per_epoch"][plain]["n"]} rounds. FKD's published time of an epoch is {goals}. On two cores without a GPU
+the network takes most of an epoch, whatever the labels are; the smaller the share of computing, the closer training comes to loading.
+
+{parts[0]}
+
+{parts[1]}
+"""
+
+
+def _share(found: Result) -> str:
+    return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
+
+
 def _tried() -> str:
     return """
-## 8. Tried, and left out
+## 10. Tried, and left out
 
 On the same labels, before the layout was settled; figures are bytes per crop of whole files or columns.
 

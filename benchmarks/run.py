@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import distortion
+import epochs
 import images
 import limit
 import reading
@@ -35,6 +36,7 @@ SECTIONS: dict[str, Callable[[Labels, Path], Any]] = {
     "writing": writing.measure,
     "scale": scale.measure,
     "images": images.measure,
+    "epochs": epochs.measure,
 }
 
 

@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import distortion  # noqa: E402
+import epochs  # noqa: E402
 import figures  # noqa: E402
 import images  # noqa: E402
 import limit  # noqa: E402
@@ -49,7 +50,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def result(labels, tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
-    found = {**circumstances(), "labels": labels.source, "num_crops": labels.num_crops, "seconds": {}, "images": None}
+    found = {**circumstances(), "labels": labels.source, "num_crops": labels.num_crops, "seconds": {}, "images": None, "epochs": None}
     with pytest.MonkeyPatch.context() as patch:
         for module, settings in SMALL.items():
             for name, value in settings.items():
@@ -77,7 +78,7 @@ def test_every_section_measures_something(result):
 
 def test_the_report_is_rendered(result, tmp_path):
     text = report.render(json.loads(json.dumps(result)), "x.json")
-    assert all(f"## {number}. " in text for number in (1, 2, 3, 4, 5, 6, 8))
+    assert all(f"## {number}. " in text for number in (1, 2, 3, 4, 5, 6, 9, 10))
     figures.draw(result, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"storage.png", "distortion.png", "budget.png", "reading.png", "scale.png"}
 
@@ -95,15 +96,32 @@ def test_the_model_counts_what_an_adaptive_coder_would_need():
     assert limit._ranks_bits(ranks, 10, 0.0, 1.0) == pytest.approx(np.log2(10) + np.log2(9) + np.log2(3))
 
 
-@pytest.mark.shared
-def test_the_image_path(labels, tmp_path, monkeypatch, teacher_logits):
+@pytest.fixture
+def photographs(labels, teacher_logits):
+    """Labels of three photographs."""
     few = slice(0, 3)
     sizes = teacher_logits["image_size"][few].astype(np.int64)
     crops, flips = teacher_logits["crops"][few, :20].astype(np.int64), teacher_logits["flips"][few, :20]
     keys = [str(key) for key in teacher_logits["keys"][few]]
-    photographs = replace(labels, keys=keys, image_sizes=sizes, crops=crops, flips=flips, probs=labels.probs[few])
+    return replace(labels, keys=keys, image_sizes=sizes, crops=crops, flips=flips, probs=labels.probs[few])
+
+
+@pytest.mark.shared
+def test_the_image_path(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "ROUNDS", 1)
     with pytest.warns(UserWarning, match="97 images .* have no labels"):
         found = images.measure(photographs, tmp_path)
     assert found["decoders"]["differing_samples"] == 0
     assert 0 < found["labels_share"]["percent"]["stored"]["median"] < 100
+
+
+@pytest.mark.shared
+def test_the_time_of_an_epoch(photographs, tmp_path, monkeypatch):
+    for name, value in {"ROUNDS": 1, "REPEATED": 8, "BATCH_SIZE": 8, "WORKERS": 1}.items():
+        monkeypatch.setattr(epochs, name, value)
+    found = epochs.measure(photographs, tmp_path)
+    assert found["images"] == 24
+    for part in ("loading", "training"):
+        assert len(found[part]["seconds_per_epoch"]) == 5
+        assert found[part]["share_of"]["ground truth, 1 crop"]["ground truth, 1 crop"]["median"] == 1
+    assert "## 8. Time per epoch" in report._epochs(found)

@@ -72,7 +72,7 @@ def test_what_was_trained_is_not_trained_again(shapes, sources, tmp_path, monkey
     first = compare(some, tmp_path, base(shapes), seeds=(0, 1))
     trained = []
     original = comparison.train
-    monkeypatch.setattr(comparison, "train", lambda made, progress: trained.append((made.labels, made.seed)) or original(made, progress))
+    monkeypatch.setattr(comparison, "train", lambda made, *more: trained.append((made.labels, made.seed)) or original(made, *more))
     again = compare(some, tmp_path, base(shapes), seeds=(0, 1, 2))
     assert trained == [(sources["small"], 2), ("truth", 2)]
     assert [row.accuracies[:2] for row in again.rows] == [row.accuracies for row in first.rows]

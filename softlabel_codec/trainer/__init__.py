@@ -9,12 +9,14 @@ from softlabel_codec.trainer.evaluation import Evaluation, Evaluator, TestImages
 from softlabel_codec.trainer.finished import Student, evaluate, load_student
 from softlabel_codec.trainer.label_maps import LabelMaps, make_label_maps
 from softlabel_codec.trainer.loop import TrainReport, train
+from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.outcome import CompareReport
 
 __all__ = [
     "CompareReport",
     "Evaluation",
     "Evaluator",
+    "ImageMemory",
     "LabelMaps",
     "Student",
     "TestImages",

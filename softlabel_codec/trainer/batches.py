@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from softlabel_codec.errors import MismatchError, SoftLabelError
 from softlabel_codec.images import apply_crop, image_size, load_image
 from softlabel_codec.labels import Labels, concatenate_labels
+from softlabel_codec.summary import keys_sha256
 from softlabel_codec.torch.device import cut_crops
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.targets import Targets, to_targets
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, need_pipes, stop_quietly
 from softlabel_codec.trainer.draws import Draw, Step
+from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.sources import Source
 
 Finder = Callable[[int, str], Any]
@@ -62,6 +64,8 @@ class TrainingImages:
 
     Attributes
     ----------
+    folder : str
+        Where the images are.
     source : Source
         Where crops and labels come from; also says the keys.
     find : callable
@@ -74,6 +78,7 @@ class TrainingImages:
         How crops are scaled, and images turned.
     """
 
+    folder: str
     source: Source
     find: Finder
     classes: NDArray[np.int64] | None
@@ -183,20 +188,34 @@ class HostLoader:
 class DeviceLoader:
     """Batches cut on the device, from images that lie in its memory; labels are read one step ahead in a thread.
 
+    Parameters
+    ----------
+    images : TrainingImages
+        The images.
+    device : torch.device
+        Where to keep and cut them.
+    memory : ImageMemory
+        Where they may lie already.
+
     Raises
     ------
     MismatchError
         If the images are not all of one size.
     """
 
-    def __init__(self, images: TrainingImages, device: torch.device) -> None:
+    def __init__(self, images: TrainingImages, device: torch.device, memory: ImageMemory) -> None:
         self._images, self._device = images, device
-        decoded = [np.asarray(images.load(number)) for number in range(len(images.source.keys))]
+        what = ("train", images.folder, images.exif_orientation, keys_sha256(key.encode() for key in images.source.keys), device)
+        self._pixels: Tensor = memory.keep(what, self._decode)
+        self._size = self._pixels.shape[2], self._pixels.shape[3]
+
+    def _decode(self) -> Tensor:
+        with ThreadPoolExecutor() as threads:
+            decoded = list(threads.map(lambda number: np.asarray(self._images.load(number)), range(len(self._images.source.keys))))
         sizes = {pixels.shape for pixels in decoded}
         if len(sizes) > 1:
             raise MismatchError(f"in_memory: expected images of one size, got {len(sizes)} sizes; leave it out")
-        self._size = decoded[0].shape[:2]
-        self._pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous().to(device)
+        return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous().to(self._device)
 
     def batches(self, steps: Sequence[Step]) -> Iterator[Batch]:
         with ThreadPoolExecutor(1) as ahead:

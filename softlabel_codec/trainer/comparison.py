@@ -15,6 +15,7 @@ from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.train_config import ONLINE, WHERE_IT_RUNS, TrainConfig
 from softlabel_codec.trainer.classes import read_class_folders
 from softlabel_codec.trainer.loop import RESULT, train
+from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.outcome import Cell, CompareReport, draw_comparison, make_report
 from softlabel_codec.trainer.quality import label_quality
 
@@ -76,8 +77,9 @@ def compare(
     cells = list(_plan(sources, Path(out), options, seeds, vary or {}))
     configs = [config for cell in cells for config in cell.configs]
     unfinished = [config for config in configs if _result(config) is None]  # before the first run begins
+    memory = ImageMemory()
     for number, config in enumerate(unfinished):
-        train(config, _part_of(progress, number, len(unfinished)))
+        train(config, _part_of(progress, number, len(unfinished)), memory)
     finished = [Cell(cell.name, cell.varied, {config.seed: _result(config) or {} for config in cell.configs}) for cell in cells]
     order = read_class_folders(options["classes"]) if options.get("classes") else ()
     quality = label_quality(sources, str(options["images"]), order)

@@ -20,6 +20,7 @@ from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError, S
 from softlabel_codec.images import center_crop, list_images, load_image, path_of_key
 from softlabel_codec.torch.pixels import normalize, to_tensor
 from softlabel_codec.trainer.classes import classes_of
+from softlabel_codec.trainer.memory import ImageMemory
 
 CALIBRATION_BINS = 15
 _IMAGENET_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -124,8 +125,8 @@ class Evaluator:
         Where networks are.
     batch_size, workers : int
         Images per step, and processes that decode.
-    in_memory : bool
-        Decode the images once and keep them in the device's memory.
+    memory : ImageMemory, optional
+        Decode the images once and keep them there, on the device.
     real : path, optional
         ImageNet ReaL's JSON file: for each validation image, in order of its number, the classes that are accepted.
     """
@@ -139,16 +140,17 @@ class Evaluator:
         *,
         batch_size: int = 256,
         workers: int = 0,
-        in_memory: bool = False,
+        memory: ImageMemory | None = None,
         real: str | os.PathLike[str] | None = None,
     ) -> None:
         self._images, self._mean, self._std, self._device = images, mean, std, device
-        self._batch_size = batch_size
         self._accepted = None if real is None else read_real(real, images.keys)
         self._loader = DataLoader(images, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
-        if in_memory:
-            self._kept = [(pixels.to(device), classes.to(device)) for pixels, classes in self._loader]
+        if memory is not None:
+            how = (images.size, images.crop, images.interpolation, images.exif_orientation)
+            what = ("test", str(images.folder), images.classes.tobytes(), how, batch_size, device)
+            self._kept = memory.keep(what, lambda: [(pixels.to(device), classes.to(device)) for pixels, classes in self._loader])
 
     def measure(self, model: nn.Module, autocast: torch.dtype | None = None) -> Evaluation:
         """Return how good a network is; it is left in the mode that it was in."""

@@ -28,6 +28,7 @@ from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, sa
 from softlabel_codec.trainer.draws import epoch_draws
 from softlabel_codec.trainer.evaluation import Evaluator
 from softlabel_codec.trainer.log import RunLog
+from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.optimisers import learning_rate, make_optimizer
 from softlabel_codec.trainer.processes import Processes, processes
 from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_student, set_up
@@ -89,7 +90,7 @@ class Run:
     record: dict[str, Any] = field(default_factory=dict)  # of the last epoch
 
 
-def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
+def train(config: TrainConfig, progress: Progress | None = None, memory: ImageMemory | None = None) -> TrainReport:
     """Train a student as a configuration says, and return what came of it. With `torchrun`, call it in every process.
 
     Parameters
@@ -98,6 +99,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
         What to do.
     progress : callable, optional
         Called with the number of steps done so far and in all.
+    memory : ImageMemory, optional
+        Where images of earlier runs lie, for `in_memory`.
 
     Raises
     ------
@@ -108,7 +111,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
         more. The last checkpoint stays.
     """
     with processes(config.device) as here, workers_watched():
-        run = _begin(config, here)
+        run = _begin(config, here, memory or ImageMemory())
         record = run.record
         with _log(run) as log:
             for epoch in range(run.first_epoch, config.epochs):
@@ -129,7 +132,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
         return report
 
 
-def _begin(config: TrainConfig, here: Processes) -> Run:
+def _begin(config: TrainConfig, here: Processes, memory: ImageMemory) -> Run:
     """Make everything that a run needs, and take up its checkpoint if it is to be continued."""
     if not config.resume:
         refuse_begun(_folder(config))
@@ -149,9 +152,9 @@ def _begin(config: TrainConfig, here: Processes) -> Run:
         average=AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None,  # type: ignore[no-untyped-call]
         optimizer=make_optimizer(student, config),
         scaler=torch.amp.GradScaler(here.device.type, enabled=config.precision == "float16"),
-        loader=DeviceLoader(setup.images, here.device) if config.in_memory else _host_loader(config, setup, here),
+        loader=DeviceLoader(setup.images, here.device, memory) if config.in_memory else _host_loader(config, setup, here),
         teacher=online[0] if online else None,
-        evaluator=make_evaluator(config, setup, here.device) if here.first else None,
+        evaluator=make_evaluator(config, setup, here.device, memory) if here.first else None,
         labels=setup.labels + (online[1] if online else ""),
         autocast=_AUTOCAST.get(_precision(config, here.device)),
     )

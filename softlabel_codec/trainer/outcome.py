@@ -158,7 +158,7 @@ def make_report(
             )
         )
     versions = {"python": platform.python_version(), **library_versions("softlabel_codec", "numpy", "pillow", "torch", "zstandard")}
-    return CompareReport(time.strftime("%Y-%m-%d"), _machine(), versions, dict(options), reference, margin, rows)
+    return CompareReport(time.strftime("%Y-%m-%d"), machine(), versions, dict(options), reference, margin, rows)
 
 
 def welch(values: Sequence[float], others: Sequence[float]) -> Interval | None:
@@ -193,7 +193,8 @@ def _bytes_per_crop(labels: str, sources: Mapping[str, str]) -> float | None:
         return Path(labels).stat().st_size / int(reader.num_crops.sum())
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return what computes here, in words."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"{platform.machine()}, {torch.get_num_threads()} threads"

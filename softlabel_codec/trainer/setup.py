@@ -29,6 +29,7 @@ from softlabel_codec.trainer.batches import TrainingImages
 from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders
 from softlabel_codec.trainer.evaluation import Evaluator, TestImages
 from softlabel_codec.trainer.label_maps import LabelMaps
+from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.sources import FreshCrops, MappedCrops, Source, StoredCrops
 
 OnlineTeacher = Callable[[Tensor], Tensor]
@@ -93,7 +94,8 @@ def set_up(config: TrainConfig) -> Setup:
         source = FreshCrops(keys, sampler, classes if kind == TRUTH else None, num_classes)
         numbers = [""] * len(keys) if classes is None else classes.tolist()
         fingerprint = keys_sha256(f"{number} {key}".encode() for number, key in zip(numbers, keys, strict=True))
-    images = TrainingImages(source, _InFolder(config.images, keys), classes, config.size, config.interpolation or "bilinear", "ignored")
+    find, interpolation = _InFolder(config.images, keys), config.interpolation or "bilinear"
+    images = TrainingImages(config.images, source, find, classes, config.size, interpolation, "ignored")
     facts = {"labels": config.labels, "fingerprint": fingerprint}
     mean, std = config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD
     return Setup(images, num_classes, mean, std, _or(config.temperature, 1.0), fingerprint, facts, folders)
@@ -109,9 +111,8 @@ def _with_stored_labels(config: TrainConfig, reader: SoftLabelReader) -> Setup:
     teacher = reader.metadata.get("preprocessing", {})
     how = teacher if isinstance(teacher, dict) else {}
     interpolation = config.interpolation or str(how.get("interpolation", "bilinear"))
-    images = TrainingImages(
-        source, image_finder(config.images, reader), classes, config.size, interpolation, str(how.get("exif_orientation", "ignored"))
-    )
+    find, exif_orientation = image_finder(config.images, reader), str(how.get("exif_orientation", "ignored"))
+    images = TrainingImages(config.images, source, find, classes, config.size, interpolation, exif_orientation)
     mean = as_triple("mean", config.mean or how.get("mean", IMAGENET_MEAN))
     std = as_std(config.std or how.get("std", IMAGENET_STD))
     temperature = float(_or(config.temperature, reader.metadata.get("temperature", 1.0)))
@@ -153,7 +154,7 @@ def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device)
     return logits, weights_sha256(teacher.model)
 
 
-def make_evaluator(config: TrainConfig, setup: Setup, device: torch.device) -> Evaluator | None:
+def make_evaluator(config: TrainConfig, setup: Setup, device: torch.device, memory: ImageMemory) -> Evaluator | None:
     """Return what measures the student on the validation images; None if there are none."""
     if config.val is None:
         return None
@@ -162,7 +163,7 @@ def make_evaluator(config: TrainConfig, setup: Setup, device: torch.device) -> E
         raise MismatchError(_unknown_classes(config.val, len(folders), setup.num_classes))
     how = {"crop": config.val_crop, "interpolation": setup.images.interpolation, "exif_orientation": setup.images.exif_orientation}
     images = TestImages.of_folder(config.val, folders, config.size, **how)
-    return Evaluator(images, setup.mean, setup.std, device, workers=config.workers, in_memory=config.in_memory)
+    return Evaluator(images, setup.mean, setup.std, device, workers=config.workers, memory=memory if config.in_memory else None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The accuracy experiment: `experiment.py` runs it, `tables.py` makes the section of the report."""
