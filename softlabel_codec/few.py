@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.labels import SparseLabels, Tails
-from softlabel_codec.limits import MAX_IMAGES_PER_BLOCK, MAX_KEPT_CLASSES
+from softlabel_codec.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BLOCK, MAX_KEPT_CLASSES, fits_block
 from softlabel_codec.pack.block import Layout
 from softlabel_codec.pack.crops import NO_RATIO_BOUND, OUTSIDE
-from softlabel_codec.pack.fields import FEW_CROPS, IMAGE_BYTES, SHORT
+from softlabel_codec.pack.fields import FEW_CROPS, IMAGE_BYTES, MANY_CROPS, SHORT
 from softlabel_codec.pack.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_bits
-from softlabel_codec.pack.sparse import TOO_MANY, WIDE
+from softlabel_codec.pack.sparse import TOO_MANY, WASTEFUL, WIDE
 from softlabel_codec.pack.tails import one_tail
 from softlabel_codec.quantise.tails import dequantise_tails
 from softlabel_codec.quantise.values import LOG8_ZERO, VALUE_WIDTH, Floats, Log8, ValueEncoding, value_encoding
@@ -86,6 +86,8 @@ class FewCropsReader:
             raise CorruptError("a block holds no images, too many, or fewer than the index says")
         table = struct.unpack_from(f"<{3 * num_images}H", content, at)
         num_crops, before = sum(table[:num_images]) + num_images, sum(table[:slot]) + slot
+        if num_crops > MAX_CROPS_PER_BLOCK:
+            raise CorruptError(MANY_CROPS)
         if max(crops) > table[slot]:
             raise CorruptError(FEW_CROPS)
         rows = [before + crop for crop in crops]
@@ -110,6 +112,8 @@ class FewCropsReader:
         width = fields["index_width"]
         if width > 4 or fields.get("remainder_width", 0) > 2:
             raise CorruptError(WIDE)
+        if width == 0 and max(entries.num) > LOOK_BACK + 1:
+            raise CorruptError(BAD_CLASS)
         values_at = at + entries.total * width
         leads_before, num_leads = (rows, num_crops) if self._log8 is None else (entries.several_before, entries.several)
         lead = 0 if self._log8 is None else 1
@@ -147,6 +151,8 @@ class FewCropsReader:
         if int(more.max()) >= self._most_classes:
             raise CorruptError(TOO_MANY)
         sums, several_to = more.cumsum(dtype=np.int64), (more > 0).cumsum(dtype=np.int64)
+        if not fits_block(num_crops, int(sums[-1]) + num_crops, int(more.max()) + 1):
+            raise CorruptError(WASTEFUL)
         nums, ends, severals = (column[rows].tolist() for column in (more, sums, several_to))
         return _Entries(
             first=[end - num + row for end, num, row in zip(ends, nums, rows, strict=True)],

@@ -7,6 +7,8 @@ MAX_CLASSES = 2**31
 MAX_KEPT_CLASSES = 65535
 MAX_CROPS_PER_IMAGE = 65535
 MAX_IMAGES_PER_BLOCK = 256
+MAX_CROPS_PER_BLOCK = 65535
+MAX_TABLE_ENTRIES = 2**24
 MAX_IMAGES = 2**32 - 1
 MAX_IMAGE_SIDE = 65535
 MAX_KEY_BYTES = 4096
@@ -21,3 +23,11 @@ def max_content_bytes(payload_bytes: int) -> int:
     """Most bytes that a block's payload of that length may decompress to."""
     most = 2**24 + 1024 * payload_bytes
     return most if most < MAX_CONTENT_BYTES else MAX_CONTENT_BYTES
+
+
+def fits_block(crops: int, entries: int, widest: int) -> bool:
+    """Return whether a block may hold so many crops with so many kept classes in all, of which one crop keeps `widest`.
+
+    So a reader can lay the labels of a block out as a table of crops by kept classes without it growing far beyond what is stored.
+    """
+    return crops <= MAX_CROPS_PER_BLOCK and crops * widest <= max(MAX_TABLE_ENTRIES, entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +28,7 @@ from softlabel_codec.compress import compress_columns, store_columns
 from softlabel_codec.description import Description, difference
 from softlabel_codec.errors import ArgumentError, FormatError, LimitError, MismatchError, StateError
 from softlabel_codec.frame import Header, pack_block
-from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, max_content_bytes
+from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block, max_content_bytes
 from softlabel_codec.pack.block import BlockImages
 from softlabel_codec.pack.columns import grouped, much_text, ragged
 from softlabel_codec.prefix import Beginning, read_beginning, read_blocks
@@ -52,6 +52,35 @@ class _Image:
     crops: NDArray[Any] | None  # None if they are derived
     flips: NDArray[np.bool_] | None
     codes: Any
+    num_entries: int
+    widest: int
+
+
+@dataclass
+class _Pending:
+    """The images of the block that is being filled."""
+
+    images: list[_Image] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    num_bytes: int = 0
+    num_crops: int = 0
+    num_entries: int = 0
+    widest: int = 0
+
+    def has_room(self, image: _Image) -> bool:
+        return fits_block(self.num_crops + image.num_crops, self.num_entries + image.num_entries, max(self.widest, image.widest))
+
+    def add(self, image: _Image, num_bytes: int) -> None:
+        self.images.append(image)
+        self.keys.add(image.key)
+        self.num_bytes += num_bytes
+        self.num_crops += image.num_crops
+        self.num_entries += image.num_entries
+        self.widest = max(self.widest, image.widest)
+
+    @property
+    def full(self) -> bool:
+        return self.num_bytes >= TARGET_BYTES_PER_BLOCK or len(self.images) == MAX_IMAGES_PER_BLOCK
 
 
 class SoftLabelWriter:
@@ -125,9 +154,7 @@ class SoftLabelWriter:
         self._quantiser = label_quantiser(self._description.codec, num_classes)
         packed = self._description.pack()
         self._metadata_crc32 = zlib.crc32(packed)
-        self._pending: list[_Image] = []
-        self._pending_keys: set[str] = set()
-        self._pending_bytes = 0
+        self._pending = _Pending()
         self._ended: str | None = None
         unfinished = "resume" if resume else "discard" if overwrite else "refuse"
         self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite)
@@ -141,11 +168,11 @@ class SoftLabelWriter:
     @property
     def keys(self) -> list[str]:
         """Keys of the images added so far, in order, including those of a resumed file."""
-        return [*self._assembly.keys, *(image.key for image in self._pending)]
+        return [*self._assembly.keys, *(image.key for image in self._pending.images)]
 
     def __len__(self) -> int:
         """Return the number of images added so far."""
-        return len(self._assembly.keys) + len(self._pending)
+        return len(self._assembly.keys) + len(self._pending.images)
 
     def add(
         self,
@@ -199,10 +226,10 @@ class SoftLabelWriter:
             image = self._prepare(key, image_size, crops, flips, {name: value for name, value in labels.items() if value is not None})
         except (ArgumentError, LimitError) as error:
             raise type(error)(f"image {key!r}: {error}") from None
-        self._pending.append(image)
-        self._pending_keys.add(key)
-        self._pending_bytes += self._quantiser.expected_bytes(image.codes)
-        if self._pending_bytes >= TARGET_BYTES_PER_BLOCK or len(self._pending) == MAX_IMAGES_PER_BLOCK:
+        if not self._pending.has_room(image):
+            self._guarded(self._write_block)
+        self._pending.add(image, self._quantiser.expected_bytes(image.codes))
+        if self._pending.full:
             self._guarded(self._write_block)
 
     def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
@@ -215,7 +242,7 @@ class SoftLabelWriter:
         """
         self._check_open()
         skipped = check_skipped_keys(skipped_keys)
-        if self._pending:
+        if self._pending.images:
             self._guarded(self._write_block)
         self._guarded(lambda: self._assembly.finish(skipped))
         self._ended = "finished"
@@ -278,7 +305,7 @@ class SoftLabelWriter:
 
     def _prepare(self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any]) -> _Image:
         check_key(key)
-        if key in self._assembly.keys or key in self._pending_keys:
+        if key in self._assembly.keys or key in self._pending.keys:
             raise ArgumentError("key: an image with this key was added before")
         if len(self) >= MAX_IMAGES:
             raise LimitError(f"expected at most {MAX_IMAGES} images")
@@ -300,7 +327,10 @@ class SoftLabelWriter:
             raise LimitError(
                 f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
             )
-        return _Image(key, size, num_crops, geometry, flags, codes)
+        image = _Image(key, size, num_crops, geometry, flags, codes, *self._quantiser.num_entries(codes))
+        if not fits_block(num_crops, image.num_entries, image.widest):
+            raise LimitError(f"{num_crops} crops, of which one keeps {image.widest} classes: use fewer crops, or keep fewer classes")
+        return image
 
     def _check_derived(self, key: str, size: tuple[int, int], num_crops: int, crops: ArrayLike | None, flips: ArrayLike | None) -> None:
         """Raise ArgumentError if crops or flips are given and are not those of the sampler."""
@@ -313,7 +343,7 @@ class SoftLabelWriter:
                 raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")
 
     def _write_block(self) -> None:
-        images = _gather(self._pending, self._description.sampler)
+        images = _gather(self._pending.images, self._description.sampler)
         columns = self._layout.pack(images, self._assembly.last_key)
         parts = [b"".join(column.data for column in group) for group in grouped(columns)]
         payload = compress_columns(parts, text=much_text(columns))
@@ -321,7 +351,7 @@ class SoftLabelWriter:
             payload = store_columns(parts)
         block = pack_block(payload, self._metadata_crc32, self._assembly.num_blocks)
         self._assembly.add_block(block, images.keys, images.counts.tolist())
-        self._pending, self._pending_keys, self._pending_bytes = [], set(), 0
+        self._pending = _Pending()
 
 
 def _num_rows(labels: dict[str, Any]) -> int:

@@ -283,6 +283,7 @@ def read_block(payload: bytes, metadata: dict[str, Any], previous_key: bytes) ->
     crop_fields = read_crop_fields(fields, mode)
     label_fields = read_label_fields(fields, codec)
     counts = [number + 1 for number in fields.column("H", num_images)]
+    require(sum(counts) <= 65535, "too many crops in a block")
     heights, widths = fields.column("H", num_images), fields.column("H", num_images)
     sizes = list(zip(heights, widths, strict=True))
     flips = [] if mode == "derived" else [bit == 1 for bit in fields.bits(sum(counts), 1)]
@@ -505,6 +506,8 @@ def read_label_columns(
 
     counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
+    require(num_crops * max(counts) <= max(16777216, sum(counts)), "too many crops for the most classes kept")
+    require(found["index_width"] > 0 or max(counts) <= 9, "index_width is 0 where classes cannot be distinct")
     remainders = read_remainders(fields, found["remainder_width"], counts) if codec.values == "log8" else []
     codes = split(fields.planes(sum(counts), found["index_width"]), counts)
     differences = read_differences(fields, codec, counts)

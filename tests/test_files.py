@@ -162,6 +162,30 @@ def test_many_kept_classes(tmp_path):
         np.testing.assert_array_equal(found.indices[0], np.argsort(-probs[1], kind="stable")[:65535])
 
 
+def write_counts(path, images):
+    """Write images of which each crop keeps so many classes."""
+    with SoftLabelWriter(path, 70000, "marginal_smoothing:t=0.00004") as writer:
+        for number, kept in enumerate(images):
+            indices = np.tile(np.arange(max(kept) + 1), (len(kept), 1))
+            values = np.where(indices < np.array(kept)[:, None], 1 / np.array(kept)[:, None], 0).astype(np.float32)
+            crops = np.tile([0, 0, 1, 1], (len(kept), 1))
+            writer.add(str(number), image_size=(1, 1), crops=crops, flips=np.zeros(len(kept), bool), indices=indices, values=values)
+
+
+def test_a_block_is_not_a_table_of_mostly_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "TARGET_BYTES_PER_BLOCK", 10**9)
+    write_counts(tmp_path / "a.slc", [[1] * 800, [20000], [1] * 38, [1]])
+    with SoftLabelReader(tmp_path / "a.slc") as reader:  # 839 crops would make a table of 16780000
+        assert np.diff(reader.index.first_images).tolist() == [3, 1]
+        assert reader.read_batch([0, 1]).labels.counts.tolist() == [1] * 800 + [20000]
+    assert verify(tmp_path / "a.slc", deep=True).ok
+    write_counts(tmp_path / "b.slc", [[1] * 40000, [1] * 25535, [1] * 2])
+    with SoftLabelReader(tmp_path / "b.slc") as reader:
+        assert np.diff(reader.index.first_images).tolist() == [2, 1]
+    with pytest.raises(LimitError, match=r"900 crops, of which one keeps 20000 classes: use fewer crops, or keep fewer classes"):
+        write_counts(tmp_path / "c.slc", [[20000] + [1] * 899])
+
+
 def test_fractions(tmp_path):
     for mode, dtype in (("fractions:f32", np.float32), ("fractions:f16", np.float16)):
         crops = np.random.default_rng(0).random((5, 4)).astype(dtype)

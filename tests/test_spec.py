@@ -95,6 +95,9 @@ def test_limits():
         "kept classes of a crop": f"1 to min(C, {limits.MAX_KEPT_CLASSES})",
         "crops of an image": f"1 to {limits.MAX_CROPS_PER_IMAGE}",
         "images of a block": f"1 to {limits.MAX_IMAGES_PER_BLOCK}",
+        "crops of a block": f"1 to {limits.MAX_CROPS_PER_BLOCK}",
+        "table of kept classes of a block": "R times the most classes that one of its crops keeps: "
+        f"{limits.MAX_TABLE_ENTRIES}, or the number of its entries if that is larger",
         "images of a file": f"{limits.MAX_IMAGES}",
         "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
         "key": f"1 to {limits.MAX_KEY_BYTES} bytes",

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.limits import MAX_IMAGES_PER_BLOCK
+from softlabel_codec.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BLOCK
 from softlabel_codec.pack.columns import Bytes, IntArray, exclusive_cumsum, from_planes, ragged
 
 IMAGE_BYTES = 6
 SHORT = "the columns of a block are longer than the block"
 _NO_FIELDS = "a block is shorter than its fields"
 _BAD_TABLE = "a block has no images, too many, or not all of its table"
+MANY_CROPS = "a block has more crops than it may have"
 FEW_CROPS = "an image has fewer crops in its block than the index says"
 _FEW_IMAGES = "a block holds fewer images than the index says"
 
@@ -189,6 +190,8 @@ class _Tables:
         self.sizes = np.stack([height, width], axis=1)
         self.first_image = exclusive_cumsum(count)
         self.num_crops = np.add.reduceat(self.image_crops, self.first_image)
+        if (self.num_crops > MAX_CROPS_PER_BLOCK).any():
+            raise CorruptError(MANY_CROPS)
         self.first_crop = exclusive_cumsum(self.image_crops)
         self.first_row = self.first_crop - np.repeat(self.first_crop[self.first_image], count)
 

@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.limits import MAX_KEPT_CLASSES
+from softlabel_codec.limits import MAX_KEPT_CLASSES, MAX_TABLE_ENTRIES, fits_block
 from softlabel_codec.pack.columns import Column, IntArray, from_planes, to_planes, width_of
 from softlabel_codec.pack.fields import BlockRows
-from softlabel_codec.pack.indices import BAD_CLASS, check_distinct, pack_indices
+from softlabel_codec.pack.indices import BAD_CLASS, LOOK_BACK, check_distinct, pack_indices
 from softlabel_codec.pack.palettes import classes_of, pack_palettes, unpack_palettes
 from softlabel_codec.pack.tails import pack_tails, unpack_tails
 from softlabel_codec.quantise.codes import SparseCodes
 from softlabel_codec.quantise.values import VALUE_WIDTH
 
 WIDE = "a column is wider than it may be"
+WASTEFUL = "a block has a crop that keeps too many classes for so many crops"
 TOO_MANY = "a crop keeps more classes than there are"
 
 
@@ -145,6 +146,7 @@ class SparsePacker:
             more = more + 256 * rows.crop_bytes(at + rows.num_crops, width > 1).astype(np.uint16)
         if int(more.max(initial=0)) >= min(self.num_classes, MAX_KEPT_CLASSES):
             raise CorruptError(TOO_MANY)
+        _check_table(more, rows.block_crops)
         before, total = rows.sums_before(more)
         several_before, several = rows.sums_before(more > 0)
         num = more[rows.crop].astype(np.int64) + 1
@@ -182,6 +184,15 @@ class SparsePacker:
         return np.cumsum(steps, axis=1), after
 
 
+def _check_table(more: NDArray[Any], block_crops: IntArray) -> None:
+    """Raise CorruptError if a block may not hold its crops together: `more` of all blocks are their classes, less 1."""
+    if (int(more.max(initial=0)) + 1) * int(block_crops.max()) <= MAX_TABLE_ENTRIES:
+        return
+    for counts in np.split(more.astype(np.int64) + 1, np.cumsum(block_crops)[:-1]):
+        if not fits_block(len(counts), int(counts.sum()), int(counts.max())):
+            raise CorruptError(WASTEFUL)
+
+
 def _planes(name: str, values: NDArray[np.int64], width: int) -> list[Column]:
     return [Column(name, plane) for plane in to_planes(values, width)]
 
@@ -196,6 +207,8 @@ def _unpack_index_codes(rows: BlockRows, at: IntArray, entries: Entries, kept: N
     if (width > 4).any():
         raise CorruptError(WIDE)
     after = rows.advance(at, entries.total * width)
+    if ((width == 0) & (entries.num > LOOK_BACK + 1)).any():
+        raise CorruptError(BAD_CLASS)  # codes of 0 name no more distinct classes than that
     place = np.where(kept, entries.first[:, None] + np.arange(kept.shape[1]), 0)
     codes = from_planes(rows.data, at[:, None], entries.total[:, None], width[:, None], place)
     codes[~kept] = 0

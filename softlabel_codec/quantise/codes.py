@@ -72,6 +72,9 @@ class LabelQuantiser(Protocol):
     def dequantise(self, codes: Any, policy: str) -> Labels:
         """Return the labels that codes stand for; CorruptError if they cannot be labels."""
 
+    def num_entries(self, codes: Any) -> tuple[int, int]:
+        """Return how many classes are kept by all crops together, and by the crop that keeps the most; 0 for dense labels."""
+
     def expected_bytes(self, codes: Any) -> int:
         """Return about how many bytes the columns of the codes of an image will have before compression."""
 
@@ -112,8 +115,11 @@ class SparseQuantiser:
         tails = None if codes.tails is None else dequantise_tails(codes.tails, self._num_classes)
         return SparseLabels(codes.indices.astype(np.int32), values, remainder, self._num_classes, policy, tails, codes.tail_of)
 
+    def num_entries(self, codes: SparseCodes) -> tuple[int, int]:
+        return int(np.count_nonzero(codes.indices >= 0)), codes.indices.shape[1]
+
     def expected_bytes(self, codes: SparseCodes) -> int:
-        num_entries, num_listed = int(np.count_nonzero(codes.indices >= 0)), 0 if codes.tails is None else codes.tails.classes.size
+        num_entries, num_listed = self.num_entries(codes)[0], 0 if codes.tails is None else codes.tails.classes.size
         return num_entries * (1 + VALUE_WIDTH[self._codec.values]) + len(codes.indices) + 2 * num_listed
 
     def most_bytes(self, codes: SparseCodes) -> int:
@@ -138,6 +144,9 @@ class DenseQuantiser:
 
     def dequantise(self, codes: NDArray[Any], policy: str) -> DenseLabels:
         return DenseLabels(bits_to_vectors(codes, self._codec.values, self._codec.content), self._codec.content)
+
+    def num_entries(self, codes: NDArray[Any]) -> tuple[int, int]:
+        return 0, 0
 
     def expected_bytes(self, codes: NDArray[Any]) -> int:
         return self.most_bytes(codes)
