@@ -174,7 +174,7 @@ def write_counts(path, images):
 
 def test_a_block_is_not_a_table_of_mostly_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "TARGET_BYTES_PER_BLOCK", 10**9)
-    write_counts(tmp_path / "a.slc", [[1] * 800, [20000], [1] * 38, [1]])
+    write_counts(tmp_path / "a.slc", [[1] * 800, [20000], [1] * 37, [1]])
     with SoftLabelReader(tmp_path / "a.slc") as reader:  # 839 crops would make a table of 16780000
         assert np.diff(reader.index.first_images).tolist() == [3, 1]
         assert reader.read_batch([0, 1]).labels.counts.tolist() == [1] * 800 + [20000]
