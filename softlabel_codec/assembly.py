@@ -6,8 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from softlabel_codec.frame import KEYS_ASCEND, TRAILER, Index, Trailer, pack_key_pages
+from softlabel_codec.compress import compress_columns, store_columns
+from softlabel_codec.frame import KEYS_ASCEND, TRAILER, Index, Trailer, pack_block, pack_key_pages
 from softlabel_codec.keys import key_order
+from softlabel_codec.limits import max_content_bytes
+from softlabel_codec.pack.block import BlockImages, Layout
+from softlabel_codec.pack.columns import grouped, much_text
 from softlabel_codec.prefix import Beginning, read_blocks
 from softlabel_codec.store import FileSource, PartialFile
 from softlabel_codec.summary import pack_summary
@@ -47,6 +51,15 @@ class Assembly:
         self._file.append(block)
         self._note(block, keys, counts)
 
+    def add_images(self, images: BlockImages, layout: Layout, metadata_crc32: int) -> None:
+        """Append a block of these images to a file of that layout, whose metadata have that checksum."""
+        columns = layout.pack(images, self.last_key)
+        parts = [b"".join(column.data for column in group) for group in grouped(columns)]
+        payload = compress_columns(parts, text=much_text(columns))
+        if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would take it for a decompression bomb
+            payload = store_columns(parts)
+        self.add_block(pack_block(payload, metadata_crc32, self.num_blocks), images.keys, images.counts.tolist())
+
     def adopt_blocks(self, source: FileSource, beginning: Beginning) -> None:
         """Take over the whole blocks that the file already begins with, and cut off what stands after them."""
         self._file.adopt(beginning.data)
@@ -54,11 +67,6 @@ class Assembly:
             self._file.adopt(block.data)
             self._note(block.data, block.images.keys, block.images.counts.tolist())
         self._file.truncate(beginning.blocks_offset + sum(self._block_lengths))
-
-    def copy_blocks(self, source: FileSource, beginning: Beginning) -> None:
-        """Append the whole blocks that another file begins with."""
-        for block in read_blocks(source, beginning):
-            self.add_block(block.data, block.images.keys, block.images.counts.tolist())
 
     def _note(self, block: bytes, keys: Sequence[str], counts: Iterable[int]) -> None:
         self._block_lengths.append(len(block))

@@ -54,6 +54,8 @@ class BatchLabels:
         Height and width of each image.
     image_rows : int64 (B,)
         Number of rows of each image.
+    images : int64 (B,)
+        Number of each image in the file.
     """
 
     crops: NDArray[Any]
@@ -61,6 +63,7 @@ class BatchLabels:
     labels: Labels
     image_sizes: NDArray[np.int64]
     image_rows: NDArray[np.int64]
+    images: NDArray[np.int64]
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -24,11 +24,14 @@ from softlabel_codec.labelled import BatchLabels, ImageLabels
 from softlabel_codec.labels import check_policy
 from softlabel_codec.limits import MAX_SUMMARY_BYTES
 from softlabel_codec.metadata import Plain
+from softlabel_codec.pack.block import BlockImages
 from softlabel_codec.pack.columns import Column
 from softlabel_codec.prefix import Beginning, read_beginning
 from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, located
 from softlabel_codec.summary import unpack_summary
+
+ON_CORRUPT = ("raise", "skip")
 
 
 class SoftLabelReader:
@@ -43,6 +46,9 @@ class SoftLabelReader:
         The file.
     policy : str, optional
         Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
+    on_corrupt : str
+        What an image in a damaged block does: `raise` an error, or `skip`: iteration and `read_batch` leave it out, and it is
+        noted in `damaged_images`. Damage of the index, which concerns all images, is always an error.
 
     Attributes
     ----------
@@ -62,6 +68,8 @@ class SoftLabelReader:
         Number of crops of each image.
     keys : Keys
         Keys of all images in file order: a sequence that reads them a page at a time.
+    damaged_images : list of int
+        Numbers of the images that were left out so far because their block is damaged, ascending; empty unless `on_corrupt` is `skip`.
     trailer : Trailer
         What the file ends with: numbers of images, blocks and crops, and where its parts are.
 
@@ -86,7 +94,11 @@ class SoftLabelReader:
     [[0, 10, 50, 40]] [[1, 2]] [[0.10000000149011612, 0.6000000238418579, 0.20000000298023224, 0.10000000149011612]]
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, policy: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, policy: str | None = None, on_corrupt: str = "raise") -> None:
+        if on_corrupt not in ON_CORRUPT:
+            raise ArgumentError(f"on_corrupt: expected one of {', '.join(ON_CORRUPT)}, got {on_corrupt!r}")
+        self._skips_damage = on_corrupt == "skip"
+        self._damaged: set[int] = set()
         self._source = FileSource(path)
         self.path = self._source.path
         self._absolute_path = self.path.absolute()
@@ -97,7 +109,7 @@ class SoftLabelReader:
             raise
 
     def _open(self, policy: str | None) -> None:
-        beginning = read_beginning(self._source)
+        beginning = self.beginning = read_beginning(self._source)
         description = beginning.description
         self._layout = description.layout
         self._quantiser = label_quantiser(description.codec, description.num_classes)
@@ -156,12 +168,24 @@ class SoftLabelReader:
         return key in self.keys
 
     def __iter__(self) -> Iterator[ImageLabels]:
-        """Yield all images, in file order."""
-        return (self.read(number) for number in range(len(self)))
+        """Yield all images, in file order; without those in damaged blocks if these are to be skipped."""
+        for number in range(len(self)):
+            try:
+                image = self.read(number)
+            except FormatError:
+                if not self._skips_damage:
+                    raise
+                self._damaged.add(number)
+                continue
+            yield image
 
     def __getitem__(self, image: int | str) -> ImageLabels:
         """Return all crops of an image, by number (negative: from the end) or key."""
         return self.read(image)
+
+    @property
+    def damaged_images(self) -> list[int]:
+        return sorted(self._damaged)
 
     @property
     def fingerprint(self) -> str:
@@ -205,6 +229,8 @@ class SoftLabelReader:
     def read_batch(self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike | None = None) -> BatchLabels:
         """Return chosen crops of several images at once: several times faster than one by one.
 
+        If damage is to be skipped, the result lacks the images in damaged blocks: its `images` says which are there.
+
         Parameters
         ----------
         images : sequence of int or str
@@ -217,12 +243,23 @@ class SoftLabelReader:
         ArgumentError
             If there are no images, or `crops` does not have one row for each.
         KeyError, IndexError, CorruptError
-            As `read`.
+            As `read`; the last also if damage is to be skipped and nothing is left.
         """
         numbers = self._numbers(images)
         if not len(numbers):
             raise ArgumentError("read_batch: expected at least one image")
         chosen = None if crops is None else self._batch_crop_numbers(crops, numbers)
+        try:
+            return self._read_batch(numbers, chosen)
+        except FormatError:
+            if not self._skips_damage:
+                raise
+            sound = self._sound(numbers, chosen)
+            if not sound.any():
+                raise
+        return self._read_batch(numbers[sound], None if chosen is None else chosen[sound])
+
+    def _read_batch(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         image_block = self.index.first_images.searchsorted(numbers, side="right") - 1
         blocks, block_place = np.unique(image_block, return_inverse=True)
         slots = numbers - self.index.first_images[image_block]
@@ -236,7 +273,19 @@ class SoftLabelReader:
             labels = self._quantiser.dequantise(rows.codes, self._policy)
         except CorruptError as error:
             raise self._find_corrupt(contents, blocks, error) from None
-        return BatchLabels(rows.crops, rows.flips, labels, sizes, counts)
+        return BatchLabels(rows.crops, rows.flips, labels, sizes, counts, numbers)
+
+    def _sound(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+        """Return which images (B,) can be read, one by one; note the others."""
+        sound = np.ones(len(numbers), np.bool_)
+        for place in range(len(numbers)):
+            one = slice(place, place + 1)
+            try:
+                self._read_batch(numbers[one], None if chosen is None else chosen[one])
+            except FormatError:
+                sound[place] = False
+                self._damaged.add(int(numbers[place]))
+        return sound
 
     def check_classes(self, num_classes: int) -> None:
         """Raise MismatchError unless the labels are of that many classes."""
@@ -258,7 +307,8 @@ class SoftLabelReader:
         return f"SoftLabelReader({str(self.path)!r}: {len(self)} images, {self.trailer.num_crops} crops, {self.codec})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self._absolute_path), self._asked_policy, self.fingerprint)
+        on_corrupt = "skip" if self._skips_damage else "raise"
+        return _reopen, (str(self._absolute_path), self._asked_policy, on_corrupt, self.fingerprint)
 
     def _number(self, image: int | str) -> int:
         if isinstance(image, str):
@@ -307,15 +357,18 @@ class SoftLabelReader:
         wrong = next(crop for crop in chosen if not 0 <= crop <= last)
         return IndexError(f"{self.path}: image {number} ({self.keys[number]!r}): crop number: expected 0 to {last}, got {wrong}")
 
+    def previous_key(self, block: int) -> str:
+        """Return the key of the image before the first one of a block; empty if there is none."""
+        first = int(self.index.first_images[block])
+        return self.keys[first - 1] if first else ""
+
     def block_columns(self, block: int) -> list[Column]:
         """Return the content of a block as the named columns that our writer makes of it."""
-        first = int(self.index.first_images[block])
-        previous_key = self.keys[first - 1] if first else ""
-        images = self._layout.unpack_all(self.blocks.content(block), previous_key)
-        return self._layout.pack(images, previous_key)
+        previous_key = self.previous_key(block)
+        return self._layout.pack(self._layout.unpack_all(self.blocks.content(block), previous_key), previous_key)
 
-    def check_block(self, block: int, previous_key: str) -> str:
-        """Decode everything in a block and compare it with index and keys; return its last key.
+    def check_block(self, block: int, previous_key: str) -> BlockImages:
+        """Decode everything in a block, compare it with index and keys, and return it.
 
         CorruptError if anything is wrong, or contradicts `previous_key`, the key before the block's first.
         """
@@ -328,7 +381,7 @@ class SoftLabelReader:
                 raise CorruptError("its keys or numbers of crops are not those of the index")
         except FormatError as error:
             raise self.blocks.located(error, block) from None
-        return images.keys[-1]
+        return images
 
     def read_bytes(self, offset: int, length: int) -> bytes:
         """Return bytes of the file as they stand there."""
@@ -337,8 +390,7 @@ class SoftLabelReader:
     def _check_sampler(self, block: int) -> None:
         """The first time, check that our sampler gives the crops of a block that were labelled."""
         if not self._sampler_checked:
-            first = int(self.index.first_images[block])
-            self.check_block(block, self.keys[first - 1] if first else "")
+            self.check_block(block, self.previous_key(block))
             self._sampler_checked = True
 
     def _find_corrupt(self, contents: list[bytes], blocks: NDArray[np.int64], error: FormatError) -> FormatError:
@@ -361,8 +413,8 @@ def _policy(asked: str | None, codec: Codec) -> str:
     return check_policy(asked, codec.tail > 0)
 
 
-def _reopen(path: str, policy: str | None, fingerprint: str) -> SoftLabelReader:
-    reader = SoftLabelReader(path, policy=policy)
+def _reopen(path: str, policy: str | None, on_corrupt: str, fingerprint: str) -> SoftLabelReader:
+    reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt)
     if reader.fingerprint != fingerprint:
         raise StateError(f"{path}: the file was replaced by another since the reader was made")
     return reader

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from softlabel_codec.assembly import Assembly
-from softlabel_codec.prefix import read_beginning
+from softlabel_codec.errors import FormatError
+from softlabel_codec.prefix import read_beginning, read_blocks
+from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.store import FileSource, PartialFile
 
 
@@ -19,22 +23,29 @@ class Recovery:
     ----------
     num_images, num_blocks : int
         Images and blocks that were recovered.
+    lost_keys : list of str or None
+        Keys of the images in damaged blocks; the new file lists them among its skipped keys. None if the file has no sound index
+        that could say which images there were.
     unused_bytes : int
-        Bytes after the last whole block, which were left out.
+        Bytes of damaged blocks; without a sound index, all bytes from the first place on where no whole block stands.
     """
 
     num_images: int
     num_blocks: int
+    lost_keys: list[str] | None
     unused_bytes: int
 
 
 def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, overwrite: bool = False) -> Recovery:
-    """Make a finished file of what an unfinished or damaged one holds up to its last whole block.
+    """Make a finished file of all sound blocks of a damaged one, or of the whole blocks of an unfinished one.
+
+    If index and keys of `source` are sound, every block is kept that is sound itself. Otherwise, as in an unfinished file, the
+    blocks up to the first place where no whole one stands.
 
     Parameters
     ----------
     source : path
-        The unfinished file, usually `NAME.partial`; it is left as it is.
+        The unfinished file, usually `NAME.partial`, or the damaged one; it is left as it is.
     path : path
         The file to write.
     overwrite : bool
@@ -47,17 +58,55 @@ def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, ove
     FileExistsError
         If `path` exists and `overwrite` is not set.
     """
+    try:
+        reader = SoftLabelReader(source)
+    except FormatError:
+        return _recover_beginning(source, path, overwrite)
+    with reader:
+        try:
+            keys = list(reader.keys)
+        except FormatError:
+            return _recover_beginning(source, path, overwrite)
+        return _recover_sound_blocks(reader, keys, path, overwrite)
+
+
+def _recover_beginning(source: str | os.PathLike[str], path: str | os.PathLike[str], overwrite: bool) -> Recovery:
     unfinished = FileSource(source)
     try:
         beginning = read_beginning(unfinished)
-        target = Path(path)
-        own_partial = target.with_name(f"{target.name}.recovered.partial")  # NAME.partial may be what is being recovered
-        with PartialFile(target, unfinished="discard", overwrite=overwrite, partial=own_partial) as file:
-            assembly = Assembly(file)
+        with _new_file(path, overwrite) as (file, assembly):
             assembly.begin(beginning.data)
-            assembly.copy_blocks(unfinished, beginning)
+            for block in read_blocks(unfinished, beginning):
+                assembly.add_block(block.data, block.images.keys, block.images.counts.tolist())
             unused = unfinished.length - file.length
             assembly.finish([])
-            return Recovery(len(assembly.keys), assembly.num_blocks, unused)
+            return Recovery(len(assembly.keys), assembly.num_blocks, None, unused)
     finally:
         unfinished.close()
+
+
+def _recover_sound_blocks(reader: SoftLabelReader, keys: list[str], path: str | os.PathLike[str], overwrite: bool) -> Recovery:
+    lost: list[str] = []
+    unused = 0
+    with _new_file(path, overwrite) as (_, assembly):
+        assembly.begin(reader.beginning.data)
+        for number in range(reader.trailer.num_blocks):
+            try:
+                images = reader.check_block(number, reader.previous_key(number))
+            except FormatError:
+                start, end = reader.index.starts[number : number + 2].tolist()
+                unused += end - start
+                first, last = reader.index.first_images[number : number + 2].tolist()
+                lost += keys[first:last]
+                continue
+            assembly.add_images(images, reader.beginning.description.layout, reader.beginning.metadata_crc32)
+        assembly.finish([*reader.summary.get("skipped_keys", []), *lost])
+        return Recovery(len(assembly.keys), assembly.num_blocks, lost, unused)
+
+
+@contextmanager
+def _new_file(path: str | os.PathLike[str], overwrite: bool) -> Iterator[tuple[PartialFile, Assembly]]:
+    target = Path(path)
+    own_partial = target.with_name(f"{target.name}.recovered.partial")  # NAME.partial may be what is being recovered
+    with PartialFile(target, unfinished="discard", overwrite=overwrite, partial=own_partial) as file:
+        yield file, Assembly(file)

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +20,16 @@ PARTIAL_SUFFIX = ".partial"
 def partial_path(path: Path) -> Path:
     """Return where the unfinished form of a file is kept."""
     return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let the error of a call on an open file say which file it is."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 class FileSource:
@@ -152,7 +162,8 @@ class PartialFile:
 
     def truncate(self, length: int) -> None:
         """Cut the file to `length` bytes."""
-        os.ftruncate(self._fd, length)
+        with _named(self.partial):
+            os.ftruncate(self._fd, length)
         self.length = length
 
     def sha256(self) -> bytes:
@@ -161,15 +172,16 @@ class PartialFile:
 
     def finish(self) -> None:
         """Put the file on disk under its final name: fsync, rename, fsync of the folder."""
-        os.fsync(self._fd)
+        with _named(self.partial):
+            os.fsync(self._fd)
         refuse_finished(self.path, self._overwrite)
         os.replace(self.partial, self.path)
         self.close()
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            _fsync_folder(self.path.parent)
+        except OSError as error:
+            what = f"{error.strerror}; the file is whole and has its name, but a power failure may still take it away"
+            raise OSError(error.errno, what, str(self.path)) from error
 
     def close(self) -> None:
         """Close the file as it is. Closing twice is allowed."""
@@ -177,11 +189,23 @@ class PartialFile:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:  # a writer that was forgotten must not keep others out
+            self.close()
+
     def __enter__(self) -> PartialFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 _open_files: weakref.WeakSet[PartialFile] = weakref.WeakSet()

@@ -24,17 +24,16 @@ from softlabel_codec.arguments import (
 from softlabel_codec.arrays import as_array
 from softlabel_codec.assembly import Assembly
 from softlabel_codec.codec import Codec
-from softlabel_codec.compress import compress_columns, store_columns
 from softlabel_codec.description import Description, difference
 from softlabel_codec.errors import ArgumentError, FormatError, LimitError, MismatchError, StateError
-from softlabel_codec.frame import Header, pack_block
-from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block, max_content_bytes
+from softlabel_codec.frame import Header
+from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block
 from softlabel_codec.pack.block import BlockImages
-from softlabel_codec.pack.columns import grouped, much_text, ragged
+from softlabel_codec.pack.columns import ragged
 from softlabel_codec.prefix import Beginning, read_beginning, read_blocks
 from softlabel_codec.quantise.codes import concatenate_codes, label_quantiser
 from softlabel_codec.sampler import CropSampler, crop_stream
-from softlabel_codec.store import FileSource, PartialFile, partial_path
+from softlabel_codec.store import FileSource, PartialFile
 from softlabel_codec.summary import check_skipped_keys
 from softlabel_codec.version import PACKAGE
 
@@ -270,7 +269,9 @@ class SoftLabelWriter:
         try:
             action()
         except BaseException:
-            self._ended = f"failed. What was written is kept in {partial_path(self.path).name}; continue with resume=True"
+            kept = self._file.partial
+            state = f"What was written is kept in {kept.name}; continue with resume=True" if kept.exists() else f"{self.path.name} is whole"
+            self._ended = f"failed. {state}"
             self._file.close()
             raise
 
@@ -344,13 +345,7 @@ class SoftLabelWriter:
 
     def _write_block(self) -> None:
         images = _gather(self._pending.images, self._description.sampler)
-        columns = self._layout.pack(images, self._assembly.last_key)
-        parts = [b"".join(column.data for column in group) for group in grouped(columns)]
-        payload = compress_columns(parts, text=much_text(columns))
-        if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would take it for a decompression bomb
-            payload = store_columns(parts)
-        block = pack_block(payload, self._metadata_crc32, self._assembly.num_blocks)
-        self._assembly.add_block(block, images.keys, images.counts.tolist())
+        self._assembly.add_images(images, self._layout, self._metadata_crc32)
         self._pending = _Pending()
 
 

@@ -1,5 +1,6 @@
 """Damaged files: every flipped bit and every truncation raises the right error or changes nothing."""
 
+import pickle
 import zlib
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import pytest
 from conftest import write_labels
 
 from softlabel_codec import (
+    ArgumentError,
     CorruptError,
     FormatError,
     LimitError,
@@ -16,6 +18,7 @@ from softlabel_codec import (
     SoftLabelReader,
     TruncatedError,
     UnknownFeatureError,
+    recover,
 )
 from softlabel_codec.compress import compress_columns, decompress
 from softlabel_codec.frame import HEADER, Header, pack_block
@@ -195,6 +198,85 @@ def test_damage_in_one_block_leaves_the_others(tmp_path):
     assert [problem.error for problem in report.problems] == ["CorruptError", "CorruptError"]
     assert "block 2 at byte" in report.problems[0].message
     assert "SHA-256" in report.problems[1].message
+
+
+@pytest.fixture
+def damaged_file(tmp_path):
+    """Eight images in four blocks, of which the second is damaged; and what was written."""
+    written = write_labels(tmp_path / "damaged.slc", counts=[12, 16] * 4)
+    with SoftLabelReader(tmp_path / "damaged.slc") as reader:
+        starts, first_images = reader.index.starts.tolist(), reader.index.first_images.tolist()
+    assert first_images == [0, 2, 4, 6, 8]
+    data = bytearray((tmp_path / "damaged.slc").read_bytes())
+    data[starts[1] + 50] ^= 4
+    (tmp_path / "damaged.slc").write_bytes(data)
+    return tmp_path / "damaged.slc", written
+
+
+def test_damaged_images_are_skipped_if_asked(damaged_file):
+    path, written = damaged_file
+    keys = list(written)
+    with SoftLabelReader(path, on_corrupt="skip") as reader:
+        batch = reader.read_batch([7, 2, "class0/image0.png", 3, -3], [[0, 1]] * 5)
+        assert batch.images.tolist() == [7, 0, 5]
+        assert reader.damaged_images == [2, 3]
+        for image, number in zip(batch, batch.images.tolist(), strict=True):
+            np.testing.assert_array_equal(image.crops, written[keys[number]][0][:2])
+        assert [len(image) for image in reader] == [12, 16] * 3
+        with pytest.raises(CorruptError, match="block 1 at byte"):
+            reader.read_batch([2, 3])
+        with pytest.raises(CorruptError, match="block 1 at byte"):
+            reader[2]
+        copy = pickle.loads(pickle.dumps(reader))
+        assert copy.read_batch([1, 2]).images.tolist() == [1]
+        assert copy.damaged_images == [2]
+        copy.close()
+    with SoftLabelReader(path) as reader:
+        with pytest.raises(CorruptError, match="block 1 at byte"):
+            reader.read_batch([0, 2])
+        with pytest.raises(CorruptError, match="block 1 at byte"):
+            list(reader)
+        assert reader.damaged_images == []
+    with pytest.raises(ArgumentError, match="on_corrupt: expected one of raise, skip, got 'ignore'"):
+        SoftLabelReader(path, on_corrupt="ignore")
+
+
+def test_a_sampler_that_differs_is_not_skipped_over(tmp_path, monkeypatch):
+    write_labels(tmp_path / "a.slc", counts=[100] * 3, crops="derived", sampler=CropSampler(seed=0))
+    monkeypatch.setattr("softlabel_codec.pack.block.crops_crc32", lambda crops, flips: 0)
+    with SoftLabelReader(tmp_path / "a.slc", on_corrupt="skip") as reader, pytest.raises(CorruptError, match="the crops that the sampler"):
+        reader.read_batch([0, 1, 2])
+
+
+def test_recovering_all_but_the_damaged_blocks(damaged_file, tmp_path):
+    path, written = damaged_file
+    keys = list(written)
+    result = recover(path, tmp_path / "kept.slc")
+    with SoftLabelReader(path) as reader:
+        lengths = np.diff(reader.index.starts).tolist()
+    assert (result.num_images, result.num_blocks, result.lost_keys, result.unused_bytes) == (6, 3, keys[2:4], lengths[1])
+    with SoftLabelReader(tmp_path / "kept.slc") as reader:
+        assert list(reader.keys) == keys[:2] + keys[4:]
+        assert reader.summary["skipped_keys"] == keys[2:4]
+        for key in reader.keys:
+            np.testing.assert_array_equal(reader[key].crops, written[key][0])
+    assert verify(tmp_path / "kept.slc", deep=True).ok
+
+
+def test_recovering_without_a_sound_index(damaged_file, tmp_path):
+    path, written = damaged_file
+    data = bytearray(path.read_bytes())
+    with SoftLabelReader(path) as reader:
+        parts = {"index": reader.trailer.index_offset, "keys": reader.trailer.keys_offset}
+    for offset in parts.values():
+        changed = data.copy()
+        changed[offset + 20] ^= 1
+        path.write_bytes(changed)
+        result = recover(path, tmp_path / "kept.slc", overwrite=True)
+        assert (result.num_images, result.num_blocks, result.lost_keys) == (2, 1, None)
+        with SoftLabelReader(tmp_path / "kept.slc") as reader:
+            assert list(reader.keys) == list(written)[:2]
+            assert result.unused_bytes == len(data) - int(reader.index.starts[-1])
 
 
 def test_swapped_repeated_and_foreign_blocks_are_detected(tmp_path):

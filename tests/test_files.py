@@ -24,6 +24,7 @@ from softlabel_codec import (
     SoftLabelWriter,
     StateError,
     TruncatedError,
+    assembly,
     recover,
 )
 from softlabel_codec import writer as writer_module
@@ -561,7 +562,7 @@ def test_only_files_are_replaced(tmp_path):
 
 
 def test_labels_that_compress_like_a_bomb_are_stored_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "max_content_bytes", lambda payload_length: 100)
+    monkeypatch.setattr(assembly, "max_content_bytes", lambda payload_length: 100)
     written = write_labels(tmp_path / "a.slc", counts=[3000, 5])
     with SoftLabelReader(tmp_path / "a.slc") as reader:
         np.testing.assert_array_equal(reader[0].crops, written[reader.keys[0]][0])

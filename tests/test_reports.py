@@ -198,6 +198,15 @@ def test_recover_from_the_command_line(labels, tmp_path):
     assert "unfinished" in run("inspect", tmp_path / "a.slc.partial", code=1)
     assert "4 images in 4 blocks" in run("recover", tmp_path / "a.slc.partial", labels)
     assert verify(labels, deep=True).ok
+    with SoftLabelReader(labels) as reader:
+        start, key = int(reader.index.starts[2]), reader.keys[2]
+    data = bytearray(labels.read_bytes())
+    data[start + 30] ^= 1
+    labels.write_bytes(data)
+    text = run("recover", labels, tmp_path / "b.slc")
+    assert f"lost  {key}" in text
+    assert "3 images in 3 blocks; 1 images in damaged blocks" in text
+    assert verify(tmp_path / "b.slc", deep=True).ok
 
 
 def test_encode_from_the_command_line(image_folder, teacher_file, tmp_path):

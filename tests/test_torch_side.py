@@ -295,6 +295,30 @@ def test_errors_survive_the_way_out_of_a_worker(labelled, tmp_path):
         list(loader)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_labels_are_skipped_if_asked(tmp_path, workers):
+    path = tmp_path / "a.slc"
+    written = write_labels(path, counts=[12, 16] * 4)
+    images = {key: np.zeros((48, 64, 3), np.uint8) for key in written}
+    with SoftLabelReader(path) as reader:
+        start, (first, last) = int(reader.index.starts[1]), reader.index.first_images[1:3].tolist()
+    data = bytearray(path.read_bytes())
+    data[start + 50] ^= 4
+    path.write_bytes(data)
+    dataset = SoftLabelDataset(images, path, crops_per_image=2, size=4, on_corrupt="skip")
+    loader = DataLoader(dataset, batch_size=4, collate_fn=collate_crops, num_workers=workers)
+    lost = last - first
+    assert 0 < lost < 4
+    assert dataset.num_damaged == 0
+    assert sum(len(pixels) for pixels, _ in loader) == 2 * (8 - lost)
+    assert sum(len(targets) for _, targets in loader) == 2 * (8 - lost)
+    assert dataset.num_damaged == lost
+    with pytest.raises(CorruptError, match="block 1 at byte"):
+        dataset[first]
+    with pytest.raises(CorruptError, match="block 1 at byte"):
+        next(iter(DataLoader(SoftLabelDataset(images, path, 2, 4), batch_size=8)))
+
+
 def sparse_targets(rng, codec, rows=40, num_classes=30):
     parsed = Codec.parse(codec)
     quantiser = label_quantiser(parsed, num_classes)

@@ -71,6 +71,12 @@ def verify_command(path: str, deep: bool, as_json: bool) -> None:
 @click.argument("out", type=click.Path(dir_okay=False))
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def recover_command(unfinished: str, out: str, overwrite: bool) -> None:
-    """Make a finished file OUT of what an UNFINISHED or damaged one holds up to its last whole block."""
+    """Make a finished file OUT of all sound blocks of a damaged file, or of the whole blocks of an UNFINISHED one."""
     result = recover(unfinished, out, overwrite=overwrite)
-    click.echo(f"{out}: {result.num_images} images in {result.num_blocks} blocks; {result.unused_bytes} bytes after them were not usable")
+    if result.lost_keys is None:
+        rest = f"{result.unused_bytes} bytes after them were not usable"
+    else:
+        rest = f"{len(result.lost_keys)} images in damaged blocks ({result.unused_bytes} bytes) are lost"
+        for key in result.lost_keys:
+            print_pairs([("lost", key)])
+    click.echo(f"{out}: {result.num_images} images in {result.num_blocks} blocks; {rest}")

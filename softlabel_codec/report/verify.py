@@ -124,7 +124,7 @@ def _check_blocks(reader: SoftLabelReader, findings: _Findings, deep: bool, prog
 
 def _check_block(reader: SoftLabelReader, number: int, previous_key: str, deep: bool) -> str:
     if deep:
-        return reader.check_block(number, previous_key)
+        return reader.check_block(number, previous_key).keys[-1]
     reader.blocks.content(number)
     return ""
 

@@ -30,7 +30,7 @@ from softlabel_codec.images import (
     path_of_key,
     resampling,
 )
-from softlabel_codec.labelled import ImageLabels
+from softlabel_codec.labelled import BatchLabels, ImageLabels
 from softlabel_codec.labels import Labels, concatenate_labels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, as_std, as_triple, normalize, to_tensor
@@ -90,6 +90,8 @@ class SoftLabelDataset(Dataset[Sample]):
     reduced_decoding : bool
         Decode JPEG files at a half, a quarter or an eighth of their size where all crops that are due are at least as many times
         larger than `size`. Faster for large photographs, but the pixels are not exactly those that the teacher saw.
+    on_corrupt : str
+        What an image does whose labels are damaged: `raise` an error, or `skip`: a batch comes without it, and it counts in `num_damaged`.
 
     Raises
     ------
@@ -99,7 +101,7 @@ class SoftLabelDataset(Dataset[Sample]):
         If more crops are asked for than an image has, or another argument cannot be; on reading, if the mapping of images holds
         something that is none.
     FormatError
-        If the container file is not sound.
+        If the container file is not sound; on reading, if labels are damaged, and with `on_corrupt="skip"` those of a whole batch.
     """
 
     def __init__(
@@ -118,8 +120,9 @@ class SoftLabelDataset(Dataset[Sample]):
         policy: str | None = None,
         num_classes: int | None = None,
         reduced_decoding: bool = False,
+        on_corrupt: str = "raise",
     ) -> None:
-        self.reader = SoftLabelReader(labels, policy=policy)
+        self.reader = SoftLabelReader(labels, policy=policy, on_corrupt=on_corrupt)
         if num_classes is not None:
             self.reader.check_classes(num_classes)
         self.crops_per_image, self.size = _whole("crops_per_image", crops_per_image, 1), _whole("size", size, 1)
@@ -137,6 +140,8 @@ class SoftLabelDataset(Dataset[Sample]):
         self._find_image = image_finder(images, self.reader)
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it change
+        self._damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
+        self._damaged.share_memory_()  # type: ignore[no-untyped-call]  # what workers find damaged is known to all
 
     def _check_counts(self) -> None:
         fewest = int(self.reader.num_crops.min(initial=self.crops_per_image))
@@ -147,6 +152,11 @@ class SoftLabelDataset(Dataset[Sample]):
     def epoch(self) -> int:
         """The epoch that was set last; 0 at first."""
         return int(self._epoch)
+
+    @property
+    def num_damaged(self) -> int:
+        """How many images were left out so far, in all workers, because their labels are damaged."""
+        return int(self._damaged.sum())
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the crops of this epoch from now on, in all workers."""
@@ -164,14 +174,21 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return the crops of several images; DataLoader calls this with all indices of a batch."""
-        labelled = self.labels_of(indices)
-        return [Sample(self._cut(int(index), image), image.labels) for index, image in zip(indices, labelled, strict=True)]
+        labelled = self._due(indices)
+        return [Sample(self._cut(index, image), image.labels) for index, image in zip(labelled.images.tolist(), labelled, strict=True)]
 
     def labels_of(self, indices: Sequence[int]) -> list[ImageLabels]:
         """Return crops, flips and labels that are due in this epoch, without any image."""
+        return list(self._due(indices))
+
+    def _due(self, indices: Sequence[int]) -> BatchLabels:
         numbers = np.array([range(len(self))[index] for index in indices], np.int64)
         chosen = choose_crops(self.seed, self.epoch, numbers, self.reader.num_crops[numbers], self.crops_per_image)
-        return list(self.reader.read_batch(numbers, chosen))
+        try:
+            return self.reader.read_batch(numbers, chosen)
+        finally:
+            if len(self._damaged):
+                self._damaged[self.reader.damaged_images] = True
 
     def _cut(self, index: int, labelled: ImageLabels) -> Tensor:
         key = self.reader.keys[index]
