@@ -80,14 +80,19 @@ def decompress(frame: bytes, max_bytes: int) -> bytes:
     LimitError
         If the frame says that its content is larger than `max_bytes`; nothing has been allocated then.
     CorruptError
-        If `frame` is not one zstd frame with a content size and nothing after it.
+        If `frame` is not one zstd frame with a content size, a window that is not too large, and nothing after it.
     """
+    if not frame.startswith(_MAGIC):
+        raise CorruptError("expected a zstd frame")
     try:
-        size = zstandard.frame_content_size(frame)
+        parameters = zstandard.get_frame_parameters(frame)
     except zstandard.ZstdError as error:
         raise CorruptError(f"expected a zstd frame: {error}") from None
-    if size < 0:
+    size = parameters.content_size
+    if size == zstandard.CONTENTSIZE_UNKNOWN:
         raise CorruptError("the zstd frame does not state its content size")
+    if parameters.window_size > _MAX_WINDOW_BYTES:
+        raise CorruptError(f"the zstd frame needs a window of {parameters.window_size} bytes: expected at most {_MAX_WINDOW_BYTES}")
     if size > max_bytes:
         raise LimitError(f"the zstd frame holds {size} bytes: expected at most {max_bytes}")
     try:
@@ -100,12 +105,14 @@ def decompress(frame: bytes, max_bytes: int) -> bytes:
 
 def decompress_many(frames: Sequence[bytes], max_bytes: Sequence[int]) -> list[bytes]:
     """Return `decompress` of several frames, with little overhead for each."""
-    content_size, inflate = zstandard.frame_content_size, _decompressor().decompress
+    frame_parameters, inflate = zstandard.get_frame_parameters, _decompressor().decompress
     contents = []
     try:
         for frame, most in zip(frames, max_bytes, strict=True):
-            size = content_size(frame)
-            contents.append(inflate(frame, size, False, False) if 0 < size <= most else decompress(frame, most))
+            parameters = frame_parameters(frame)
+            size = parameters.content_size
+            usual = 0 < size <= most and parameters.window_size <= _MAX_WINDOW_BYTES
+            contents.append(inflate(frame, size, False, False) if usual else decompress(frame, most))
     except zstandard.ZstdError as error:
         raise CorruptError(f"a zstd frame does not decompress: {error}") from None
     return contents
@@ -113,7 +120,7 @@ def decompress_many(frames: Sequence[bytes], max_bytes: Sequence[int]) -> list[b
 
 def _decompress_empty(frame: bytes) -> bytes:
     stream = _decompressor().decompressobj()
-    if not frame.startswith(_MAGIC) or stream.decompress(frame) or not stream.eof or stream.unused_data:
+    if stream.decompress(frame) or not stream.eof or stream.unused_data:
         raise CorruptError("expected one empty zstd frame")
     return b""
 
@@ -122,5 +129,5 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     """Return this thread's decompressor: one must not be used by two threads at a time."""
     decompressor: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
     if decompressor is None:
-        decompressor = _local.decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        decompressor = _local.decompressor = zstandard.ZstdDecompressor()
     return decompressor

@@ -98,9 +98,9 @@ class FewCropsReader:
                 raise CorruptError(OUTSIDE)
             geometry, flips = self._sampler.sample_few(stream, crops, height, width)
         else:
-            flips = [content[at + (row >> 3)] >> (row & 7) & 1 == 1 for row in rows]
-            at += (num_crops + 7) >> 3
-            geometry, at = _stored_crops(content, at, num_crops, rows, fields, size)
+            flips_at, at = at, at + ((num_crops + 7) >> 3)
+            geometry, at = _stored_crops(content, at, num_crops, rows, fields, size)  # which checks that all this is there
+            flips = [content[flips_at + (row >> 3)] >> (row & 7) & 1 == 1 for row in rows]
         labels = self._labels(content, fields, at, num_crops, rows, slot)
         return np.array(geometry, np.int32), np.array(flips, np.bool_), size, labels
 

@@ -91,7 +91,7 @@ def pack_block(payload: bytes, metadata_crc32: int, number: int) -> bytes:
 
 def block_length(head: bytes) -> int:
     """Return the length of a whole block from its first 12 bytes."""
-    marker, payload_length, _ = BLOCK_HEAD.unpack(head)
+    marker, payload_length, _ = BLOCK_HEAD.unpack_from(head)
     if marker != MARKER:
         raise CorruptError(f"expected a block to begin with {MARKER!r}, got {marker!r}")
     if not 1 <= payload_length <= MAX_PAYLOAD_BYTES:
@@ -100,16 +100,15 @@ def block_length(head: bytes) -> int:
 
 
 def block_content(block: bytes, metadata_crc32: int, number: int) -> bytes:
-    """Return the decompressed content of a whole block, after checking its marker, length and checksum."""
-    if len(block) < MIN_BLOCK_BYTES:
+    """Return the decompressed content of a whole block, after checking its marker, length and checksum, in this order."""
+    if len(block) < BLOCK_HEAD.size:
         raise CorruptError(f"block {number}: expected at least {MIN_BLOCK_BYTES} bytes, got {len(block)}")
-    marker, payload_length, crc32 = BLOCK_HEAD.unpack_from(block)
+    if block_length(block) != len(block):
+        raise CorruptError(f"block {number}: expected a payload of {len(block) - BLOCK_HEAD.size} bytes, as the index says")
     payload = block[BLOCK_HEAD.size :]
-    if marker != MARKER or payload_length != len(payload):
-        raise CorruptError(f"block {number}: expected its marker and a payload of {len(payload)} bytes, as the index says")
-    if crc32 != _block_crc32(payload, metadata_crc32, number):
+    if BLOCK_HEAD.unpack_from(block)[2] != _block_crc32(payload, metadata_crc32, number):
         raise CorruptError(f"checksum of block {number} differs")
-    return decompress(payload, max_content_bytes(payload_length))
+    return decompress(payload, max_content_bytes(len(payload)))
 
 
 def block_contents(blocks: Sequence[bytes], metadata_crc32: int, numbers: Sequence[int]) -> list[bytes]:
@@ -268,7 +267,10 @@ class KeyPage:
         start = 2 * num_keys
         if len(content) < start:
             raise CorruptError("a page of keys is too short")
-        ends = np.cumsum(np.frombuffer(content, "<u2", num_keys), dtype=np.int64) + start
+        lengths = np.frombuffer(content, "<u2", num_keys)
+        if not 1 <= int(lengths.min()) <= int(lengths.max()) <= MAX_KEY_BYTES:
+            raise LimitError(f"keys of {int(lengths.min())} to {int(lengths.max())} bytes: expected 1 to {MAX_KEY_BYTES}")
+        ends = np.cumsum(lengths, dtype=np.int64) + start
         if int(ends[-1]) != len(content):
             raise CorruptError("the lengths of keys do not add up to their page")
         return cls(content, ends, start)

@@ -30,7 +30,7 @@ from softlabel_codec.store import FileSource, located
 CACHED_PAGES = 64
 CACHED_FIRST_KEYS = 2**14
 
-Page = TypeVar("Page")
+Found = TypeVar("Found")
 
 
 class Keys(Sequence[str]):
@@ -66,10 +66,10 @@ class Keys(Sequence[str]):
         number = place + self._num_keys if place < 0 else place
         if not 0 <= number < self._num_keys:
             raise IndexError(f"image number: expected {-self._num_keys} to {self._num_keys - 1}, got {place}")
-        return decode_key(self._key(number))
+        return self._text(self._key(number))
 
     def __iter__(self) -> Iterator[str]:
-        return map(decode_key, self.raw())
+        return map(self._text, self.raw())
 
     def raw(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in file order."""
@@ -152,7 +152,10 @@ class Keys(Sequence[str]):
         place = num_pages(self._num_keys, True)[0] + page
         return self._located(lambda: unpack_order_page(*self._frame(place), count, self._num_keys))
 
-    def _located(self, read: Callable[[], Page]) -> Page:
+    def _text(self, key: bytes) -> str:
+        return self._located(lambda: decode_key(key))
+
+    def _located(self, read: Callable[[], Found]) -> Found:
         try:
             return read()
         except FormatError as error:

@@ -84,10 +84,15 @@ def read_blocks(source: FileSource, beginning: Beginning) -> Iterator[WholeBlock
     """Yield the whole blocks at the beginning of a file, in order, up to the first place where none stands."""
     layout = beginning.description.layout
     offset, number, previous_key = beginning.blocks_offset, 0, ""
+    keys: set[str] = set()
     try:
         while offset < source.length:
             data = _read_block(source, offset)
             images = layout.unpack_all(block_content(data, beginning.metadata_crc32, number), previous_key)
+            num_before = len(keys)
+            keys.update(images.keys)
+            if len(keys) < num_before + len(images.keys):
+                return  # a key stands twice
             yield WholeBlock(number, offset, data, images)
             offset, number, previous_key = offset + len(data), number + 1, images.keys[-1]
     except FormatError:

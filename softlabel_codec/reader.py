@@ -213,9 +213,9 @@ class SoftLabelReader:
         chosen = None if crops is None else self._crop_numbers(crops, number)
         block, slot = self.index.locate(number)
         content = self.blocks.content(block)
+        if self._layout.derived:
+            self._check_sampler(block)
         try:
-            if self._layout.derived:
-                self._check_sampler(block)
             if chosen and self._few is not None and len(chosen) <= MAX_FEW:
                 return ImageLabels(*self._few.read(content, slot, chosen, self.keys.crop_stream(number) if self._layout.derived else 0))
             numbers = None if chosen is None else np.array([chosen], np.int64)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from softlabel_codec.assembly import Assembly
 from softlabel_codec.errors import FormatError
+from softlabel_codec.pack.block import BlockImages
 from softlabel_codec.prefix import read_beginning, read_blocks
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.store import FileSource, PartialFile
@@ -91,9 +92,8 @@ def _recover_sound_blocks(reader: SoftLabelReader, keys: list[str], path: str | 
     with _new_file(path, overwrite) as (_, assembly):
         assembly.begin(reader.beginning.data)
         for number in range(reader.trailer.num_blocks):
-            try:
-                images = reader.check_block(number, reader.previous_key(number))
-            except FormatError:
+            images = _sound_block(reader, number, assembly.keys)
+            if images is None:
                 start, end = reader.index.starts[number : number + 2].tolist()
                 unused += end - start
                 first, last = reader.index.first_images[number : number + 2].tolist()
@@ -102,6 +102,16 @@ def _recover_sound_blocks(reader: SoftLabelReader, keys: list[str], path: str | 
             assembly.add_images(images, reader.beginning.description.layout, reader.beginning.metadata_crc32)
         assembly.finish([*reader.summary.get("skipped_keys", []), *lost])
         return Recovery(len(assembly.keys), assembly.num_blocks, lost, unused)
+
+
+def _sound_block(reader: SoftLabelReader, number: int, known_keys: Container[str]) -> BlockImages | None:
+    """Return what is in a block; None if that is not sound, or a key of it is known already."""
+    try:
+        images = reader.check_block(number, reader.previous_key(number))
+    except FormatError:
+        return None
+    twice = len(set(images.keys)) < len(images.keys) or any(key in known_keys for key in images.keys)
+    return None if twice else images
 
 
 @contextmanager

@@ -172,6 +172,7 @@ def unpack_map(data: bytes) -> dict[str, Any]:
                 check(child, depth + 1)
         else:
             require(value is None or isinstance(value, (bool, int, float, str)), "msgpack type is not permitted")
+            require(not isinstance(value, float) or math.isfinite(value), "msgpack float is not finite")
 
     try:
         value = msgpack.unpackb(data, object_pairs_hook=pairs)
@@ -710,7 +711,9 @@ def read_keys(part: bytes, trailer: Trailer) -> list[str]:
     table_crc32 = fields.number("I")
     table = fields.take(8 * (P + Q))
     require(zlib.crc32(table) == table_crc32, "table_crc32 differs")
-    limits = [512 * (2 + 4096)] * P + [4 * (min(N, 4096 * q + 4096) - 4096 * q) for q in range(Q)]
+    limits = [(2 + 4096) * (min(N, 512 * p + 512) - 512 * p) for p in range(P)] + [
+        4 * (min(N, 4096 * q + 4096) - 4096 * q) for q in range(Q)
+    ]
     pages = []
     for (length, crc32), limit in zip(struct.iter_unpack("<II", table), limits, strict=True):
         page = fields.take(length)
@@ -792,8 +795,10 @@ def recover(data: bytes) -> list[Image]:
         (payload_length,) = struct.unpack_from("<I", data, at + 4)
         try:
             payload = read_payload(data[at : at + 12 + payload_length], number, metadata_crc32)
-            images += read_block(payload, metadata, images[-1].key.encode() if images else b"")
+            block = read_block(payload, metadata, images[-1].key.encode() if images else b"")
+            require(len({image.key for image in images + block}) == len(images) + len(block), "a key stands twice")
         except FormatError:
             break
+        images += block
         at, number = at + 12 + payload_length, number + 1
     return images

@@ -1,4 +1,4 @@
-"""The golden files, read by the second reader, which knows the format from spec/ only."""
+"""The test vectors, read by the second reader, which knows the format from spec/ only."""
 
 import contextlib
 import json
@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 import zstandard
 
-FOLDER = Path(__file__).with_name("golden") / "v1"
-GOLDEN = sorted(FOLDER.glob("*.slc"))
-SAMPLER_VECTORS = Path(__file__).parents[1] / "spec" / "crop-sampler-v1-vectors.json"
+SPEC = Path(__file__).parents[1] / "spec"
+FOLDER = SPEC / "vectors" / "valid"
+VALID = sorted(FOLDER.glob("*.slc"))
+SAMPLER_VECTORS = SPEC / "crop-sampler-v1-vectors.json"
 
-CONTENTS = {"keys", "num_classes", "codec", "sizes", "counts", "crops", "flips"}
+CONTENTS = {"metadata", "summary", "keys", "num_classes", "codec", "sizes", "counts", "crops", "flips"}
 SPARSE_CONTENTS = {"indices", "values", "remainder"}
 
 
-@pytest.fixture(params=GOLDEN, ids=lambda path: path.stem)
-def golden(request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(params=VALID, ids=lambda path: path.stem)
+def vector(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def expected_of(golden: Path) -> dict[str, np.ndarray]:
-    with np.load(golden.with_suffix(".npz")) as arrays:
+def expected_of(vector: Path) -> dict[str, np.ndarray]:
+    with np.load(vector.with_suffix(".npz")) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
@@ -45,18 +46,20 @@ def ulps(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.abs(a - b).max(initial=0))
 
 
-def test_there_are_golden_files() -> None:
-    assert GOLDEN
+def test_there_are_vectors() -> None:
+    assert VALID
 
 
-def test_contents(golden: Path) -> None:
-    file = minimal_reader.read(golden.read_bytes())
-    expected = expected_of(golden)
+def test_contents(vector: Path) -> None:
+    file = minimal_reader.read(vector.read_bytes())
+    expected = expected_of(vector)
     images = file.images
     codec = minimal_reader.parse_codec(file.metadata["codec"], file.metadata["num_classes"])
     labels = {"vectors"} if codec.name == "dense" else SPARSE_CONTENTS | ({"tails"} if codec.tail else set())
     assert set(expected) == CONTENTS | labels  # nothing is left uncompared
 
+    assert file.metadata == json.loads(str(expected["metadata"]))
+    assert file.summary == json.loads(str(expected["summary"]))
     assert [image.key for image in images] == expected["keys"].tolist()
     assert file.metadata["num_classes"] == int(expected["num_classes"])
     assert file.metadata["codec"] == str(expected["codec"])
@@ -101,12 +104,12 @@ def wanted_targets(expected: Mapping[str, np.ndarray], row: int, image: int, pol
 
 
 @pytest.mark.parametrize(
-    "golden", [path for path in GOLDEN if not path.stem.startswith(("dense", "many-classes"))], ids=lambda path: path.stem
+    "vector", [path for path in VALID if not path.stem.startswith(("dense", "many-classes"))], ids=lambda path: path.stem
 )
-def test_targets(golden: Path) -> None:
+def test_targets(vector: Path) -> None:
     """The first crop of each image, under all policies that its file offers."""
-    file = minimal_reader.read(golden.read_bytes())
-    expected = expected_of(golden)
+    file = minimal_reader.read(vector.read_bytes())
+    expected = expected_of(vector)
     num_classes = file.metadata["num_classes"]
     codec = minimal_reader.parse_codec(file.metadata["codec"], num_classes)
     policies = ["uniform", "renorm"] + ["tail"] * ("tails" in expected)
@@ -170,7 +173,7 @@ def test_sampler_vectors(case: dict) -> None:
 
 
 def first_block(name: str) -> tuple[bytes, dict]:
-    """The content of block 0 of a golden file, and the metadata."""
+    """The content of block 0 of a vector, and the metadata."""
     data = (FOLDER / f"{name}.slc").read_bytes()
     metadata, crc32, at = minimal_reader.read_metadata(data)
     (length,) = struct.unpack_from("<I", data, at + 4)
@@ -248,7 +251,7 @@ def test_a_tail_of_kept_classes_only() -> None:
 @pytest.mark.parametrize("palettes", [0, 1])
 @pytest.mark.parametrize("index_width", [2, 3, 4])
 def test_wide_indices(palettes: int, index_width: int) -> None:
-    """Columns that no golden file has: 300 crops of one image, all of different classes."""
+    """Columns that no vector has: 300 crops of one image, all of different classes."""
     num_classes, classes = 2**31, [7919 * i % 2**16 for i in range(300)]
     column = np.array(range(300) if palettes else classes, "<u4").view(np.uint8).reshape(-1, 4).T[:index_width].tobytes()
     bits = sum(c << 31 * i for i, c in enumerate(classes)).to_bytes((31 * 300 + 7) // 8, "little")
@@ -275,9 +278,9 @@ def test_changed_contents_raise_nothing_else(name: str) -> None:
             read_content(bytes(changed), metadata)
 
 
-def test_recover(golden: Path) -> None:
+def test_recover(vector: Path) -> None:
     """Cut anywhere, a file gives back some first images; cut after the last block or not at all, every image."""
-    data = golden.read_bytes()
+    data = vector.read_bytes()
     images = minimal_reader.read(data).images
     assert minimal_reader.recover(data) == images
     _, _, blocks_offset = minimal_reader.read_metadata(data)
@@ -290,8 +293,8 @@ def test_recover(golden: Path) -> None:
         assert found == images[: len(found)]
 
 
-def test_truncated(golden: Path) -> None:
-    data = golden.read_bytes()
+def test_truncated(vector: Path) -> None:
+    data = vector.read_bytes()
     for length in np.unique(np.linspace(0, len(data) - 1, 200).astype(int)):
         with pytest.raises(minimal_reader.TruncatedError):
             minimal_reader.read(data[:length])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.make_golden import FOLDER
+from vectors.valid import FOLDER
 
 from softlabel_codec import codec, errors, frame, limits
 from softlabel_codec.codec import Codec

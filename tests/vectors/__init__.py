@@ -1,0 +1,1 @@
+"""The test vectors of the specification (spec/vectors), and how they were made."""

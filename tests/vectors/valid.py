@@ -1,0 +1,182 @@
+"""Valid test vectors: containers of version 1, and what a reader must find in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from softlabel_codec import SoftLabelReader, SoftLabelWriter
+from softlabel_codec.frame import HEADER
+from softlabel_codec.sampler import CropSampler
+
+FOLDER = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
+SIZES = [(60, 80), (1, 1), (480, 640), (77, 33), (300, 300)]
+COUNTS = [3, 1, 40, 150, 7]
+KEYS = ["n02/tench.JPEG", "n01/größe/猫.png", "n01/a.b.c.JPEG", "z", "n02/tench 2.JPEG"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a golden file is made of; the defaults are those of most of them."""
+
+    codec: str
+    num_classes: int = 1000
+    crops: str = "pixels"
+    keys: tuple[str, ...] = tuple(KEYS)
+    sizes: tuple[tuple[int, int], ...] = tuple(SIZES)
+    counts: tuple[int, ...] = tuple(COUNTS)
+    labels: str = "usual"
+    metadata: bool = True
+    known_sizes: bool = True
+    skipped_keys: tuple[str, ...] = ()
+
+
+def many(images: int, count: int, reverse: bool = False) -> dict[str, Any]:
+    """Return keys, sizes and numbers of crops of many images."""
+    keys = [f"class{number // 50:03d}/image-{number:05d}.jpg" for number in range(images)]
+    sizes = tuple((48 + number % 5, 64) for number in range(images))
+    return {"keys": tuple(reversed(keys) if reverse else keys), "sizes": sizes, "counts": (count,) * images}
+
+
+FEW: dict[str, Any] = {"keys": ("b/1.jpg", "a/2.jpg", "é.jpg"), "sizes": ((60, 80), (480, 640), (33, 77)), "counts": (2, 5, 1)}
+CASES = {
+    "hard": Case("hard"),
+    "smoothing": Case("smoothing"),
+    "smoothing-f32": Case("smoothing:values=f32"),
+    "smoothing-f16": Case("smoothing:values=f16"),
+    "marginal_smoothing-k5": Case("marginal_smoothing:k=5"),
+    "marginal_smoothing-k5-step": Case("marginal_smoothing:k=5,step=0.25"),
+    "marginal_smoothing-k5-f32": Case("marginal_smoothing:k=5,values=f32"),
+    "marginal_smoothing-k5-f16": Case("marginal_smoothing:k=5,values=f16"),
+    "marginal_smoothing-k12-all-classes": Case("marginal_smoothing:k=12", num_classes=12),
+    "marginal_smoothing-k20-beyond-look-back": Case("marginal_smoothing:k=20"),
+    "marginal_smoothing-t": Case("marginal_smoothing:t=0.02"),
+    "marginal_smoothing-t-f16": Case("marginal_smoothing:t=0.05,values=f16"),
+    "marginal_smoothing-t-f32-derived-crops": Case("marginal_smoothing:t=0.05,values=f32", crops="derived", **FEW),
+    "marginal_renorm-k5": Case("marginal_renorm:k=5"),
+    "marginal_renorm-k5-f16-derived-crops": Case("marginal_renorm:k=5,values=f16", crops="derived", **FEW),
+    "marginal_renorm-k5-f32-fractions-f16": Case("marginal_renorm:k=5,values=f32", crops="fractions:f16", **FEW),
+    "marginal_renorm-t-fractions-f32": Case("marginal_renorm:t=0.1", crops="fractions:f32", **FEW),
+    "marginal_renorm-t-f16": Case("marginal_renorm:t=0.1,values=f16", **FEW),
+    "marginal_renorm-t-f32": Case("marginal_renorm:t=0.1,values=f32"),
+    "two-classes": Case("marginal_smoothing:k=1", num_classes=2),
+    "many-classes": Case("marginal_smoothing:k=3", num_classes=2**31, labels="top-k"),
+    "many-kept-classes": Case("marginal_smoothing:t=0.0005", labels="flat"),
+    "large-palette": Case("marginal_smoothing:k=24", num_classes=900, keys=("a.jpg",), sizes=((300, 400),), counts=(1200,)),
+    "many-classes-few-crops": Case("marginal_smoothing:k=3", num_classes=2**31, labels="top-k", **many(40, 1)),
+    "million-classes": Case("hard", num_classes=10**6, labels="top-k", **many(40, 1)),
+    "one-class-only": Case("hard", num_classes=5, labels="sure", keys=("a.jpg",), sizes=((30, 40),), counts=(20,), crops="derived"),
+    "no-palette": Case("marginal_smoothing:k=9", num_classes=3000, labels="flat"),
+    "sure-of-everything": Case("marginal_smoothing:t=0.1", labels="sure"),
+    "large-images": Case("hard", sizes=((65535, 65535), (1, 65535), (65535, 1), (65535, 2), (3, 3))),
+    "long-keys": Case("hard", keys=tuple(f"{place}{'é' * 2000}{place}.jpg" for place in range(5))),
+    "skipped-images": Case("hard", skipped_keys=("broken.jpg", "größe.png")),
+    "longest-key": Case("hard", keys=("é" * 2046 + ".jpg",), sizes=((7, 9),), counts=(2,)),
+    "most-crops": Case("hard", num_classes=3, keys=("a.jpg",), sizes=((2, 3),), counts=(65535,)),
+    "most-images-of-a-block": Case("hard", num_classes=3, **many(300, 1)),
+    "no-images": Case("hard", keys=(), sizes=(), counts=()),
+    "several-blocks-ascending-keys": Case("marginal_smoothing:k=5", **many(600, 1)),
+    "several-blocks-other-order": Case("marginal_smoothing:t=0.05", **many(60, 20, reverse=True)),
+    "several-order-pages": Case("hard", **many(4200, 1, reverse=True)),
+    "fractions-f32": Case("marginal_smoothing:k=5,values=f32", crops="fractions:f32", known_sizes=False),
+    "fractions-f16": Case("marginal_smoothing:k=5,values=f16", crops="fractions:f16", known_sizes=False),
+    "fractions-of-known-images": Case("hard", crops="fractions:f32"),
+    "dense": Case("dense", num_classes=20),
+    "dense-f16": Case("dense:values=f16", num_classes=20),
+    "dense-logits": Case("dense:content=logits", num_classes=20, labels="vectors"),
+    "dense-features-f16": Case("dense:values=f16,content=features", num_classes=20, labels="vectors"),
+    "dense-logits-f16-derived-crops": Case("dense:values=f16,content=logits", num_classes=20, labels="vectors", crops="derived", **FEW),
+    "dense-features-fractions-f32": Case("dense:content=features", num_classes=20, labels="vectors", crops="fractions:f32", **FEW),
+    "derived-crops": Case("marginal_smoothing:k=5", crops="derived"),
+    "derived-crops-several-blocks": Case("marginal_smoothing:t=0.05", crops="derived", **many(30, 50)),
+    "tail-k3": Case("marginal_smoothing:k=3,tail=10"),
+    "tail-t-derived-crops": Case("marginal_smoothing:t=0.1,tail=30", crops="derived"),
+    "tail-no-palette": Case("marginal_smoothing:t=0.05,tail=7", num_classes=3000, labels="flat", **many(9, 2)),
+    "tail-of-nothing": Case("marginal_smoothing:k=12,tail=12", num_classes=12),
+    "tail-f16-fractions-f16": Case("marginal_smoothing:k=3,values=f16,tail=20", crops="fractions:f16", **FEW),
+    "tail-f32": Case("marginal_smoothing:k=2,values=f32,tail=200", num_classes=300),
+    "smallest": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), metadata=False),
+}
+
+
+def write_missing() -> None:
+    """Write the vectors that are not there yet; what is there stays as it is."""
+    for name, case in CASES.items():
+        container, expected = FOLDER / f"{name}.slc", FOLDER / f"{name}.npz"
+        if not container.exists():
+            write_case(container, case)
+        if not expected.exists():
+            np.savez_compressed(expected, **contents(container))
+            print(container.name, container.stat().st_size)
+
+
+def write_case(path: Path, case: Case) -> None:
+    rng = np.random.default_rng(len(path.stem))
+    metadata = {"made_by": "the test suite", "nested": {"list": [1, 2.5, None, True, "é"]}} if case.metadata else {}
+    sampler = CropSampler(seed=2**40 + 3, scale=(0.05, 0.9), ratio=(0.5, 2.5), flip_probability=0.25) if case.crops == "derived" else None
+    with SoftLabelWriter(path, case.num_classes, case.codec, metadata, crops=case.crops, sampler=sampler) as writer:
+        for key, size, count in zip(case.keys, case.sizes, case.counts, strict=True):
+            geometry, flips = (sampler or CropSampler(seed=5)).sample(key, size, range(count))
+            if case.crops.startswith("fractions"):
+                geometry = (geometry / np.array([*size, *size])).astype("f4" if case.crops.endswith("32") else "f2")
+            image_size = size if case.known_sizes else None
+            writer.add(key, image_size=image_size, crops=geometry, flips=flips, **make_labels(rng, case, count))
+        writer.finish(skipped_keys=case.skipped_keys)
+
+
+def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, Any]:
+    if case.labels == "top-k":
+        classes = rng.choice(case.num_classes, 12, replace=False)[rng.permuted(np.tile(np.arange(12), (count, 1)), axis=1)[:, :3]]
+        return {"indices": classes, "values": rng.dirichlet([1.0] * 4, count)[:, :3].astype(np.float32)}
+    profile = -1.2 * rng.permutation(case.num_classes) ** 0.4
+    if case.labels == "flat":
+        profile[:] = 0
+    logits = profile + rng.normal(0, 1.5, (count, case.num_classes)) + rng.exponential(2, (count, 1)) * (profile == profile.max())
+    if case.labels == "sure":
+        logits = logits * 100
+    if case.labels == "vectors":
+        return {"vectors": logits.astype(np.float32)}
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return {"probs": (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)}
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Return everything that a reader must find in a file, as arrays."""
+    with SoftLabelReader(path) as reader:
+        section = json.dumps(msgpack.unpackb(reader.read_bytes(HEADER.size, reader.blocks_offset - HEADER.size)), sort_keys=True)
+        described = {"metadata": section, "summary": json.dumps(reader.summary, sort_keys=True)}
+        if not len(reader):
+            return described | {
+                "keys": np.array([], str),
+                "num_classes": reader.num_classes,
+                "codec": reader.codec,
+                "sizes": np.zeros((0, 2), np.int64),
+                "counts": np.zeros(0, np.int64),
+                "crops": np.zeros((0, 4), np.int32),
+                "flips": np.zeros(0, np.bool_),
+                "indices": np.zeros((0, 1), np.int32),
+                "values": np.zeros((0, 1), np.float32),
+                "remainder": np.zeros(0, np.float32),
+            }
+        batch = reader.read_batch(range(len(reader)))
+        found: dict[str, Any] = described | {
+            "keys": np.array(list(reader.keys)),
+            "num_classes": reader.num_classes,
+            "codec": reader.codec,
+            "sizes": batch.image_sizes,
+            "counts": batch.image_rows,
+            "crops": batch.crops,
+            "flips": batch.flips,
+        }
+        if reader.codec.startswith("dense"):
+            found["vectors"] = batch.labels.vectors
+        else:
+            found |= {"indices": batch.labels.indices, "values": batch.labels.values, "remainder": batch.labels.remainder}
+            if batch.labels.tails is not None:
+                found["tails"] = batch.labels.tails.dense(reader.num_classes)
+        return found
