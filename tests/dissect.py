@@ -144,6 +144,10 @@ class Pieces:
         columns = ((block_lengths, "<u4"), (self.block_images, "<u2"), (self.crops_minus_1, "<u2"))
         return b"".join(np.array(column, dtype).tobytes() for column, dtype in columns)
 
+    def crc32_of(self, block: int) -> int:
+        """Return the checksum of a block as it stands."""
+        return int.from_bytes(self._block(block, zlib.crc32(self.metadata))[8:12], "little")
+
     def _block(self, number: int, metadata_crc32: int) -> bytes:
         payload, head = self.payloads[number], self.heads.get(number, {})
         length = head.get("payload_length", len(payload))

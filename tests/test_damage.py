@@ -2,8 +2,8 @@
 
 import pickle
 import zlib
-from itertools import pairwise
 
+import damage
 import numpy as np
 import pytest
 from conftest import write_labels
@@ -11,7 +11,6 @@ from conftest import write_labels
 from softlabel_codec import (
     ArgumentError,
     CorruptError,
-    FormatError,
     LimitError,
     NewerVersionError,
     NotAContainerError,
@@ -30,46 +29,36 @@ SAMPLER = CropSampler().describe()
 CODECS = ["marginal_smoothing:k=3", "marginal_smoothing:t=0.1,values=f16", "hard", "dense:f16"]
 
 
-def everything(path):
-    """Read everything in a file."""
-    with SoftLabelReader(path) as reader:
-        batch = reader.read_batch(range(len(reader)))
-        single = [reader.read(number, [0]).crops.tolist() for number in range(len(reader))]
-        found = [list(reader.keys), reader.metadata, reader.codec, reader.num_crops.tolist(), single]
-        arrays = [batch.crops, batch.flips, batch.labels.dense(), batch.image_sizes]
-        return found, [array.tolist() for array in arrays], [reader.keys.find(key) for key in reader.keys]
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return damage.write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.fixture(params=CODECS)
-def small_file(request, tmp_path):
-    keys = ["b/1.png", "a/2.png", "a/3.png"]  # not in order, so that there is an order page
-    write_labels(tmp_path / "small.slc", request.param, num_classes=6, counts=[2, 1, 3], keys=keys, metadata={"a": 1})
-    return tmp_path / "small.slc"
+def test_every_flipped_bit_is_detected(corpus, tmp_path):
+    report = damage.flip_bits(corpus[:1], tmp_path)
+    assert report.damaged == report.found_by_verify == 8 * report.total_bytes
+    assert report.images_beside > 0
 
 
-def test_every_flipped_bit_is_detected(small_file, tmp_path):
-    data = small_file.read_bytes()
-    wanted = everything(small_file)
-    damaged = tmp_path / "damaged.slc"
-    for position in range(len(data)):
-        bit = 1 << (position * 5 % 8)
-        damaged.write_bytes(data[:position] + bytes([data[position] ^ bit]) + data[position + 1 :])
-        try:
-            found = everything(damaged)
-        except FormatError:
-            pass
-        else:  # only the whole file's SHA-256 covers what a reader need not look at
-            assert found == wanted
-        assert not verify(damaged).ok, f"verify misses bit {bit} of byte {position}"
+@pytest.mark.parametrize("number", range(1, len(damage.CORPUS)))
+def test_a_flipped_bit_of_every_byte_is_detected(corpus, tmp_path, number):
+    report = damage.flip_bits([corpus[number]], tmp_path, bits=[0, 5, 2, 7, 4, 1, 6, 3])
+    assert report.damaged == report.found_by_verify == report.total_bytes
 
 
-def test_every_truncation_is_detected(small_file, tmp_path):
-    data = small_file.read_bytes()
-    damaged = tmp_path / "damaged.slc"
-    for length in range(len(data)):
-        damaged.write_bytes(data[:length])
-        with pytest.raises((TruncatedError, NotAContainerError), match=r"damaged\.slc"):
-            everything(damaged)
+def test_every_truncation_is_detected(corpus, tmp_path):
+    report = damage.truncate(corpus, tmp_path)
+    assert report.damaged == report.refused == report.found_by_verify == report.total_bytes
+
+
+def test_splices_are_detected(corpus, tmp_path):
+    report = damage.splice(corpus, tmp_path, count=100)
+    assert report.damaged == report.found_by_verify == 100 * len(corpus)
+
+
+def test_swapped_repeated_and_foreign_blocks_are_detected(corpus, tmp_path):
+    report = damage.rearrange_blocks(corpus[1], corpus[2], tmp_path)
+    assert report.damaged == report.refused == report.found_by_verify == 15
 
 
 @pytest.mark.parametrize(
@@ -277,26 +266,6 @@ def test_recovering_without_a_sound_index(damaged_file, tmp_path):
         with SoftLabelReader(tmp_path / "kept.slc") as reader:
             assert list(reader.keys) == list(written)[:2]
             assert result.unused_bytes == len(data) - int(reader.index.starts[-1])
-
-
-def test_swapped_repeated_and_foreign_blocks_are_detected(tmp_path):
-    write_labels(tmp_path / "a.slc", counts=[200] * 3, codec="hard", num_classes=2, size=(1, 1))
-    write_labels(tmp_path / "b.slc", counts=[200] * 3, codec="hard", num_classes=2, size=(1, 1), metadata={"other": 1})
-    with SoftLabelReader(tmp_path / "a.slc") as reader:
-        starts = reader.index.starts.tolist()
-    data, foreign = (tmp_path / "a.slc").read_bytes(), (tmp_path / "b.slc").read_bytes()
-    blocks = [data[start:end] for start, end in pairwise(starts)]
-    shift = len(foreign) - len(data)
-    assert foreign[starts[0] + shift : starts[1] + shift][12:] == blocks[0][12:]  # the same payload
-    for changed in (
-        [blocks[1], blocks[0], blocks[2]],
-        [blocks[0], blocks[0], blocks[2]],
-        [foreign[starts[0] + shift : starts[1] + shift], blocks[1], blocks[2]],
-    ):
-        (tmp_path / "c.slc").write_bytes(data[: starts[0]] + b"".join(changed) + data[starts[3] :])
-        with pytest.raises(FormatError, match=r"c\.slc: (trailer|block \d at byte)"):
-            everything(tmp_path / "c.slc")
-        assert not verify(tmp_path / "c.slc").ok
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The test vectors of the specification, read by the package: valid ones hold what they should, invalid ones are refused for their reason."""
+"""The test vectors of the specification: what the package finds in the valid ones, and why it refuses the invalid ones."""
 
 import contextlib
 import json
