@@ -91,10 +91,10 @@ def decompress(frame: bytes, max_bytes: int) -> bytes:
     size = parameters.content_size
     if size == zstandard.CONTENTSIZE_UNKNOWN:
         raise CorruptError("the zstd frame does not state its content size")
-    if parameters.window_size > _MAX_WINDOW_BYTES:
-        raise CorruptError(f"the zstd frame needs a window of {parameters.window_size} bytes: expected at most {_MAX_WINDOW_BYTES}")
     if size > max_bytes:
         raise LimitError(f"the zstd frame holds {size} bytes: expected at most {max_bytes}")
+    if parameters.window_size > _MAX_WINDOW_BYTES:
+        raise CorruptError(f"the zstd frame needs a window of {parameters.window_size} bytes: expected at most {_MAX_WINDOW_BYTES}")
     try:
         if size == 0:  # for which the call below looks at nothing else
             return _decompress_empty(frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +53,7 @@ class Description:
         if (self.sampler is not None) != (self.crops == DERIVED):
             raise ArgumentError(f"crops={self.crops!r}: a sampler goes with crops={DERIVED!r}, and only with that")
         if self.crops not in CROP_MODES:
-            raise ArgumentError(f"crops: expected one of {', '.join(CROP_MODES)}, got {self.crops!r}")
+            raise ArgumentError(f"crops: expected one of {', '.join(CROP_MODES)}, got {reprlib.repr(self.crops)}")
 
     @property
     def layout(self) -> Layout:

@@ -147,8 +147,8 @@ def decompress(frame: bytes, limit: int) -> bytes:
         parameters = zstandard.get_frame_parameters(frame)
         require(parameters.content_size != zstandard.CONTENTSIZE_UNKNOWN, "zstd frame without content size")
         require(parameters.dict_id == 0, "zstd frame with a dictionary")
-        require(parameters.window_size <= 134217728, "zstd window is too large")
         require(parameters.content_size <= limit, "zstd content beyond its limit", LimitError)
+        require(parameters.window_size <= 134217728, "zstd window is too large")
         decoder = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
         content = decoder.decompress(frame)
     except zstandard.ZstdError as error:
