@@ -32,6 +32,7 @@ from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, located
 from softlabel_codec.summary import unpack_summary
 
 ON_CORRUPT = ("raise", "skip")
+_OTHER_CROPS = "an image has another number of crops in its block than the index says"
 
 
 class SoftLabelReader:
@@ -220,7 +221,9 @@ class SoftLabelReader:
                 return ImageLabels(*self._few.read(content, slot, chosen, self.keys.crop_stream(number) if self._layout.derived else 0))
             numbers = None if chosen is None else np.array([chosen], np.int64)
             streams = self.keys.crop_streams(np.array([number])) if self._layout.derived else None
-            rows, sizes, _ = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers, streams)
+            rows, sizes, counts = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers, streams)
+            if chosen is None and int(counts[0]) != self.num_crops[number]:
+                raise CorruptError(_OTHER_CROPS)
             labels = self._quantiser.dequantise(rows.codes, self._policy)
         except CorruptError as error:
             raise self.blocks.located(error, block) from None
@@ -270,6 +273,8 @@ class SoftLabelReader:
             streams = self.keys.crop_streams(numbers)
         try:
             rows, sizes, counts = self._layout.unpack(contents, block_place, slots, chosen, streams)
+            if chosen is None and (counts != self.num_crops[numbers]).any():
+                raise CorruptError(_OTHER_CROPS)
             labels = self._quantiser.dequantise(rows.codes, self._policy)
         except CorruptError as error:
             raise self._find_corrupt(contents, blocks, error) from None
