@@ -3,8 +3,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+FUZZ_SECONDS ?= 600
 
-.PHONY: test lint demo bench clean
+.PHONY: test lint fuzz demo bench reliability clean
 
 test: .venv/dev lint
 	$(BIN)/pytest
@@ -14,11 +15,17 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+fuzz: .venv/dev
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) --keep
+
 demo: .venv/demo
 	$(BIN)/slcodec demo demo-output
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/run.py
+
+reliability: .venv/dev
+	$(BIN)/python benchmarks/reliability.py
 
 clean:
 	rm -rf .venv demo-output

@@ -286,8 +286,8 @@ class KeyPage:
 def unpack_order_page(frame: bytes, crc32: int, count: int, num_images: int) -> NDArray[np.uint32]:
     """Return the image numbers of an order page."""
     content = _page_content(frame, crc32, 4 * count)
-    numbers = np.frombuffer(content, "<u4")
-    if len(numbers) != count or (numbers >= num_images).any():
+    numbers = np.frombuffer(content[: len(content) // 4 * 4], "<u4")
+    if len(content) != 4 * count or (numbers >= num_images).any():
         raise CorruptError("a page of image numbers is wrong")
     return numbers
 

@@ -73,6 +73,7 @@ class Keys(Sequence[str]):
 
     def raw(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in file order."""
+        self._located(self._page_table)  # which must be right even where there are no pages
         for page in range(num_pages(self._num_keys, True)[0]):
             keys = self._read_key_page(page)
             yield from (keys[place] for place in range(len(keys)))
@@ -162,10 +163,13 @@ class Keys(Sequence[str]):
             raise located(error, self._source, f"keys at byte {self._start}") from None
 
     def _frame(self, page: int) -> tuple[bytes, int]:
+        length, crc32 = self._page_table()[page].tolist()
+        return self._source.read_at(int(self._page_starts[page]), length), crc32
+
+    def _page_table(self) -> NDArray[np.uint32]:
         if self._table is None:
             self._table = self._read_table()
-        length, crc32 = self._table[page].tolist()
-        return self._source.read_at(int(self._page_starts[page]), length), crc32
+        return self._table
 
     def _read_table(self) -> NDArray[np.uint32]:
         pages = sum(num_pages(self._num_keys, self._ascend))

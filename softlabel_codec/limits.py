@@ -8,7 +8,7 @@ MAX_KEPT_CLASSES = 65535
 MAX_CROPS_PER_IMAGE = 65535
 MAX_IMAGES_PER_BLOCK = 256
 MAX_CROPS_PER_BLOCK = 65535
-MAX_TABLE_ENTRIES = 2**24
+MAX_TABLE_ENTRIES = 2**22
 MAX_IMAGES = 2**32 - 1
 MAX_IMAGE_SIDE = 65535
 MAX_KEY_BYTES = 4096
@@ -21,7 +21,7 @@ MAX_MSGPACK_DEPTH = 32
 
 def max_content_bytes(payload_bytes: int) -> int:
     """Most bytes that a block's payload of that length may decompress to."""
-    most = 2**24 + 1024 * payload_bytes
+    most = 2**22 + 1024 * payload_bytes
     return most if most < MAX_CONTENT_BYTES else MAX_CONTENT_BYTES
 
 

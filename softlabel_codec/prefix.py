@@ -13,6 +13,7 @@ from softlabel_codec.description import Description
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
 from softlabel_codec.frame import BLOCK_HEAD, HEADER, Header, block_content, block_length
 from softlabel_codec.pack.block import BlockImages
+from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.store import FileSource, located
 
 
@@ -83,12 +84,14 @@ def read_beginning(source: FileSource) -> Beginning:
 def read_blocks(source: FileSource, beginning: Beginning) -> Iterator[WholeBlock]:
     """Yield the whole blocks at the beginning of a file, in order, up to the first place where none stands."""
     layout = beginning.description.layout
+    quantiser = label_quantiser(layout.codec, layout.num_classes)
     offset, number, previous_key = beginning.blocks_offset, 0, ""
     keys: set[str] = set()
     try:
         while offset < source.length:
             data = _read_block(source, offset)
             images = layout.unpack_all(block_content(data, beginning.metadata_crc32, number), previous_key)
+            quantiser.dequantise(images.codes, layout.codec.policy)  # raises if they are no labels
             num_before = len(keys)
             keys.update(images.keys)
             if len(keys) < num_before + len(images.keys):

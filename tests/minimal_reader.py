@@ -278,7 +278,7 @@ def read_payload(frame: bytes, number: int, metadata_crc32: int) -> bytes:
 def read_block(payload: bytes, metadata: dict[str, Any], previous_key: bytes) -> list[Image]:
     """C5.2."""
     codec, num_classes, mode = parse_codec(metadata["codec"], metadata["num_classes"]), metadata["num_classes"], metadata["crops"]
-    fields = Fields(decompress(payload, min(1073741824, 16777216 + 1024 * len(payload))))
+    fields = Fields(decompress(payload, min(1073741824, 4194304 + 1024 * len(payload))))
     num_images = fields.number("H")
     require(1 <= num_images <= 256, "num_images of a block")
     crop_fields = read_crop_fields(fields, mode)
@@ -400,7 +400,7 @@ def parse_sampler(found: Any) -> Sampler:
     require(0 < sampler.scale[0] <= sampler.scale[1] <= 1, "crop_sampler: scale")
     require(1 / 2048 <= sampler.ratio[0] <= sampler.ratio[1] <= 2048, "crop_sampler: ratio")
     logs = zip(sampler.ratio, sampler.log_ratio, strict=True)
-    require(all(abs(math.log(ratio) - log) < 1e-9 for ratio, log in logs), "crop_sampler: log_ratio")
+    require(all(abs(math.log(ratio) - log) <= 1e-12 for ratio, log in logs), "crop_sampler: log_ratio")
     require(0 <= sampler.flip_probability <= 1, "crop_sampler: flip_probability")
     return sampler
 
@@ -507,7 +507,7 @@ def read_label_columns(
 
     counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
-    require(num_crops * max(counts) <= max(16777216, sum(counts)), "too many crops for the most classes kept")
+    require(num_crops * max(counts) <= max(4194304, sum(counts)), "too many crops for the most classes kept")
     require(found["index_width"] > 0 or max(counts) <= 9, "index_width is 0 where classes cannot be distinct")
     remainders = read_remainders(fields, found["remainder_width"], counts) if codec.values == "log8" else []
     codes = split(fields.planes(sum(counts), found["index_width"]), counts)

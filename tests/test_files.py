@@ -175,16 +175,16 @@ def write_counts(path, images):
 
 def test_a_block_is_not_a_table_of_mostly_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "TARGET_BYTES_PER_BLOCK", 10**9)
-    write_counts(tmp_path / "a.slc", [[1] * 800, [20000], [1] * 37, [1]])
-    with SoftLabelReader(tmp_path / "a.slc") as reader:  # 839 crops would make a table of 16780000
+    write_counts(tmp_path / "a.slc", [[1] * 800, [5000], [1] * 37, [1]])
+    with SoftLabelReader(tmp_path / "a.slc") as reader:  # 839 crops would make a table of 4195000
         assert np.diff(reader.index.first_images).tolist() == [3, 1]
-        assert reader.read_batch([0, 1]).labels.counts.tolist() == [1] * 800 + [20000]
+        assert reader.read_batch([0, 1]).labels.counts.tolist() == [1] * 800 + [5000]
     assert verify(tmp_path / "a.slc", deep=True).ok
     write_counts(tmp_path / "b.slc", [[1] * 40000, [1] * 25535, [1] * 2])
     with SoftLabelReader(tmp_path / "b.slc") as reader:
         assert np.diff(reader.index.first_images).tolist() == [2, 1]
-    with pytest.raises(LimitError, match=r"900 crops, of which one keeps 20000 classes: use fewer crops, or keep fewer classes"):
-        write_counts(tmp_path / "c.slc", [[20000] + [1] * 899])
+    with pytest.raises(LimitError, match=r"900 crops, of which one keeps 5000 classes: use fewer crops, or keep fewer classes"):
+        write_counts(tmp_path / "c.slc", [[5000] + [1] * 899])
 
 
 def test_fractions(tmp_path):

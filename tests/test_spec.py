@@ -104,10 +104,10 @@ def test_limits():
         "metadata": f"{limits.MAX_METADATA_BYTES} bytes",
         "summary": f"{limits.MAX_SUMMARY_BYTES} bytes",
         "payload of a block": f"{limits.MAX_PAYLOAD_BYTES} bytes",
-        "content of a block": f"{limits.MAX_CONTENT_BYTES} bytes, and {2**24} + 1024 * payload_length",
+        "content of a block": f"{limits.MAX_CONTENT_BYTES} bytes, and {2**22} + 1024 * payload_length",
         "nesting of msgpack": f"{limits.MAX_MSGPACK_DEPTH}",
     }
-    assert limits.max_content_bytes(10) == 2**24 + 10240
+    assert limits.max_content_bytes(10) == 2**22 + 10240
     assert limits.max_content_bytes(2**30) == limits.MAX_CONTENT_BYTES
 
 

@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
+from softlabel_codec.fkd.pickled import STAND_INS, as_array
 
 LABEL_TYPES = ("hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing_k10", "marginal_renorm_k5", "marginal_renorm")
 EXACT_INDICES = {2: 2049, 4: 2**24 + 1}
 """Number of classes whose indices a float of that many bytes holds exactly."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
-_rebuild_array: Any = np.zeros(0).__reduce__()[0]
-_REBUILD = [(_rebuild_array, f"{package}.multiarray._reconstruct") for package in ("numpy.core", "numpy._core")]
-_DTYPES = [type(np.dtype(name)) for name in ("?", "<f2", "<f4", "<f8", "<i4", "<i8")]
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,8 @@ def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) 
         indices, values = pairs[:, 0], pairs[:, 1]
     if indices.dtype.kind == "f" and num_classes > EXACT_INDICES.get(indices.dtype.itemsize, 2**53):
         raise MismatchError(f"{path}: class indices above {EXACT_INDICES[indices.dtype.itemsize] - 1} are not exact in {indices.dtype}")
-    whole = indices.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        whole = indices.astype(np.int64)
     if (whole != indices).any() or (whole < 0).any() or (whole >= num_classes).any():
         raise MismatchError(f"{path}: expected class indices from 0 to {num_classes - 1}, got {indices.min()} to {indices.max()}")
     return FkdImage(crops, flips, whole, values)
@@ -134,7 +133,7 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
     data = Path(path).read_bytes()
     try:
         _check_crc32(data)
-        with torch.serialization.safe_globals([*_REBUILD, *_DTYPES, np.ndarray, np.dtype, (_encode, "_codecs.encode")]):
+        with torch.serialization.safe_globals(STAND_INS):
             parts = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -145,7 +144,7 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
         raise CorruptError(f"{path}: not a readable label file: {reason}") from None
     if not isinstance(parts, list | tuple) or len(parts) != 3:
         raise CorruptError(f"{path}: expected a list of crops, flips and labels, got {type(parts).__name__}")
-    crops, flips, labels = (np.asarray(part) for part in parts)
+    crops, flips, labels = (as_array(part) for part in parts)
     if not all(np.isfinite(part).all() for part in (crops, labels) if part.dtype.kind == "f"):
         raise CorruptError(f"{path}: its crops or labels hold NaN or infinity")
     if crops.dtype not in (np.float16, np.float32) or crops.ndim != 2 or crops.shape[1] != 4 or not len(crops):
@@ -164,10 +163,3 @@ def _check_crc32(data: bytes) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"the checksum of {damaged!r} differs")
-
-
-def _encode(text: Any, encoding: Any = "utf-8", errors: Any = "strict") -> bytes:
-    """Stand in for `_codecs.encode`, which pickled arrays call: text to bytes, and nothing else."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("expected text to be encoded as latin1")
-    return text.encode("latin1")

@@ -1,0 +1,261 @@
+"""Try to break it, at length, and write the report: python benchmarks/reliability.py [SECTION ...], or `make reliability`.
+
+Without sections all are tried, which takes two to three hours on two cores; `--brief` tries a hundredth of it and keeps nothing.
+The figures of each section go to `results/reliability.json` as soon as it is done, with date and machine, and `RELIABILITY.md` is made of
+them. Whatever does not hold is an error, and the section keeps its old figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, circumstances
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT, REPORT = RESULTS / "reliability.json", Path(__file__).with_name("RELIABILITY.md")
+sys.path.insert(0, str(ROOT / "tests"))  # where what is tried is defined: the tests try the same, in small
+FULL, BRIEF = 1.0, 0.01
+
+
+def _vectors(folder: Path, scale: float) -> dict[str, Any]:
+    from vectors import invalid, valid
+
+    tests = [str(ROOT / "tests" / name) for name in ("test_vectors.py", "test_minimal_reader.py")]
+    subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return {
+        "valid files": len(valid.CASES),
+        "invalid files, to be refused by every reader": len(invalid.REFUSED),
+        "invalid files, to be found by every verifier": len(invalid.FOUND_BY_VERIFIERS),
+        "unfinished files": len(invalid.UNFINISHED),
+    }
+
+
+def _damage(folder: Path, scale: float) -> dict[str, Any]:
+    import damage
+
+    corpus = damage.write_corpus(folder)
+    return {
+        "every single bit flipped": damage.flip_bits(corpus if scale == FULL else corpus[:1], folder),
+        "cut off at every length": damage.truncate(corpus, folder),
+        "random splices": damage.splice(corpus, folder, count=round(4000 * scale)),
+        "blocks swapped, repeated, foreign": damage.rearrange_blocks(corpus[1], corpus[2], folder),
+    }
+
+
+def _fuzzing(folder: Path, scale: float) -> dict[str, Any]:
+    from fuzz.run import TARGETS, run
+
+    return {target: run(target, seconds=300 * scale, keep=scale == FULL) for target in TARGETS}
+
+
+def _crashes(folder: Path, scale: float) -> dict[str, Any]:
+    import crashes
+
+    def within(name: str) -> Path:
+        return _new(folder, name)
+
+    return {
+        "writers killed at random": crashes.random_kills(within("killed"), round(1000 * scale)),
+        "writers interrupted at random": crashes.random_kills(within("interrupted"), round(300 * scale), signal_number=signal.SIGINT),
+        "writers killed at every system call": crashes.kills_at_every_call(within("calls")),
+        "recover killed at every system call": {"kills": crashes.recover_kills_at_every_call(within("recover"))},
+        "slcodec encode killed at random": crashes.encode_kills(within("encode"), max(1, round(50 * scale))),
+        "faults of the disk at every system call": crashes.faults_at_every_call(within("faults")),
+        "a disk that is full": crashes.full_disk(within("full"), round(400 * scale)),
+        "writes lost in a power failure": crashes.power_failures(within("power"), round(1000 * scale)),
+        "several writers at once": crashes.rivals(within("rivals"), round(200 * scale)),
+        "replaced while it is read": crashes.replaced_under_readers(within("replaced"), round(500 * scale)),
+    }
+
+
+def _load(folder: Path, scale: float) -> dict[str, Any]:
+    import load
+
+    reads = round(10**6 * scale)
+    workers = {
+        f"16 DataLoader workers, {method}": load.worker_reads(_new(folder, method), max(10240, reads), method)
+        for method in load.START_METHODS
+    }
+    return {
+        **workers,
+        "8 threads": load.thread_reads(_new(folder, "threads"), reads),
+        "a file above 4 GiB": load.large_file(_new(folder, "large")) if scale == FULL else load.holes_before_the_end(folder),
+        "ten million images, keys in no order": load.many_images(_new(folder, "many"), round(10**7 * scale)),
+        "ten million images, ascending keys": load.many_images(_new(folder, "ascending"), round(10**7 * scale), ascending=True),
+    }
+
+
+def _new(folder: Path, name: str) -> Path:
+    (folder / name).mkdir()
+    return folder / name
+
+
+def _mutation(folder: Path, scale: float) -> dict[str, Any]:
+    from mutation.kill_mutants import run
+
+    return dataclasses.asdict(run(workers=2, sample=None if scale == FULL else 3))
+
+
+def _coverage(folder: Path, scale: float) -> dict[str, Any]:
+    chosen = [] if scale == FULL else ["tests/test_codec.py"]
+    report = folder / "coverage.json"
+    command = [sys.executable, "-m", "pytest", "-q", *chosen, "--cov=softlabel_codec", "--cov-branch", f"--cov-report=json:{report}"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    files = json.loads(report.read_text())["files"]
+    core = ("frame.py", "compress.py", "pack/", "quantise/")
+    of_core = [found["summary"] for name, found in files.items() if name.removeprefix("softlabel_codec/").startswith(core)]
+    return {
+        "lines of the package run by tests, %": _share([found["summary"] for found in files.values()], "covered_lines", "num_statements"),
+        "branches of framing, packing and quantising run by tests, %": _share(of_core, "covered_branches", "num_branches"),
+    }
+
+
+def _share(summaries: list[dict[str, int]], part: str, whole: str) -> float:
+    return round(100 * sum(found[part] for found in summaries) / sum(found[whole] for found in summaries), 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report: what it tries, and what must hold."""
+
+    title: str
+    text: str
+    measure: Callable[[Path, float], dict[str, Any]]
+
+
+SECTIONS = {
+    "vectors": Section(
+        "Conformance",
+        "Test vectors of [spec/conformance-v1.md](../spec/conformance-v1.md), which both readers, the package and the independent one of "
+        "the tests, read or refuse as the table there says. Each invalid file has one defect.",
+        _vectors,
+    ),
+    "damage": Section(
+        "Damage",
+        "Small files of every codec family and crop mode. A reader that reads everything must refuse each damaged file with the error that "
+        "belongs to the place, naming it, or find exactly what was written; `verify` must find every one and say where. Where one block is "
+        "damaged, the images of all others must come out unharmed.",
+        _damage,
+    ),
+    "fuzzing": Section(
+        "Fuzzing",
+        "Coverage-guided (atheris), each target from its kept corpus, in a process that may map 2 GiB more than after its imports. An "
+        "input must not raise anything but the errors of the package, nor take more than a second of processor time. `whole_file` joins "
+        "mutated parts behind recomputed checksums, does all that can be done with a file, and compares with the independent reader.",
+        _fuzzing,
+    ),
+    "crashes": Section(
+        "Crashes",
+        "After each, a reader must refuse the unfinished file with a clear message, `recover` give exactly the whole blocks that were "
+        "written, and a continued run end with the bytes of an unbroken one. `runs` counts what ended early; `states` how far it had "
+        "come (a file that was complete and only lacked its name can be read). A third of the random kills fall while the writer "
+        "finishes, which a slow disk (1 ms for each call) draws out for them. `slcodec encode` is continued by the same command: its "
+        "`finished files` have the bytes of an unbroken run.",
+        _crashes,
+    ),
+    "load": Section(
+        "Load",
+        "Every read is compared with what must be there. Memory is what workers hold for themselves, all together.",
+        _load,
+    ),
+    "mutation": Section(
+        "Mutation testing",
+        "Framing, packing and quantising (`frame.py`, `compress.py`, `pack/`, `quantise/`): small changes of the code, each of which must "
+        "make a test fail. Survivors that cannot be told from the original are explained in `tests/mutation/explained.md`.",
+        _mutation,
+    ),
+    "coverage": Section("Coverage", "What the tests run, of the whole package and of its core.", _coverage),
+}
+
+
+def measure(name: str, scale: float) -> dict[str, Any]:
+    """Return the figures of a section, and when and where they were obtained."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = _plain(SECTIONS[name].measure(Path(folder), scale))
+    return {**circumstances(), "seconds": round(time.perf_counter() - started), "figures": figures}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def write(results: Mapping[str, Any]) -> None:
+    """Write `RELIABILITY.md` from the figures of all sections."""
+    parts = [
+        "# How it fails\n",
+        "Made by `make reliability` (`benchmarks/reliability.py`) from [results/reliability.json](results/reliability.json). The tests do "
+        "the same in small; a figure stands here only if everything held that the text above it says.\n",
+    ]
+    for name, section in SECTIONS.items():
+        parts.append(f"## {section.title}\n\n{section.text}\n")
+        if name not in results:
+            parts.append("Not run yet.\n")
+            continue
+        found = results[name]
+        machine = found["machine"]
+        where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
+        parts.append(f"{found['date']}, {where}; {found['seconds']} s.\n")
+        rows = [f"| {what} | {value} |" for what, value in _rows(found["figures"])]
+        parts.append("\n".join(["| what | figure |", "|---|---|", *rows, ""]))
+    REPORT.write_text("\n".join(parts))
+
+
+def _rows(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield names and values of nested figures, row by row."""
+    for name, value in figures.items():
+        what = f"{before}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            if value and all(isinstance(item, int | float | str) for item in value.values()) and before:
+                yield what, ", ".join(f"{_number(item)} {key}" for key, item in value.items())
+            else:
+                yield from _rows(value, f"{what}: ")
+        elif isinstance(value, list):
+            yield what, str(len(value))
+        else:
+            yield what, _number(value)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+
+
+def main() -> None:
+    """Try, keep the figures, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--brief", action="store_true", help="a hundredth of everything, printed and not kept")
+    options = parser.parse_args()
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for name in options.sections or SECTIONS:
+        found = measure(name, BRIEF if options.brief else FULL)
+        print(f"{name}: {found['seconds']} s", file=sys.stderr)
+        if options.brief:
+            print("\n".join(f"{what}: {value}" for what, value in _rows(found["figures"])))
+            continue
+        results[name] = found
+        RESULT.write_text(json.dumps(results, indent=1) + "\n")
+        write(results)
+
+
+if __name__ == "__main__":
+    main()

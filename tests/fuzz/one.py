@@ -1,0 +1,30 @@
+"""One target in this process, driven by libFuzzer; `run.py` starts it. Needs atheris.
+
+usage: python -m fuzz.one TARGET [options of libFuzzer] [folders of inputs]
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+
+import atheris
+
+
+def main() -> None:
+    """Import the package instrumented, limit the memory, and let libFuzzer go."""
+    name, options = sys.argv[1], sys.argv[2:]
+    with atheris.instrument_imports(include=["softlabel_codec"]):
+        targets = importlib.import_module("fuzz.targets")
+        if name == "fkd":
+            importlib.import_module("fuzz.fkd_files")
+    warnings.simplefilter("error")
+    importlib.import_module("fuzz.limits").limit_memory()
+    again = f"{sys.executable} -m fuzz.one {name}"  # to merge, libFuzzer starts itself
+    atheris.Setup([again, *options], targets.TARGETS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

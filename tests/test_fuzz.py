@@ -1,0 +1,51 @@
+"""The fuzz targets on their kept inputs, and a short run of each with libFuzzer where there is atheris."""
+
+import importlib.util
+
+import pytest
+from fuzz import limits
+from fuzz import run as runner
+from fuzz.targets import TARGETS
+
+SHORT_RUNS = 200
+MAX_CORPUS_INPUTS, MAX_CORPUS_BYTES = 200, 150_000
+
+
+def test_every_target_has_a_corpus_and_a_runner():
+    assert tuple(TARGETS) == runner.TARGETS == tuple(runner.MAX_INPUT_BYTES)
+    for target in TARGETS:
+        sizes = [path.stat().st_size for path in runner.kept_inputs(target)]
+        assert 1 <= len(sizes) <= MAX_CORPUS_INPUTS
+        assert sum(sizes) <= MAX_CORPUS_BYTES
+        assert max(sizes) <= runner.MAX_INPUT_BYTES[target]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_kept_inputs(target):
+    """Inputs that once reached something new, and those that once were crashes."""
+    for path in runner.kept_inputs(target) + runner.fixed_inputs(target):
+        try:
+            TARGETS[target](path.read_bytes())
+        except BaseException as error:
+            error.add_note(f"tests/fuzz/run.py {target} --replay {path.relative_to(runner.HERE.parents[1])}")
+            raise
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("data", [b"", b"\0", b"\xff" * 40], ids=["empty", "zero", "ones"])
+def test_any_bytes_will_do(target, data):
+    TARGETS[target](data)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="there is no atheris for this Python or platform")
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_short_run(target):
+    report = runner.run(target, runs=SHORT_RUNS)
+    assert report.crashes == ()
+    assert report.runs >= SHORT_RUNS
+
+
+def test_what_takes_too_long_is_noticed(monkeypatch):
+    monkeypatch.setattr(limits, "MAX_CPU_SECONDS", 0.0)
+    with pytest.raises(limits.TooSlowError, match="a sum: expected at most 0 s"), limits.within_a_second("a sum"):
+        sum(range(10**5))
