@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 600
 .PHONY: test lint fuzz demo bench reliability clean
 
 test: .venv/dev lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8
 
 lint: .venv/dev
 	$(BIN)/ruff check .

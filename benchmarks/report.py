@@ -48,7 +48,7 @@ def write(path: Path) -> None:
 def render(result: Result, name: str) -> str:
     """Return the text of the report."""
     parts = [_head(result, name), _goals(result), _storage(result), _distortion(result), _limit(result), _reading(result), _writing(result)]
-    parts += [_scale(result), _images(result) if result["images"] else "", _epochs(result["epochs"]) if result.get("epochs") else ""]
+    parts += [_scale(result), _images(result) if result["images"] else "", _epochs(result.get("epochs"))]
     parts += [f"## 9. Accuracy\n\n{tables.render(tables.load())}", _tried()]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
@@ -367,7 +367,9 @@ differ; differences are of the 8-bit samples of the crops of images that were de
 """
 
 
-def _epochs(epochs: Result) -> str:
+def _epochs(epochs: Result | None) -> str:
+    if not epochs:
+        return EPOCHS_NOT_RUN
     plain, maps = epochs["published"]
     goals = f"{epochs['published'][plain]} of plain training and {epochs['published'][maps]} of ReLabel"
     parts = [
@@ -393,6 +395,13 @@ the network takes most of an epoch, whatever the labels are; the smaller the sha
 {parts[0]}
 
 {parts[1]}
+"""
+
+
+EPOCHS_NOT_RUN = """
+## 8. Time per epoch
+
+**Not run**: this result holds no times of epochs of ground truth, ReLabel-style maps and stored labels on photographs. `make bench` measures them where the photographs are at hand.
 """
 
 

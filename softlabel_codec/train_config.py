@@ -12,13 +12,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from softlabel_codec.arguments import INTERPOLATIONS, PRECISIONS, check_choice
+from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, check_choice
 from softlabel_codec.errors import ArgumentError
 
 TRUTH, ONLINE = "truth", "online"
 OPTIMIZERS = ("sgd", "adamw")
 WHERE_IT_RUNS = ("images", "labels", "teacher", "val", "classes", "out", "workers", "device", "val_epochs", "checkpoint_epochs", "resume")
-"""Options that do not change what is trained: a run may be continued with others."""
+"""Options that do not change what is trained, or where to find what fingerprints tell: a run may be continued with others."""
+MOMENTUM = 0.9
+"""Of SGD, unless said otherwise."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -43,7 +45,7 @@ class TrainConfig:
     out: str = field(metadata={"help": "Folder of the run: checkpoint, log, result."})
     student: str = _option("resnet18", "Built in (see softlabel_codec.students), timm:NAME, torchvision:NAME, or FILE.py:FACTORY.")
     num_classes: int | None = _option(None, "Number of classes.  [default: from the labels, or the folders]")
-    classes: str | None = _option(None, "File that lists the class folders in the order of their numbers.  [default: in ascending order]")
+    classes: str | None = _option(None, "File that lists the class folders in the order of their numbers.  [default: ascending]")
     weights: str | None = _option(None, "File of weights to begin with.")
     teacher: str | None = _option(None, "Teacher for labels=online, as for 'slcodec encode'.")
     val: str | None = _option(None, "Folder of validation images, CLASS/NAME.")
@@ -55,6 +57,9 @@ class TrainConfig:
     stored_crops: int | None = _option(None, "Use only so many of the stored crops of each image.")
     size: int = _option(224, "Side of a crop in pixels.")
     interpolation: str | None = _option(None, "How crops are scaled.  [default: as for the labels, or bilinear]")
+    exif_orientation: str | None = _option(
+        None, "Turn images as their camera says (applied), or not (ignored).  [default: as for the labels, or ignored]"
+    )
     mean: tuple[float, float, float] | None = _option(None, "Of RGB in 0..1.  [default: as for the labels, or ImageNet's]")
     std: tuple[float, float, float] | None = _option(None, "Likewise.")
     scale: tuple[float, float] | None = _option(None, "Smallest and largest area of fresh crops / the image's.  [default: 0.08 1]")
@@ -63,15 +68,15 @@ class TrainConfig:
     val_crop: float = _option(0.875, "Part of the shorter side that validation images are cropped to.")
     optimizer: str = _option("sgd", "sgd or adamw.")
     learning_rate: float = _option(0.1, "Peak, reached after the warm-up.")
-    momentum: float = _option(0.9, "Of sgd.")
+    momentum: float | None = _option(None, f"Of sgd.  [default: {MOMENTUM}]")
     nesterov: bool = _option(False, "Of sgd.")
-    weight_decay: float = _option(1e-4, "Not on biases and norms.")
+    weight_decay: float = _option(1e-4, "Not on biases, norms, tokens and positions.")
     warmup_epochs: float = _option(0.0, "Epochs in which the learning rate rises; afterwards it falls along a half cosine.")
     ema: float = _option(0.0, "Decay of the averaged weights that are evaluated and saved beside the others; 0: none.")
     mixup: float = _option(0.0, "Alpha of mixup; 0: none.")
     cutmix: float = _option(0.0, "Alpha of cutmix; 0: none.")
     color_jitter: float = _option(0.0, "How far brightness, contrast and saturation of each crop may change, 0 to 1.")
-    temperature: float | None = _option(None, "T of softmax(logits / T) of student and teacher.  [default: that of the labels, or 1]")
+    temperature: float | None = _option(None, "T of softmax(logits / T) of student and labels.  [default: that of the labels, or 1]")
     truth_weight: float = _option(0.0, "Share of the cross-entropy with the images' classes in the loss, 0 to 1.")
     policy: str | None = _option(None, "Remainder policy to read sparse labels with.  [default: the codec's]")
     precision: str = _option("auto", "Arithmetic: auto is bfloat16 on CUDA, else float32.")
@@ -85,11 +90,12 @@ class TrainConfig:
     resume: bool = _option(False, "Continue from the checkpoint in the folder of the run, if there is one.")
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            object.__setattr__(self, option.name, _converted(option, getattr(self, option.name)))
         for name in ("epochs", "batch_size", "crops_per_image", "size", "val_epochs", "checkpoint_epochs"):
             _check(name, getattr(self, name) >= 1, "at least 1", getattr(self, name))
         for name in (
             "learning_rate",
-            "momentum",
             "weight_decay",
             "warmup_epochs",
             "mixup",
@@ -101,6 +107,7 @@ class TrainConfig:
             _check(name, getattr(self, name) >= 0, "at least 0", getattr(self, name))
         for name in ("truth_weight", "color_jitter", "ema"):
             _check(name, 0 <= getattr(self, name) <= 1, "0 to 1", getattr(self, name))
+        _check("seed", self.seed < 2**63, "below 2^63", self.seed)
         _check("ema", self.ema < 1, "below 1", self.ema)
         _check("val_crop", 0 < self.val_crop <= 1, "above 0, at most 1", self.val_crop)
         _check("single_crop_epochs", self.single_crop_epochs <= self.epochs, f"at most {self.epochs} epochs", self.single_crop_epochs)
@@ -117,9 +124,19 @@ class TrainConfig:
         whole = f"a multiple of crops_per_image={self.crops_per_image}"
         _check("batch_size", self.batch_size % self.crops_per_image == 0, whole, self.batch_size)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        self._check_momentum()
         check_choice("precision", self.precision, PRECISIONS)
         if self.interpolation is not None:
             check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.exif_orientation is not None:
+            check_choice("exif_orientation", self.exif_orientation, EXIF_POLICIES)
+
+    def _check_momentum(self) -> None:
+        of_sgd = "nothing with optimizer='adamw': it is for sgd"
+        _check("momentum", self.momentum is None or self.momentum >= 0, "at least 0", self.momentum)
+        _check("momentum", self.optimizer == "sgd" or self.momentum is None, of_sgd, self.momentum)
+        _check("nesterov", self.optimizer == "sgd" or not self.nesterov, of_sgd, self.nesterov)
+        _check("nesterov", not self.nesterov or self.momentum != 0, "false without momentum", self.nesterov)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -133,7 +150,7 @@ class TrainConfig:
         missing = [option.name for option in known.values() if option.default is dataclasses.MISSING and option.name not in values]
         if missing:
             raise ArgumentError(f"configuration: {', '.join(missing)}: missing")
-        return cls(**{name: _converted(known[name], value) for name, value in values.items()})
+        return cls(**values)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> TrainConfig:
@@ -179,6 +196,8 @@ def _converted(option: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _converted_one(name: str, kind: type, value: Any) -> Any:
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     wanted = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise ArgumentError(f"{name}: expected {kind.__name__}, got {value!r}")

@@ -17,7 +17,7 @@ COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40), "
 SIDE = 24
 NUM_CROPS = 12
 SAMPLER = CropSampler(seed=3, scale=(0.3, 1.0))
-TEACHER = f"""
+TEACHER = f'''
 import torch
 from torch import nn
 
@@ -44,6 +44,34 @@ def seven():
 def plain(num_classes):
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.Tanh(), nn.Flatten(), nn.Linear(128, num_classes))
 
+def drops(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.Tanh(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(128, num_classes))
+
+def always_seven(num_classes):
+    return seven()
+
+def of_another_size(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 20, num_classes))
+
+class Pair(nn.Linear):
+    def forward(self, images):
+        return super().forward(images.flatten(1)), None
+
+def pair(num_classes):
+    return Pair(768, num_classes)
+
+class LastGradient(nn.Linear):
+    """The gradient of its sixth call is NaN, the loss is not."""
+    calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        logits = super().forward(images.flatten(1))
+        return logits + torch.sqrt(logits * 0 if self.calls == 6 else torch.ones_like(logits))
+
+def last_gradient(num_classes):
+    return LastGradient(768, num_classes)
+
 def explodes(num_classes):
     class Explodes(nn.Module):
         def __init__(self):
@@ -52,9 +80,9 @@ def explodes(num_classes):
             self.calls = 0
         def forward(self, images):
             self.calls += 1
-            return self.linear(images.flatten(1)) * (float("nan") if self.calls > 5 else 1.0)
+            return self.linear(images.flatten(1)) * (float("nan") if self.calls > 6 else 1.0)  # the first call is a trial
     return Explodes()
-"""
+'''
 
 
 def write_shapes(folder: Path) -> None:
@@ -78,6 +106,9 @@ def write_shape_labels(folder: Path, path: Path, codec: str = "marginal_smoothin
     with SoftLabelWriter(path, len(COLORS), codec, known, crops="derived", sampler=SAMPLER) as writer:
         for key in keys:
             logits = rng.normal(0, 1, (NUM_CROPS, len(COLORS))) + 3 * (np.array(list(COLORS)) == key.split("/")[0])
+            if "logits" in codec:
+                writer.add(key, image_size=(SIDE, SIDE), vectors=logits.astype(np.float32))
+                continue
             probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
             writer.add(key, image_size=(SIDE, SIDE), probs=probs.astype(np.float32))
 

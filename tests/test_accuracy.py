@@ -15,6 +15,7 @@ sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
 
 import experiment  # noqa: E402
 import plan  # noqa: E402
+import report  # noqa: E402
 from accuracy import tables  # noqa: E402
 
 NUM_CLASSES, SIDE = 100, 64
@@ -83,11 +84,35 @@ def test_the_experiment_in_parts(small, monkeypatch):
     assert "The experiment on a GPU has not been run" in text
     assert "| ReLabel-style maps |" in text
     assert "Not run" not in text
-    (folder / f"{cells[3].name}.json").unlink()
+    path = folder / f"{cells[3].name}.json"
+    whole = path.read_text()
+    path.write_text(whole[:50])  # cut off, as by a full disk
     assert f"Not run: 1 of {len(cells)} runs." in tables.render(tables.load(small / "results"))
+    run(small, minutes=5)
+    assert json.loads(path.read_text())["evaluation"] == json.loads(whole)["evaluation"]
+
+
+def test_claims_are_listed_whether_they_hold_or_not():
+    accuracies = {"dense:values=f32": (30, 31), "marginal_smoothing:k=5": (30, 31), "truth": (20, 21)}
+    accuracies |= dict.fromkeys(plan.TAILS, (35, 36)) | {"marginal_renorm:k=5": (1, 2), "smoothing": (3, 4)}
+    runs = [
+        {"source": source, "varied": {}, "seed": seed, "evaluation": {"top1": value / 100}}
+        for source, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    facts = {"bytes_per_crop": dict(zip(plan.TAILS, (2.0, 3.9), strict=True))}
+    rows = tables._claims(tables.Results("cpu", facts, runs)).splitlines()[2:]
+    assert [row.split(" | ")[-1].removesuffix(" |") for row in rows] == ["**no**", "yes", "**no**", "not known", "yes"]
+    rows = tables._claims(tables.Results("cpu", {"bytes_per_crop": {}}, [])).splitlines()[2:]
+    assert [row.split(" | ")[-1].removesuffix(" |") for row in rows] == ["not known"] * 5
 
 
 def test_without_results_the_report_says_so(tmp_path):
     text = tables.render(tables.load(tmp_path))
     assert "The experiment on a GPU has not been run" in text
+    assert "The smaller experiment on a CPU has not been run" in text
     assert "|" not in text
+
+
+def test_times_of_epochs_that_are_not_there_are_said():
+    assert "**Not run**" in report._epochs(None)

@@ -28,3 +28,10 @@ def test_they_equal_the_crops_of_the_host(interpolation, size, device):
     due = zip(which, crops.tolist(), flips.tolist(), strict=True)
     expected = to_tensor([apply_crop(load_image(pixels[image]), crop, flip, size, interpolation) for image, crop, flip in due])
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_nothing_waits_for_the_device():
+    images = torch.zeros(3, 3, 40, 20, dtype=torch.uint8, device="meta")  # where any look at a number is an error
+    crops = torch.tensor([[0, 0, 40, 10], [5, 5, 10, 15]])  # of the first, columns are scaled before rows
+    found = cut_crops(images, torch.tensor([0, 2]), crops, torch.tensor([True, False]), 12)
+    assert (found.device.type, found.shape) == ("meta", (2, 3, 12, 12))

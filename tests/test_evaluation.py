@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from softlabel_codec import ArgumentError, CorruptError, MismatchError
 from softlabel_codec.cli.main import main
 from softlabel_codec.images import center_crop
 from softlabel_codec.students import build_student
+from softlabel_codec.train_config import TrainConfig
 from softlabel_codec.trainer import Student, evaluate, load_student, train
 from softlabel_codec.trainer.evaluation import calibration_error, read_real
 
@@ -40,7 +42,7 @@ def write_images(folder, said: dict[str, int]) -> None:
 
 
 def fixed(num_classes, folders=()):
-    return Student(Fixed(num_classes), 8, (0.0,) * 3, (1.0,) * 3, crop=1.0, folders=list(folders))
+    return Student(Fixed(num_classes), num_classes, 8, (0.0,) * 3, (1.0,) * 3, crop=1.0, folders=list(folders))
 
 
 def test_top_1_and_top_5(tmp_path):
@@ -83,11 +85,47 @@ def test_folders_that_do_not_fit(tmp_path):
     write_images(tmp_path / "a", {"cat/x.png": 0, "dog/x.png": 1, "emu/x.png": 2})
     with pytest.raises(MismatchError, match=r"the image 'emu/x\.png' lies in none of the 2 class folders. Say with --classes FILE"):
         evaluate(fixed(2, ["cat", "dog"]), tmp_path / "a")
+    for num_classes in (2, 4):  # nobody knows which of four these three are
+        expected = f"a: has 3 class folders, expected {num_classes}. Say with --classes FILE which class folder has which number"
+        with pytest.raises(MismatchError, match=expected):
+            evaluate(fixed(num_classes), tmp_path / "a")
+    (tmp_path / "four.txt").write_text("ant\ncat\ndog\nemu\n")
+    assert evaluate(fixed(4), tmp_path / "a", classes=tmp_path / "four.txt").top1 == 0
     with pytest.raises(MismatchError, match="has 3 classes, the network 2"):
-        evaluate(fixed(2), tmp_path / "a")
+        evaluate(fixed(2, ["cat", "dog", "emu"]), tmp_path / "a")
     write_images(tmp_path / "b", {"x.png": 0})
     with pytest.raises(MismatchError, match=r"the image 'x\.png' lies in none of the 2 class folders"):
         evaluate(fixed(2, ["cat", "dog"]), tmp_path / "b")
+
+
+def test_folders_with_decimal_names_have_one_order(tmp_path):
+    for part in ("train", "val"):
+        write_images(tmp_path / part, {f"{number}/{copy}.png": 20 * number for number in range(1, 13) for copy in range(2)})
+    made = {"images": tmp_path / "train", "val": tmp_path / "val", "labels": "truth", "out": tmp_path / "run", "student": "small"}
+    short = {"size": 16, "val_crop": 1.0, "epochs": 20, "batch_size": 8, "crops_per_image": 1, "scale": (0.9, 1.0), "device": "cpu"}
+    report = train(TrainConfig(**made, **short))
+    student = load_student(tmp_path / "run" / "checkpoint.pt")
+    assert student.folders == [str(number) for number in range(1, 13)]  # 10 does not come after 1
+    weights = load_student(tmp_path / "run" / "weights.pt", "small", 12, size=16, crop=1.0)
+    assert evaluate(student, tmp_path / "val").top1 == evaluate(weights, tmp_path / "val").top1 == report.evaluation["top1"] > 0.2
+    write_images(tmp_path / "other", {"0/x.png": 0, "5/x.png": 100})
+    with pytest.raises(MismatchError, match=r"'0/x\.png' lies in none of the 12 class folders"):
+        evaluate(student, tmp_path / "other")  # their 5 may be another one
+
+
+def test_images_are_turned_as_in_training(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[0, 0], pixels[-1, -1] = 0, 1  # what the network looks at, upright and upside down
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x112] = 3  # upside down
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    image.save(tmp_path / "cat" / "plain.png")
+    image.save(tmp_path / "dog" / "turned.png", exif=exif)
+    student = fixed(2, ["cat", "dog"])
+    assert evaluate(student, tmp_path).top1 == 0.5
+    assert evaluate(replace(student, exif_orientation="applied"), tmp_path).top1 == 1.0
 
 
 def test_the_middle_of_an_image():

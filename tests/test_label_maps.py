@@ -1,5 +1,7 @@
 """ReLabel-style label maps, the published competitor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,18 @@ def test_they_come_back_from_their_file(tmp_path):
     assert (again.numbers, again.num_classes) == (maps.numbers, maps.num_classes)
     np.testing.assert_array_equal(again.logits, maps.logits)
     np.testing.assert_array_equal(again.indices, maps.indices)
+    replace(maps, exif_orientation="applied").save(tmp_path / "maps.npz")
+    assert LabelMaps.load(tmp_path / "maps.npz").exif_orientation == "applied"
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.npz"]
+
+
+def test_damaged_files(tmp_path):
+    random_maps().save(tmp_path / "maps.npz")
+    whole = (tmp_path / "maps.npz").read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:300] + bytes(40) + whole[340:], b""):
+        (tmp_path / "maps.npz").write_bytes(damaged)
+        with pytest.raises(CorruptError, match=r"maps\.npz: expected label maps"):
+            LabelMaps.load(tmp_path / "maps.npz")
 
 
 def test_files_that_hold_none(tmp_path, shapes):
@@ -98,6 +112,9 @@ def test_files_that_hold_none(tmp_path, shapes):
         LabelMaps.load(path)
     np.savez(path, keys=list(maps.numbers), indices=maps.indices, logits=maps.logits, num_classes=3)
     with pytest.raises(CorruptError, match="expected label maps of 15 x 15 x 5"):
+        LabelMaps.load(path)
+    np.savez(path, keys=list(maps.numbers), indices=maps.indices, logits=maps.logits, num_classes=30, exif_orientation="odd")
+    with pytest.raises(CorruptError, match="expected exif_orientation ignored or applied, got 'odd'"):
         LabelMaps.load(path)
     random_maps().save(path)
     from shapes import config
@@ -116,3 +133,8 @@ def test_the_command(shapes, tmp_path):
     done = CliRunner().invoke(main, ["label-maps", str(shapes / "train"), str(out), "--teacher", f"{shapes / 'teacher.py'}:build"])
     assert (done.exit_code, done.output) == (0, f"wrote  {out}: label maps of 40 images\n")
     assert LabelMaps.load(out).indices.shape == (40, 15, 15, 5)
+    plain = tmp_path / "maps"
+    arguments = ["--teacher", f"{shapes / 'teacher.py'}:build", "--exif-orientation", "applied"]
+    done = CliRunner().invoke(main, ["label-maps", str(shapes / "train"), str(plain), *arguments])
+    assert (done.exit_code, done.output) == (0, f"wrote  {plain}: label maps of 40 images\n")
+    assert LabelMaps.load(plain).exif_orientation == "applied"

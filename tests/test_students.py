@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from softlabel_codec import ArgumentError, CorruptError, MismatchError
-from softlabel_codec.students import STUDENTS, build_student, load_weights, read_weights
+from softlabel_codec.students import STUDENTS, build_student, check_student, load_weights, read_weights
 
 PUBLISHED = {  # parameters with 1000 classes: torchvision's tables of models, and DeiT's
     "resnet18": 11_689_512,
@@ -60,6 +60,22 @@ def test_names_of_weights_are_those_of_torchvision():
     } <= names
     assert {"layer2.3.conv2.weight", "fc.weight", "fc.bias"} <= names
     assert len(names) == 320
+    names = set(build_student("mobilenet_v2", 1000).state_dict())
+    assert {"features.0.0.weight", "features.0.1.running_var", "features.1.conv.0.0.weight", "features.1.conv.1.weight"} <= names
+    assert {"features.1.conv.2.bias", "features.2.conv.0.0.weight", "features.2.conv.1.1.bias", "features.2.conv.2.weight"} <= names
+    assert {"features.17.conv.3.running_mean", "features.18.0.weight", "classifier.1.weight", "classifier.1.bias"} <= names
+    assert len(names) == 314
+
+
+def test_a_trial_leaves_weights_as_they_are():
+    torch.manual_seed(0)
+    model = build_student("resnet18_small", 5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    check_student(model, "resnet18_small", 5, 16)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(MismatchError, match=r"student mine: expected logits of shape \(2, 4\) for 2 images, got shape \(2, 5\)"):
+        check_student(model, "mine", 4, 16)
 
 
 def test_a_student_of_somebody_else(shapes, tmp_path):

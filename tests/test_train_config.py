@@ -52,11 +52,28 @@ def test_every_option_is_documented_and_on_the_command_line():
         ({"batch_size": 30}, "batch_size: expected a multiple of crops_per_image=4, got 30"),
         ({"teacher": "t.py:build"}, "teacher: expected a teacher with labels=online, and only there"),
         ({"labels": "online"}, "teacher: expected a teacher with labels=online, and only there, got None"),
+        ({"nesterov": True, "momentum": 0}, "nesterov: expected false without momentum"),
+        ({"optimizer": "adamw", "momentum": 0.9}, "momentum: expected nothing with optimizer='adamw': it is for sgd, got 0.9"),
+        ({"optimizer": "adamw", "nesterov": True}, "nesterov: expected nothing with optimizer='adamw'"),
+        ({"momentum": -0.1}, "momentum: expected at least 0, got -0.1"),
+        ({"seed": 2**63}, r"seed: expected below 2\^63, got"),
+        ({"exif_orientation": "yes"}, "exif_orientation: expected ignored or applied, got 'yes'"),
     ],
 )
 def test_wrong_options(values, message):
     with pytest.raises(ArgumentError, match=message):
         TrainConfig.from_mapping({**LEAST, **values})
+    if set(values) <= {option.name for option in dataclasses.fields(TrainConfig)}:
+        with pytest.raises(ArgumentError, match=message):
+            TrainConfig(**{**LEAST, **values})
+
+
+def test_keywords_are_checked_as_files_are(tmp_path):
+    made = TrainConfig(images=tmp_path / "train", labels="a.slc", out=tmp_path, mean=[0, 0, 1], learning_rate=1)
+    assert (made.images, made.out, made.mean) == (str(tmp_path / "train"), str(tmp_path), (0.0, 0.0, 1.0))
+    assert TrainConfig.from_mapping(json.loads(json.dumps(made.to_mapping()))) == made
+    with pytest.raises(ArgumentError, match=r"epochs: expected int, got 2\.5"):
+        TrainConfig(images="train", labels="a.slc", out="run", epochs=2.5)
 
 
 def test_missing_options_and_files_that_hold_none(tmp_path):

@@ -14,21 +14,27 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from shapes import NUM_CROPS, config, options, write_shape_labels
+from shapes import NUM_CROPS, SAMPLER, SIDE, config, options, write_shape_labels
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, StateError
+import softlabel_codec
+from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter, StateError
 from softlabel_codec.cli.main import main
 from softlabel_codec.crop_choice import crops_at
+from softlabel_codec.images import list_images
 from softlabel_codec.students import build_student, load_weights
+from softlabel_codec.teacher.load import load_teacher, weights_sha256
 from softlabel_codec.torch import DenseTargets, soft_cross_entropy, to_targets
 from softlabel_codec.torch.workers import SHARED_MEMORY
 from softlabel_codec.train_config import TrainConfig
-from softlabel_codec.trainer import make_label_maps, train
+from softlabel_codec.trainer import evaluate, load_student, make_label_maps, train
 from softlabel_codec.trainer.augment import jitter_colors, mix_crops
-from softlabel_codec.trainer.draws import epoch_draws
+from softlabel_codec.trainer.draws import Draw, epoch_draws
+from softlabel_codec.trainer.files import read_result, write_json
+from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.optimisers import learning_rate, parameter_groups
+from softlabel_codec.trainer.setup import set_up
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -107,8 +113,13 @@ def stop_after(step: int):
     return progress
 
 
-@pytest.mark.parametrize("more", [EVERYTHING, {"momentum": 0.8, "nesterov": True, "student": "resnet18_small"}])
-def test_a_run_that_is_continued_equals_an_unbroken_one(more, shapes, tmp_path):
+MOMENTUM = {"momentum": 0.8, "nesterov": True, "student": "resnet18_small"}
+DROPOUT = {"student": "teacher.py:drops", "workers": 1, "ema": 0.9, "mixup": 0.3}
+
+
+@pytest.mark.parametrize("more", [EVERYTHING, MOMENTUM, DROPOUT])
+def test_a_run_that_is_continued_equals_an_unbroken_one(more, shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(shapes)
     whole = train(config(shapes, tmp_path / "whole", **more))
     with pytest.raises(StoppedError):
         train(config(shapes, tmp_path / "parts", **more), stop_after(12))  # in the third epoch of five steps
@@ -126,10 +137,24 @@ def test_a_finished_run_stays_what_it_is(shapes, tmp_path):
     assert again == first
 
 
+def test_a_finished_run_looks_at_other_images_if_asked(shapes, tmp_path):
+    first = train(config(shapes, tmp_path / "run", epochs=8))
+    shutil.copytree(shapes / "val", tmp_path / "val")
+    for path in (tmp_path / "val" / "red").iterdir():
+        shutil.copy(shapes / "val" / "blue" / path.name, path)
+    for _ in range(2):
+        again = train(config(shapes, tmp_path / "run", epochs=8, resume=True, val=str(tmp_path / "val")))
+        found = evaluate(load_student(tmp_path / "run" / "checkpoint.pt"), tmp_path / "val")
+        assert again.evaluation["top1"] == found.top1 < first.evaluation["top1"]
+        assert json.loads((tmp_path / "run" / "result.json").read_text())["evaluation"] == again.evaluation
+    assert train(config(shapes, tmp_path / "run", epochs=8, resume=True, val=None)).evaluation is None
+
+
 def test_images_in_memory_and_in_workers_give_the_same_student(shapes, tmp_path):
-    train(config(shapes, tmp_path / "plain"))
-    train(config(shapes, tmp_path / "memory", in_memory=True))
-    train(config(shapes, tmp_path / "workers", workers=2))
+    student = {"student": f"{shapes / 'teacher.py'}:drops"}  # with dropout, which takes random numbers of its own
+    train(config(shapes, tmp_path / "plain", **student))
+    train(config(shapes, tmp_path / "memory", in_memory=True, **student))
+    train(config(shapes, tmp_path / "workers", workers=2, **student))
     assert_same_weights(tmp_path / "plain", tmp_path / "memory")
     assert_same_weights(tmp_path / "plain", tmp_path / "workers")
 
@@ -158,6 +183,53 @@ def test_several_processes_train_the_same_student(processes, shapes, tmp_path):
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
     assert results[0]["evaluation"]["top1"] == pytest.approx(results[1]["evaluation"]["top1"], abs=0.1)
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-3)
+
+
+APART = """
+import os, sys
+from pathlib import Path
+from shapes import config
+from softlabel_codec.trainer import train
+from torch import distributed
+
+def run(name, progress=None, **more):  # each process has a folder of its own, as machines have that share none
+    return train(config(SHAPES, OUT / f"{name}{os.environ['RANK']}", student="teacher.py:drops", **{"val": None, **more}), progress)
+
+class Stopped(Exception):
+    pass
+
+def stop(done, total):
+    if done == 12:
+        raise Stopped
+
+SHAPES, OUT = map(Path, sys.argv[1:])
+os.chdir(SHAPES)
+distributed.init_process_group("gloo")
+try:
+    run("wrong", val="nowhere")  # only the first process looks at them
+except Exception as error:
+    print("refused:", type(error).__name__)
+run("whole")
+try:
+    run("parts", stop)
+except Stopped:
+    pass
+run("parts", resume=True)
+distributed.destroy_process_group()
+"""
+
+
+def test_processes_that_share_no_folder(shapes, tmp_path):
+    (tmp_path / "apart.py").write_text(APART)
+    arguments = [str(path) for path in (tmp_path / "apart.py", shapes, tmp_path)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *arguments]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(softlabel_codec.__file__).parents[1])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "0", "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("refused: ArgumentError") == 2  # what one process finds wrong, all say
+    assert_same_weights(tmp_path / "whole0", tmp_path / "parts0")
+    assert not (tmp_path / "parts1").exists()
 
 
 def draws_config(**more):
@@ -251,6 +323,11 @@ def test_biases_and_norms_do_not_decay():
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
     assert {parameter.ndim for parameter in others["params"]} == {1}
+    transformer = build_student("vit_tiny_small", 4, 32)
+    decayed, others = parameter_groups(transformer, 0.1)
+    kept = {id(parameter) for parameter in others["params"]}
+    assert {id(transformer.class_token), id(transformer.positions), id(transformer.norm.weight)} <= kept
+    assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
 
 
 def first_loss(folder, out, **more) -> float:
@@ -271,11 +348,82 @@ def test_the_temperature_is_that_of_hinton(shapes, tmp_path):
     torch.manual_seed(0)
     student = build_student("small", 4, 16)
     from softlabel_codec.trainer.batches import HostLoader
-    from softlabel_codec.trainer.setup import set_up
 
     (batch,) = HostLoader(set_up(made).images, torch.device("cpu"), 0, 40).batches(epoch_draws(made, 40, 0))
     logits = student((batch.pixels / 255 - 0.5) / 0.5)
     assert found == pytest.approx(16 * cross_entropy(logits / 4, batch.labels.dense()).item(), rel=1e-4)
+
+
+def labels_at(made, num_crops=3):
+    """Return the temperature of a run, and the labels of its first crops as it learns them."""
+    setup = set_up(made)
+    draw = Draw(0, 0, num_crops)
+    (prepared,) = setup.images.source.prepare([draw])
+    return setup.temperature, setup.images.source.crops(draw, prepared, (SIDE, SIDE)).labels.dense()
+
+
+def test_labels_are_at_the_temperature_of_the_student(shapes, maps, tmp_path):
+    write_shape_labels(shapes, tmp_path / "warm.slc", temperature=2.0)
+    warm = {"labels": str(tmp_path / "warm.slc")}
+    assert labels_at(config(shapes, tmp_path, **warm))[0] == labels_at(config(shapes, tmp_path, temperature=2.0, **warm))[0] == 2.0
+    with pytest.raises(MismatchError, match=r"its labels were made with temperature=2, expected 4\. Leave temperature out"):
+        set_up(config(shapes, tmp_path, temperature=4.0, **warm))
+    write_shape_labels(shapes, tmp_path / "odd.slc", temperature="hot")
+    with pytest.raises(MismatchError, match="its metadata say temperature='hot'"):
+        set_up(config(shapes, tmp_path, labels=str(tmp_path / "odd.slc")))
+    write_shape_labels(shapes, tmp_path / "logits.slc", "dense:content=logits,values=f32")
+    for labels in (maps, str(tmp_path / "logits.slc")):
+        one, four = (labels_at(config(shapes, tmp_path, labels=labels, temperature=T))[1] for T in (1.0, 4.0))
+        softer = one ** (1 / 4)
+        np.testing.assert_allclose(four, softer / softer.sum(axis=1, keepdims=True), rtol=1e-4)
+
+
+def test_the_teacher_says_how_its_images_are_prepared(shapes, tmp_path):
+    (tmp_path / "other.py").write_text((shapes / "teacher.py").read_text() + "\nINTERPOLATION = 'bicubic'\n")
+    teacher = f"{tmp_path / 'other.py'}:build"
+    setup = set_up(config(shapes, tmp_path, labels="online", teacher=teacher))
+    assert (setup.images.interpolation, setup.mean, setup.std) == ("bicubic", (0.5,) * 3, (0.5,) * 3)
+    assert setup.label_facts["fingerprint"] == weights_sha256(load_teacher(teacher).model)
+    setup = set_up(config(shapes, tmp_path, labels="online", teacher=teacher, interpolation="box", mean=[0.1] * 3))
+    assert (setup.images.interpolation, setup.mean) == ("box", (0.1,) * 3)
+
+
+def test_images_are_turned_as_for_the_labels(shapes, maps, tmp_path):
+    how = {"mean": [0.5] * 3, "std": [0.5] * 3, "exif_orientation": "applied"}
+    write_shape_labels(shapes, tmp_path / "turned.slc", preprocessing=how)
+    turned = {"labels": str(tmp_path / "turned.slc")}
+    train(config(shapes, tmp_path / "run", epochs=1, **turned))
+    assert load_student(tmp_path / "run" / "checkpoint.pt").exif_orientation == "applied"
+    with pytest.raises(MismatchError, match="these labels were made with exif_orientation='applied', expected 'ignored'"):
+        set_up(config(shapes, tmp_path, exif_orientation="ignored", **turned))
+    with pytest.raises(MismatchError, match="these labels were made with exif_orientation='ignored', expected 'applied'"):
+        set_up(config(shapes, tmp_path, exif_orientation="applied", labels=maps))
+    assert set_up(config(shapes, tmp_path, exif_orientation="applied", labels="truth")).images.exif_orientation == "applied"
+
+
+def test_two_classes_need_no_more_than_all_labels_right(shapes, tmp_path):
+    shutil.copytree(shapes / "train", tmp_path / "train", ignore=shutil.ignore_patterns("blue", "green"))
+    with SoftLabelWriter(tmp_path / "two.slc", 2, "hard", crops="derived", sampler=SAMPLER) as writer:
+        for key in list_images(tmp_path / "train"):
+            writer.add(key, image_size=(SIDE, SIDE), probs=np.eye(2, dtype=np.float32)[[int(key.startswith("white"))] * NUM_CROPS])
+    set_up(config(shapes, tmp_path, images=str(tmp_path / "train"), labels=str(tmp_path / "two.slc")))  # a warning would be an error
+
+
+def test_the_largest_seed(shapes, tmp_path):
+    train(config(shapes, tmp_path / "run", epochs=1, seed=2**63 - 1))
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"a": 1})
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError("the disk is full")))
+    with pytest.raises(OSError, match="the disk is full"):
+        write_json(tmp_path / "a.json", {"a": 2})
+    with pytest.raises(OSError, match="the disk is full"):
+        RunLog(tmp_path, config(tmp_path, tmp_path), {}, 0)
+    assert read_result(tmp_path / "a.json") == {"a": 1}
+    assert not (tmp_path / "log.jsonl").exists()
+    (tmp_path / "a.json").write_text('{"a": ')
+    assert read_result(tmp_path / "a.json") is read_result(tmp_path / "b.json") is None
 
 
 def test_averaged_weights_are_evaluated_and_saved(shapes, tmp_path):
@@ -293,11 +441,22 @@ def test_given_weights_are_where_it_begins(shapes, tmp_path):
 
 def test_a_loss_that_is_no_number(shapes, tmp_path):
     explodes = {"student": f"{shapes / 'teacher.py'}:explodes"}
-    with pytest.raises(StateError, match=r"epoch 1, step 0: the loss is nan\. Lower the learning rate"):
+    advice = r"Start again with a lower --learning-rate in another --out \(--weights OUT/checkpoint\.pt begins from the last good weights\)"
+    with pytest.raises(StateError, match=rf"epoch 1, step 0: the loss is nan\. {advice}"):
         train(config(shapes, tmp_path / "run", val=None, **explodes))
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 1
+    advised = {"weights": str(tmp_path / "run" / "checkpoint.pt"), "learning_rate": 0.001, "epochs": 1}
+    train(config(shapes, tmp_path / "lower", val=None, **explodes, **advised))
     with pytest.raises(StateError, match="val: the network predicts NaN: its training has diverged"):
         train(config(shapes, tmp_path / "other", **explodes))
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_weights_that_are_no_numbers_are_not_kept(epochs, shapes, tmp_path):
+    made = config(shapes, tmp_path / "run", val=None, epochs=epochs, student=f"{shapes / 'teacher.py'}:last_gradient")
+    with pytest.raises(StateError, match=r"epoch 0: after its last step, weight is not finite any more\. Start again"):
+        train(made)
+    assert not {path.name for path in (tmp_path / "run").iterdir()} & {"checkpoint.pt", "weights.pt", "result.json"}
 
 
 def test_checkpoints_of_other_runs(shapes, tmp_path):
@@ -309,7 +468,21 @@ def test_checkpoints_of_other_runs(shapes, tmp_path):
     write_shape_labels(shapes, tmp_path / "other.slc", seed=5)
     with pytest.raises(MismatchError, match="was made with other labels"):
         train(config(shapes, tmp_path / "run", epochs=1, resume=True, labels=str(tmp_path / "other.slc")))
+    (tmp_path / "turned.txt").write_text("green\nblue\nred\nwhite\n")
+    with (
+        pytest.raises(MismatchError, match="was made with other images"),  # or the same in other classes
+        pytest.warns(UserWarning, match="agree with the class folders for only"),
+    ):
+        train(config(shapes, tmp_path / "run", epochs=1, resume=True, classes=str(tmp_path / "turned.txt")))
     train(config(shapes, tmp_path / "run", epochs=1, resume=True, workers=1, checkpoint_epochs=3))  # what trains the same
+
+
+def test_a_checkpoint_of_more_processes(shapes, tmp_path):
+    train(config(shapes, tmp_path / "run", epochs=1))
+    path = tmp_path / "run" / "checkpoint.pt"
+    torch.save({**torch.load(path, weights_only=True), "world_size": 2}, path)
+    with pytest.raises(MismatchError, match=r"was made by 2 processes, expected 1\. Continue it with as many"):
+        train(config(shapes, tmp_path / "run", epochs=1, resume=True))
 
 
 def test_files_that_are_no_checkpoints(shapes, tmp_path):
@@ -340,9 +513,19 @@ def test_files_that_are_no_checkpoints(shapes, tmp_path):
         ({"student": "resnet5"}, "student: unknown name 'resnet5'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
         ({"batch_size": 96}, "a step takes 48 images, but an epoch has only 20"),
+        ({"labels": "truth", "std": [0.0, 0.0, 0.0]}, "std: expected positive numbers"),
+        ({"labels": "truth", "temperature": 2.0}, "temperature: is for soft labels: classes have none"),
+        (
+            {"student": "teacher.py:always_seven"},
+            r"student teacher.py:always_seven: expected logits of shape \(2, 4\) .* got shape \(2, 7\)",
+        ),
+        ({"student": "teacher.py:always_seven", "truth_weight": 1.0}, r"expected logits of shape \(2, 4\)"),
+        ({"student": "teacher.py:pair"}, "student teacher.py:pair: expected logits .* got tuple"),
+        ({"student": "teacher.py:of_another_size"}, r"teacher.py:of_another_size with 2 images of 16 x 16 pixels \(--size\) failed"),
     ],
 )
-def test_things_that_do_not_fit_together(more, message, shapes, tmp_path):
+def test_things_that_do_not_fit_together(more, message, shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(shapes)
     with pytest.raises((ArgumentError, MismatchError), match=message):
         train(config(shapes, tmp_path / "run", **more))
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
@@ -397,9 +580,6 @@ def test_classes_in_another_order(shapes, tmp_path):
 def test_labels_of_more_classes_than_there_are_folders(shapes, tmp_path):
     shutil.copytree(shapes / "train", tmp_path / "train", ignore=shutil.ignore_patterns("red"))
     shutil.copytree(shapes / "val", tmp_path / "val", ignore=shutil.ignore_patterns("red"))
-    from softlabel_codec.images import list_images
-    from softlabel_codec.writer import SoftLabelWriter
-
     with SoftLabelWriter(tmp_path / "some.slc", 4, "hard") as writer, SoftLabelReader(shapes / "labels.slc") as reader:
         for key in list_images(tmp_path / "train"):
             image = reader[key]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
-import json
 import os
 import sys
 import time
@@ -30,6 +29,7 @@ from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import EncodeConfig, encode
 from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
 from softlabel_codec.trainer import ImageMemory, make_label_maps, train
+from softlabel_codec.trainer.files import read_result, whole_file, write_json
 from softlabel_codec.trainer.outcome import machine
 from softlabel_codec.trainer.quality import label_quality
 from softlabel_codec.version import library_versions
@@ -98,7 +98,8 @@ class Experiment:
         options = self._options(self._work / "teacher", labels=TRUTH, crops_per_image=1, val_epochs=10, **crops, **self.scale.teacher)
         report = train(TrainConfig.from_mapping(options), self._check_time, self._memory)
         weights = torch.load(self._work / "teacher" / "weights.pt", map_location="cpu", weights_only=True)
-        torch.save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, kept)
+        with whole_file(kept) as file:
+            torch.save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, file)
         self._say(f"teacher: {(report.evaluation or {})['top1']:.2%}")
 
     @property
@@ -153,13 +154,13 @@ class Experiment:
 
     def _describe(self, path: Path) -> None:
         """Write down what is known of the labels before any student."""
-        if path.exists():
+        if read_result(path) is not None:
             return
         sources = self._sources()
         images = str(self._work / "images" / "train")
         quality = label_quality(sources, images)
         with SoftLabelReader(sources[REFERENCE]) as reader:
-            num_images, num_crops = len(reader), int(reader.num_crops.sum())
+            num_images, num_crops, num_classes = len(reader), int(reader.num_crops.sum()), reader.num_classes
         sizes = {name: Path(labels).stat().st_size / num_crops for name, labels in sources.items() if Path(labels).is_file()}
         teacher = TrainConfig.from_mapping(self._options(Path("teacher"), labels=ONLINE, teacher=self._teacher, epochs=1))
         facts = {
@@ -167,17 +168,17 @@ class Experiment:
             "num_images": num_images,
             "num_crops": num_crops,
             "teacher": self.scale.teacher,
-            "teacher_top1": _evaluate_teacher(teacher),
+            "teacher_top1": _evaluate_teacher(teacher, num_classes),
             "student": self.scale.student,
             "common": self.scale.common,
             "bytes_per_crop": sizes,
             "entropy": quality[REFERENCE].entropy,
             "quality": {name: dataclasses.asdict(said) for name, said in quality.items()},
         }
-        path.write_text(json.dumps(_portable(facts), indent=1) + "\n")
+        write_json(path, _portable(facts))
 
     def _train_student(self, cell: Cell, path: Path) -> None:
-        if path.exists():
+        if read_result(path) is not None:
             return
         self._check_time()
         labels = self._sources()[cell.source]
@@ -189,11 +190,11 @@ class Experiment:
         out = self._work / "runs" / cell.name
         options = self._options(out, labels=labels, **more, **often, **self.scale.student, **dict(cell.varied))
         report = train(TrainConfig.from_mapping(options), self._check_time, self._memory)
-        result = json.loads((out / "result.json").read_text())
+        result = read_result(out / "result.json") or {}
         versions = library_versions("softlabel_codec", "numpy", "pillow", "torch", "zstandard")
         circumstances = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions}
         own = {"source": cell.source, "varied": dict(cell.varied), "seed": cell.seed}
-        path.write_text(json.dumps(_portable({**own, **circumstances, **result}), indent=1) + "\n")
+        write_json(path, _portable({**own, **circumstances, **result}))
         self._say(f"{cell.name}: {(report.evaluation or {})['top1']:.2%} in {report.seconds:.1f} s")
 
 
@@ -219,7 +220,7 @@ def _copy_labels(full: Path, path: Path, codec: str) -> None:
             writer.add(key, image_size=image.image_size, probs=image.labels.dense())
 
 
-def _evaluate_teacher(config: TrainConfig) -> float:
+def _evaluate_teacher(config: TrainConfig, num_classes: int) -> float:
     """Return the accuracy of the teacher as it labels: in half precision weights."""
     from softlabel_codec.teacher import load_teacher
     from softlabel_codec.trainer import Student, evaluate
@@ -227,7 +228,7 @@ def _evaluate_teacher(config: TrainConfig) -> float:
     assert config.teacher is not None
     assert config.val is not None
     teacher = load_teacher(config.teacher)
-    student = Student(teacher.model, config.size, teacher.mean, teacher.std, crop=config.val_crop)
+    student = Student(teacher.model, num_classes, config.size, teacher.mean, teacher.std, crop=config.val_crop)
     return evaluate(student, config.val, device=config.device).top1
 
 

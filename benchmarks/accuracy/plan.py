@@ -84,7 +84,7 @@ SCALES = {
     "cpu": Scale(
         images_per_class=None,
         crops=100,
-        seeds=3,
+        seeds=1,
         quoted_seeds=5,
         ablations=False,
         teacher={"student": f"{_NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM},

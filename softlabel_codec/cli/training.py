@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from softlabel_codec.arguments import INTERPOLATIONS
+from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_comparison
 from softlabel_codec.errors import ArgumentError
@@ -108,9 +108,6 @@ def compare_command(
     named = dict(_split("source", source) for source in sources)
     varied = {name: [_value(part) for part in values.split(",")] for name, values in (_split("vary", one) for one in vary)}
     given = _given(config, options)
-    for name in _OF_A_RUN:
-        if name in given:
-            raise ArgumentError(f"{name}: is not for a comparison, which decides it for each run")
     with progress_bar("step", quiet=as_json) as progress:
         report = compare(named, out, given, seeds=range(seeds), reference=reference, margin=margin, vary=varied, progress=progress)
     if as_json:
@@ -128,6 +125,7 @@ def compare_command(
 @click.option("--size", type=click.IntRange(1), help="Side of its images in pixels.  [default: likewise, or 224]")
 @click.option("--crop", type=click.FloatRange(0, 1, min_open=True), help="Part of the shorter side.  [default: likewise, or 0.875]")
 @click.option("--interpolation", type=click.Choice(INTERPOLATIONS), help="How images are scaled.  [default: likewise, or bilinear]")
+@click.option("--exif-orientation", type=click.Choice(EXIF_POLICIES), help="How images are turned.  [default: likewise, or ignored]")
 @click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: likewise, or ImageNet's]")
 @click.option("--std", type=float, nargs=3, help="Likewise.")
 @click.option(
@@ -145,7 +143,7 @@ def evaluate_command(images: str, weights: str, student: str | None, num_classes
     """
     from softlabel_codec.trainer import evaluate, load_student  # noqa: PLC0415  imports torch
 
-    how = {name: options.pop(name) for name in ("size", "crop", "interpolation", "mean", "std")}
+    how = {name: options.pop(name) for name in ("size", "crop", "interpolation", "exif_orientation", "mean", "std")}
     found = load_student(weights, student, num_classes, **{name: value for name, value in how.items() if value is not None})
     report = evaluate(found, images, **options)
     if as_json:
@@ -159,6 +157,7 @@ def evaluate_command(images: str, weights: str, student: str | None, num_classes
 @click.argument("out", type=click.Path(dir_okay=False))
 @click.option("--teacher", required=True, help="As for 'slcodec encode'; its network needs a method logit_map.")
 @click.option("--size", type=click.IntRange(1), help="Side to which whole images are scaled.  [default: the teacher's]")
+@click.option("--exif-orientation", type=click.Choice(EXIF_POLICIES), default="ignored", show_default=True, help="How images are turned.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 def label_maps_command(images: str, out: str, teacher: str, **options: Any) -> None:
@@ -167,7 +166,7 @@ def label_maps_command(images: str, out: str, teacher: str, **options: Any) -> N
 
     with progress_bar("image") as progress:
         maps = make_label_maps(images, teacher, progress=progress, **options)
-    maps.save(out)
+    maps.save(out)  # under this name, whatever its ending
     print_pairs([("wrote", f"{out}: label maps of {len(maps.numbers)} images")])
 
 

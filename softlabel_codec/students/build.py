@@ -74,6 +74,28 @@ def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
     return call_factory("student", where, rest, num_classes)[1]
 
 
+def check_student(model: nn.Module, name: str, num_classes: int, size: int) -> None:
+    """Run a network once, as in training, on images of a size in pixels; its weights stay what they are.
+
+    Raises
+    ------
+    ArgumentError
+        If it fails.
+    MismatchError
+        If it returns anything but logits (2, C) for 2 images.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    images = torch.linspace(-1, 1, 6 * size * size, device=device).view(2, 3, size, size)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}  # norms count what they see
+    with torch.no_grad():
+        found = run_foreign("student", lambda: model(images), f"{name} with 2 images of {size} x {size} pixels (--size)")
+    model.load_state_dict(kept)
+    got = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+    if got != f"shape {(2, num_classes)}":
+        advice = "Its factory must use the number of classes, and its forward pass return the logits alone"
+        raise MismatchError(f"student {name}: expected logits of shape (2, {num_classes}) for 2 images, got {got}. {advice}")
+
+
 def _from_library(library: str, name: str, num_classes: int) -> nn.Module:
     module = foreign_library("student", library)
     make = module.create_model if library == "timm" else module.models.get_model

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 BLOCKS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
 """Expansion, output channels, how often, stride of the first."""
+DROPOUT = 0.2
 
 
-def _layer(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+def _layer(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True)]
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True))
 
 
 class InvertedResidual(nn.Module):
@@ -19,9 +20,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
         hidden = inputs * expansion
-        widen = _layer(inputs, hidden, 1) if expansion > 1 else []
-        narrow = _layer(hidden, outputs, 1)[:-1]
-        self.conv = nn.Sequential(*widen, *_layer(hidden, hidden, 3, stride, groups=hidden), *narrow)
+        widen = [_layer(inputs, hidden, 1)] if expansion > 1 else []
+        narrow = list(_layer(hidden, outputs, 1))[:-1]
+        self.conv = nn.Sequential(*widen, _layer(hidden, hidden, 3, stride, groups=hidden), *narrow)
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, features: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """A mobile network.
+    """A mobile network; its layers are nested as torchvision's are, so that names of weights are the same.
 
     Parameters
     ----------
@@ -42,19 +43,19 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, num_classes: int, small: bool = False) -> None:
         super().__init__()
-        layers: list[nn.Module] = _layer(3, 32, 3, 1 if small else 2)
+        layers: list[nn.Module] = [_layer(3, 32, 3, 1 if small else 2)]
         inputs = 32
         for number, (expansion, outputs, repeats, stride) in enumerate(BLOCKS):
             for place in range(repeats):
                 halved = place == 0 and not (small and number == 1)
                 layers.append(InvertedResidual(inputs, outputs, expansion, stride if halved else 1))
                 inputs = outputs
-        self.features = nn.Sequential(*layers, *_layer(inputs, 1280, 1))
-        self.classifier = nn.Linear(1280, num_classes)
+        self.features = nn.Sequential(*layers, _layer(inputs, 1280, 1))
+        self.classifier = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(1280, num_classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.normal_(self._last.weight, std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) of images (B, 3, H, W)."""
@@ -62,4 +63,8 @@ class MobileNetV2(nn.Module):
 
     def logit_map(self, images: Tensor) -> Tensor:
         """Return logits (B, C, h, w) of each place, as label maps need them."""
-        return nn.functional.conv2d(self.features(images), self.classifier.weight[:, :, None, None], self.classifier.bias)
+        return nn.functional.conv2d(self.features(images), self._last.weight[:, :, None, None], self._last.bias)
+
+    @property
+    def _last(self) -> nn.Linear:
+        return self.classifier[1]  # type: ignore[return-value]

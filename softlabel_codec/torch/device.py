@@ -71,7 +71,8 @@ def cut_crops(images: Tensor, which: Tensor, crops: Tensor, flips: Tensor, size:
     images : uint8 (n, 3, H, W)
         All images; of one size.
     which : int64 (B,)
-        Which image each crop is of.
+        Which image each crop is of. It, `crops` and `flips` best lie in the host's memory, page-locked: then nothing here waits for the
+        device.
     crops : int (B, 4)
         top, left, height, width in pixels.
     flips : bool (B,)
@@ -93,22 +94,25 @@ def cut_crops(images: Tensor, which: Tensor, crops: Tensor, flips: Tensor, size:
     if interpolation not in FILTERS:
         raise ArgumentError(f"interpolation: on a device expected one of {', '.join(FILTERS)}, got {interpolation!r}")
     height, width = images.shape[2:]
+    columns_first = _columns_first(crops[:, 2], crops[:, 3], size)
+    which, flips = (tensor.to(images.device, non_blocking=True) for tensor in (which, flips))
     rows_at_a_time = max(1, CHUNK // (size * (height + width) + 3 * height * (width + size)))
     parts = []
     for start in range(0, len(which), rows_at_a_time):
         part = slice(start, start + rows_at_a_time)
-        parts.append(_cut(images[which[part]], crops[part].double(), flips[part], size, FILTERS[interpolation]))
+        turned = columns_first[part].nonzero().flatten().to(images.device, non_blocking=True)
+        placed = crops[part].to(images.device, non_blocking=True).double()
+        parts.append(_cut(images[which[part]], placed, flips[part], turned, size, FILTERS[interpolation]))
     return torch.cat(parts) if parts else images.new_zeros((0, 3, size, size))
 
 
-def _cut(images: Tensor, crops: Tensor, flips: Tensor, size: int, kernel: _Filter) -> Tensor:
+def _cut(images: Tensor, crops: Tensor, flips: Tensor, columns_first: Tensor, size: int, kernel: _Filter) -> Tensor:
     top, left, crop_height, crop_width = crops.T
     across = _coefficients(left, crop_width, images.shape[3], size, kernel)
     down = _coefficients(top, crop_height, images.shape[2], size, kernel)
     down, across, pixels = down[:, None], across[:, None].transpose(2, 3), images.double()
     scaled = _to_8_bits(down @ _to_8_bits(pixels @ across))
-    columns_first = _columns_first(crop_height, crop_width, size)
-    if bool(columns_first.any()):
+    if len(columns_first):
         part = columns_first
         scaled[part] = _to_8_bits(_to_8_bits(down[part] @ pixels[part]) @ across[part])
     return torch.where(flips[:, None, None, None], scaled.flip(3), scaled).to(torch.uint8)

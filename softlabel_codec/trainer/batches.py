@@ -173,6 +173,7 @@ class HostLoader:
             prefetch_factor=BATCHES_AHEAD if workers else None,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else each epoch takes a number from torch's own, which dropout then lacks
             collate_fn=as_it_is,
             worker_init_fn=stop_quietly,
         )
@@ -234,9 +235,10 @@ class DeviceLoader:
         )
         which = torch.tensor([draw.image for draw in step]).repeat_interleave(torch.tensor([draw.num_crops for draw in step]))
         batch = self._images.batch(torch.empty(0, dtype=torch.uint8), step, [part.labels for part in found])
+        if self._device.type == "cuda":  # only from page-locked memory do copies not wait for what the device is at
+            return batch.pin_memory(), which.pin_memory(), crops.pin_memory(), flips.pin_memory()
         return batch, which, crops, flips
 
     def _cut(self, batch: Batch, which: Tensor, crops: Tensor, flips: Tensor) -> Batch:
-        where = (which.to(self._device), crops.to(self._device), flips.to(self._device))
-        pixels = cut_crops(self._pixels, *where, self._images.size, self._images.interpolation)
+        pixels = cut_crops(self._pixels, which, crops, flips, self._images.size, self._images.interpolation)
         return batch.to(self._device)._replace(pixels=pixels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from softlabel_codec.errors import CorruptError, MismatchError, StateError
 from softlabel_codec.students import read_weights
 from softlabel_codec.train_config import WHERE_IT_RUNS, TrainConfig
+from softlabel_codec.trainer.files import whole_file
 
 NAME, WEIGHTS = "checkpoint.pt", "weights.pt"
 
@@ -27,13 +28,8 @@ def save_weights(folder: Path, model: nn.Module) -> None:
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    """Write a file under another name first, then in place of the last one."""
-    unfinished = path.with_suffix(".partial")
-    with open(unfinished, "wb") as file:
+    with whole_file(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def refuse_begun(folder: Path) -> None:
@@ -44,10 +40,10 @@ def refuse_begun(folder: Path) -> None:
 
 def is_checkpoint(state: dict[str, Any]) -> bool:
     """Return whether what a file holds is a checkpoint of the trainer."""
-    return {"model", "average", "config", "preprocessing"} <= state.keys()
+    return {"model", "average", "config", "preprocessing", "world_size"} <= state.keys()
 
 
-def load_checkpoint(folder: Path, config: TrainConfig, labels: str) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, config: TrainConfig, trained_on: Mapping[str, str], world_size: int) -> dict[str, Any] | None:
     """Return the checkpoint in the folder of a run, or None if there is none; read with torch's safe loader.
 
     Parameters
@@ -56,15 +52,17 @@ def load_checkpoint(folder: Path, config: TrainConfig, labels: str) -> dict[str,
         The run's folder.
     config : TrainConfig
         The configuration of the run that wants to continue.
-    labels : str
-        Fingerprint of its labels.
+    trained_on : mapping of str to str
+        Fingerprints of its labels and images.
+    world_size : int
+        Number of its processes.
 
     Raises
     ------
     CorruptError
         If the file is no checkpoint.
     MismatchError
-        If it is that of another configuration, or of other labels.
+        If it is that of another configuration, of other labels or images, or of more or fewer processes.
     """
     path = folder / NAME
     if not path.exists():
@@ -77,6 +75,11 @@ def load_checkpoint(folder: Path, config: TrainConfig, labels: str) -> dict[str,
         if name not in WHERE_IT_RUNS and state["config"].get(name) != value:
             found = state["config"].get(name)
             raise MismatchError(f"{path}: was made with {name}={found!r}, expected {value!r}. Use the same options, or another --out")
-    if state["labels"] != labels:
-        raise MismatchError(f"{path}: was made with other labels (fingerprint {state['labels'][:12]}..., expected {labels[:12]}...)")
+    for what, fingerprint in trained_on.items():
+        if state[what] != fingerprint:
+            found = f"fingerprint {state[what][:12]}..., expected {fingerprint[:12]}..."
+            raise MismatchError(f"{path}: was made with other {what} ({found}). Use the same ones, or another --out")
+    if state["world_size"] != world_size:
+        advice = "Continue it with as many, since others would draw other crops, or use another --out"
+        raise MismatchError(f"{path}: was made by {state['world_size']} processes, expected {world_size}. {advice}")
     return state

@@ -13,8 +13,19 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 
 
 def class_folders(keys: Iterable[str]) -> list[str]:
-    """Return the class folders of images, the first parts of their keys, in ascending order, which is that of their class numbers."""
-    return sorted({_folder(key) for key in keys} - {""})
+    """Return the class folders of images, the first parts of their keys, in the order of their class numbers.
+
+    That is ascending order, of numbers if all are decimal (10 comes after 9), else of text.
+    """
+    names = {_folder(key) for key in keys} - {""}
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def unknown_classes(folder: str | os.PathLike[str], found: int, num_classes: int | None) -> str:
+    """Return what to say where nobody can know which of `num_classes` classes the folders are."""
+    return f"{folder}: has {found} class folders, expected {num_classes}. Say with --classes FILE which class folder has which number"
 
 
 def read_class_folders(path: str | os.PathLike[str]) -> list[str]:
@@ -28,7 +39,8 @@ def read_class_folders(path: str | os.PathLike[str]) -> list[str]:
 def classes_of(keys: Sequence[str], folders: Sequence[str], where: str) -> NDArray[np.int64]:
     """Return the class number of each image, int64 (n,): the place of its folder among `folders`.
 
-    Where images lie in none of them, but all in folders with decimal names, as in ImageNetV2, these are the numbers.
+    Where images lie in none of them, but all in folders with decimal names, as in ImageNetV2, these are the numbers (unless those known
+    are decimal too, and may count otherwise).
 
     Raises
     ------
@@ -37,7 +49,8 @@ def classes_of(keys: Sequence[str], folders: Sequence[str], where: str) -> NDArr
     """
     numbers = {name: number for number, name in enumerate(folders)}
     names = class_folders(keys)
-    if not all(name in numbers for name in names) and all(name.isdecimal() and int(name) < len(folders) for name in names):
+    decimal = all(name.isdecimal() and int(name) < len(folders) for name in names) and not all(name.isdecimal() for name in folders)
+    if decimal and not all(name in numbers for name in names):
         numbers = {name: int(name) for name in names}
     for key in keys:
         if _folder(key) not in numbers:

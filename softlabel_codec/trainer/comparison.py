@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,23 @@ from typing import Any
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.train_config import ONLINE, WHERE_IT_RUNS, TrainConfig
+from softlabel_codec.train_config import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig
 from softlabel_codec.trainer.classes import read_class_folders
+from softlabel_codec.trainer.draws import check_draws
+from softlabel_codec.trainer.files import read_result, write_json
 from softlabel_codec.trainer.loop import RESULT, train
 from softlabel_codec.trainer.memory import ImageMemory
-from softlabel_codec.trainer.outcome import Cell, CompareReport, draw_comparison, make_report
+from softlabel_codec.trainer.outcome import Cell, CompareReport, draw_comparison, make_report, need_libraries
+from softlabel_codec.trainer.processes import find_device
 from softlabel_codec.trainer.quality import label_quality
+from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
 
 Progress = Callable[[int, int], None]
 TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
+OF_A_RUN = ("labels", "out", "seed", "resume")
+"""Options that a comparison decides for each run."""
 _OF_FRESH_CROPS = ("scale", "ratio", "flip_probability")
-_OF_LABELS = (*_OF_FRESH_CROPS, "mean", "std", "interpolation", "temperature")
+_OF_LABELS = (*_OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature")
 
 
 def compare(
@@ -60,48 +65,62 @@ def compare(
 
     Raises
     ------
-    ArgumentError
-        If there is nothing to compare, or an option is unknown or wrong.
-    MismatchError
-        If runs of other options are in the folder.
+    ArgumentError, MismatchError, FormatError
+        If there is nothing to compare, an option is unknown or wrong, sources do not label the same images, or runs of other options,
+        labels or images are in the folder; nothing has been trained then.
     """
-    if not sources or not seeds:
-        raise ArgumentError("a comparison needs at least one source and one seed")
-    reference = reference or next(iter(sources))
-    if reference not in sources:
-        raise ArgumentError(f"reference: expected one of {', '.join(sources)}, got {reference!r}")
-    if not options.get("val"):
-        raise ArgumentError("val: a comparison needs validation images")
-    if len({_file_name(name) for name in sources}) < len(sources):
-        raise ArgumentError(f"two sources would have folders of the same name: {', '.join(sources)}")
+    reference = reference or next(iter(sources), "")
+    _check_request(sources, options, seeds, reference, vary or {})
+    need_libraries()
     cells = list(_plan(sources, Path(out), options, seeds, vary or {}))
-    configs = [config for cell in cells for config in cell.configs]
-    unfinished = [config for config in configs if _result(config) is None]  # before the first run begins
+    _check_cells(cells)
+    order = read_class_folders(options["classes"]) if options.get("classes") else ()
+    quality = label_quality(sources, str(options["images"]), order)
+    unfinished = [config for cell in cells for config in cell.configs if _result(config, cell) is None]  # before the first run begins
     memory = ImageMemory()
     for number, config in enumerate(unfinished):
         train(config, _part_of(progress, number, len(unfinished)), memory)
-    finished = [Cell(cell.name, cell.varied, {config.seed: _result(config) or {} for config in cell.configs}) for cell in cells]
-    order = read_class_folders(options["classes"]) if options.get("classes") else ()
-    quality = label_quality(sources, str(options["images"]), order)
+    finished = [Cell(cell.name, cell.varied, {config.seed: _result(config, cell) or {} for config in cell.configs}) for cell in cells]
     report = make_report(finished, sources, quality, options, reference, margin)
-    (Path(out) / TABLE).write_text(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+    write_json(Path(out) / TABLE, dataclasses.asdict(report))
     draw_comparison(report, Path(out) / PICTURE)
     return report
 
 
+def _check_request(
+    sources: Mapping[str, str], options: Mapping[str, Any], seeds: Sequence[int], reference: str, vary: Mapping[str, Sequence[Any]]
+) -> None:
+    if not sources or not seeds:
+        raise ArgumentError("a comparison needs at least one source and one seed")
+    if reference not in sources:
+        raise ArgumentError(f"reference: expected one of {', '.join(sources)}, got {reference!r}")
+    for name in OF_A_RUN:
+        if name in options or name in vary:
+            raise ArgumentError(f"{name}: is not for a comparison, which decides it for each run")
+    for name, values in {"seeds": seeds, **vary}.items():
+        if not values or any(value in values[:place] for place, value in enumerate(values)):
+            raise ArgumentError(f"{name}: expected values that differ, got {list(values)}")
+    if not options.get("val"):
+        raise ArgumentError("val: a comparison needs validation images")
+    if len({_file_name(name) for name in sources}) < len(sources):
+        raise ArgumentError(f"two sources would have folders of the same name: {', '.join(sources)}")
+
+
 @dataclass(frozen=True)
 class _Planned:
-    """A row whose runs are described."""
+    """A row whose runs are described, and the fingerprints of what they train on and are measured with."""
 
     name: str
     varied: dict[str, Any]
     configs: list[TrainConfig]
+    fingerprints: dict[str, str]
+    num_images: int
 
 
 def _plan(
     sources: Mapping[str, str], out: Path, options: Mapping[str, Any], seeds: Sequence[int], vary: Mapping[str, Sequence[Any]]
 ) -> Iterator[_Planned]:
-    """Yield all rows, each run described; so a wrong option is an error before the first run begins."""
+    """Yield all rows, each run described, and set up as far as it can be without training."""
     of_labels = _options_of_labels(sources)
     for values in itertools.product(*vary.values()):
         varied = dict(zip(vary, values, strict=True))
@@ -111,7 +130,32 @@ def _plan(
                 folder = out / RUNS / "-".join([_file_name(name), *(f"{key}={value}" for key, value in varied.items()), f"seed={seed}"])
                 given = {**options, **varied, "labels": labels, "seed": seed, "out": str(folder), "resume": True}
                 configs.append(TrainConfig.from_mapping(_fitting(given, of_labels, labels)))
-            yield _Planned(name, varied, configs)
+            fingerprints, num_images = _try(configs[0])  # seeds make no difference to them
+            yield _Planned(name, varied, configs, fingerprints, num_images)
+
+
+def _try(config: TrainConfig) -> tuple[dict[str, str], int]:
+    """Do all that a run does before its first step, so that what is wrong is an error now; return fingerprints and number of images."""
+    device = find_device(config.device)
+    setup = set_up(config)
+    num_images = len(setup.images.source.keys)
+    check_draws(config, num_images)
+    make_student(config, setup, device)
+    make_online_teacher(config, setup, device)
+    images = find_test_images(config, setup)
+    assert images is not None  # a comparison has validation images
+    return {**setup.trained_on, "val": images.sha256()}, num_images
+
+
+def _check_cells(cells: Sequence[_Planned]) -> None:
+    """Raise MismatchError unless all sources label the same images: a student of fewer images tells nothing about the labels."""
+    firsts: dict[str, _Planned] = {}
+    for cell in cells:
+        first = firsts.setdefault(str(cell.varied), cell)
+        if cell.fingerprints["images"] != first.fingerprints["images"]:
+            counts = f"{cell.num_images} images, {first.name!r} on {first.num_images}"
+            advice = "Compare labels of the same images (and classes)"
+            raise MismatchError(f"sources: {cell.name!r} would train on {counts}, and not the same ones. {advice}")
 
 
 def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
@@ -128,9 +172,10 @@ def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
 
 def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -> dict[str, Any]:
     """Return the options of a run without those that its source has no use for."""
-    stored, online = labels.endswith(".slc"), labels == ONLINE
-    useless = {*(_OF_FRESH_CROPS if stored else ("stored_crops", "policy")), *(() if online else ("teacher",))}
-    defaults = {name: value for name, value in of_labels.items() if not stored and (online or name != "temperature")}
+    stored = labels.endswith(".slc")
+    useless = {*(_OF_FRESH_CROPS if stored else ("stored_crops", "policy"))}
+    useless |= {name for name, has_use in {"teacher": labels == ONLINE, "temperature": labels != TRUTH}.items() if not has_use}
+    defaults = {} if stored else of_labels
     return {name: value for name, value in {**defaults, **given}.items() if name not in useless}
 
 
@@ -149,24 +194,23 @@ def _part_of(progress: Progress | None, number: int, runs: int) -> Progress | No
     return lambda done, total: progress(number * total + done, runs * total)
 
 
-def _result(config: TrainConfig) -> dict[str, Any] | None:
-    """Return the result of a run; None if it is not finished.
+def _result(config: TrainConfig, cell: _Planned) -> dict[str, Any] | None:
+    """Return the result of a run; None if it is not finished, or was measured with other images than are wanted now.
 
     Raises
     ------
     MismatchError
-        If it is that of other options or labels.
+        If it is that of other options, labels or images.
     """
-    path = Path(config.out) / RESULT
-    if not path.exists():
+    found = read_result(Path(config.out) / RESULT)
+    if found is None:
         return None
-    found: dict[str, Any] = json.loads(path.read_text())
     for name, wanted in config.to_mapping().items():
         if name not in WHERE_IT_RUNS and found["config"].get(name) != wanted:
             expected = f"expected {name}={wanted!r}, got {found['config'].get(name)!r}"
             raise MismatchError(f"{config.out}: a run of other options: {expected}. Use another folder, or remove this one")
-    if config.labels.endswith(".slc"):
-        with SoftLabelReader(config.labels) as reader:
-            if reader.fingerprint != found["labels"]:
-                raise MismatchError(f"{config.out}: a run with another {config.labels}. Use another folder, or remove this one")
-    return found
+    for what in ("labels", "images"):
+        if found.get(what) != cell.fingerprints[what]:
+            advice = "Use another folder, or remove this one"
+            raise MismatchError(f"{config.out}: a run with other {what} than {getattr(config, what)}. {advice}")
+    return found if found.get("val") == cell.fingerprints["val"] else None

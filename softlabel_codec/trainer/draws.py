@@ -59,6 +59,12 @@ def epoch_draws(config: TrainConfig, num_images: int, epoch: int, rank: int = 0,
     return steps
 
 
+def check_draws(config: TrainConfig, num_images: int, rank: int = 0, world_size: int = 1) -> None:
+    """Raise the ArgumentError that `epoch_draws` would raise for any epoch; all are like the first or like the last."""
+    for epoch in (0, config.epochs - 1):
+        epoch_draws(config, num_images, epoch, rank, world_size)
+
+
 def _order(config: TrainConfig, num_images: int, epoch: int) -> tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]], int]:
     """Return how many crops of an image are taken at a time, the images of an epoch in order, and how many crops were taken before."""
     at_a_time, first_single = config.crops_per_image, config.epochs - config.single_crop_epochs

@@ -20,9 +20,11 @@ from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError, S
 from softlabel_codec.images import center_crop, list_images, load_image, path_of_key
 from softlabel_codec.torch.pixels import normalize, to_tensor
 from softlabel_codec.trainer.classes import classes_of
+from softlabel_codec.trainer.fingerprints import images_sha256
 from softlabel_codec.trainer.memory import ImageMemory
 
 CALIBRATION_BINS = 15
+LOWER_THE_RATE = "Start again with a lower --learning-rate in another --out (--weights OUT/checkpoint.pt begins from the last good weights)"
 _IMAGENET_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
@@ -104,6 +106,10 @@ class TestImages(Dataset[tuple[Tensor, int]]):
         keys = list_images(folder)
         return cls(Path(folder), keys, classes_of(keys, folders, str(folder)), size, **how)
 
+    def sha256(self) -> str:
+        """Return a fingerprint of these images and their classes."""
+        return images_sha256(self.folder, [path_of_key(self.folder, key) for key in self.keys], self.classes)
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -143,7 +149,7 @@ class Evaluator:
         memory: ImageMemory | None = None,
         real: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._images, self._mean, self._std, self._device = images, mean, std, device
+        self.images, self._mean, self._std, self._device = images, mean, std, device
         self._accepted = None if real is None else read_real(real, images.keys)
         self._loader = DataLoader(images, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
@@ -178,15 +184,15 @@ class Evaluator:
         for pixels, numbers in self._batches():
             with torch.autocast(self._device.type, autocast, enabled=autocast is not None):
                 logits = model(normalize(pixels, self._mean, self._std))
-            if logits.shape[1] <= int(self._images.classes.max()):
-                found = int(self._images.classes.max()) + 1
-                raise MismatchError(f"{self._images.folder}: has {found} classes, the network {logits.shape[1]}")
+            if logits.shape[1] <= int(self.images.classes.max()):
+                found = int(self.images.classes.max()) + 1
+                raise MismatchError(f"{self.images.folder}: has {found} classes, the network {logits.shape[1]}")
             probs.append(torch.softmax(logits.float(), dim=1).cpu())
             classes.append(numbers.cpu())
         model.train(was_training)
         predicted = torch.cat(probs)
         if not torch.isfinite(predicted).all():
-            raise StateError(f"{self._images.folder}: the network predicts NaN: its training has diverged. Lower the learning rate")
+            raise StateError(f"{self.images.folder}: the network predicts NaN: its training has diverged. {LOWER_THE_RATE}")
         return predicted, torch.cat(classes)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:

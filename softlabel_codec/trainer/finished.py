@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from softlabel_codec.errors import ArgumentError
+from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images import list_images
-from softlabel_codec.students import build_student, read_weights, take_weights
+from softlabel_codec.students import build_student, check_student, read_weights, take_weights
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
 from softlabel_codec.trainer.checkpoint import is_checkpoint
-from softlabel_codec.trainer.classes import class_folders, read_class_folders
+from softlabel_codec.trainer.classes import class_folders, read_class_folders, unknown_classes
 from softlabel_codec.trainer.evaluation import Evaluation, Evaluator, TestImages
 from softlabel_codec.trainer.processes import find_device
 
@@ -27,12 +27,14 @@ class Student:
     ----------
     model : nn.Module
         The network: images (B, 3, size, size) to logits (B, C).
+    num_classes : int
+        C.
     size : int
         Side of its images in pixels.
     mean, std : three floats
         Normalisation of RGB in 0..1.
-    interpolation : str
-        How images are scaled.
+    interpolation, exif_orientation : str
+        How images are scaled, and turned.
     crop : float
         Part of the shorter side that test images are cropped to.
     folders : list of str
@@ -40,10 +42,12 @@ class Student:
     """
 
     model: nn.Module
+    num_classes: int
     size: int = 224
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    exif_orientation: str = "ignored"
     crop: float = 0.875
     folders: list[str] = field(default_factory=list)
 
@@ -81,9 +85,11 @@ def load_student(path: str | os.PathLike[str], name: str | None = None, num_clas
     if name is None or num_classes is None:
         raise ArgumentError(f"{path}: holds weights only: say which --student they are of, and its --num-classes")
     how = {**known, **how}
-    model = build_student(name, num_classes, how.get("size", Student.size))
+    size = how.get("size", Student.size)
+    model = build_student(name, num_classes, size)
+    check_student(model, name, num_classes, size)
     take_weights(model, state, path)
-    return Student(model, **how)
+    return Student(model, num_classes, **how)
 
 
 def evaluate(
@@ -103,7 +109,7 @@ def evaluate(
     student : Student
         What to measure.
     folder : path
-        The images. Class folders with decimal names are taken for class numbers, as in ImageNetV2, where the student does not know them.
+        The images. Class folders with decimal names are taken for class numbers, as in ImageNetV2, where the student knows other names.
     classes : path, optional
         File that lists class folders in the order of their numbers.
     real : path, optional
@@ -116,17 +122,20 @@ def evaluate(
     ArgumentError
         If there are no images, or the device cannot be used.
     MismatchError
-        If an image lies in none of the class folders, or the network has fewer classes.
+        If an image lies in none of the class folders; or neither student nor `classes` says which class folder has which number, and
+        there are not as many as the network has classes.
     """
     where = find_device(device)
-    folders = read_class_folders(classes) if classes is not None else student.folders or _folders(folder)
-    images = TestImages.of_folder(folder, folders, student.size, crop=student.crop, interpolation=student.interpolation)
+    folders = read_class_folders(classes) if classes is not None else student.folders or _guessed(folder, student.num_classes)
+    how = {"crop": student.crop, "interpolation": student.interpolation, "exif_orientation": student.exif_orientation}
+    images = TestImages.of_folder(folder, folders, student.size, **how)
     model = student.model.to(where)
     return Evaluator(images, student.mean, student.std, where, batch_size=batch_size, workers=workers, real=real).measure(model)
 
 
-def _folders(folder: str | os.PathLike[str]) -> list[str]:
+def _guessed(folder: str | os.PathLike[str], num_classes: int) -> list[str]:
+    """Return the class folders there, if they can be all that the student was trained on: then they are numbered as in training."""
     found = class_folders(list_images(folder))
-    if all(name.isdecimal() for name in found):
-        return [str(number) for number in range(1 + max(map(int, found), default=-1))]
+    if len(found) != num_classes:
+        raise MismatchError(unknown_classes(folder, len(found), num_classes))
     return found

@@ -7,6 +7,8 @@ A map has 15 x 15 places with the five largest logits of each. The label of a cr
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from softlabel_codec.arguments import EXIF_POLICIES, check_choice
 from softlabel_codec.errors import CorruptError, MismatchError
 from softlabel_codec.images import apply_crop, list_images, load_image, path_of_key
 from softlabel_codec.labels import DenseLabels
 from softlabel_codec.teacher import load_teacher
 from softlabel_codec.torch.pixels import normalize, to_tensor
+from softlabel_codec.trainer.files import whole_file
 from softlabel_codec.trainer.processes import find_device
 
 SIDE = 15
@@ -43,32 +47,38 @@ class LabelMaps:
         These logits.
     num_classes : int
         C.
+    exif_orientation : str
+        Whether images were turned as a camera's EXIF tag says: `applied` or `ignored`.
     """
 
     numbers: dict[str, int]
     indices: NDArray[Any]
     logits: NDArray[np.float16]
     num_classes: int
+    exif_orientation: str = "ignored"
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LabelMaps:
         """Return the maps in a file that `save` wrote; CorruptError if it is none."""
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
                 keys, indices, logits = data["keys"], data["indices"], data["logits"]
-                num_classes = int(data["num_classes"])
-        except (KeyError, ValueError, EOFError, OSError) as error:
+                num_classes, exif_orientation = int(data["num_classes"]), str(data.get("exif_orientation", "ignored"))
+        except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise CorruptError(f"{path}: expected label maps: {error}") from None
         if indices.shape != (len(keys), SIDE, SIDE, KEPT) or logits.shape != indices.shape or (indices >= num_classes).any():
             raise CorruptError(f"{path}: expected label maps of {SIDE} x {SIDE} x {KEPT}, got {indices.shape} and {logits.shape}")
-        return cls({str(key): number for number, key in enumerate(keys)}, indices, logits, num_classes)
+        if exif_orientation not in EXIF_POLICIES:
+            raise CorruptError(f"{path}: expected exif_orientation {' or '.join(EXIF_POLICIES)}, got {exif_orientation!r}")
+        return cls({str(key): number for number, key in enumerate(keys)}, indices, logits, num_classes, exif_orientation)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the maps as a compressed `.npz`."""
-        keys = np.array(list(self.numbers))
-        np.savez_compressed(path, keys=keys, indices=self.indices, logits=self.logits, num_classes=self.num_classes)
+        """Write the maps as a compressed `.npz`, whole or not at all."""
+        known = {"keys": np.array(list(self.numbers)), "num_classes": self.num_classes, "exif_orientation": self.exif_orientation}
+        with whole_file(path) as file:
+            np.savez_compressed(file, indices=self.indices, logits=self.logits, **known)  # type: ignore[arg-type]
 
     def labels(self, key: str, crops: NDArray[np.int64], size: tuple[int, int]) -> DenseLabels:
         """Return the labels of crops (n, 4) in pixels of an image of that height and width.
@@ -115,6 +125,7 @@ def make_label_maps(
     size: int | None = None,
     batch_size: int = 64,
     device: str = "auto",
+    exif_orientation: str = "ignored",
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelMaps:
     """Return the label maps that a teacher gives to the images of a folder, each scaled as a whole.
@@ -131,6 +142,8 @@ def make_label_maps(
         Images per forward pass.
     device : str
         `auto`, `cpu`, `cuda`, ...
+    exif_orientation : str
+        `ignored` or `applied`.
     progress : callable, optional
         Called with the number of images done so far and in all.
 
@@ -141,6 +154,7 @@ def make_label_maps(
     MismatchError
         If its network has no `logit_map`.
     """
+    check_choice("exif_orientation", exif_orientation, EXIF_POLICIES)
     keys, found = list_images(images), load_teacher(teacher)
     if not hasattr(found.model, "logit_map"):
         raise MismatchError(f"teacher {found.name}: label maps need a method logit_map, which {type(found.model).__name__} does not have")
@@ -149,7 +163,7 @@ def make_label_maps(
     parts = []
     num_classes = 0
     for start in range(0, len(keys), batch_size):
-        decoded = [load_image(path_of_key(Path(images), key)) for key in keys[start : start + batch_size]]
+        decoded = [load_image(path_of_key(Path(images), key), exif_orientation) for key in keys[start : start + batch_size]]
         whole = [apply_crop(image, (0, 0, image.height, image.width), False, side, found.interpolation) for image in decoded]
         maps = logit_map(normalize(to_tensor(whole).to(where), found.mean, found.std)).float()
         num_classes = maps.shape[1]
@@ -158,7 +172,7 @@ def make_label_maps(
             progress(start + len(decoded), len(keys))
     indices, logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     kind = np.uint16 if num_classes <= 2**16 else np.int32
-    return LabelMaps({key: number for number, key in enumerate(keys)}, indices.astype(kind), logits, num_classes)
+    return LabelMaps({key: number for number, key in enumerate(keys)}, indices.astype(kind), logits, num_classes, exif_orientation)
 
 
 def _largest(maps: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float16]]:

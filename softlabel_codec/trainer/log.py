@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from softlabel_codec.train_config import TrainConfig
+from softlabel_codec.trainer.files import write_text
 from softlabel_codec.version import library_versions
 
 NAME = "log.jsonl"
@@ -33,9 +34,9 @@ class RunLog:
     def __init__(self, folder: Path, config: TrainConfig, facts: dict[str, Any], first_epoch: int) -> None:
         self._path = folder / NAME
         kept = [line for line in self._lines() if line.get("epoch", -1) < first_epoch] if first_epoch else []
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         versions = {"python": platform.python_version(), **library_versions("softlabel_codec", *PACKAGES)}
-        self._write({"run": config.to_mapping(), "labels": facts, "first_epoch": first_epoch, "versions": versions})
+        about = {"run": config.to_mapping(), "labels": facts, "first_epoch": first_epoch, "versions": versions}
+        write_text(self._path, "".join(_as_line(line) for line in (*kept, about)))
         self._board = _tensorboard(folder)
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -55,7 +56,7 @@ class RunLog:
 
     def _write(self, line: dict[str, Any]) -> None:
         with open(self._path, "a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(_as_line(line))
 
     def _lines(self) -> list[dict[str, Any]]:
         if not self._path.exists():
@@ -67,6 +68,10 @@ class RunLog:
             except json.JSONDecodeError:  # the last line of a run that was killed
                 break
         return lines
+
+
+def _as_line(values: dict[str, Any]) -> str:
+    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,8 +24,9 @@ from softlabel_codec.train_config import TrainConfig
 from softlabel_codec.trainer.augment import Mix, jitter_colors, mix_crops
 from softlabel_codec.trainer.batches import Batch, DeviceLoader, HostLoader, Loader
 from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, save_checkpoint, save_weights
-from softlabel_codec.trainer.draws import epoch_draws
-from softlabel_codec.trainer.evaluation import Evaluator
+from softlabel_codec.trainer.draws import check_draws, epoch_draws
+from softlabel_codec.trainer.evaluation import LOWER_THE_RATE, Evaluator
+from softlabel_codec.trainer.files import write_json
 from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.optimisers import learning_rate, make_optimizer
@@ -36,6 +36,8 @@ from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, 
 Progress = Callable[[int, int], None]
 RESULT = "result.json"
 STEPS_BETWEEN_CHECKS = 50
+EVALUATED = ("val", "evaluation", "evaluation_seconds")
+"""What the record of an epoch holds if images were looked at: their fingerprint, what was measured, and how long it took."""
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,7 +54,7 @@ class TrainReport:
     loss : float
         Mean loss of the last epoch.
     seconds, data_seconds : float
-        Time of the epochs, and how much of it the device waited for data.
+        Time of the epochs, and how much of it this process waited for data. (A CUDA device works on what it was given in the meantime.)
     evaluation : dict or None
         What was measured on the validation images after the last epoch: see `Evaluation`.
     """
@@ -80,8 +82,8 @@ class Run:
     scaler: torch.amp.GradScaler
     loader: Loader
     teacher: OnlineTeacher | None
-    evaluator: Evaluator | None
-    labels: str
+    evaluator: Evaluator | None  # in the first process
+    val: str | None  # fingerprint of the images that it looks at
     autocast: torch.dtype | None
     first_epoch: int = 0
     steps: int = 0
@@ -107,41 +109,40 @@ def train(config: TrainConfig, progress: Progress | None = None, memory: ImageMe
     ArgumentError, MismatchError, FormatError
         If labels, images, checkpoint and options do not fit together; nothing has been trained then.
     StateError
-        If the folder holds a run that is not to be continued, or a process that cuts images was killed, or the loss is not a number any
-        more. The last checkpoint stays.
+        If the folder holds a run that is not to be continued, or a process that cuts images was killed, or loss or weights are not
+        numbers any more. The last checkpoint stays.
     """
     with processes(config.device) as here, workers_watched():
-        run = _begin(config, here, memory or ImageMemory())
-        record = run.record
-        with _log(run) as log:
-            for epoch in range(run.first_epoch, config.epochs):
-                record = _train_epoch(run, epoch, progress or (lambda done, total: None))
-                last = epoch + 1 == config.epochs
-                if here.first and run.evaluator is not None and (last or (epoch + 1) % config.val_epochs == 0):
-                    record |= _evaluate(run, run.evaluator)
-                if log is not None:
-                    log.epoch(record)
-                if here.first and (last or (epoch + 1) % config.checkpoint_epochs == 0):
-                    save_checkpoint(_folder(config), _state(run, epoch + 1, record))
-                here.wait()
-        report = _report(run, record)
-        if here.first:
-            save_weights(_folder(config), run.student if run.average is None else run.average.module)
-            result = {"config": config.to_mapping(), "labels": run.labels, **dataclasses.asdict(report)}
-            (_folder(config) / RESULT).write_text(json.dumps(result, indent=1) + "\n")
-        return report
+        return _train(_begin(config, here, memory or ImageMemory()), progress or (lambda done, total: None))
+
+
+def _train(run: Run, progress: Progress) -> TrainReport:
+    """Take the epochs that are left."""
+    with _log(run) as log:
+        for epoch in range(run.first_epoch, run.config.epochs):
+            run.record = _train_epoch(run, epoch, progress)
+            with run.here.together():
+                if log is not None:  # the first process
+                    _end_epoch(run, epoch, log)
+    with run.here.together():
+        return _finish(run)
 
 
 def _begin(config: TrainConfig, here: Processes, memory: ImageMemory) -> Run:
     """Make everything that a run needs, and take up its checkpoint if it is to be continued."""
-    if not config.resume:
-        refuse_begun(_folder(config))
-    setup = set_up(config)
-    epoch_draws(config, len(setup.images.source.keys), 0, here.rank, here.world_size)  # a batch that does not fit is an error now
-    student = make_student(config, setup).to(here.device)
-    if config.channels_last:
-        student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    online = make_online_teacher(config, setup, here.device)
+    with here.together():
+        if here.first and not config.resume:
+            refuse_begun(_folder(config))
+        setup = set_up(config)
+        check_draws(config, len(setup.images.source.keys), here.rank, here.world_size)
+        student = make_student(config, setup, here.device)
+        if config.channels_last:
+            student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher = make_online_teacher(config, setup, here.device)
+        loader = DeviceLoader(setup.images, here.device, memory) if config.in_memory else _host_loader(config, setup, here)
+        evaluator = make_evaluator(config, setup, here.device, memory) if here.first else None
+        if here.first:
+            _folder(config).mkdir(parents=True, exist_ok=True)
     parallel = here.parallel(student)
     run = Run(
         config=config,
@@ -149,19 +150,19 @@ def _begin(config: TrainConfig, here: Processes, memory: ImageMemory) -> Run:
         here=here,
         student=student,
         parallel=cast(nn.Module, torch.compile(parallel)) if config.compile else parallel,
-        average=AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None,  # type: ignore[no-untyped-call]
+        average=AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None,  # type: ignore[no-untyped-call]
         optimizer=make_optimizer(student, config),
         scaler=torch.amp.GradScaler(here.device.type, enabled=config.precision == "float16"),
-        loader=DeviceLoader(setup.images, here.device, memory) if config.in_memory else _host_loader(config, setup, here),
-        teacher=online[0] if online else None,
-        evaluator=make_evaluator(config, setup, here.device, memory) if here.first else None,
-        labels=setup.labels + (online[1] if online else ""),
+        loader=loader,
+        teacher=teacher,
+        evaluator=evaluator,
+        val=evaluator.images.sha256() if evaluator is not None else None,
         autocast=_AUTOCAST.get(_precision(config, here.device)),
     )
-    _folder(config).mkdir(parents=True, exist_ok=True)
-    state = load_checkpoint(_folder(config), config, run.labels) if config.resume else None
-    if state is not None:
-        _take_up(run, state)
+    if config.resume:
+        state = here.from_first(lambda: load_checkpoint(_folder(config), config, setup.trained_on, here.world_size))
+        if state is not None:
+            _take_up(run, state)
     return run
 
 
@@ -170,7 +171,8 @@ def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
     config, here = run.config, run.here
     steps = epoch_draws(config, len(run.setup.images.source.keys), epoch, here.rank, here.world_size)
     rng = np.random.default_rng([config.seed, epoch, here.rank])
-    torch.manual_seed(config.seed * 1_000_003 + epoch * 1009 + here.rank)  # dropout and the like: a run may be continued at any epoch
+    # of dropout and the like: a run may be continued at any epoch
+    torch.manual_seed((config.seed * 1_000_003 + epoch * 1009 + here.rank) % 2**63)
     run.student.train()
     losses = torch.zeros((), dtype=torch.float64, device=here.device)
     started = asked = time.perf_counter()
@@ -182,7 +184,7 @@ def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
             group["lr"] = rate
         losses += _step(run, batch, rng)
         if place % STEPS_BETWEEN_CHECKS == 0 or place + 1 == len(steps):
-            _check_loss(float(losses) / (place + 1), epoch, place)
+            _check_loss(float(here.mean(losses)) / (place + 1), epoch, place)
         progress(epoch * len(steps) + place + 1, config.epochs * len(steps))
         asked = time.perf_counter()
     seconds = time.perf_counter() - started
@@ -241,18 +243,49 @@ def _mixed(loss: Callable[[Tensor | None], Tensor], mix: Mix | None) -> Tensor:
 
 def _check_loss(loss: float, epoch: int, step: int) -> None:
     if not np.isfinite(loss):
-        advice = "Lower the learning rate, or add warm-up epochs; the last checkpoint can be continued with --resume"
-        raise StateError(f"epoch {epoch}, step {step}: the loss is {loss}. {advice}")
+        raise StateError(f"epoch {epoch}, step {step}: the loss is {loss}. {LOWER_THE_RATE}")
+
+
+def _check_weights(run: Run, epoch: int) -> None:
+    """Refuse weights that are no numbers, which the loss of the last step does not tell: a checkpoint must be worth going on from."""
+    for model in (run.student, run.average):
+        for name, value in model.state_dict().items() if model is not None else ():
+            if not torch.isfinite(value).all():
+                raise StateError(f"epoch {epoch}: after its last step, {name} is not finite any more. {LOWER_THE_RATE}")
+
+
+def _end_epoch(run: Run, epoch: int, log: RunLog) -> None:
+    """Evaluate, write down and keep what an epoch came to."""
+    config, last = run.config, epoch + 1 == run.config.epochs
+    _check_weights(run, epoch)
+    if run.evaluator is not None and (last or (epoch + 1) % config.val_epochs == 0):
+        run.record |= _evaluate(run, run.evaluator)
+    log.epoch(run.record)
+    if last or (epoch + 1) % config.checkpoint_epochs == 0:
+        save_checkpoint(_folder(config), _state(run, epoch + 1))
+
+
+def _finish(run: Run) -> TrainReport:
+    """Return the report, after the first process has written it beside the weights."""
+    if run.here.first:
+        if run.record.get("val") != run.val:  # of a run that was finished before, and looked at other images
+            run.record = {name: value for name, value in run.record.items() if name not in EVALUATED}
+            run.record |= _evaluate(run, run.evaluator) if run.evaluator is not None else {}
+            save_checkpoint(_folder(run.config), _state(run, run.config.epochs))
+        save_weights(_folder(run.config), run.student if run.average is None else run.average.module)
+        found = {**run.setup.trained_on, "val": run.val, **dataclasses.asdict(_report(run))}
+        write_json(_folder(run.config) / RESULT, {"config": run.config.to_mapping(), **found})
+    return _report(run)
 
 
 def _evaluate(run: Run, evaluator: Evaluator) -> dict[str, Any]:
     started = time.perf_counter()
     model = run.student if run.average is None else run.average
     found = dataclasses.asdict(evaluator.measure(model, run.autocast))
-    return {"evaluation": found, "evaluation_seconds": time.perf_counter() - started}
+    return dict(zip(EVALUATED, (run.val, found, time.perf_counter() - started), strict=True))
 
 
-def _state(run: Run, epoch: int, record: dict[str, Any]) -> dict[str, Any]:
+def _state(run: Run, epoch: int) -> dict[str, Any]:
     """Return what a checkpoint holds: plain values and tensors."""
     return {
         "model": run.student.state_dict(),
@@ -265,11 +298,12 @@ def _state(run: Run, epoch: int, record: dict[str, Any]) -> dict[str, Any]:
         "seconds": run.seconds,
         "data_seconds": run.data_seconds,
         "config": run.config.to_mapping(),
-        "labels": run.labels,
+        "world_size": run.here.world_size,
+        **run.setup.trained_on,
         "num_classes": run.setup.num_classes,
-        "preprocessing": {"mean": list(run.setup.mean), "std": list(run.setup.std), "interpolation": run.setup.images.interpolation},
+        "preprocessing": run.setup.preprocessing,
         "folders": run.setup.folders,
-        "record": record,
+        "record": run.record,
     }
 
 
@@ -285,15 +319,15 @@ def _take_up(run: Run, state: dict[str, Any]) -> None:
     run.steps, run.seconds, run.data_seconds = (state[name] for name in ("steps", "seconds", "data_seconds"))
 
 
-def _report(run: Run, record: dict[str, Any]) -> TrainReport:
+def _report(run: Run) -> TrainReport:
     return TrainReport(
         out=run.config.out,
         epochs=run.config.epochs,
         steps=run.steps,
-        loss=record["loss"],
+        loss=run.record["loss"],
         seconds=run.seconds,
         data_seconds=run.data_seconds,
-        evaluation=record.get("evaluation"),
+        evaluation=run.record.get("evaluation"),
     )
 
 

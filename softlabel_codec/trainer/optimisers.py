@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
-from softlabel_codec.train_config import TrainConfig
+from softlabel_codec.train_config import MOMENTUM, TrainConfig
+
+NOT_DECAYED = ("class_token", "positions", "cls_token", "dist_token", "pos_embed", "pos_embedding")
+"""What tokens and positions of transformers are called here, in timm and in torchvision."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -15,14 +19,16 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate)
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov)
+    momentum = MOMENTUM if config.momentum is None else config.momentum
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=momentum, nesterov=config.nesterov)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Return the parameters with weight decay (matrices and filters) and without (biases and norms)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters with weight decay (matrices and filters) and without (biases, norms, tokens and positions)."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    fixed = {name for name, parameter in trained if parameter.ndim <= 1 or name.rpartition(".")[2] in NOT_DECAYED}
+    decayed = [parameter for name, parameter in trained if name not in fixed]
+    others = [parameter for name, parameter in trained if name in fixed]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from softlabel_codec.errors import ArgumentError
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.trainer.quality import LabelQuality
 from softlabel_codec.version import library_versions
@@ -48,7 +49,8 @@ class Row:
     mean, standard_deviation : float
         Of these; the standard deviation is None for one student.
     difference : Interval or None
-        Mean accuracy less that of the reference, in points; None for the reference itself, or if either has fewer than two students.
+        Mean accuracy less that of the reference, in points, with what the seeds make of it: not what other validation images would. None
+        for the reference itself, and if nothing is known of the spread, as with one student.
     within_margin : bool or None
         Whether the whole interval lies within the margin.
     bytes_per_crop : float or None
@@ -58,7 +60,7 @@ class Row:
     quality : LabelQuality or None
         What the labels are like.
     seconds_per_epoch, data_seconds_per_epoch : float
-        Mean time of an epoch, and how much of it the device waited for data.
+        Mean time of an epoch, and how much of it the process waited for data.
     """
 
     name: str
@@ -161,8 +163,20 @@ def make_report(
     return CompareReport(time.strftime("%Y-%m-%d"), machine(), versions, dict(options), reference, margin, rows)
 
 
+def need_libraries() -> None:
+    """Raise ArgumentError if what a report needs is not installed: better now than after hours of training."""
+    try:
+        import matplotlib.figure  # noqa: F401, PLC0415
+        import scipy.stats  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise ArgumentError(f"compare: {error.name} is not installed: pip install 'softlabel_codec[compare]'") from None
+
+
 def welch(values: Sequence[float], others: Sequence[float]) -> Interval | None:
-    """Return how much higher the mean of some values is than that of others, with its interval; None if either is fewer than two."""
+    """Return how much higher the mean of some values is than that of others, with its interval; None where their spread is not known.
+
+    That is if either are fewer than two, or if neither vary at all: two students that happen to be equally good are no certainty.
+    """
     if len(values) < 2 or len(others) < 2:
         return None
     from scipy.stats import t  # noqa: PLC0415  only here
@@ -170,7 +184,7 @@ def welch(values: Sequence[float], others: Sequence[float]) -> Interval | None:
     found = mean(values) - mean(others)
     one, other = variance(values) / len(values), variance(others) / len(others)
     if one + other == 0:
-        return Interval(found, found, found)
+        return None
     freedom = (one + other) ** 2 / (one**2 / (len(values) - 1) + other**2 / (len(others) - 1))
     half = float(t.ppf(0.5 + CONFIDENCE / 2, freedom)) * math.sqrt(one + other)
     return Interval(found, found - half, found + half)

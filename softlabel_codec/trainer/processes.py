@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import distributed, nn
 
-from softlabel_codec.errors import ArgumentError
+from softlabel_codec.errors import ArgumentError, SoftLabelError
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,30 @@ class Processes:
             value /= self.world_size
         return value
 
-    def wait(self) -> None:
-        """Wait until all processes are here."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave the block when all processes do; an error of one is an error of all, which would else wait for it for ever."""
+        own: Exception | None = None
+        try:
+            yield
+        except (SoftLabelError, OSError) as error:
+            own = error
+        everybodys: list[Exception | None] = [own] * self.world_size
         if self.world_size > 1:
-            distributed.barrier()
+            distributed.all_gather_object(everybodys, own)
+        for found in (own, *everybodys):
+            if found is not None:
+                raise found
+
+    def from_first(self, make: Callable[[], Made]) -> Made:
+        """Return in all processes what the first makes: it alone sees the folder of the run where machines share none."""
+        made: list[Any] = [None]
+        with self.together():
+            if self.first:
+                made = [make()]
+        if self.world_size > 1:
+            distributed.broadcast_object_list(made)
+        return cast(Made, made[0])
 
 
 @contextmanager
@@ -71,11 +95,15 @@ def processes(device: str) -> Iterator[Processes]:
         return
     if where.type == "cuda":
         torch.cuda.set_device(where)
-    distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    ours = not distributed.is_initialized()  # whoever trains several times joins once, since a process cannot join again
+    if ours:
+        distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world_size, where)
     finally:
-        distributed.destroy_process_group()
+        if ours:
+            gc.collect()  # a network that averages gradients holds the group, which must not live until the interpreter ends
+            distributed.destroy_process_group()
 
 
 def find_device(name: str, local_rank: int | None = None) -> torch.device:

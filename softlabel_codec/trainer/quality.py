@@ -136,7 +136,7 @@ class _Crops:
         return _Probs(_normalised(np.concatenate([labelled.labels.dense() for labelled in found])), same)
 
     def _mapped(self, maps: LabelMaps) -> NDArray[np.float32]:
-        sizes = [image_size(load_image(path_of_key(Path(self.images), key))) for key in self.keys]
+        sizes = [image_size(load_image(path_of_key(Path(self.images), key), maps.exif_orientation)) for key in self.keys]
         mapped = [maps.labels(key, crops, size).dense() for key, crops, size in zip(self.keys, self.crops, sizes, strict=True)]
         return np.concatenate(mapped)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.images import list_images, path_of_key
+from softlabel_codec.images import list_images, path_of_key, resampling
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.students import build_student, load_weights
+from softlabel_codec.students import build_student, check_student, load_weights
 from softlabel_codec.summary import keys_sha256
-from softlabel_codec.teacher import load_teacher
-from softlabel_codec.teacher.load import weights_sha256
+from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
 from softlabel_codec.torch.dataset import image_finder
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
 from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
-from softlabel_codec.trainer.batches import TrainingImages
-from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders
+from softlabel_codec.trainer.batches import Finder, TrainingImages
+from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders, unknown_classes
 from softlabel_codec.trainer.evaluation import Evaluator, TestImages
+from softlabel_codec.trainer.fingerprints import file_sha256, images_sha256
 from softlabel_codec.trainer.label_maps import LabelMaps
 from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.sources import FreshCrops, MappedCrops, Source, StoredCrops
@@ -52,11 +53,15 @@ class Setup:
     temperature : float
         T of softmax(logits / T).
     labels : str
-        Fingerprint of the labels.
+        Fingerprint of the labels: of the file, or of the images' classes, or of the teacher.
+    images_sha256 : str
+        Fingerprint of the images, and of the classes that they are held to be of.
     label_facts : dict
-        What the log says about them.
+        What the log says about the labels.
     folders : list of str
         Class folders in the order of their numbers; empty if nobody knows them.
+    teacher : Teacher or None
+        Who labels in every step.
     """
 
     images: TrainingImages
@@ -65,8 +70,21 @@ class Setup:
     std: Triple
     temperature: float
     labels: str
+    images_sha256: str
     label_facts: dict[str, Any]
     folders: list[str]
+    teacher: Teacher | None = None
+
+    @property
+    def trained_on(self) -> dict[str, str]:
+        """By what a run is told from one of the same options on other labels or images."""
+        return {"labels": self.labels, "images": self.images_sha256}
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images become what the student takes, in plain values."""
+        how = {"interpolation": self.images.interpolation, "exif_orientation": self.images.exif_orientation}
+        return {"mean": list(self.mean), "std": list(self.std), **how}
 
 
 def set_up(config: TrainConfig) -> Setup:
@@ -78,68 +96,122 @@ def set_up(config: TrainConfig) -> Setup:
         If labels, images and options do not fit together.
     """
     kind = _kind(config)
-    if kind == "stored":
-        return _with_stored_labels(config, SoftLabelReader(config.labels, policy=config.policy))
+    labels = _stored_labels(config) if kind == "stored" else _labels_of_fresh_crops(config, kind)
+    exif_orientation = str(labels.how.get("exif_orientation", config.exif_orientation or "ignored"))
+    if config.exif_orientation not in (None, exif_orientation):
+        made = f"these labels were made with exif_orientation={exif_orientation!r}, expected {config.exif_orientation!r}"
+        raise MismatchError(f"{config.labels}: {made}. Leave it out, or make the labels again with it")
+    interpolation = config.interpolation or str(labels.how.get("interpolation", "bilinear"))
+    resampling(interpolation)
+    source, find, classes = labels.source, labels.find, labels.classes
+    paths = [Path(find(number, key)) for number, key in enumerate(source.keys)]
+    return Setup(
+        images=TrainingImages(config.images, source, find, classes, config.size, interpolation, exif_orientation),
+        num_classes=labels.num_classes,
+        mean=as_triple("mean", config.mean or labels.how.get("mean", IMAGENET_MEAN)),
+        std=as_std(config.std or labels.how.get("std", IMAGENET_STD)),
+        temperature=labels.temperature,
+        labels=labels.facts["fingerprint"],
+        images_sha256=images_sha256(config.images, paths, classes),
+        label_facts=labels.facts,
+        folders=labels.folders,
+        teacher=labels.teacher,
+    )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels of any kind, before it is settled how images are prepared; `how` is what whoever made them says of that."""
+
+    source: Source
+    find: Finder
+    num_classes: int
+    folders: list[str]
+    classes: NDArray[np.int64] | None
+    temperature: float
+    facts: dict[str, Any]
+    how: Mapping[str, Any]
+    teacher: Teacher | None = None
+
+
+def _labels_of_fresh_crops(config: TrainConfig, kind: str) -> _Labels:
     keys = list_images(config.images)
     maps = _load_maps(config, keys) if kind == "maps" else None
+    teacher = load_teacher(config.teacher) if config.teacher is not None else None
     folders, num_classes = _classes(config, keys, None if maps is None else maps.num_classes)
     classes = _class_numbers(config, keys, folders)
     sampler = CropSampler(config.seed, config.scale or (0.08, 1.0), config.ratio or (3 / 4, 4 / 3), _or(config.flip_probability, 0.5))
+    temperature = _or(config.temperature, 1.0)
     source: Source
+    how: dict[str, Any] = {}
     if maps is not None:
-        source, fingerprint = MappedCrops(keys, sampler, maps), hashlib.sha256(Path(config.labels).read_bytes()).hexdigest()
+        source, fingerprint = MappedCrops(keys, sampler, maps, temperature), file_sha256(config.labels)
+        how = {"exif_orientation": maps.exif_orientation}
+    elif teacher is not None:
+        source, fingerprint = FreshCrops(keys, sampler, None, num_classes), weights_sha256(teacher.model)
+        how = {"mean": teacher.mean, "std": teacher.std, "interpolation": teacher.interpolation}
+    elif classes is not None:
+        source = FreshCrops(keys, sampler, classes, num_classes)
+        fingerprint = keys_sha256(f"{number} {key}".encode() for number, key in zip(classes.tolist(), keys, strict=True))
     else:
-        if classes is None and kind == TRUTH:
-            raise MismatchError(_unknown_classes(config.images, len(class_folders(keys)), num_classes))
-        source = FreshCrops(keys, sampler, classes if kind == TRUTH else None, num_classes)
-        numbers = [""] * len(keys) if classes is None else classes.tolist()
-        fingerprint = keys_sha256(f"{number} {key}".encode() for number, key in zip(numbers, keys, strict=True))
-    find, interpolation = _InFolder(config.images, keys), config.interpolation or "bilinear"
-    images = TrainingImages(config.images, source, find, classes, config.size, interpolation, "ignored")
+        raise MismatchError(unknown_classes(config.images, len(class_folders(keys)), num_classes))
     facts = {"labels": config.labels, "fingerprint": fingerprint}
-    mean, std = config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD
-    return Setup(images, num_classes, mean, std, _or(config.temperature, 1.0), fingerprint, facts, folders)
+    return _Labels(source, _InFolder(config.images, keys), num_classes, folders, classes, temperature, facts, how, teacher)
 
 
-def _with_stored_labels(config: TrainConfig, reader: SoftLabelReader) -> Setup:
-    source = StoredCrops(reader, config.seed, config.stored_crops)
+def _stored_labels(config: TrainConfig) -> _Labels:
+    reader = SoftLabelReader(config.labels, policy=config.policy)
+    temperature = _temperature_of(reader, config.temperature)
+    source = StoredCrops(reader, config.seed, config.stored_crops, temperature)
     source.check_crops_per_image(config.crops_per_image)
     folders, num_classes = _classes(config, reader.keys, reader.num_classes)
     classes = _class_numbers(config, reader.keys, folders)
     if classes is not None:
         _compare_classes(reader, classes)
-    teacher = reader.metadata.get("preprocessing", {})
-    how = teacher if isinstance(teacher, dict) else {}
-    interpolation = config.interpolation or str(how.get("interpolation", "bilinear"))
-    find, exif_orientation = image_finder(config.images, reader), str(how.get("exif_orientation", "ignored"))
-    images = TrainingImages(config.images, source, find, classes, config.size, interpolation, exif_orientation)
-    mean = as_triple("mean", config.mean or how.get("mean", IMAGENET_MEAN))
-    std = as_std(config.std or how.get("std", IMAGENET_STD))
-    temperature = float(_or(config.temperature, reader.metadata.get("temperature", 1.0)))
+    said = reader.metadata.get("preprocessing", {})
     facts = {"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint}
-    return Setup(images, num_classes, mean, std, temperature, reader.fingerprint, facts, folders)
+    how = said if isinstance(said, dict) else {}
+    return _Labels(source, image_finder(config.images, reader), num_classes, folders, classes, temperature, facts, how)
 
 
-def make_student(config: TrainConfig, setup: Setup) -> nn.Module:
-    """Return the student with its first weights, which depend on the seed only."""
+def _temperature_of(reader: SoftLabelReader, wanted: float | None) -> float:
+    """Return the temperature of a file's labels, which the student takes over; logits can be had at any."""
+    said = reader.metadata.get("temperature")
+    if said is not None and (isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < math.inf):
+        raise MismatchError(f"{reader.path}: its metadata say temperature={said!r}, expected a positive number")
+    if Codec.parse(reader.codec).content != "logits" and said is not None and wanted not in (None, said):
+        advice = "Leave temperature out, or label again with it"
+        raise MismatchError(f"{reader.path}: its labels were made with temperature={said:g}, expected {wanted:g}. {advice}")
+    return float(_or(wanted, _or(said, 1.0)))
+
+
+def make_student(config: TrainConfig, setup: Setup, device: torch.device) -> nn.Module:
+    """Return the student with its first weights, which depend on the seed only.
+
+    Raises
+    ------
+    ArgumentError, MismatchError
+        If there is no such network, or it does not give logits of the classes for images of that size.
+    """
     torch.manual_seed(config.seed)
-    student = build_student(config.student, setup.num_classes, config.size)
+    student = build_student(config.student, setup.num_classes, config.size).to(device)
+    check_student(student, config.student, setup.num_classes, config.size)
     if config.weights is not None:
         load_weights(student, config.weights)
     return student
 
 
-def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device) -> tuple[OnlineTeacher, str] | None:
-    """Return what gives a teacher's logits for pixels (B, 3, size, size) in 0..255, and a fingerprint of it; None if there is no teacher.
+def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device) -> OnlineTeacher | None:
+    """Return what gives a teacher's logits for pixels (B, 3, size, size) in 0..255; None if there is no teacher.
 
     Raises
     ------
     MismatchError
         If the teacher has another number of classes.
     """
-    if config.teacher is None:
+    if setup.teacher is None:
         return None
-    teacher = load_teacher(config.teacher)
+    teacher = setup.teacher
     model = teacher.model.to(device)
 
     @torch.inference_mode()
@@ -151,18 +223,25 @@ def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device)
     if probe.shape != (2, setup.num_classes):
         expected = f"expected logits of shape (2, {setup.num_classes}) for 2 crops, got {tuple(probe.shape)}"
         raise MismatchError(f"teacher {teacher.name}: {expected}")
-    return logits, weights_sha256(teacher.model)
+    return logits
+
+
+def find_test_images(config: TrainConfig, setup: Setup) -> TestImages | None:
+    """Return the validation images, with their classes; None if there are none."""
+    if config.val is None:
+        return None
+    folders = setup.folders or class_folders(list_images(config.val))
+    if len(folders) != setup.num_classes:
+        raise MismatchError(unknown_classes(config.val, len(folders), setup.num_classes))
+    how = {"crop": config.val_crop, "interpolation": setup.images.interpolation, "exif_orientation": setup.images.exif_orientation}
+    return TestImages.of_folder(config.val, folders, config.size, **how)
 
 
 def make_evaluator(config: TrainConfig, setup: Setup, device: torch.device, memory: ImageMemory) -> Evaluator | None:
     """Return what measures the student on the validation images; None if there are none."""
-    if config.val is None:
+    images = find_test_images(config, setup)
+    if images is None:
         return None
-    folders = setup.folders or class_folders(list_images(config.val))
-    if not setup.folders and len(folders) != setup.num_classes:
-        raise MismatchError(_unknown_classes(config.val, len(folders), setup.num_classes))
-    how = {"crop": config.val_crop, "interpolation": setup.images.interpolation, "exif_orientation": setup.images.exif_orientation}
-    images = TestImages.of_folder(config.val, folders, config.size, **how)
     return Evaluator(images, setup.mean, setup.std, device, workers=config.workers, memory=memory if config.in_memory else None)
 
 
@@ -183,10 +262,14 @@ def _kind(config: TrainConfig) -> str:
         kind = {".slc": "stored", ".npz": "maps"}.get(Path(config.labels).suffix, "")
     if not kind:
         raise ArgumentError(f"labels: expected FILE.slc, FILE.npz (label maps), {TRUTH!r} or {ONLINE!r}, got {config.labels!r}")
-    foreign = ("stored_crops", "policy") if kind != "stored" else ("scale", "ratio", "flip_probability")
-    for name in foreign:
+    of_files, of_fresh = "label files", "fresh crops: those of a label file are fixed"
+    foreign = {"stored_crops": of_files, "policy": of_files}
+    if kind == "stored":
+        foreign = dict.fromkeys(("scale", "ratio", "flip_probability"), of_fresh)
+    elif kind == TRUTH:
+        foreign["temperature"] = "soft labels: classes have none"
+    for name, whose in foreign.items():
         if getattr(config, name) is not None:
-            whose = "fresh crops: those of a label file are fixed" if kind == "stored" else "label files"
             raise ArgumentError(f"{name}: is for {whose}, leave it out with labels={config.labels!r}")
     return kind
 
@@ -214,12 +297,8 @@ def _class_numbers(config: TrainConfig, keys: Sequence[str], folders: Sequence[s
     if folders:
         return classes_of(keys, folders, config.images)
     if config.truth_weight:
-        raise MismatchError(f"truth_weight: needs to know the images' classes. {_unknown_classes(config.images, 0, config.num_classes)}")
+        raise MismatchError(f"truth_weight: needs to know the images' classes. {unknown_classes(config.images, 0, config.num_classes)}")
     return None
-
-
-def _unknown_classes(folder: str, found: int, num_classes: int | None) -> str:
-    return f"{folder}: has {found} class folders, expected {num_classes}. Say with --classes FILE which class folder has which number"
 
 
 def _compare_classes(reader: SoftLabelReader, classes: NDArray[np.int64]) -> None:
@@ -228,7 +307,8 @@ def _compare_classes(reader: SoftLabelReader, classes: NDArray[np.int64]) -> Non
     labels = reader.read_batch(chosen, np.zeros((len(chosen), 1), np.int64))
     top = np.array([int(image.labels.dense()[0].argmax()) for image in labels])
     agreement = float((top == classes[chosen]).mean()) if len(chosen) else 1.0
-    if agreement < _BETTER_THAN_CHANCE / reader.num_classes:
+    chance = 1 / reader.num_classes
+    if agreement < min(_BETTER_THAN_CHANCE * chance, (1 + chance) / 2):  # with few classes, three times chance is more than always
         advice = "If class folders are not numbered in ascending order, say with --classes FILE which has which number"
         found = f"{reader.path}: its labels agree with the class folders for only {agreement:.1%} of the images"
         warnings.warn(f"{found}. {advice}", stacklevel=2)

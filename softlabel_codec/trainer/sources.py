@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from softlabel_codec.crop_choice import crops_at
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images import crops_in_pixels
 from softlabel_codec.labelled import ImageLabels
-from softlabel_codec.labels import Labels, SparseLabels
+from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.trainer.draws import Draw
@@ -48,11 +48,12 @@ class Source(Protocol):
 
 @dataclass
 class StoredCrops:
-    """Crops and labels of a label file."""
+    """Crops and labels of a label file; a temperature is for files that hold logits."""
 
     reader: SoftLabelReader
     seed: int
     stored_crops: int | None = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         self.keys: Sequence[str] = self.reader.keys
@@ -78,7 +79,7 @@ class StoredCrops:
 
     def crops(self, draw: Draw, prepared: ImageLabels, size: tuple[int, int]) -> Crops:
         crops = crops_in_pixels(prepared, size, self.keys[draw.image], str(self.reader.path))
-        return Crops(crops, prepared.flips, prepared.labels)
+        return Crops(crops, prepared.flips, _softened(prepared.labels, self.temperature))
 
 
 @dataclass
@@ -109,13 +110,21 @@ class MappedCrops:
     keys: Sequence[str]
     sampler: CropSampler
     maps: LabelMaps
+    temperature: float = 1.0
 
     def prepare(self, draws: Sequence[Draw]) -> list[None]:
         return [None] * len(draws)
 
     def crops(self, draw: Draw, prepared: None, size: tuple[int, int]) -> Crops:
         crops, flips = _sample(self.sampler, self.keys[draw.image], draw, size)
-        return Crops(crops, flips, self.maps.labels(self.keys[draw.image], crops, size))
+        return Crops(crops, flips, _softened(self.maps.labels(self.keys[draw.image], crops, size), self.temperature))
+
+
+def _softened(labels: Labels, temperature: float) -> Labels:
+    """Return logits divided by a temperature, and other labels as they are: theirs was applied when they were made."""
+    if isinstance(labels, DenseLabels) and labels.content == "logits":
+        return replace(labels, vectors=labels.vectors / np.float32(temperature))
+    return labels
 
 
 def _sample(sampler: CropSampler, key: str, draw: Draw, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
