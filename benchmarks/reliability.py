@@ -55,7 +55,7 @@ def _damage(folder: Path, scale: float) -> dict[str, Any]:
 def _fuzzing(folder: Path, scale: float) -> dict[str, Any]:
     from fuzz.run import TARGETS, run
 
-    return {target: run(target, seconds=300 * scale, keep=scale == FULL) for target in TARGETS}
+    return {target: run(target, seconds=100 * scale, keep=scale == FULL) for target in TARGETS}
 
 
 def _crashes(folder: Path, scale: float) -> dict[str, Any]:
@@ -109,7 +109,18 @@ def _mutation(folder: Path, scale: float) -> dict[str, Any]:
 def _coverage(folder: Path, scale: float) -> dict[str, Any]:
     chosen = [] if scale == FULL else ["tests/test_codec.py"]
     report = folder / "coverage.json"
-    command = [sys.executable, "-m", "pytest", "-q", *chosen, "--cov=softlabel_codec", "--cov-branch", f"--cov-report=json:{report}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "auto",
+        *chosen,
+        "--cov=softlabel_codec",
+        "--cov-branch",
+        f"--cov-report=json:{report}",
+    ]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     files = json.loads(report.read_text())["files"]
     core = ("frame.py", "compress.py", "pack/", "quantise/")

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from softlabel_codec import SoftLabelWriter, writer
 from softlabel_codec.sampler import CropSampler
+
+settings.register_profile("patient", deadline=None)  # how long an example takes depends on what else the machine does
+settings.load_profile("patient")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

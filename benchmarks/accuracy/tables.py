@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def render(results: Sequence[Results]) -> str:
     """Return the section of the report."""
     parts = [_head(results)]
     for one in results:
-        parts += [_describe(one), _sources(one), _claims(one), _ablations(one), _missing(one)]
+        parts += [_describe(one), _sources(one), _claims(one), _why(one), _ablations(one), _missing(one)]
     return "\n\n".join(part.strip() for part in parts if part)
 
 
@@ -77,7 +78,7 @@ def _describe(one: Results) -> str:
 ### {TITLES[one.scale]}
 
 {facts["num_images"]:,} images, {facts["num_crops"]:,} stored crops of {facts["common"]["size"]} pixels. Teacher `{_network(facts["teacher"])}`, {100 * facts["teacher_top1"]:.1f} %; student `{_network(facts["student"])}`,
-{facts["student"]["epochs"]} epochs, {USUAL_CROPS_PER_IMAGE} crops of an image at a time. {len(runs)} runs on {" and ".join(machines)}, {dates[0]} to {dates[-1]}.
+{facts["student"]["epochs"]} epochs, {USUAL_CROPS_PER_IMAGE} crops of an image at a time. {len(runs)} runs on {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}.
 """
 
 
@@ -128,6 +129,22 @@ def _claims(one: Results) -> str:
     rows.append(("marginal smoothing best, hard worst", " > ".join(f"`{name}`" for name in order), _yes(good)))
     rows.append(("soft labels above ground truth", _interval(above), _yes(above and above.low > 0)))
     return _table(["what must hold", "measured", "holds"], rows)
+
+
+def _why(one: Results) -> str:
+    """Return what explains a loss with the default codec: how unsure the teacher is, and how far the labels of a codec are from it."""
+    quality, entropy = one.facts["quality"], one.facts["entropy"]
+    far = {source: quality[source]["cross_entropy"][REFERENCE] - entropy for source in (DEFAULT, *TAILS) if source in quality}
+    lost = welch(one.accuracies(DEFAULT), one.accuracies(REFERENCE))
+    if lost is None or lost.mean >= -0.3 or len(far) < 3:
+        return ""
+    smoothing, hard = (one.accuracies(source) for source in ("smoothing", "hard"))
+    below = bool(smoothing and hard) and mean(smoothing) < mean(hard)
+    even = f" `smoothing` spreads {1 - quality['smoothing']['confidence']:.0%} evenly, and is below `hard`." if below else ""
+    return f"""
+Why `{DEFAULT}` loses here: this teacher is unsure. Its labels have {entropy:.2f} nats of entropy, as many as {math.exp(entropy):.0f} equally probable classes, so that five classes with an even rest
+are {far[DEFAULT]:.2f} nats (KL) from them. Image tails keep more of the rest in the same bytes or fewer: {", ".join(f"`{tail}` is {far[tail]:.2f} nats away" for tail in TAILS)}.{even} (Section 2 has the distances for a teacher of ImageNet.)
+"""
 
 
 def _ablations(one: Results) -> str:
