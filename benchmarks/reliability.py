@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT, REPORT = RESULTS / "reliability.json", Path(__file__).with_name("RELIABILITY.md")
 sys.path.insert(0, str(ROOT / "tests"))  # where what is tried is defined: the tests try the same, in small
 FULL, BRIEF = 1.0, 0.01
+_OUTCOMES = ("refused_unfinished", "recovered_exactly", "resumed_to_same_bytes", "failed", "succeeded", "images_beside", "unharmed")
+"""Ways to end that not everything tried can end in: of these no zeros are reported."""
 
 
 def _vectors(folder: Path, scale: float) -> dict[str, Any]:
@@ -103,7 +105,8 @@ def _new(folder: Path, name: str) -> Path:
 def _mutation(folder: Path, scale: float) -> dict[str, Any]:
     from mutation.kill_mutants import run
 
-    return dataclasses.asdict(run(workers=2, sample=None if scale == FULL else 3))
+    report = run(workers=2, sample=None if scale == FULL else 3)
+    return {one.module: dataclasses.asdict(one) for one in (*report.modules, report.total)}
 
 
 def _coverage(folder: Path, scale: float) -> dict[str, Any]:
@@ -169,9 +172,9 @@ SECTIONS = {
         "Crashes",
         "After each, a reader must refuse the unfinished file with a clear message, `recover` give exactly the whole blocks that were "
         "written, and a continued run end with the bytes of an unbroken one. `runs` counts what ended early; `states` how far it had "
-        "come (a file that was complete and only lacked its name can be read). A third of the random kills fall while the writer "
-        "finishes, which a slow disk (1 ms for each call) draws out for them. `slcodec encode` is continued by the same command: its "
-        "`finished files` have the bytes of an unbroken run.",
+        "come: before the file there is nothing to recover, after the rename nothing left to do, and a file that is complete and only "
+        "lacks its name can be read. A third of the random kills fall while the writer finishes, which a slow disk (1 ms for each call) "
+        "draws out for them. `slcodec encode` is continued by the same command: its `finished files` have the bytes of an unbroken run.",
         _crashes,
     ),
     "load": Section(
@@ -215,6 +218,7 @@ def write(results: Mapping[str, Any]) -> None:
         "Made by `make reliability` (`benchmarks/reliability.py`) from [results/reliability.json](results/reliability.json). The tests do "
         "the same in small; a figure stands here only if everything held that the text above it says.\n",
     ]
+    parts += ["\n".join(["| at a glance | figure |", "|---|---|", *_at_a_glance(results), ""])]
     for name, section in SECTIONS.items():
         parts.append(f"## {section.title}\n\n{section.text}\n")
         if name not in results:
@@ -229,19 +233,78 @@ def write(results: Mapping[str, Any]) -> None:
     REPORT.write_text("\n".join(parts))
 
 
+def _at_a_glance(results: Mapping[str, Any]) -> list[str]:
+    """Return the figures that people ask for first, of the sections that have been run."""
+    figures = {name: found["figures"] for name, found in results.items()}
+    rows = []
+    if "damage" in figures:
+        damage = figures["damage"]
+        total, found = (sum(one[name] for one in damage.values()) for name in ("damaged", "found_by_verify"))
+        bits = damage["every single bit flipped"]["damaged"]
+        rows.append(("damaged files, of which `verify` found", f"{total:,} ({bits:,} of one flipped bit); {found:,}"))
+    if "fuzzing" in figures:
+        runs, crashes = (
+            sum(found) for found in zip(*((one["runs"], len(one["crashes"])) for one in figures["fuzzing"].values()), strict=True)
+        )
+        rows.append(("inputs fuzzed; of them crashes, hangs, or beyond the limit of memory", f"{runs:,}; {crashes}"))
+    if "crashes" in figures:
+        rows.append(("processes killed, all survived", f"{sum(_kills(figures['crashes'])):,}"))
+    if "load" in figures:
+        workers = [one for one in figures["load"].values() if "growth_bytes" in one]
+        growth = [f"{one['growth_bytes'] / 1e6:+.1f} of {one['memory_bytes'][0] / 1e6:.0f} MB ({one['start_method']})" for one in workers]
+        rows.append(("memory growth of 16 workers over a million reads", ", ".join(growth)))
+    if "mutation" in figures:
+        *_, total = figures["mutation"].values()
+        left = total["survived"] - total["explained"]
+        share = f"{total['killed']:,} of {total['mutants']:,} ({total['killed'] / total['mutants']:.1%})"
+        rows.append(("mutants killed; survivors that are not explained", f"{share}; {left}"))
+    if "coverage" in figures:
+        rows.append(("coverage", "; ".join(f"{what}: {value:g}" for what, value in figures["coverage"].items())))
+    return [f"| {what} | {value} |" for what, value in rows]
+
+
+def _kills(figures: Any) -> Iterator[int]:
+    """Yield the numbers of killed or interrupted runs, wherever they stand in the figures of the crashes."""
+    for name, found in figures.items():
+        if "killed" in name or "interrupted" in name:
+            yield from _runs(found)
+
+
+def _runs(found: Mapping[str, Any]) -> Iterator[int]:
+    for name, value in found.items():
+        if name in ("runs", "kills"):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _runs(value)
+
+
 def _rows(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield names and values of nested figures, row by row."""
+    """Yield names and what is to be said of them: one row for each group of figures."""
     for name, value in figures.items():
-        what = f"{before}{name.replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            if value and all(isinstance(item, int | float | str) for item in value.values()) and before:
-                yield what, ", ".join(f"{_number(item)} {key}" for key, item in value.items())
-            else:
-                yield from _rows(value, f"{what}: ")
-        elif isinstance(value, list):
-            yield what, str(len(value))
+        if not isinstance(value, Mapping):
+            yield before + name, _number(value)
+        elif all(isinstance(item, Mapping) for item in value.values()) and "outcome" not in value:
+            yield from _rows(value, f"{before}{name}: ")
         else:
-            yield what, _number(value)
+            yield before + name, ", ".join(_said(value))
+
+
+def _said(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the figures of a group as words; of outcomes only those that there were."""
+    for name, value in figures.items():
+        words = name.replace("_", " ")
+        if name == "outcome":
+            yield from _said(value)
+        elif isinstance(value, Mapping):
+            yield f"{words}: " + "; ".join(f"{_number(item)} {kind}" for kind, item in value.items() if item)
+        elif name == "memory_bytes":
+            yield f"{min(value) / 1e6:,.1f} to {max(value) / 1e6:,.1f} MB"
+        elif isinstance(value, list):
+            yield f"{len(value)} {words}"
+        elif isinstance(value, bool | str) or value is None:
+            yield words if value is True else f"{words}: {value}"
+        elif value or name not in _OUTCOMES:
+            yield f"{_number(value)} {words}"
 
 
 def _number(value: Any) -> str:
