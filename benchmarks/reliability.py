@@ -57,7 +57,12 @@ def _damage(folder: Path, scale: float) -> dict[str, Any]:
 def _fuzzing(folder: Path, scale: float) -> dict[str, Any]:
     from fuzz.run import TARGETS, run
 
-    return {target: run(target, seconds=100 * scale, keep=scale == FULL) for target in TARGETS}
+    found = {}
+    for target in TARGETS:
+        found[target] = run(target, seconds=100 * scale, keep=scale == FULL)
+        if found[target].crashes:
+            sys.exit(f"{target}: inputs that must not do what they do: {', '.join(found[target].crashes)}")
+    return found
 
 
 def _crashes(folder: Path, scale: float) -> dict[str, Any]:

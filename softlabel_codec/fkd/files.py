@@ -144,7 +144,10 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
         raise CorruptError(f"{path}: not a readable label file: {reason}") from None
     if not isinstance(parts, list | tuple) or len(parts) != 3:
         raise CorruptError(f"{path}: expected a list of crops, flips and labels, got {type(parts).__name__}")
-    crops, flips, labels = (as_array(part) for part in parts)
+    try:
+        crops, flips, labels = map(as_array, parts)
+    except Exception as error:  # lists of anything, and tensors of kinds that numpy does not know
+        raise CorruptError(f"{path}: expected arrays of crops, flips and labels: {error}") from None
     if not all(np.isfinite(part).all() for part in (crops, labels) if part.dtype.kind == "f"):
         raise CorruptError(f"{path}: its crops or labels hold NaN or infinity")
     if crops.dtype not in (np.float16, np.float32) or crops.ndim != 2 or crops.shape[1] != 4 or not len(crops):
