@@ -54,7 +54,7 @@ def width_of(largest: int) -> int:
 
 
 def to_planes(values: NDArray[Any], width: int) -> list[bytes]:
-    """Return the planes, lowest first, of non-negative integers that fit into `width` bytes."""
+    """Return the planes, lowest first, of integers modulo 2^(8 * width)."""
     as_bytes = np.ascontiguousarray(values, dtype="<u8").reshape(-1).view(np.uint8).reshape(-1, 8)
     return [as_bytes[:, plane].tobytes() for plane in range(width)]
 
@@ -94,7 +94,7 @@ def from_planes(data: Bytes, start: IntArray, count: IntArray, width: IntArray, 
 
 def to_bits(values: NDArray[Any], width: int) -> bytes:
     """Return non-negative integers of `width` bits each, lowest bit first, without gaps; unused bits of the last byte are 0."""
-    bits = (np.asarray(values, np.int64)[:, None] >> np.arange(width)) & 1
+    bits = (values[:, None] >> np.arange(width)) & 1
     return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little").tobytes()
 
 

@@ -100,7 +100,7 @@ class SparsePacker:
     def _pack_values(self, codes: SparseCodes, kept: NDArray[np.bool_]) -> list[Column]:
         if codes.values is None:
             return []
-        steps = np.diff(codes.values, axis=1, prepend=0) & ((1 << 8 * self._value_width) - 1)
+        steps = np.diff(codes.values, axis=1, prepend=0)  # planes hold them modulo their width
         lead = self._implied_values
         leads, rest = slice(lead, lead + 1), slice(lead + 1, None)
         return [
@@ -144,7 +144,7 @@ class SparsePacker:
         more: NDArray[Any] = rows.crop_bytes(at, width > 0)  # classes of each crop, less 1
         if (width > 1).any():
             more = more + 256 * rows.crop_bytes(at + rows.num_crops, width > 1).astype(np.uint16)
-        if int(more.max(initial=0)) >= min(self.num_classes, MAX_KEPT_CLASSES):
+        if int(more.max()) >= min(self.num_classes, MAX_KEPT_CLASSES):
             raise CorruptError(TOO_MANY)
         _check_table(more, rows.block_crops)
         before, total = rows.sums_before(more)
@@ -186,7 +186,7 @@ class SparsePacker:
 
 def _check_table(more: NDArray[Any], block_crops: IntArray) -> None:
     """Raise CorruptError if a block may not hold its crops together: `more` of all blocks are their classes, less 1."""
-    if (int(more.max(initial=0)) + 1) * int(block_crops.max()) <= MAX_TABLE_ENTRIES:
+    if (int(more.max()) + 1) * int(block_crops.max()) <= MAX_TABLE_ENTRIES:
         return
     for counts in np.split(more.astype(np.int64) + 1, np.cumsum(block_crops)[:-1]):
         if not fits_block(len(counts), int(counts.sum()), int(counts.max())):

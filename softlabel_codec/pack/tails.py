@@ -105,10 +105,11 @@ def _padded(entries: IntArray, floor: IntArray, tail: int, num_classes: int) -> 
     entries = np.sort(entries)  # far quicker than sorting by two keys
     images, classes = np.divmod(entries >> 8, num_classes)
     sizes = np.bincount(images, minlength=len(floor))
-    if int(sizes.max(initial=0)) > tail:
+    longest = int(sizes.max())
+    if longest > tail:
         raise CorruptError(_TOO_LONG)
     place = np.arange(len(images)) - exclusive_cumsum(sizes)[images]
-    shape = len(floor), max(1, int(sizes.max(initial=1)))
+    shape = len(floor), max(1, longest)
     padded = TailCodes(np.full(shape, -1), np.zeros(shape, np.int64), floor)
     padded.classes[images, place] = classes
     padded.levels[images, place] = entries & 255

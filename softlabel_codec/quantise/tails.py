@@ -66,10 +66,11 @@ def quantise_tail(left_out: NDArray[np.float64], selection: Selection, tail: int
     listed = levels < NO_WEIGHT
     classes, levels = candidates[listed], levels[listed].astype(np.int64)
     num_others = len(weights) - len(classes)
-    rest = max(0.0, float(weights.sum() - weights[classes].sum()))
+    weights[classes] = 0.0
+    rest = float(weights.sum())
     floor = min(NO_WEIGHT, int(np.rint(np.log(largest * num_others / rest) / TAIL_STEP))) if rest > 0 and num_others else NO_WEIGHT
     order = np.argsort(classes)
-    return TailCodes(classes[order][None], levels[order][None], np.array([max(0, floor)]))
+    return TailCodes(classes[order][None], levels[order][None], np.array([floor]))
 
 
 def _weights(left_out: NDArray[np.float64], selection: Selection) -> NDArray[np.float64]:

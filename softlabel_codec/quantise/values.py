@@ -64,7 +64,6 @@ class FloatValues:
         self._float_type = float_type
         self._bits_type = np.dtype(f"<u{float_type.itemsize}")
         self._one = int(np.ones((), float_type).view(self._bits_type))
-        self._modulus = 1 << 8 * float_type.itemsize
         self._num_classes = num_classes
 
     def quantise(self, selection: Selection) -> tuple[Codes, None]:
@@ -73,10 +72,10 @@ class FloatValues:
             row = int(np.argmin(rounded[:, 0] > 0))
             top = selection.values[row, 0]
             raise ArgumentError(f"values: row {row}: the largest probability, {top:g}, becomes 0 in {self._float_type}: use values=f32")
-        return (self._one - rounded.view(self._bits_type).astype(np.int64)) % self._modulus, None
+        return self._one - rounded.view(self._bits_type).astype(np.int64), None
 
     def dequantise(self, indices: Codes, values: Codes | None, remainders: Codes | None) -> tuple[Floats, Floats]:
-        bits = ((self._one - np.asarray(values)) % self._modulus).astype(self._bits_type)
+        bits = (self._one - np.asarray(values)).astype(self._bits_type)  # modulo their width
         probs = np.where(indices >= 0, bits.view(self._float_type), 0).astype(np.float32)
         descending = (probs[:, 1:] <= probs[:, :-1]).all() and (probs[:, -1] >= 0).all()
         if not (descending and (probs[:, 0] > 0).all() and np.isfinite(probs[:, 0]).all()):
@@ -108,7 +107,7 @@ class Log8:
         self.powers[0] = np.exp(-step / 4)
 
     def quantise(self, selection: Selection) -> tuple[Codes, Codes]:
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # a largest probability of 0 is refused below
             log_values = np.log(selection.values.astype(np.float64))
             log_top = log_values[:, :1]
             codes = np.rint((log_top - log_values) / self._step)
