@@ -24,13 +24,13 @@ demo: .venv/demo
 bench: .venv/bench
 	$(BIN)/python benchmarks/run.py
 
-reliability: .venv/dev
+reliability: .venv/reliability
 	$(BIN)/python benchmarks/reliability.py
 
 clean:
 	rm -rf .venv demo-output
 
-.venv/dev .venv/demo .venv/bench: .venv/%: setup.cfg pyproject.toml constraints.txt
+.venv/dev .venv/demo .venv/bench .venv/reliability: .venv/%: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	touch $@

@@ -298,6 +298,8 @@ def _said(figures: Mapping[str, Any]) -> Iterator[str]:
     """Yield the figures of a group as words; of outcomes only those that there were."""
     for name, value in figures.items():
         words = name.replace("_", " ")
+        if name in ("module", "target", "start_method", "signal"):  # said by what stands before
+            continue
         if name == "outcome":
             yield from _said(value)
         elif isinstance(value, Mapping):

@@ -3,7 +3,7 @@
 The package and the tests are those of a copy, so that nothing here is touched and nothing that changes meanwhile counts. A mutant
 that survives is in `explained.md`, which says why nobody can tell it from the module, or is listed as one that wants a test.
 
-usage: pip install mutmut==3.8.1 && PYTHONPATH=tests python -m mutation.kill_mutants [--workers N] [--sample N] [--json] [MODULE ...]
+usage: PYTHONPATH=tests python -m mutation.kill_mutants [--workers N] [--sample N] [--json] [MODULE ...]
 """
 
 from __future__ import annotations
