@@ -179,21 +179,18 @@ class Content:
 
 def refused(error: str, name: str) -> Callable[[Make], Make]:
     """Note how a file with a defect is made that every reader refuses."""
-
-    def note(make: Make) -> Make:
-        assert f"{error}-{name}" not in REFUSED
-        REFUSED[f"{error}-{name}"] = make
-        return make
-
-    return note
+    return _noting(REFUSED, f"{error}-{name}")
 
 
 def found(error: str, name: str) -> Callable[[Make], Make]:
     """Note how a file with a defect is made that a verifier finds."""
+    return _noting(FOUND_BY_VERIFIERS, f"{error}-{name}")
 
+
+def _noting(cases: dict[str, Make], name: str) -> Callable[[Make], Make]:
     def note(make: Make) -> Make:
-        assert f"{error}-{name}" not in FOUND_BY_VERIFIERS
-        FOUND_BY_VERIFIERS[f"{error}-{name}"] = make
+        assert name not in cases
+        cases[name] = make
         return make
 
     return note
