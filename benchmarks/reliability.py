@@ -253,7 +253,7 @@ def _at_a_glance(results: Mapping[str, Any]) -> list[str]:
         )
         rows.append(("inputs fuzzed; of them crashes, hangs, or beyond the limit of memory", f"{runs:,}; {crashes}"))
     if "crashes" in figures:
-        rows.append(("processes killed, all survived", f"{sum(_kills(figures['crashes'])):,}"))
+        rows.append(("processes killed or interrupted, all survived", f"{sum(_kills(figures['crashes'])):,}"))
     if "load" in figures:
         workers = [one for one in figures["load"].values() if "growth_bytes" in one]
         growth = [f"{one['growth_bytes'] / 1e6:+.1f} of {one['memory_bytes'][0] / 1e6:.0f} MB ({one['start_method']})" for one in workers]
