@@ -7,6 +7,7 @@ import damage
 import numpy as np
 import pytest
 from conftest import write_labels
+from vectors import invalid
 
 from softlabel_codec import (
     ArgumentError,
@@ -235,6 +236,18 @@ def test_a_sampler_that_differs_is_not_skipped_over(tmp_path, monkeypatch):
     monkeypatch.setattr("softlabel_codec.pack.block.crops_crc32", lambda crops, flips: 0)
     with SoftLabelReader(tmp_path / "a.slc", on_corrupt="skip") as reader, pytest.raises(CorruptError, match="the crops that the sampler"):
         reader.read_batch([0, 1, 2])
+
+
+def test_numbers_of_crops_that_differ_from_the_index_are_noticed():
+    path = invalid.VERIFIER_FOLDER / "CorruptError-crops-of-images-are-not-those-of-the-index.slc"
+    with SoftLabelReader(path) as reader:
+        assert reader.num_crops.tolist() == [2, 2, 3]
+        assert len(reader[2]) == 3
+        for number in (0, 1):
+            with pytest.raises(CorruptError, match="block 0 at byte .* another number of crops in its block than the index says"):
+                reader[number]
+        with pytest.raises(CorruptError, match="another number of crops"):
+            reader.read_batch([0, 2])
 
 
 def test_recovering_all_but_the_damaged_blocks(damaged_file, tmp_path):

@@ -18,6 +18,7 @@ from vectors import invalid, valid
 from softlabel_codec import ArgumentError, Codec, FormatError, LimitError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli.main import main
 from softlabel_codec.frame import Header
+from softlabel_codec.limits import MAX_TABLE_ENTRIES
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.torch import SoftLabelDataset
 
@@ -65,6 +66,18 @@ def test_invalid_files_take_no_memory_to_speak_of(tmp_path):
 def test_legal_files_of_extreme_numbers_take_no_memory_to_speak_of(tmp_path):
     names = ("many-classes", "million-classes", "most-crops", "large-palette", "many-kept-classes", "longest-key")
     use_under_a_limit(tmp_path, [valid.FOLDER / f"{name}.slc" for name in names])
+
+
+def test_the_widest_table_of_kept_classes_takes_no_memory_to_speak_of(tmp_path):
+    crops, kept = MAX_TABLE_ENTRIES // 5000, 5000
+    indices = np.tile(np.arange(kept + 1), (crops, 1))
+    values = np.zeros(indices.shape, np.float32)
+    values[:, 0], values[0] = 1, np.where(np.arange(kept + 1) < kept, 1 / kept, 0)
+    with SoftLabelWriter(tmp_path / "a.slc", 2**20, "marginal_smoothing:t=0.0001") as writer:
+        places = {"crops": np.tile([0, 0, 1, 1], (crops, 1)), "flips": np.zeros(crops, bool)}
+        writer.add("a", image_size=(1, 1), indices=indices, values=values, **places)
+    assert (tmp_path / "a.slc").stat().st_size < 50_000
+    use_under_a_limit(tmp_path, [tmp_path / "a.slc"])
 
 
 @pytest.mark.parametrize("content_size", [2**30 + 1, 2**40, 2**62])

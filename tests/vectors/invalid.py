@@ -343,6 +343,13 @@ def _() -> bytes:
     return with_payload(header + struct.pack("<I", len(content) << 3 | 1)[:3] + content)
 
 
+@refused("CorruptError", "payload-with-a-dictionary")
+def _() -> bytes:
+    content = plain_content()
+    header = b"\x28\xb5\x2f\xfd" + bytes([0x21, 7, len(content)])  # a single segment that names dictionary 7
+    return with_payload(header + struct.pack("<I", len(content) << 3 | 1)[:3] + content)
+
+
 @refused("CorruptError", "payload-checksum-of-zstd")
 def _() -> bytes:
     frame = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(plain_content()))
