@@ -5,6 +5,8 @@
 The torch side (`SoftLabelDataset`, `soft_cross_entropy`) is in `softlabel_codec.torch`; this package never imports torch.
 """
 
+import logging
+
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import (
     ArgumentError,
@@ -25,6 +27,8 @@ from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.recover import recover
 from softlabel_codec.version import __version__
 from softlabel_codec.writer import SoftLabelWriter
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to know what is begun, skipped and finished, sets a level
 
 __all__ = [
     "ArgumentError",

@@ -19,6 +19,8 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
 """Pillow's filters."""
 EXIF_POLICIES = ("ignored", "applied")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+TEACHER_OUTPUTS = ("logits", "probs")
+"""What a teacher returns for a crop: numbers of any size, or their softmax."""
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, check_choice
 from softlabel_codec.errors import ArgumentError
+from softlabel_codec.wording import counted
 
 TRUTH, ONLINE = "truth", "online"
 OPTIMIZERS = ("sgd", "adamw")
@@ -110,7 +111,8 @@ class TrainConfig:
         _check("seed", self.seed < 2**63, "below 2^63", self.seed)
         _check("ema", self.ema < 1, "below 1", self.ema)
         _check("val_crop", 0 < self.val_crop <= 1, "above 0, at most 1", self.val_crop)
-        _check("single_crop_epochs", self.single_crop_epochs <= self.epochs, f"at most {self.epochs} epochs", self.single_crop_epochs)
+        most = f"at most {counted(self.epochs, 'epoch')}"
+        _check("single_crop_epochs", self.single_crop_epochs <= self.epochs, most, self.single_crop_epochs)
         _check("temperature", self.temperature is None or 0 < self.temperature < math.inf, "a positive number", self.temperature)
         _check(
             "stored_crops",

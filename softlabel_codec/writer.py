@@ -169,6 +169,11 @@ class SoftLabelWriter:
         """Keys of the images added so far, in order, including those of a resumed file."""
         return [*self._assembly.keys, *(image.key for image in self._pending.images)]
 
+    @property
+    def num_stored(self) -> int:
+        """Number of images in whole blocks of the file so far: those that stay if the writer is interrupted now."""
+        return len(self._assembly.keys)
+
     def __len__(self) -> int:
         """Return the number of images added so far."""
         return len(self._assembly.keys) + len(self._pending.images)

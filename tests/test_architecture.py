@@ -19,7 +19,7 @@ MODULES = {
 
 # From the bottom to the top; a module imports only what stands below it, or beside it in the same storey.
 STOREYS = [
-    ["errors", "limits", "version"],
+    ["errors", "limits", "version", "wording"],
     ["arrays", "codec", "metadata", "compress", "sampler"],
     ["labels", "quantise"],
     ["pack"],
@@ -27,7 +27,7 @@ STOREYS = [
     ["blocks", "few", "keys", "labelled", "prefix"],
     ["summary", "arguments", "train_config"],
     ["assembly"],
-    ["reader", "writer", "recover"],
+    ["reader", "writer", "recover", "interrupted"],
     [""],
     ["report", "images"],
     ["torch", "factories"],

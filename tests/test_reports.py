@@ -205,39 +205,8 @@ def test_recover_from_the_command_line(labels, tmp_path):
     labels.write_bytes(data)
     text = run("recover", labels, tmp_path / "b.slc")
     assert f"lost  {key}" in text
-    assert "3 images in 3 blocks; 1 images in damaged blocks" in text
+    assert "3 images in 3 blocks; 1 image in damaged blocks" in text
     assert verify(tmp_path / "b.slc", deep=True).ok
-
-
-def test_encode_from_the_command_line(image_folder, teacher_file, tmp_path):
-    out = tmp_path / "out.slc"
-    arguments = ["encode", image_folder, out, "--teacher", teacher_file, "--crops", 5, "--codec", "marginal_smoothing:k=3"]
-    assert "labelled  6 images, 0 skipped" in run(*arguments, "--scale", 0.2, 0.9, "--mean", 0.1, 0.2, 0.3)
-    with SoftLabelReader(out) as reader:
-        assert reader.metadata["crop_sampler"]["scale"] == [0.2, 0.9]
-        assert reader.metadata["preprocessing"]["mean"] == [0.1, 0.2, 0.3]
-        assert reader.metadata["preprocessing"]["std"] == [0.25, 0.25, 0.25]
-    assert "the file exists; pass overwrite=True (--overwrite)" in run(*arguments, code=1)
-    found = json.loads(run(*arguments, "--overwrite", "--json"))
-    assert (found["num_images"], found["skipped"]) == (6, {})
-    assert "did you mean 'marginal_smoothing'" in run(*arguments, "--codec", "marginal_smooth:k=3", "--overwrite", code=2)
-    assert "has no function 'x'" in run(*arguments[:4], f"{teacher_file[:-5]}x", "--overwrite", code=2)
-    assert "expected 20 classes, got 10" in run(*arguments, "--num-classes", 20, "--overwrite", code=1)
-    assert "does not exist" in run("encode", tmp_path / "nowhere", out, "--teacher", "x:y", code=2)
-    (image_folder / "cat" / "broken.png").write_bytes(b"")
-    assert "cat/broken.png" in run(*arguments, "--overwrite", code=1)
-    assert "skipped  cat/broken.png" in run(*arguments, "--overwrite", "--on-error", "skip")
-
-
-@pytest.mark.shared
-def test_import_from_the_command_line(shared, tmp_path):
-    source = shared / "interop" / "fkd" / "smoothing_f16"
-    text = run("import", "fkd", source, tmp_path / "a.slc", "--label-type", "smoothing")
-    assert "3 files, 120 crops, 0 skipped, to smoothing:values=f16" in text
-    found = json.loads(run("import", "fkd", source, tmp_path / "b.slc", "--label-type", "smoothing", "--codec", "hard", "--json"))
-    assert found["codec"] == "hard"
-    assert "expected one of hard" in run("import", "fkd", source, tmp_path / "c.slc", "--label-type", "soft", code=2)
-    assert "expected labels of shape" in run("import", "fkd", source, tmp_path / "c.slc", "--label-type", "hard", code=1)
 
 
 def test_terminal_commands_in_a_file_are_not_obeyed(tmp_path):

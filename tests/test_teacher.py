@@ -151,7 +151,7 @@ def test_unreadable_images_are_named_and_fatal_or_skipped(image_folder, tmp_path
         assert reader.metadata["images"]["count"] == 7
     for path in image_folder.rglob("*.*"):
         path.write_bytes(b"no image")
-    with pytest.raises(OSError, match="none of the 7 images could be read"):
+    with pytest.raises(OSError, match="none of 7 images could be read"):
         encode(config(image_folder, tmp_path, teacher_file, on_error="skip", overwrite=True))
 
 
@@ -222,13 +222,13 @@ def test_wrong_options(image_folder, tmp_path, teacher_file, options, message):
         encode(config(image_folder, tmp_path, teacher_file, **options))
 
 
-def test_empty_folders_and_finished_files(image_folder, tmp_path, teacher_file):
+def test_empty_folders_and_files_of_others(image_folder, tmp_path, teacher_file):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArgumentError, match="expected images .* found none"):
         encode(config(tmp_path / "empty", tmp_path, teacher_file))
-    encode(config(image_folder, tmp_path, teacher_file))
-    with pytest.raises(FileExistsError, match="pass overwrite=True"):
-        encode(config(image_folder, tmp_path, "a teacher that is not even looked for"))
+    (tmp_path / "out.slc").write_bytes(b"somebody's")
+    with pytest.raises(FileExistsError, match="the file exists and is no finished label file"):
+        encode(config(image_folder, tmp_path, teacher_file))
 
 
 def test_logits_are_kept_as_they_are(image_folder, tmp_path, teacher_file):

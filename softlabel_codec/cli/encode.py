@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS
-from softlabel_codec.cli.output import continuable, print_json, print_pairs, progress_bar
+from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS
+from softlabel_codec.cli.codecs import CODEC
+from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
+from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
+from softlabel_codec.wording import counted
+
+if TYPE_CHECKING:  # imports torch
+    from softlabel_codec.teacher import EncodeReport
 
 
-@click.command("encode")
+@command("encode")
 @click.argument("images", type=click.Path(exists=True, file_okay=False))
-@click.argument("out", type=click.Path(dir_okay=False))
+@click.argument("out", type=FileToWrite())
 @click.option("--teacher", required=True, help="FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME.")
+@click.option(
+    "--teacher-weights",
+    metavar="FILE|none",
+    help="Of timm:NAME or torchvision:NAME: a checkpoint or state_dict of yours, or none for a network without training.  "
+    "[default: those that the library fetches]",
+)
+@click.option("--teacher-output", type=click.Choice(TEACHER_OUTPUTS), default="logits", show_default=True, help="What the teacher returns.")
 @click.option("--crops", type=int, default=200, show_default=True, help="Crops per image.")
-@click.option("--codec", default="marginal_smoothing:k=5", show_default=True, help="How labels are kept; see the README.")
+@click.option(
+    "--codec", type=CODEC, default="marginal_smoothing:k=5", show_default=True, is_eager=True, help="How labels are kept; help: list them."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Decides the crops.")
 @click.option(
     "--scale", type=float, nargs=2, default=(0.08, 1.0), show_default=True, help="Smallest and largest area of a crop / the image's."
@@ -29,7 +44,11 @@ from softlabel_codec.cli.output import continuable, print_json, print_pairs, pro
 @click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: MEAN of the teacher file, or ImageNet's]")
 @click.option("--std", type=float, nargs=3, help="Likewise.  [default: STD]")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="T of softmax(logits / T).")
-@click.option("--num-classes", type=click.IntRange(2), help="Refuse a teacher of another number of classes.")
+@click.option(
+    "--num-classes",
+    type=click.IntRange(2),
+    help="Refuse a teacher of another number of classes; make one with --teacher-weights of so many.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Crops per forward pass.  [default: 16 on a CPU, else 256]")
 @click.option("--workers", type=click.IntRange(0), help="Processes that decode and cut images.  [default: 1, on a GPU up to 8]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
@@ -44,11 +63,13 @@ from softlabel_codec.cli.output import continuable, print_json, print_pairs, pro
     "--exif", "exif_orientation", type=click.Choice(EXIF_POLICIES), default="ignored", show_default=True, help="EXIF orientation."
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT when finished; discard an OUT.partial that was begun otherwise.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def encode_command(as_json: bool, **options: Any) -> None:
+@quiet_option
+@json_option
+def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
     """Run a teacher over random-resized crops of every image in a folder, and store what it says.
 
-    Crops are a function of seed, image and crop number. If this is interrupted, the same command continues where it stopped.
+    Crops are a function of seed, image and crop number. If this is interrupted, the same command continues where it stopped; after the
+    end, it finds that everything is done.
     """
     from softlabel_codec.sampler import CropSampler  # noqa: PLC0415
     from softlabel_codec.teacher import EncodeConfig, encode  # noqa: PLC0415  imports torch
@@ -56,24 +77,29 @@ def encode_command(as_json: bool, **options: Any) -> None:
     sampler = CropSampler(**{name: options.pop(name) for name in ("seed", "scale", "ratio", "flip_probability")})
     options["workers"] = _default_workers(options["device"]) if options["workers"] is None else options["workers"]
     options["mean"], options["std"] = options["mean"] or None, options["std"] or None
-    with continuable(options["out"]), progress_bar("image", quiet=as_json) as progress:
-        report = encode(EncodeConfig(sampler=sampler, **options), progress)
+    config = EncodeConfig(sampler=sampler, **options)
+    with progress_bar("image", quiet) as progress:
+        report = encode(config, progress)
     if as_json:
         print_json(report)
-        return
+    else:
+        _show(report, config.crops)
+
+
+def _show(report: EncodeReport, crops: int) -> None:
     if report.other_files:
         first = ", ".join(report.other_files[:3]) + (", ..." if len(report.other_files) > 3 else "")
-        print_pairs([("ignored", f"{len(report.other_files)} files that are not named like images: {first}")])
+        are = "file that is not named like an image" if len(report.other_files) == 1 else "files that are not named like images"
+        print_pairs([("ignored", f"{len(report.other_files)} {are}: {first}")])
     for key, reason in report.skipped.items():
         print_pairs([("skipped", f"{key}: {reason}")])
+    images, skipped = counted(report.num_images, "image"), f"{len(report.skipped)} skipped"
+    size = f"{report.path}: {counted(report.file_bytes, 'byte')}, {report.file_bytes / (report.num_images * crops):.2f} per crop"
+    if report.finished_before:
+        print_pairs([("finished", f"before, with the same options: {images}, {skipped}; nothing to do"), ("found", size)])
+        return
     resumed = f" ({report.resumed_images} of them by an earlier run)" if report.resumed_images else ""
-    per_crop = report.file_bytes / (report.num_images * options["crops"])
-    print_pairs(
-        [
-            ("labelled", f"{report.num_images} images{resumed}, {len(report.skipped)} skipped, in {report.seconds:.1f} s"),
-            ("wrote", f"{report.path}: {report.file_bytes} bytes, {per_crop:.2f} per crop"),
-        ]
-    )
+    print_pairs([("labelled", f"{images}{resumed}, {skipped}, in {report.seconds:.1f} s"), ("wrote", size)])
 
 
 def _default_workers(device: str) -> int:

@@ -7,42 +7,46 @@ from typing import Any
 import click
 
 from softlabel_codec.arguments import ON_ERROR
-from softlabel_codec.cli.output import continuable, print_json, print_pairs, progress_bar
+from softlabel_codec.cli.codecs import CODEC
+from softlabel_codec.cli.commands import Command, FileToWrite, Group, json_option, quiet_option
+from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
+from softlabel_codec.wording import counted
 
 
-@click.group("import")
+@click.group("import", cls=Group)
 def import_group() -> None:
     """Convert somebody else's label files."""
 
 
-@import_group.command("fkd")
+@import_group.command("fkd", cls=Command)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
-@click.argument("out", type=click.Path(dir_okay=False))
+@click.argument("out", type=FileToWrite())
 @click.option("--label-type", required=True, help="As for FKD's generator: hard, smoothing, marginal_smoothing_k5, marginal_renorm_k5, ...")
 @click.option("--num-classes", type=click.IntRange(2), default=1000, show_default=True)
-@click.option("--codec", help="Keep the labels in another codec.  [default: values stay exactly what they are]")
+@click.option("--codec", type=CODEC, is_eager=True, help="Keep the labels in another codec.  [default: values stay exactly what they are]")
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Image folder: fractions become exact pixels again.")
 @click.option("--on-error", type=click.Choice(ON_ERROR), default="fail", show_default=True, help="What an unreadable label file does.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT when finished; discard an OUT.partial that was begun otherwise.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def import_fkd_command(folder: str, out: str, as_json: bool, **options: Any) -> None:
+@quiet_option
+@json_option
+def import_fkd_command(folder: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert the label files of FKD's generator in FOLDER. No code in them ever runs."""
     from softlabel_codec.fkd import import_fkd  # noqa: PLC0415  imports torch
 
-    with continuable(out), progress_bar("file", quiet=as_json) as progress:
+    with progress_bar("file", quiet) as progress:
         report = import_fkd(folder, out, progress=progress, **options)
     if as_json:
         print_json(report)
         return
     for key, reason in report.skipped.items():
         print_pairs([("skipped", f"{key}: {reason}")])
-    ratio = report.source_bytes / report.file_bytes
+    files, crops, skipped = counted(report.num_images, "file"), counted(report.num_crops, "crop"), len(report.skipped)
+    smaller = f"{report.source_bytes / report.file_bytes:.1f} times smaller than {counted(report.source_bytes, 'byte')} of label files"
     pairs = [
-        ("converted", f"{report.num_images} files, {report.num_crops} crops, {len(report.skipped)} skipped, to {report.codec}"),
-        ("wrote", f"{report.path}: {report.file_bytes} bytes, {ratio:.1f} times smaller than {report.source_bytes} bytes of label files"),
+        ("converted", f"{files}, {crops}, {skipped} skipped, to {report.codec}"),
+        ("wrote", f"{report.path}: {counted(report.file_bytes, 'byte')}, {smaller}"),
     ]
     if report.uncertain_crops:
-        pairs.append(
-            ("note", f"{report.uncertain_crops} crops: float16 fractions of a large image do not determine the pixels; nearest taken")
-        )
+        uncertain = counted(report.uncertain_crops, "crop")
+        pairs.append(("note", f"{uncertain}: float16 fractions of a large image do not determine the pixels; nearest taken"))
     print_pairs(pairs)

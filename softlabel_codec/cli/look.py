@@ -6,17 +6,19 @@ import sys
 
 import click
 
-from softlabel_codec.cli.output import BAD_INPUT, print_json, print_pairs, progress_bar
+from softlabel_codec.cli.commands import BAD_INPUT, FileToWrite, command, quiet_option
+from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_inspection, show_stats
 from softlabel_codec.recover import recover
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.report.stats import plot_stats
+from softlabel_codec.wording import counted
 
 _PATH = click.Path(exists=True, dir_okay=False)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
 
-@click.command("inspect")
+@command("inspect")
 @click.argument("path", type=_PATH)
 @_json
 def inspect_command(path: str, as_json: bool) -> None:
@@ -29,11 +31,9 @@ def inspect_command(path: str, as_json: bool) -> None:
     sys.exit(BAD_INPUT if report.problems else 0)
 
 
-@click.command("stats")
+@command("stats")
 @click.argument("path", type=_PATH)
-@click.option(
-    "--plot", "picture", type=click.Path(dir_okay=False), help="Draw confidence, kept classes and bytes by column (PNG, PDF, SVG)."
-)
+@click.option("--plot", "picture", type=FileToWrite(), help="Draw confidence, kept classes and bytes by column (PNG, PDF, SVG).")
 @click.option("--images", "max_images", type=click.IntRange(1), default=2000, show_default=True, help="Look at no more images than this.")
 @_json
 def stats_command(path: str, picture: str | None, max_images: int, as_json: bool) -> None:
@@ -47,36 +47,40 @@ def stats_command(path: str, picture: str | None, max_images: int, as_json: bool
         show_stats(report)
 
 
-@click.command("verify")
+@command("verify")
 @click.argument("path", type=_PATH)
 @click.option("--deep", is_flag=True, help="Also decode every label and crop, and compare keys.")
+@quiet_option
 @_json
-def verify_command(path: str, deep: bool, as_json: bool) -> None:
+def verify_command(path: str, deep: bool, as_json: bool, quiet: bool) -> None:
     """Check every checksum of a file, and with --deep the meaning of everything in it."""
-    with progress_bar("block", quiet=as_json) as progress:
+    with progress_bar("block", quiet) as progress:
         report = verify(path, deep=deep, progress=progress)
+    images = f"{counted(report.num_images, 'image')} in {counted(report.num_blocks, 'block')}"
     if as_json:
         print_json(report)
     elif report.ok:
-        click.echo(f"{path}: sound: {report.num_images} images in {report.num_blocks} blocks" + (", all decoded" if deep else ""))
+        click.echo(f"{path}: sound: {images}" + (", all decoded" if deep else ""))
     else:
         for problem in report.problems:
             print_pairs([(problem.error, problem.message)])
-        click.echo(f"{path}: {len(report.problems)} problem(s); {report.num_images} images in {report.num_blocks} blocks looked at")
+        click.echo(f"{path}: {counted(len(report.problems), 'problem')}; {images} looked at")
     sys.exit(0 if report.ok else BAD_INPUT)
 
 
-@click.command("recover")
+@command("recover")
 @click.argument("unfinished", type=_PATH)
-@click.argument("out", type=click.Path(dir_okay=False))
+@click.argument("out", type=FileToWrite())
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def recover_command(unfinished: str, out: str, overwrite: bool) -> None:
     """Make a finished file OUT of all sound blocks of a damaged file, or of the whole blocks of an UNFINISHED one."""
-    result = recover(unfinished, out, overwrite=overwrite)
+    result = recover(unfinished, out, overwrite=overwrite, empty=False)
     if result.lost_keys is None:
-        rest = f"{result.unused_bytes} bytes after them were not usable"
+        were = "was" if result.unused_bytes == 1 else "were"
+        rest = f"{counted(result.unused_bytes, 'byte')} after them {were} not usable"
     else:
-        rest = f"{len(result.lost_keys)} images in damaged blocks ({result.unused_bytes} bytes) are lost"
+        are = "is" if len(result.lost_keys) == 1 else "are"
+        rest = f"{counted(len(result.lost_keys), 'image')} in damaged blocks ({counted(result.unused_bytes, 'byte')}) {are} lost"
         for key in result.lost_keys:
             print_pairs([("lost", key)])
-    click.echo(f"{out}: {result.num_images} images in {result.num_blocks} blocks; {rest}")
+    click.echo(f"{out}: {counted(result.num_images, 'image')} in {counted(result.num_blocks, 'block')}; {rest}")

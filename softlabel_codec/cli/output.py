@@ -1,23 +1,21 @@
-"""What commands print: tables for people, JSON for programs, progress on a terminal, errors with an exit code."""
+"""What commands print: tables for people, JSON for programs, progress."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
-from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
-from softlabel_codec.store import partial_path
+from softlabel_codec.wording import counted
 
-BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 WIDTH_IN_A_PIPE = 120
-_EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "sklearn": "demo"}
+SECONDS_BETWEEN_LINES = 30.0
 
 Progress = Callable[[int, int], None]
 
@@ -59,13 +57,22 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 @contextmanager
 def progress_bar(unit: str, quiet: bool = False) -> Iterator[Progress]:
-    """Give a function that is called with what is done and the total; shows rate and time left on a terminal only."""
+    """Give a function that is called with what is done and the total, and shows them: a bar on a terminal, else a line now and then."""
+    if quiet:
+        yield lambda done, total: None
+    elif sys.stderr.isatty():
+        yield from _bar(unit)
+    else:
+        yield _Lines(unit)
+
+
+def _bar(unit: str) -> Iterator[Progress]:
     from tqdm import tqdm  # noqa: PLC0415
 
-    with tqdm(unit=unit, disable=True if quiet else None, dynamic_ncols=True, smoothing=0.05) as bar:
+    with tqdm(unit=unit, dynamic_ncols=True, smoothing=0.05) as bar:
 
         def show(done: int, total: int) -> None:
-            if bar.total is None and not bar.disable:
+            if bar.total is None:
                 bar.reset(total)
                 bar.initial = bar.n = done  # what an earlier run did does not count for the rate
             bar.update(done - bar.n)
@@ -73,40 +80,35 @@ def progress_bar(unit: str, quiet: bool = False) -> Iterator[Progress]:
         yield show
 
 
-@contextmanager
-def continuable(out: str) -> Iterator[None]:
-    """Say after an interruption how to go on, if there is something to go on with."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if partial_path(Path(out)).exists():
-            click.echo(f"\nWhat was written is kept in {printable(partial_path(Path(out)))}; the same command continues it.", err=True)
-        raise
+class _Lines:
+    """Says about every half minute how far something is: for logs, where a bar cannot move."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._told = self._started = time.monotonic()
+        self._done_before: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._done_before is None:
+            self._done_before, self._started = done, now  # what an earlier run did does not count for the rate
+        if now - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = now
+            with suppress(OSError):  # a log that nobody reads any more is no reason to stop
+                click.echo(f"slcodec: {self._line(done, total, now - self._started)}", err=True)
+
+    def _line(self, done: int, total: int, seconds: float) -> str:
+        line = f"{done} of {counted(total, self._unit)} ({done / max(total, 1):.0%})"
+        done_now = done - (self._done_before or 0)
+        if not done_now or seconds <= 0:
+            return line
+        rate = done_now / seconds
+        return f"{line}, {rate:{'.1f' if rate >= 1 else '.2g'}} {self._unit}s/s, {_duration((total - done) / rate)} left"
 
 
-class Group(click.Group):
-    """A command group whose commands fail with a message and an exit code, never with a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ArgumentError as error:
-            _fail(error, WRONG_USAGE)
-        except BrokenPipeError:
-            raise  # click ends quietly
-        except (SoftLabelError, OSError) as error:
-            _fail(error, BAD_INPUT)
-        except ModuleNotFoundError as error:
-            if error.name not in _EXTRAS:
-                raise
-            _fail(StateError(f"{error.name} is not installed: pip install 'softlabel_codec[{_EXTRAS[error.name]}]'"), BAD_INPUT)
-        except KeyboardInterrupt:
-            click.echo("slcodec: interrupted", err=True)
-            sys.exit(INTERRUPTED)
-
-
-def _fail(error: BaseException, code: int) -> None:
-    if isinstance(error, OSError) and error.filename is not None:
-        error = OSError(f"{error.filename}: {error.strerror}")
-    click.echo(f"slcodec: {printable(error)}", err=True)
-    sys.exit(code)
+def _duration(seconds: float) -> str:
+    """Return a time in words, as exactly as anybody wants to know it in advance."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -9,6 +9,7 @@ import click
 
 from softlabel_codec.cli.output import print_pairs, print_table
 from softlabel_codec.report import FileReport, StatsReport
+from softlabel_codec.wording import counted
 
 if TYPE_CHECKING:  # imports torch
     from softlabel_codec.trainer.outcome import CompareReport, Row
@@ -28,7 +29,7 @@ def show_inspection(report: FileReport) -> None:
 
 def show_stats(report: StatsReport) -> None:
     """Print what `stats` found: how sure the teacher is, what is kept of its labels, and where the bytes go."""
-    sample = f"{report.sampled_crops} crops of {report.sampled_images} of {report.num_images} images"
+    sample = f"{counted(report.sampled_crops, 'crop')} of {report.sampled_images} of {counted(report.num_images, 'image')}"
     click.echo(f"{report.codec}, {report.num_classes} classes: {sample}\n")
     quantities = {
         "confidence (top class)": report.confidence,
@@ -42,13 +43,15 @@ def show_stats(report: StatsReport) -> None:
     levels = list(report.confidence.quantiles)
     rows = [(name, f"{values.mean:.3f}", *(f"{values.quantiles[level]:.3f}" for level in levels)) for name, values in quantities.items()]
     print_table("Per crop, or per image", ["quantity", "mean", *levels], rows)
-    on_top = f"{report.top1_classes_seen} of {report.num_classes} classes are on top of some crop"
+    are = "is" if report.top1_classes_seen == 1 else "are"
+    on_top = f"{report.top1_classes_seen} of {report.num_classes} classes {are} on top of some crop"
     click.echo(f"{on_top}; {report.flipped:.1%} of the crops are mirrored")
     click.echo(f"{sum(part.bytes_per_crop for part in report.budget):.2f} bytes per crop ('slcodec inspect' says where they go)")
 
 
 def _identity(report: FileReport) -> list[tuple[str, Any]]:
     crops = str(report.fewest_crops) if report.fewest_crops == report.most_crops else f"{report.fewest_crops} to {report.most_crops}"
+    bytes_in_all = counted(report.file_bytes, "byte")
     skipped = f" ({len(report.skipped_keys)} more could not be labelled)" if report.skipped_keys else ""
     return [
         ("file", report.path),
@@ -57,7 +60,7 @@ def _identity(report: FileReport) -> list[tuple[str, Any]]:
         ("classes", report.num_classes),
         ("images", f"{report.num_images}{skipped}" + ("" if report.finished else " in the whole blocks at the beginning of the file")),
         ("crops", f"{report.num_crops} ({crops} per image), as {report.crops}"),
-        ("size", f"{report.file_bytes} bytes, {report.bytes_per_crop:.2f} per crop, in {report.num_blocks} blocks"),
+        ("size", f"{bytes_in_all}, {report.bytes_per_crop:.2f} per crop, in {counted(report.num_blocks, 'block')}"),
         *(("skipped", key) for key in report.skipped_keys[:MOST_SKIPPED]),
         *([("fingerprint", report.fingerprint)] if report.finished else []),
         *(("problem", problem) for problem in report.problems),

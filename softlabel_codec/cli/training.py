@@ -12,12 +12,13 @@ from typing import Any
 import click
 
 from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS
+from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_comparison
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.train_config import TYPES, TrainConfig, read_options
+from softlabel_codec.wording import counted
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 _OF_A_RUN = ("labels", "out", "seed", "resume")
 Command = Callable[..., Any]
 
@@ -52,11 +53,12 @@ _config = click.option(
 )
 
 
-@click.command("train")
+@command("train")
 @_config
-@_json
+@quiet_option
+@json_option
 @_train_options()
-def train_command(config: str | None, as_json: bool, **options: Any) -> None:
+def train_command(config: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train a student from stored labels, from the classes of images, from a teacher in every step, or from label maps.
 
     On several GPUs: torchrun --nproc-per-node 8 -m softlabel_codec.trainer, with the same options.
@@ -64,7 +66,7 @@ def train_command(config: str | None, as_json: bool, **options: Any) -> None:
     from softlabel_codec.trainer import train  # noqa: PLC0415  imports torch
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-    with progress_bar("step", quiet=as_json or not first) as progress:
+    with progress_bar("step", quiet or not first) as progress:
         report = train(TrainConfig.from_mapping(_given(config, options)), progress)
     if not first:
         return
@@ -72,13 +74,14 @@ def train_command(config: str | None, as_json: bool, **options: Any) -> None:
         print_json(report)
         return
     shares = f"{report.data_seconds / max(report.seconds, 1e-9):.0%} of it waiting for data"
-    pairs = [("trained", f"{report.epochs} epochs, {report.steps} steps in {report.seconds:.1f} s, {shares}; loss {report.loss:.4f}")]
+    epochs, steps = counted(report.epochs, "epoch"), counted(report.steps, "step")
+    pairs = [("trained", f"{epochs}, {steps} in {report.seconds:.1f} s, {shares}; loss {report.loss:.4f}")]
     if report.evaluation is not None:
         pairs += _evaluation_pairs(report.evaluation)
     print_pairs([*pairs, ("wrote", f"{report.out}: weights.pt, checkpoint.pt, log.jsonl, result.json")])
 
 
-@click.command("compare")
+@command("compare")
 @click.argument("out", type=click.Path(file_okay=False))
 @click.option("--source", "sources", multiple=True, required=True, help="NAME=LABELS, labels as for 'slcodec train'. Several.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Students of each source.")
@@ -86,7 +89,8 @@ def train_command(config: str | None, as_json: bool, **options: Any) -> None:
 @click.option("--margin", type=float, default=0.5, show_default=True, help="Points of accuracy that do not matter.")
 @click.option("--vary", multiple=True, help="OPTION=VALUE,VALUE,...: a row for each value, such as crops_per_image=1,2,4,8,16.")
 @_config
-@_json
+@quiet_option
+@json_option
 @_train_options(*_OF_A_RUN)
 def compare_command(
     out: str,
@@ -97,6 +101,7 @@ def compare_command(
     vary: tuple[str, ...],
     config: str | None,
     as_json: bool,
+    quiet: bool,
     **options: Any,
 ) -> None:
     """Train the same student from several label sources and seeds, and tell whether it is as good and what the labels cost.
@@ -108,7 +113,7 @@ def compare_command(
     named = dict(_split("source", source) for source in sources)
     varied = {name: [_value(part) for part in values.split(",")] for name, values in (_split("vary", one) for one in vary)}
     given = _given(config, options)
-    with progress_bar("step", quiet=as_json) as progress:
+    with progress_bar("step", quiet) as progress:
         report = compare(named, out, given, seeds=range(seeds), reference=reference, margin=margin, vary=varied, progress=progress)
     if as_json:
         print_json(report)
@@ -117,7 +122,7 @@ def compare_command(
         print_pairs([("wrote", f"{out}: compare.json, compare.png, and a folder for each run")])
 
 
-@click.command("evaluate")
+@command("evaluate")
 @click.argument("images", type=click.Path(exists=True, file_okay=False))
 @click.argument("weights", type=click.Path(exists=True, dir_okay=False))
 @click.option("--student", help="As for 'slcodec train'.  [default: what the checkpoint says]")
@@ -135,7 +140,7 @@ def compare_command(
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode images.")
 @click.option("--device", default="auto", show_default=True)
-@_json
+@json_option
 def evaluate_command(images: str, weights: str, student: str | None, num_classes: int | None, as_json: bool, **options: Any) -> None:
     """Say how good a student is on a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or yours.
 
@@ -152,28 +157,29 @@ def evaluate_command(images: str, weights: str, student: str | None, num_classes
         print_pairs(_evaluation_pairs(vars(report)))
 
 
-@click.command("label-maps")
+@command("label-maps")
 @click.argument("images", type=click.Path(exists=True, file_okay=False))
-@click.argument("out", type=click.Path(dir_okay=False))
+@click.argument("out", type=FileToWrite())
 @click.option("--teacher", required=True, help="As for 'slcodec encode'; its network needs a method logit_map.")
 @click.option("--size", type=click.IntRange(1), help="Side to which whole images are scaled.  [default: the teacher's]")
 @click.option("--exif-orientation", type=click.Choice(EXIF_POLICIES), default="ignored", show_default=True, help="How images are turned.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-def label_maps_command(images: str, out: str, teacher: str, **options: Any) -> None:
+@quiet_option
+def label_maps_command(images: str, out: str, teacher: str, quiet: bool, **options: Any) -> None:
     """Write ReLabel-style label maps of a folder of images, to compare with."""
     from softlabel_codec.trainer import make_label_maps  # noqa: PLC0415  imports torch
 
-    with progress_bar("image") as progress:
+    with progress_bar("image", quiet) as progress:
         maps = make_label_maps(images, teacher, progress=progress, **options)
     maps.save(out)  # under this name, whatever its ending
-    print_pairs([("wrote", f"{out}: label maps of {len(maps.numbers)} images")])
+    print_pairs([("wrote", f"{out}: label maps of {counted(len(maps.numbers), 'image')}")])
 
 
 def _evaluation_pairs(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     real = [("ReaL", f"{found['real']:.2%}")] if found["real"] is not None else []
     return [
-        ("top-1", f"{found['top1']:.2%} of {found['num_images']} images"),
+        ("top-1", f"{found['top1']:.2%} of {counted(found['num_images'], 'image')}"),
         ("top-5", f"{found['top5']:.2%}"),
         *real,
         ("calibration error", f"{found['calibration_error']:.4f}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,8 +17,12 @@ from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError, SoftLabelError
 from softlabel_codec.fkd.files import FkdImage, exact_crops, label_codec, read_fkd_file
 from softlabel_codec.images import Stems, list_images, read_size
+from softlabel_codec.interrupted import saying_what_is_kept
 from softlabel_codec.version import PACKAGE
+from softlabel_codec.wording import counted
 from softlabel_codec.writer import SoftLabelWriter
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,15 +106,20 @@ def import_fkd(
     sample = source.first_readable(on_error)
     stored = Codec.parse(codec) if codec else _faithful(source.codec, sample)
     if (stored.kept_classes or 1) > (source.codec.kept_classes or 1):
-        raise ArgumentError(f"codec {str(stored)!r}: the label files keep only {source.codec.kept_classes} classes of a crop")
+        kept = counted(source.codec.kept_classes or 1, "class", "classes")
+        raise ArgumentError(f"codec {str(stored)!r}: the label files keep only {kept} of a crop")
     crop_mode = "pixels" if source.sizes else f"fractions:f{8 * sample.crops.dtype.itemsize}"
     metadata = {
         "source": {"format": "FKD", "label_type": label_type, "float_type": str(sample.values.dtype), "files": len(source.files)},
         "package": PACKAGE,
     }
     with SoftLabelWriter(out, num_classes, str(stored), metadata, crops=crop_mode, resume=True, overwrite=overwrite) as writer:
-        found = _convert(source, writer, on_error, progress or (lambda done, total: None))
-        writer.finish(skipped_keys=list(found.skipped))
+        earlier = f", {len(writer)} of them converted before" if len(writer) else ""
+        logger.info("%s: converting %s of FKD's to %s%s", out, counted(len(source.files), "label file"), stored, earlier)
+        with saying_what_is_kept(writer):
+            found = _convert(source, writer, on_error, progress or (lambda done, total: None))
+            writer.finish(skipped_keys=list(found.skipped))
+    logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(found.skipped))
     return ImportReport(
         path=str(out),
         codec=str(stored),
@@ -170,6 +180,7 @@ def _convert(source: _Source, writer: SoftLabelWriter, on_error: str, progress: 
         except SoftLabelError as error:
             if on_error == "fail":
                 raise type(error)(_located(path, error)) from None
+            logger.warning("label file %r skipped: %s", key, error)
             found.skipped[key] = str(error)
             continue
         found.uncertain_crops += unsure

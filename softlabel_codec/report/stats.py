@@ -16,6 +16,7 @@ from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.inspect import Part, inspect
+from softlabel_codec.wording import counted
 
 NUMBERS_PER_BATCH = 2**22
 """So many numbers of labels are decoded at a time."""
@@ -159,7 +160,8 @@ def plot_stats(report: StatsReport, out: str | os.PathLike[str]) -> None:
     _plot_confidence(left, report)
     _plot_kept(middle, report)
     _plot_budget(right, report)
-    title = f"{Path(report.path).name}   {report.codec}   {report.sampled_crops} crops of {report.sampled_images} images"
+    crops = counted(report.sampled_crops, "crop")
+    title = f"{Path(report.path).name}   {report.codec}   {crops} of {counted(report.sampled_images, 'image')}"
     figure.suptitle(title, parse_math=False)
     known = figure.canvas.get_supported_filetypes()
     if Path(out).suffix.lstrip(".").lower() not in known:

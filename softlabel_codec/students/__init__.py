@@ -5,6 +5,7 @@
 11689512
 """
 
-from softlabel_codec.students.build import STUDENTS, build_student, check_student, load_weights, read_weights, take_weights
+from softlabel_codec.students.build import STUDENTS, build_student, check_student
+from softlabel_codec.students.weights import load_weights, network_state, read_weights, take_weights
 
-__all__ = ["STUDENTS", "build_student", "check_student", "load_weights", "read_weights", "take_weights"]
+__all__ = ["STUDENTS", "build_student", "check_student", "load_weights", "network_state", "read_weights", "take_weights"]

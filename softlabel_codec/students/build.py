@@ -1,16 +1,14 @@
-"""A student by its name, and its first weights."""
+"""A student by its name."""
 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
-from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
+from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.factories import call_factory, foreign_library, run_foreign
 from softlabel_codec.students.mobilenet import MobileNetV2
 from softlabel_codec.students.resnet import STAGES, ResNet
@@ -101,40 +99,3 @@ def _from_library(library: str, name: str, num_classes: int) -> nn.Module:
     make = module.create_model if library == "timm" else module.models.get_model
     model: nn.Module = run_foreign("student", lambda: make(name, num_classes=num_classes), f"{library}:{name}")
     return model
-
-
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load weights into a network: a plain `state_dict`, or what stands under `model` in a checkpoint.
-
-    Raises
-    ------
-    CorruptError
-        If the file holds no weights that can be read without running code.
-    MismatchError
-        If they belong to another network.
-    """
-    found = read_weights(path)
-    take_weights(model, found.get("model", found), path)
-
-
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a file of weights holds, read with torch's safe loader; CorruptError if it cannot be read so, or is no mapping."""
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch.load raises what its many layers raise for a damaged file
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CorruptError(f"{path}: no weights that can be read without running code: {reason}") from None
-    if not isinstance(found, dict) or not found:
-        raise CorruptError(f"{path}: expected a state_dict, got {type(found).__name__}")
-    return found
-
-
-def take_weights(model: nn.Module, state: Any, path: str | os.PathLike[str]) -> None:
-    """Put a `state_dict`, read from `path`, into a network; MismatchError if it belongs to another."""
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]] or [str(error)]
-        raise MismatchError(f"{path}: the weights of another network: {' '.join(lines)}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from softlabel_codec.arguments import EXIF_POLICIES, ON_ERROR, PRECISIONS, check_choice
+from softlabel_codec.arguments import EXIF_POLICIES, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS, check_choice
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images import resampling
@@ -13,6 +13,8 @@ from softlabel_codec.limits import MAX_CROPS_PER_IMAGE
 from softlabel_codec.sampler import CropSampler
 
 MAX_INPUT_SIZE = 8192
+UNTRAINED = "none"
+"""In place of a file of weights: a network without training."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class EncodeConfig:
         Container file to write.
     teacher : str
         `FILE.py:FACTORY`, `MODULE:FACTORY`, `timm:NAME` or `torchvision:NAME`.
+    teacher_weights : str, optional
+        For `timm:NAME` and `torchvision:NAME`: a file of weights, or `none`, instead of the library's; see `load_teacher`.
+    teacher_output : str
+        What the teacher returns: `logits`, or `probs`, their softmax.
     codec : str
         Codec string.
     crops : int
@@ -42,7 +48,7 @@ class EncodeConfig:
     mean, std : three floats, optional
         Normalisation of RGB in 0..1; default `MEAN` and `STD`, or ImageNet's.
     temperature : float
-        T of softmax(logits / T).
+        T of softmax(logits / T). Of a teacher that returns probabilities p it makes p^(1 / T), divided by its sum, which is the same.
     num_classes : int, optional
         Checked against what the teacher returns.
     batch_size : int, optional
@@ -81,6 +87,8 @@ class EncodeConfig:
     on_error: str = "fail"
     exif_orientation: str = "ignored"
     overwrite: bool = False
+    teacher_weights: str | None = None
+    teacher_output: str = "logits"
 
     def __post_init__(self) -> None:
         codec = Codec.parse(self.codec)
@@ -90,10 +98,16 @@ class EncodeConfig:
         _check("temperature", self.temperature > 0 and math.isfinite(self.temperature), "a positive number", self.temperature)
         raw = codec.content == "logits"
         _check("temperature", not raw or self.temperature == 1, "1, as logits are kept before any temperature", self.temperature)
+        _check("codec", not raw or self.teacher_output == "logits", "one of probabilities, as the teacher returns no logits", self.codec)
         _check("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1", self.batch_size)
         _check("workers", self.workers >= 0, "at least 0", self.workers)
         _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
-        for name, choices in (("precision", PRECISIONS), ("on_error", ON_ERROR), ("exif_orientation", EXIF_POLICIES)):
+        for name, choices in (
+            ("precision", PRECISIONS),
+            ("on_error", ON_ERROR),
+            ("exif_orientation", EXIF_POLICIES),
+            ("teacher_output", TEACHER_OUTPUTS),
+        ):
             check_choice(name, getattr(self, name), choices)
         if self.interpolation is not None:
             resampling(self.interpolation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,18 +17,22 @@ from torch import Tensor
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images import COLOR_POLICY, list_images, list_others
+from softlabel_codec.interrupted import saying_what_is_kept
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
-from softlabel_codec.store import refuse_finished
 from softlabel_codec.summary import keys_sha256
 from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batches
 from softlabel_codec.teacher.config import EncodeConfig
+from softlabel_codec.teacher.finished import check_made_alike
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
+from softlabel_codec.teacher.outputs import as_logits, check_output
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.workers import is_killed_worker, workers_watched
 from softlabel_codec.version import PACKAGE, library_versions
+from softlabel_codec.wording import counted
 from softlabel_codec.writer import SoftLabelWriter
 
 Progress = Callable[[int, int], None]
+logger = logging.getLogger(__name__)
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,7 +47,7 @@ class EncodeReport:
     num_images : int
         Images in it.
     resumed_images : int
-        Images among them that an earlier, interrupted run had labelled.
+        Images among them that an earlier, interrupted run had labelled; all, if it had finished the file.
     skipped : dict
         Keys of unreadable images, and why they are.
     other_files : list of str
@@ -51,6 +56,8 @@ class EncodeReport:
         Size of the file.
     seconds : float
         Time of this run.
+    finished_before : bool
+        Whether the file was finished already, by an earlier run with the same options.
     """
 
     path: str
@@ -60,6 +67,7 @@ class EncodeReport:
     other_files: list[str]
     file_bytes: int
     seconds: float
+    finished_before: bool = False
 
 
 @dataclass
@@ -82,7 +90,7 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     """Label the crops of all images of a folder and store the labels.
 
     A run that was interrupted is continued by calling this again with the same configuration, and ends with the same
-    bytes as an unbroken one (on the same device and versions).
+    bytes as an unbroken one (on the same device and versions). If it had finished, nothing is done, and the report says so.
 
     Parameters
     ----------
@@ -96,28 +104,39 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     ArgumentError
         If the folder is empty or the teacher cannot be loaded.
     MismatchError
-        If the teacher does not return (B, C) logits, C is not what was expected, or an unfinished file was begun otherwise.
+        If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not what was expected, or an
+        unfinished file was begun otherwise.
+    FileExistsError
+        If the file is there, was made otherwise or with other images, and `overwrite` is not set.
     StateError
         If a process that cuts images was killed. Labels so far are kept.
     OSError
         If an image is unreadable and `on_error` is `fail`, or the disk is full. Labels so far are kept.
     """
     started = time.monotonic()
-    codec = Codec.parse(config.codec)
-    refuse_finished(Path(config.out), config.overwrite)  # before the teacher is loaded, which may take minutes
+    codec, out = Codec.parse(config.codec), Path(config.out)
     keys = list_images(config.images)
-    teacher = load_teacher(config.teacher)
+    teacher = load_teacher(config.teacher, weights=config.teacher_weights, num_classes=config.num_classes, output=config.teacher_output)
     run = _TeacherRun(teacher, config, codec)
     metadata = _provenance(teacher, run, config, keys)
-    crops = {"crops": "pixels"} if config.store_crops else {"crops": "derived", "sampler": config.sampler}
-    with SoftLabelWriter(config.out, run.num_classes, str(codec), metadata, **crops, resume=True, overwrite=config.overwrite) as writer:
+    crops: dict[str, Any] = {"crops": "pixels"} if config.store_crops else {"crops": "derived", "sampler": config.sampler}
+    if out.is_file() and not config.overwrite:
+        found = check_made_alike(out, run.num_classes, codec, metadata, crops, config.on_error)
+        return EncodeReport(str(out), found.num_images, found.num_images, found.skipped, *_ending(config, started), finished_before=True)
+    with SoftLabelWriter(out, run.num_classes, str(codec), metadata, **crops, resume=True, overwrite=config.overwrite) as writer:
         resumed = len(writer)
-        with workers_watched():
+        earlier = f", {counted(resumed, 'image')} of them by an earlier run" if resumed else ""
+        logger.info("%s: labelling %s%s, %s each", out, counted(len(keys), "image"), earlier, counted(config.crops, "crop"))
+        with workers_watched(), saying_what_is_kept(writer):
             skipped = _label_images(run, config, keys, writer, progress or (lambda done, total: None))
-        writer.finish(skipped_keys=list(skipped))
-    out = Path(config.out)
-    others = list_others(config.images)
-    return EncodeReport(str(out), len(writer), resumed, skipped, others, out.stat().st_size, time.monotonic() - started)
+            writer.finish(skipped_keys=list(skipped))
+    logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(skipped))
+    return EncodeReport(str(out), len(writer), resumed, skipped, *_ending(config, started))
+
+
+def _ending(config: EncodeConfig, started: float) -> tuple[list[str], int, float]:
+    """Return what a report ends with: which files were no images, the size of the file, and the time that all took."""
+    return list_others(config.images), Path(config.out).stat().st_size, time.monotonic() - started
 
 
 def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], writer: SoftLabelWriter, progress: Progress) -> dict[str, str]:
@@ -145,13 +164,14 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
                     run.store(labelled, writer, key)
         progress(len(writer) + len(skipped), len(keys))
     if not len(writer):
-        raise OSError(f"{config.images}: none of the {len(keys)} images could be read; the first: {next(iter(skipped.values()))}")
+        raise OSError(f"{config.images}: none of {counted(len(keys), 'image')} could be read; the first: {next(iter(skipped.values()))}")
     return skipped
 
 
 def _skip(key: str, error: str, on_error: str, skipped: dict[str, str]) -> None:
     if on_error == "fail":
         raise OSError(f"image {key!r}: {error}. Repair or remove it, or leave such images out with on_error='skip' (--on-error skip)")
+    logger.warning("image %r skipped: %s", key, error)
     skipped[key] = error
 
 
@@ -166,13 +186,14 @@ class _TeacherRun:
         self.size = config.size or teacher.input_size
         self.mean, self.std = config.mean or teacher.mean, config.std or teacher.std
         self.interpolation = config.interpolation or teacher.interpolation
-        self._model, self._name = teacher.model.to(self.device), teacher.name
+        self._model, self._name, self._output = teacher.model.to(self.device), teacher.name, teacher.output
         self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast
         self._codec, self._temperature, self._store_crops = codec, config.temperature, config.store_crops
         self.num_classes = config.num_classes or 0
         with _reproducible(), torch.inference_mode():
-            probe = self._logits(torch.zeros(2, 3, self.size, self.size, dtype=torch.uint8))
+            probe = self._forward(_noise(self.size))
         self.num_classes = self._check(probe, 2, config.num_classes)
+        check_output(probe, self._output, self._name)
 
     def label(self, batches: Any) -> Iterator[tuple[list[CutRun], list[dict[str, np.ndarray[Any, Any]]]]]:
         """Yield the runs of each batch and their labels, one batch behind: the device works while the labels before are stored."""
@@ -191,15 +212,16 @@ class _TeacherRun:
         try:
             labelled.add_to(writer, key, self._store_crops)
         except ArgumentError as error:
-            raise MismatchError(f"teacher {self._name}: gives no labels that can be stored: {error}") from None
+            advice = "" if self._output == "logits" else ". It was said to return probabilities (teacher_output)"
+            raise MismatchError(f"teacher {self._name}: gives no labels that can be stored: {error}{advice}") from None
 
     def _label_pixels(self, pixels: Tensor, lengths: list[int]) -> list[dict[str, Tensor]]:
         """Return the labels of runs of crops of these lengths; none of a run without crops."""
         if not len(pixels):
             return [{} for _ in lengths]
-        logits = self._logits(pixels)
-        self._check(logits, len(pixels), self.num_classes)
-        return [self._labels(part) if len(part) else {} for part in torch.split(logits.float(), lengths)]
+        output = self._forward(pixels)
+        self._check(output, len(pixels), self.num_classes)
+        return [self._labels(part) if len(part) else {} for part in torch.split(as_logits(output, self._output), lengths)]
 
     def _labels(self, logits: Tensor) -> dict[str, Tensor]:
         if self._codec.content == "logits":
@@ -209,7 +231,8 @@ class _TeacherRun:
             return {"probs": probs}
         return device_labels(probs, self._codec)
 
-    def _logits(self, pixels: Tensor) -> Tensor:
+    def _forward(self, pixels: Tensor) -> Tensor:
+        """Return what the teacher says of crops, which may be logits or probabilities."""
         images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std).contiguous(memory_format=torch.channels_last)
         try:
             with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
@@ -217,7 +240,7 @@ class _TeacherRun:
         except Exception as error:
             if is_killed_worker(error):
                 raise
-            what = f"failed on {len(pixels)} crops of {self.size} x {self.size} pixels with {type(error).__name__}: {error}"
+            what = f"failed on {counted(len(pixels), 'crop')} of {self.size} x {self.size} pixels with {type(error).__name__}: {error}"
             raise MismatchError(f"teacher {self._name}: {what}") from error
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor):
@@ -226,11 +249,16 @@ class _TeacherRun:
 
     def _check(self, logits: Tensor, batch: int, num_classes: int | None) -> int:
         if logits.ndim != 2 or len(logits) != batch or not logits.is_floating_point():
-            found = f"{logits.dtype} of shape {tuple(logits.shape)}"
-            raise MismatchError(f"teacher {self._name}: expected float logits of shape ({batch}, C) for {batch} crops, got {found}")
+            expected = f"expected float logits of shape ({batch}, C) for {counted(batch, 'crop')}"
+            raise MismatchError(f"teacher {self._name}: {expected}, got {logits.dtype} of shape {tuple(logits.shape)}")
         if num_classes and logits.shape[1] != num_classes:
             raise MismatchError(f"teacher {self._name}: expected {num_classes} classes, got {logits.shape[1]}")
         return int(logits.shape[1])
+
+
+def _noise(size: int) -> Tensor:
+    """Return pixels (2, 3, size, size) that say nothing, the same each time."""
+    return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
@@ -281,9 +309,10 @@ def _reproducible() -> Iterator[None]:
 
 def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: list[str]) -> dict[str, Any]:
     """Return what the file says about how its labels were made (spec/container-v1.md, section 4.1)."""
-    made_by = {"code_sha256": teacher.code_sha256} if teacher.code_sha256 else {}
+    made_by = {name: value for name in ("weights", "code_sha256") if (value := getattr(teacher, name))}
     return {
         "teacher": {"name": teacher.name, "source": teacher.source, **made_by, "weights_sha256": weights_sha256(teacher.model)},
+        "teacher_output": teacher.output,
         "temperature": config.temperature,
         "precision": run.precision,
         "preprocessing": {

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from softlabel_codec.arguments import TEACHER_OUTPUTS, check_choice
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.factories import call_factory, foreign_library, run_foreign
 from softlabel_codec.images import resampling
-from softlabel_codec.teacher.config import MAX_INPUT_SIZE
+from softlabel_codec.students import network_state, read_weights, take_weights
+from softlabel_codec.teacher.config import MAX_INPUT_SIZE, UNTRAINED
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Teacher:
     Attributes
     ----------
     model : nn.Module
-        Images (B, 3, size, size), normalised, to logits (B, C). In eval mode, without gradients.
+        Images (B, 3, size, size), normalised, to logits (B, C), or probabilities: see `output`. In eval mode, without gradients.
     name : str
         What to call it.
     source : str
@@ -36,6 +44,10 @@ class Teacher:
         How its images are scaled.
     code_sha256 : str
         SHA-256 of the file that it was made by; empty if it does not come from a file.
+    weights : str
+        Where its weights came from, if not from the library or the factory: the name of a file, without folders, or `none`.
+    output : str
+        What the model returns: `logits` or `probs`.
     """
 
     model: nn.Module
@@ -46,9 +58,13 @@ class Teacher:
     std: Triple = IMAGENET_STD
     interpolation: str = "bilinear"
     code_sha256: str = ""
+    weights: str = ""
+    output: str = "logits"
 
 
-def load_teacher(text: str) -> Teacher:
+def load_teacher(
+    text: str, *, weights: str | os.PathLike[str] | None = None, num_classes: int | None = None, output: str = "logits"
+) -> Teacher:
     """Return the teacher that a text names.
 
     Parameters
@@ -56,21 +72,35 @@ def load_teacher(text: str) -> Teacher:
     text : str
         `FILE.py:FACTORY` or `MODULE:FACTORY`: a function without arguments that returns an `nn.Module`; beside it may stand `NAME`,
         `INPUT_SIZE`, `MEAN`, `STD` and `INTERPOLATION`. `timm:NAME` or `torchvision:NAME`: a pretrained model of that library.
+    weights : path, optional
+        For a model of a library: a file of weights to use instead of those that the library would fetch, as a training script wrote it
+        (a `state_dict`, or a checkpoint that holds one); or `none`, for a network without training, the same each time.
+    num_classes : int, optional
+        Number of classes of a network with such weights, if it is not that of the file's last layer or the library's.
+    output : str
+        What the model returns: `logits` or `probs`.
 
     Raises
     ------
     ArgumentError
         If there is no such file, module, factory or model, or the factory fails.
+    CorruptError
+        If the file of weights cannot be read without running code.
     MismatchError
-        If the factory returns something else than an `nn.Module`.
+        If the factory returns something else than an `nn.Module`, or the weights are those of another network.
     """
+    check_choice("teacher_output", output, TEACHER_OUTPUTS)
     where, separator, name = text.rpartition(":")
     if not separator or not where or not name:
         raise ArgumentError(f"teacher: expected FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME, got {text!r}")
     load = {"timm": _from_timm, "torchvision": _from_torchvision}.get(where)
-    teacher = load(name) if load else _from_factory(where, name)
+    own = None if weights is None else os.fspath(weights)
+    if load is None and own is not None:
+        raise ArgumentError(f"teacher_weights: is for timm:NAME and torchvision:NAME; {text} loads its weights itself")
+    teacher = load(name, own, num_classes) if load else _from_factory(where, name)
     teacher.model.eval().requires_grad_(False)
-    return teacher
+    logger.info("teacher %s: loaded%s", teacher.name, f" with weights {own}" if own else "")
+    return replace(teacher, weights=Path(own).name if own else "", output=output)
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -106,9 +136,14 @@ def _from_factory(where: str, name: str) -> Teacher:
     )
 
 
-def _from_timm(name: str) -> Teacher:
+def _from_timm(name: str, weights: str | None, num_classes: int | None) -> Teacher:
     timm = foreign_library("teacher", "timm")
-    model = run_foreign("teacher", lambda: timm.create_model(name, pretrained=True), f"timm:{name}")
+
+    def make(**how: Any) -> nn.Module:
+        made: nn.Module = run_foreign("teacher", lambda: timm.create_model(name, pretrained=weights is None, **how), f"timm:{name}")
+        return made
+
+    model = make() if weights is None else _with_weights(make, weights, num_classes)
     config = timm.data.resolve_model_data_config(model)
     size = config["input_size"][-1]
     return Teacher(
@@ -116,9 +151,15 @@ def _from_timm(name: str) -> Teacher:
     )
 
 
-def _from_torchvision(name: str) -> Teacher:
+def _from_torchvision(name: str, weights: str | None, num_classes: int | None) -> Teacher:
     torchvision = foreign_library("teacher", "torchvision")
-    model = run_foreign("teacher", lambda: torchvision.models.get_model(name, weights="DEFAULT"), f"torchvision:{name}")
+
+    def make(**how: Any) -> nn.Module:
+        which = "DEFAULT" if weights is None else None
+        made: nn.Module = run_foreign("teacher", lambda: torchvision.models.get_model(name, weights=which, **how), f"torchvision:{name}")
+        return made
+
+    model = make() if weights is None else _with_weights(make, weights, num_classes)
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     size = preset.crop_size[0]
     return Teacher(
@@ -130,3 +171,30 @@ def _from_torchvision(name: str) -> Teacher:
         as_std(preset.std),
         preset.interpolation.value,
     )
+
+
+def _with_weights(make: Callable[..., nn.Module], weights: str, num_classes: int | None) -> nn.Module:
+    """Return a network of a library with the weights in a file, or without training."""
+    wanted = {} if num_classes is None else {"num_classes": num_classes}
+    if weights == UNTRAINED:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # or a run that was interrupted could not be continued
+            return make(**wanted)
+    state = network_state(read_weights(weights))
+    model = make(**wanted)
+    found = None if wanted else _classes_of_head(model.state_dict(), state)
+    if found is not None:
+        model = make(num_classes=found)
+    take_weights(model, state, weights)
+    return model
+
+
+def _classes_of_head(usual: Mapping[str, Any], state: Mapping[str, Any]) -> int | None:
+    """Return for how many classes a file's network was made, if nothing but that tells it from the usual one."""
+    rows = {
+        len(state[name])
+        for name, value in usual.items()
+        if isinstance(state.get(name), torch.Tensor) and value.ndim and state[name].shape[1:] == value.shape[1:]
+        if len(state[name]) != len(value)
+    }
+    return rows.pop() if len(rows) == 1 else None

@@ -13,6 +13,7 @@ from softlabel_codec.errors import CorruptError, MismatchError, StateError
 from softlabel_codec.students import read_weights
 from softlabel_codec.train_config import WHERE_IT_RUNS, TrainConfig
 from softlabel_codec.trainer.files import whole_file
+from softlabel_codec.wording import counted
 
 NAME, WEIGHTS = "checkpoint.pt", "weights.pt"
 
@@ -81,5 +82,5 @@ def load_checkpoint(folder: Path, config: TrainConfig, trained_on: Mapping[str, 
             raise MismatchError(f"{path}: was made with other {what} ({found}). Use the same ones, or another --out")
     if state["world_size"] != world_size:
         advice = "Continue it with as many, since others would draw other crops, or use another --out"
-        raise MismatchError(f"{path}: was made by {state['world_size']} processes, expected {world_size}. {advice}")
+        raise MismatchError(f"{path}: was made by {counted(state['world_size'], 'process', 'processes')}, expected {world_size}. {advice}")
     return state

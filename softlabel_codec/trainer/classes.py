@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.wording import counted
 
 
 def class_folders(keys: Iterable[str]) -> list[str]:
@@ -25,7 +26,8 @@ def class_folders(keys: Iterable[str]) -> list[str]:
 
 def unknown_classes(folder: str | os.PathLike[str], found: int, num_classes: int | None) -> str:
     """Return what to say where nobody can know which of `num_classes` classes the folders are."""
-    return f"{folder}: has {found} class folders, expected {num_classes}. Say with --classes FILE which class folder has which number"
+    counts = f"has {counted(found, 'class folder')}, expected {num_classes}"
+    return f"{folder}: {counts}. Say with --classes FILE which class folder has which number"
 
 
 def read_class_folders(path: str | os.PathLike[str]) -> list[str]:
@@ -55,7 +57,7 @@ def classes_of(keys: Sequence[str], folders: Sequence[str], where: str) -> NDArr
     for key in keys:
         if _folder(key) not in numbers:
             advice = "Say with --classes FILE which class folder has which number"
-            raise MismatchError(f"{where}: the image {key!r} lies in none of the {len(folders)} class folders. {advice}")
+            raise MismatchError(f"{where}: the image {key!r} lies in none of the {counted(len(folders), 'class folder')}. {advice}")
     return np.array([numbers[_folder(key)] for key in keys], np.int64)
 
 

@@ -21,6 +21,7 @@ from softlabel_codec.trainer.outcome import Cell, CompareReport, draw_comparison
 from softlabel_codec.trainer.processes import find_device
 from softlabel_codec.trainer.quality import label_quality
 from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
+from softlabel_codec.wording import counted
 
 Progress = Callable[[int, int], None]
 TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
@@ -153,7 +154,7 @@ def _check_cells(cells: Sequence[_Planned]) -> None:
     for cell in cells:
         first = firsts.setdefault(str(cell.varied), cell)
         if cell.fingerprints["images"] != first.fingerprints["images"]:
-            counts = f"{cell.num_images} images, {first.name!r} on {first.num_images}"
+            counts = f"{counted(cell.num_images, 'image')}, {first.name!r} on {first.num_images}"
             advice = "Compare labels of the same images (and classes)"
             raise MismatchError(f"sources: {cell.name!r} would train on {counts}, and not the same ones. {advice}")
 

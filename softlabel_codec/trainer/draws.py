@@ -8,6 +8,7 @@ import numpy as np
 
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.train_config import TrainConfig
+from softlabel_codec.wording import counted
 
 
 class Draw(NamedTuple):
@@ -45,12 +46,12 @@ def epoch_draws(config: TrainConfig, num_images: int, epoch: int, rank: int = 0,
     """
     at_a_time, order, place = _order(config, num_images, epoch)
     images_per_step = config.batch_size // at_a_time
+    images = counted(images_per_step, "image")
     if images_per_step % world_size:
-        raise ArgumentError(
-            f"batch_size: {config.batch_size} crops are {images_per_step} images, which {world_size} processes cannot share evenly"
-        )
+        crops = counted(config.batch_size, "crop")
+        raise ArgumentError(f"batch_size: {crops} are {images}, which {world_size} processes cannot share evenly")
     if images_per_step > len(order):
-        raise ArgumentError(f"batch_size: a step takes {images_per_step} images, but an epoch has only {len(order)}: make it smaller")
+        raise ArgumentError(f"batch_size: a step takes {images}, but an epoch has only {len(order)}: make it smaller")
     share = images_per_step // world_size
     steps = []
     for start in range(0, len(order) - images_per_step + 1, images_per_step):

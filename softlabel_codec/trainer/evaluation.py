@@ -22,6 +22,7 @@ from softlabel_codec.torch.pixels import normalize, to_tensor
 from softlabel_codec.trainer.classes import classes_of
 from softlabel_codec.trainer.fingerprints import images_sha256
 from softlabel_codec.trainer.memory import ImageMemory
+from softlabel_codec.wording import counted
 
 CALIBRATION_BINS = 15
 LOWER_THE_RATE = "Start again with a lower --learning-rate in another --out (--weights OUT/checkpoint.pt begins from the last good weights)"
@@ -186,7 +187,7 @@ class Evaluator:
                 logits = model(normalize(pixels, self._mean, self._std))
             if logits.shape[1] <= int(self.images.classes.max()):
                 found = int(self.images.classes.max()) + 1
-                raise MismatchError(f"{self.images.folder}: has {found} classes, the network {logits.shape[1]}")
+                raise MismatchError(f"{self.images.folder}: has {counted(found, 'class', 'classes')}, the network {logits.shape[1]}")
             probs.append(torch.softmax(logits.float(), dim=1).cpu())
             classes.append(numbers.cpu())
         model.train(was_training)

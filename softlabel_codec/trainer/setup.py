@@ -32,6 +32,7 @@ from softlabel_codec.trainer.fingerprints import file_sha256, images_sha256
 from softlabel_codec.trainer.label_maps import LabelMaps
 from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.sources import FreshCrops, MappedCrops, Source, StoredCrops
+from softlabel_codec.wording import counted
 
 OnlineTeacher = Callable[[Tensor], Tensor]
 _CROPS_COMPARED = 200
@@ -278,7 +279,8 @@ def _load_maps(config: TrainConfig, keys: Sequence[str]) -> LabelMaps:
     maps = LabelMaps.load(config.labels)
     missing = [key for key in keys if key not in maps.numbers]
     if missing:
-        raise MismatchError(f"{config.labels}: there are no label maps of {len(missing)} of {len(keys)} images, {missing[0]!r} first")
+        some = f"{len(missing)} of {counted(len(keys), 'image')}"
+        raise MismatchError(f"{config.labels}: there are no label maps of {some}, {missing[0]!r} first")
     return maps
 
 
@@ -289,7 +291,7 @@ def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) ->
     if config.num_classes not in (None, num_classes):
         raise MismatchError(f"{config.labels}: expected labels of {config.num_classes} classes, got {num_classes}")
     if config.classes is not None and len(folders) != num_classes:
-        raise MismatchError(f"{config.classes}: expected {num_classes} class folders, got {len(folders)}")
+        raise MismatchError(f"{config.classes}: expected {counted(num_classes, 'class folder')}, got {len(folders)}")
     return (folders if len(folders) == num_classes else []), num_classes
 
 

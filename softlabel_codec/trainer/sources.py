@@ -18,6 +18,7 @@ from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.trainer.draws import Draw
 from softlabel_codec.trainer.label_maps import LabelMaps
+from softlabel_codec.wording import counted
 
 
 class Crops(NamedTuple):
@@ -60,7 +61,7 @@ class StoredCrops:
         available = self.reader.num_crops
         if self.stored_crops is not None and len(available) and int(available.min()) < self.stored_crops:
             raise ArgumentError(
-                f"stored_crops: {self.reader.path} has images with only {int(available.min())} crops, got {self.stored_crops}"
+                f"stored_crops: {self.reader.path} has images with only {counted(int(available.min()), 'crop')}, got {self.stored_crops}"
             )
         self._num_crops = available if self.stored_crops is None else np.minimum(available, self.stored_crops)
 

@@ -1,0 +1,107 @@
+"""How every command of `slcodec` behaves: nothing given is dropped, errors are a message and an exit code, streams are open."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softlabel_codec.cli.output import printable
+from softlabel_codec.cli.streams import open_standard_streams
+from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
+
+BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+_EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "sklearn": "demo"}
+
+
+class _NothingDropped(click.Command):
+    """A command that refuses an option that is given twice, of which click would keep the last value only."""
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def parse_all(args: list[str]) -> Any:
+            values, rest, order = parse(args)
+            if not ctx.resilient_parsing:
+                _refuse_repeated(order, ctx)
+            return values, rest, order
+
+        parser.parse_args = parse_all  # type: ignore[method-assign]
+        return parser
+
+
+def _refuse_repeated(order: list[click.Parameter], ctx: click.Context) -> None:
+    """Raise a usage error if an option stands twice in the order in which parameters were given, unless it collects values."""
+    seen: set[int] = set()
+    for parameter in order:
+        plain_flag = isinstance(parameter, click.Option) and parameter.is_flag and not parameter.secondary_opts
+        if isinstance(parameter, click.Option) and not (parameter.multiple or plain_flag):
+            if id(parameter) in seen:
+                raise click.UsageError(f"Option {'/'.join(f'{name!r}' for name in parameter.opts)} is given more than once.", ctx)
+            seen.add(id(parameter))
+
+
+class Command(_NothingDropped):
+    """A command of `slcodec`."""
+
+
+class Group(_NothingDropped, click.Group):
+    """A command group whose commands fail with a message and an exit code, never with a traceback."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        open_standard_streams()
+        return super().main(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ArgumentError as error:
+            _fail(error, WRONG_USAGE)
+        except BrokenPipeError:
+            raise  # click ends quietly
+        except (SoftLabelError, OSError) as error:
+            _fail(error, BAD_INPUT)
+        except ModuleNotFoundError as error:
+            if error.name not in _EXTRAS:
+                raise
+            _fail(StateError(f"{error.name} is not installed: pip install 'softlabel_codec[{_EXTRAS[error.name]}]'"), BAD_INPUT)
+        except KeyboardInterrupt as error:
+            click.echo(f"slcodec: interrupted{'. ' if str(error) else ''}{printable(error)}", err=True)
+            sys.exit(INTERRUPTED)
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], Command]:
+    """Return what makes a command of `slcodec` of a function."""
+    return click.command(name, cls=Command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+quiet_option = click.option(
+    "--quiet", "-q", is_flag=True, help="Say nothing of the progress: no bar on a terminal, no line every half minute elsewhere."
+)
+
+
+class FileToWrite(click.Path):
+    """The path of a file to be written, whose folder must be there: better said now than after an hour."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        folder = Path(os.fsdecode(path)).parent
+        if not folder.is_dir():
+            self.fail(f"{printable(path)!r}: there is no folder {printable(folder)!r}.", param, ctx)
+        return path
+
+
+def _fail(error: BaseException, code: int) -> None:
+    if isinstance(error, OSError) and error.filename is not None:
+        error = OSError(f"{error.filename}: {error.strerror}")
+    click.echo(f"slcodec: {printable(error)}", err=True)
+    sys.exit(code)

@@ -1,0 +1,106 @@
+"""Files of weights, read without running code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
+from softlabel_codec.frame import MAGIC
+
+_NAMES_OF_STATES = ("average", "state_dict_ema", "model_ema", "ema", "state_dict", "model")
+"""Under which a checkpoint keeps a network's state: ours, timm's, torchvision's and others'. An average is what such a run is judged by."""
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What parallel, averaged and compiled networks put before the names of their parameters."""
+
+
+class _Forgotten:
+    """Stands in for the options of a training script, `argparse.Namespace`, of which nothing is wanted."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load weights into a network: a plain `state_dict`, or what stands under `model` in a checkpoint.
+
+    Raises
+    ------
+    CorruptError
+        If the file holds no weights that can be read without running code.
+    ArgumentError
+        If it is a label file.
+    MismatchError
+        If they belong to another network.
+    """
+    found = read_weights(path)
+    take_weights(model, found.get("model", found), path)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a file of weights holds, read with torch's safe loader.
+
+    Raises
+    ------
+    CorruptError
+        If it cannot be read so, or holds no mapping.
+    ArgumentError
+        If it is a label file.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            raise ArgumentError(f"{path}: is a label file: expected weights (checkpoint.pt of a run, or a state_dict)")
+    try:
+        with torch.serialization.safe_globals([(_Forgotten, "argparse.Namespace")]):
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises what its many layers raise for a damaged file
+        raise CorruptError(f"{path}: no weights that can be read without running code: {_reason(error)}") from None
+    if not isinstance(found, dict) or not found:
+        raise CorruptError(f"{path}: expected a state_dict, got {type(found).__name__}")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file was not read, without torch's advice to run the code in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return f"it asks for {wanted[1]}" if wanted else "it is not what torch.save writes"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def take_weights(model: nn.Module, state: Any, path: str | os.PathLike[str]) -> None:
+    """Put a `state_dict`, read from `path`, into a network; MismatchError if it belongs to another."""
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]] or [str(error)]
+        raise MismatchError(f"{path}: the weights of another network: {' '.join(lines)}") from None
+
+
+def network_state(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `state_dict` in a file of weights, wherever training scripts put it, with the names of the bare network.
+
+    Examples
+    --------
+    >>> network_state({"epoch": 3, "state_dict": {"module.fc.bias": 0.5}})
+    {'fc.bias': 0.5}
+    """
+    for name in _NAMES_OF_STATES:
+        if isinstance(found.get(name), Mapping):
+            found = found[name]
+            break
+    state = {str(name): value for name, value in found.items() if name != "n_averaged"}  # of torch's AveragedModel
+    while prefix := next((wrapper for wrapper in _WRAPPERS if state and all(name.startswith(wrapper) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state

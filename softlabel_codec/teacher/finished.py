@@ -1,0 +1,65 @@
+"""A file that is there already: whether it is what a labelling run would make."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softlabel_codec.codec import Codec
+from softlabel_codec.description import Description, difference
+from softlabel_codec.errors import FormatError
+from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.wording import counted
+
+NOT_COMPARED = ("package", "libraries")
+"""Metadata that an update changes: no reason to label everything again."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinishedFile:
+    """A file that an earlier run finished: how many images are in it, and which were skipped."""
+
+    num_images: int
+    skipped: dict[str, str]
+
+
+def check_made_alike(
+    path: Path, num_classes: int, codec: Codec, metadata: Mapping[str, Any], crops: Mapping[str, Any], on_error: str
+) -> FinishedFile:
+    """Return what is in a finished file, if a run with these options on these images would make the same.
+
+    A job that is started again after its end, as batch systems do, is no mistake.
+
+    Raises
+    ------
+    FileExistsError
+        If it was made otherwise, or is no label file; the text says what differs.
+    """
+    wanted = Description(num_classes, codec, crops["crops"], _compared(metadata), sampler=crops.get("sampler"))
+    try:
+        with SoftLabelReader(path) as reader:
+            found = reader.beginning.description
+            skipped: list[str] = reader.summary.get("skipped_keys", [])
+            num_images = len(reader)
+    except FormatError as error:
+        raise _exists(path, f"is no finished label file ({type(error).__name__})") from None
+    made = Description(found.num_classes, found.codec, found.crops, _compared(found.metadata), sampler=found.sampler)
+    if made != wanted:
+        raise _exists(path, f"was made otherwise: {difference(made, wanted)}")
+    if skipped and on_error == "fail":
+        raise _exists(path, f"lacks {counted(len(skipped), 'image')} that could not be read, {skipped[0]!r} first")
+    logger.info("%s: finished before, with the same options: %s", path, counted(num_images, "image"))
+    return FinishedFile(num_images, dict.fromkeys(skipped, "could not be read by the run that made the file"))
+
+
+def _compared(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name not in NOT_COMPARED}
+
+
+def _exists(path: Path, what: str) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, f"the file exists and {what}. Pass overwrite=True (--overwrite) to replace it", str(path))

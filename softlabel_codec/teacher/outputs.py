@@ -1,0 +1,45 @@
+"""What a teacher returns: logits, or probabilities that must not be taken for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softlabel_codec.errors import MismatchError
+
+_SMALLEST_TOLERANCE = 1e-4
+
+
+def check_output(output: Tensor, kind: str, teacher: str) -> None:
+    """Raise MismatchError unless a teacher's output (B, C) for some crops is what it is said to be, `logits` or `probs`.
+
+    Probabilities that are taken for logits give labels that say nothing: the softmax of numbers between 0 and 1 is nearly even.
+    """
+    all_probs = bool(_are_probs(output).all())
+    if kind == "logits" and all_probs:
+        advice = "Say --teacher-output probs (teacher_output='probs'), or let it return what its last softmax is given"
+        raise MismatchError(f"teacher {teacher}: expected logits, got probabilities: all are at least 0, and each row sums to 1. {advice}")
+    if kind == "probs" and not all_probs:
+        found = f"values from {float(output.min()):.4g} to {float(output.max()):.4g}, and sums from "
+        sums = output.float().sum(dim=1)
+        advice = "If they are logits, leave out --teacher-output (teacher_output)"
+        raise MismatchError(
+            f"teacher {teacher}: expected probabilities, of which each row sums to 1, got {found}"
+            f"{float(sums.min()):.4g} to {float(sums.max()):.4g}. {advice}"
+        )
+
+
+def as_logits(output: Tensor, kind: str) -> Tensor:
+    """Return float32 logits (B, C) for a teacher's output: of probabilities their logarithms, whose softmax they are again.
+
+    Rows that are no probabilities after all become NaN, which no file takes.
+    """
+    if kind == "logits":
+        return output.float()
+    return torch.where(_are_probs(output)[:, None], output.float(), torch.nan).log()
+
+
+def _are_probs(output: Tensor) -> Tensor:
+    """Return for each row whether it is at least 0 and sums to 1, as exactly as its type of number can."""
+    tolerance = max(_SMALLEST_TOLERANCE, 2 * torch.finfo(output.dtype).eps)
+    return (output >= 0).all(dim=1) & ((output.float().sum(dim=1) - 1).abs() <= tolerance)
