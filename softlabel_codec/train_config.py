@@ -12,13 +12,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, check_choice
+from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, TEACHER_OUTPUTS, check_choice
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.wording import counted
 
 TRUTH, ONLINE = "truth", "online"
 OPTIMIZERS = ("sgd", "adamw")
-WHERE_IT_RUNS = ("images", "labels", "teacher", "val", "classes", "out", "workers", "device", "val_epochs", "checkpoint_epochs", "resume")
+WHERE_IT_RUNS = (
+    *("images", "labels", "teacher", "teacher_weights", "val", "classes", "out"),
+    *("workers", "device", "val_epochs", "checkpoint_epochs", "resume"),
+)
 """Options that do not change what is trained, or where to find what fingerprints tell: a run may be continued with others."""
 MOMENTUM = 0.9
 """Of SGD, unless said otherwise."""
@@ -49,6 +52,8 @@ class TrainConfig:
     classes: str | None = _option(None, "File that lists the class folders in the order of their numbers.  [default: ascending]")
     weights: str | None = _option(None, "File of weights to begin with.")
     teacher: str | None = _option(None, "Teacher for labels=online, as for 'slcodec encode'.")
+    teacher_weights: str | None = _option(None, "Its weights, likewise: a file, or none.  [default: those of its library or factory]")
+    teacher_output: str | None = _option(None, "What it returns, likewise: logits or probs.  [default: logits]")
     val: str | None = _option(None, "Folder of validation images, CLASS/NAME.")
     val_epochs: int = _option(1, "Look at them after so many epochs, and after the last.")
     epochs: int = _option(100, "Epochs: each takes as many crops as there are images.")
@@ -123,15 +128,20 @@ class TrainConfig:
         _check(
             "teacher", (self.teacher is not None) == (self.labels == ONLINE), "a teacher with labels=online, and only there", self.teacher
         )
+        for name in ("teacher_weights", "teacher_output"):
+            _check(name, getattr(self, name) is None or self.labels == ONLINE, "nothing without labels=online", getattr(self, name))
         whole = f"a multiple of crops_per_image={self.crops_per_image}"
         _check("batch_size", self.batch_size % self.crops_per_image == 0, whole, self.batch_size)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         self._check_momentum()
         check_choice("precision", self.precision, PRECISIONS)
-        if self.interpolation is not None:
-            check_choice("interpolation", self.interpolation, INTERPOLATIONS)
-        if self.exif_orientation is not None:
-            check_choice("exif_orientation", self.exif_orientation, EXIF_POLICIES)
+        for name, choices in (
+            ("interpolation", INTERPOLATIONS),
+            ("exif_orientation", EXIF_POLICIES),
+            ("teacher_output", TEACHER_OUTPUTS),
+        ):
+            if getattr(self, name) is not None:
+                check_choice(name, getattr(self, name), choices)
 
     def _check_momentum(self) -> None:
         of_sgd = "nothing with optimizer='adamw': it is for sgd"

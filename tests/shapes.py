@@ -38,6 +38,13 @@ class Nearest(nn.Module):
 def build():
     return Nearest()
 
+class Softmax(Nearest):
+    def forward(self, images):
+        return super().forward(images).softmax(1)
+
+def probs():
+    return Softmax()
+
 def seven():
     return nn.Sequential(nn.Flatten(), nn.Linear(768, 7))
 

@@ -1,5 +1,6 @@
 """The teacher side: labelling image folders."""
 
+import argparse
 import importlib.metadata
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from softlabel_codec import ArgumentError, Codec, MismatchError, SoftLabelReader, StateError
+from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, StateError
 from softlabel_codec.images import apply_crop, load_image
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
@@ -407,33 +408,203 @@ def test_two_runs_at_once(image_folder, tmp_path, teacher_file):
         encode(config(image_folder, tmp_path, teacher_file))
 
 
-def small_model():
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 20 * 20, 10))
+def small_model(num_classes=10):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 20 * 20, num_classes))
 
 
-def test_models_of_timm(monkeypatch):
+@pytest.fixture
+def timm(monkeypatch):
+    """A stand-in for timm with one model, `tiny`; pretrained weights are all 7."""
+
+    def create_model(name, pretrained, num_classes=1000):
+        assert name == "tiny"
+        model = small_model(num_classes)
+        if pretrained:
+            torch.nn.init.constant_(model[1].weight, 7.0)
+        return model
+
     config = {"input_size": (3, 20, 20), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bicubic"}
-    timm = SimpleNamespace(
-        create_model=lambda name, pretrained: small_model() if (name, pretrained) == ("tiny", True) else None,
-        data=SimpleNamespace(resolve_model_data_config=lambda model: config),
-    )
-    monkeypatch.setitem(sys.modules, "timm", timm)
+    data = SimpleNamespace(resolve_model_data_config=lambda model: config)
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, data=data))
+
+
+@pytest.fixture
+def torchvision(monkeypatch):
+    """A stand-in for torchvision, likewise."""
+
+    def get_model(name, weights, num_classes=1000):
+        assert name == "tiny"
+        model = small_model(num_classes)
+        if weights == "DEFAULT":
+            torch.nn.init.constant_(model[1].weight, 7.0)
+        return model
+
+    preset = SimpleNamespace(crop_size=[20], mean=[0.1] * 3, std=[0.2] * 3, interpolation=SimpleNamespace(value="bilinear"))
+    weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: preset))
+    models = SimpleNamespace(get_model=get_model, get_model_weights=lambda name: weights)
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=models))
+
+
+def test_models_of_timm(timm):
     teacher = load_teacher("timm:tiny")
     assert (teacher.name, teacher.source, teacher.input_size) == ("timm tiny", "timm:tiny", 20)
     assert (teacher.mean, teacher.std, teacher.interpolation) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
     assert not teacher.model.training
+    assert bool((teacher.model[1].weight == 7).all())
 
 
-def test_models_of_torchvision(monkeypatch):
-    preset = SimpleNamespace(crop_size=[20], mean=[0.1] * 3, std=[0.2] * 3, interpolation=SimpleNamespace(value="bilinear"))
-    weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: preset))
-    models = SimpleNamespace(get_model=lambda name, weights: small_model(), get_model_weights=lambda name: weights)
-    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=models))
+def test_models_of_torchvision(torchvision):
     teacher = load_teacher("torchvision:tiny")
     assert (teacher.name, teacher.input_size, teacher.mean, teacher.std) == ("torchvision tiny", 20, (0.1,) * 3, (0.2,) * 3)
+    assert bool((teacher.model[1].weight == 7).all())
 
 
 def test_libraries_that_are_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ArgumentError, match="teacher: timm is not installed"):
         load_teacher("timm:resnet50")
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_an_untrained_network_of_a_library_is_the_same_each_time(library, timm, torchvision):
+    torch.manual_seed(5)
+    first = load_teacher(f"{library}:tiny", weights="none", num_classes=12)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.rand(1) == after  # other random numbers are not touched
+    again = load_teacher(f"{library}:tiny", weights="none", num_classes=12)
+    assert (first.weights, first.model[1].out_features) == ("none", 12)
+    assert weights_sha256(first.model) == weights_sha256(again.model)
+    assert not bool((first.model[1].weight == 7).any())
+    assert load_teacher(f"{library}:tiny", weights="none").model[1].out_features == 1000
+
+
+WRAPPED = {
+    "a state_dict": lambda state: state,
+    "torchvision's checkpoint": lambda state: {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1, output=Path("x").name)},
+    "timm's checkpoint": lambda state: {"arch": "tiny", "state_dict": state, "args": argparse.Namespace(model="tiny"), "version": 2},
+    "of a parallel network": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "of a compiled, parallel network": lambda state: {"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}},
+    "averaged": lambda state: {
+        "model": {name: value + 1 for name, value in state.items()},
+        "model_ema": {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in state.items()}},
+    },
+    "timm's average": lambda state: {"state_dict": {name: value + 1 for name, value in state.items()}, "state_dict_ema": state},
+    "an average beside its decay": lambda state: {"state_dict": state, "ema": 0.99},
+    "our trainer's checkpoint": lambda state: {"model": state, "average": None, "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.parametrize("wrapped", WRAPPED)
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_ones_own_checkpoint_of_a_network_of_a_library(library, wrapped, num_classes, timm, torchvision, tmp_path):
+    torch.manual_seed(3)
+    own = small_model(num_classes)
+    torch.save(WRAPPED[wrapped](own.state_dict()), tmp_path / "mine.pt")
+    teacher = load_teacher(f"{library}:tiny", weights=tmp_path / "mine.pt")
+    assert weights_sha256(teacher.model) == weights_sha256(own)
+    assert (teacher.weights, teacher.input_size) == ("mine.pt", 20)
+
+
+def test_weights_that_do_not_fit(timm, teacher_file, tmp_path):
+    torch.save(small_model(10).state_dict(), tmp_path / "ten.pt")
+    with pytest.raises(MismatchError, match=r"ten\.pt: the weights of another network: .*1\.weight"):
+        load_teacher("timm:tiny", weights=tmp_path / "ten.pt", num_classes=12)
+    torch.save({"state_dict": torch.nn.Linear(3, 2).state_dict()}, tmp_path / "other.pt")
+    with pytest.raises(MismatchError, match=r"other\.pt: the weights of another network"):
+        load_teacher("timm:tiny", weights=tmp_path / "other.pt")
+    torch.save(small_model(), tmp_path / "code.pt")
+    with pytest.raises(CorruptError, match=r"code\.pt: no weights that can be read without running code: it asks for torch\.nn"):
+        load_teacher("timm:tiny", weights=tmp_path / "code.pt")
+    with pytest.raises(FileNotFoundError, match=r"gone\.pt"):
+        load_teacher("timm:tiny", weights=tmp_path / "gone.pt")
+    with pytest.raises(ArgumentError, match="teacher_weights: is for timm:NAME and torchvision:NAME; .*loads its weights itself"):
+        load_teacher(teacher_file, weights=tmp_path / "ten.pt")
+
+
+def test_the_file_says_whose_weights_labelled(image_folder, timm, tmp_path):
+    torch.save({"state_dict": small_model(10).state_dict()}, tmp_path / "mine.pt")
+    how = config(image_folder, tmp_path, "timm:tiny", teacher_weights=str(tmp_path / "mine.pt"))
+    encode(how)
+    with SoftLabelReader(tmp_path / "out.slc") as reader:
+        assert reader.num_classes == 10
+        found = reader.metadata["teacher"]
+    model = load_teacher("timm:tiny", weights=tmp_path / "mine.pt").model
+    assert found == {"name": "timm tiny", "source": "timm:tiny", "weights": "mine.pt", "weights_sha256": weights_sha256(model)}
+    assert encode(how).finished_before
+
+
+TEACHERS_OF_PROBABILITIES = """
+class Softmax(nn.Module):
+    def __init__(self, logits, temperature=1.0, scale=1.0):
+        super().__init__()
+        self.logits, self.scale = logits, scale
+
+    def forward(self, images):
+        probs = self.logits(images).softmax(1)
+        return probs.to(torch.float16) if self.scale == 16 else probs * self.scale
+
+def probs():
+    return Softmax(build())
+
+def half():
+    return Softmax(build(), scale=16)
+
+def doubled():
+    return Softmax(build(), scale=2.0)
+
+class Sometimes(Softmax):
+    def forward(self, images):
+        found = super().forward(images)
+        return found if len(images) == 2 else found * 2
+
+def sometimes():
+    return Sometimes(build())
+"""
+
+
+@pytest.fixture
+def probs_file(teacher_file):
+    path = Path(teacher_file.rpartition(":")[0])
+    path.write_text(path.read_text() + TEACHERS_OF_PROBABILITIES)
+    return str(path)
+
+
+@pytest.mark.parametrize("factory", ["probs", "half"])
+def test_probabilities_are_not_taken_for_logits(image_folder, tmp_path, probs_file, factory):
+    expected = "teacher tiny: expected logits, got probabilities: .* Say --teacher-output probs .*, or let it return what its last softmax"
+    with pytest.raises(MismatchError, match=expected):
+        encode(config(image_folder, tmp_path, f"{probs_file}:{factory}"))
+    assert not (tmp_path / "out.slc.partial").exists()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
+@pytest.mark.parametrize(("factory", "tolerance"), [("probs", 2e-7), ("half", 2e-3)])
+def test_labels_of_probabilities_are_those_of_the_logits(image_folder, tmp_path, probs_file, temperature, factory, tolerance):
+    how = {"codec": "dense:values=f32", "temperature": temperature}
+    encode(config(image_folder, tmp_path, f"{probs_file}:build", **how))
+    with SoftLabelReader(tmp_path / "out.slc") as reader:
+        of_logits = [image.labels.dense() for image in reader]
+        assert reader.metadata["teacher_output"] == "logits"
+    encode(config(image_folder, tmp_path, f"{probs_file}:{factory}", teacher_output="probs", overwrite=True, **how))
+    with SoftLabelReader(tmp_path / "out.slc") as reader:
+        assert reader.metadata["teacher_output"] == "probs"
+        assert reader.metadata["temperature"] == temperature
+        for image, expected in zip(reader, of_logits, strict=True):
+            np.testing.assert_allclose(image.labels.dense(), expected, atol=tolerance)
+
+
+def test_numbers_that_are_no_probabilities(image_folder, tmp_path, probs_file):
+    for factory, found in (("build", "values from -"), ("doubled", r"sums from 2 to 2")):
+        with pytest.raises(MismatchError, match=f"expected probabilities, of which each row sums to 1, got .*{found}"):
+            encode(config(image_folder, tmp_path, f"{probs_file}:{factory}", teacher_output="probs"))
+    with pytest.raises(MismatchError, match="gives no labels that can be stored: .*NaN.* It was said to return probabilities"):
+        encode(config(image_folder, tmp_path, f"{probs_file}:sometimes", teacher_output="probs"))
+
+
+def test_options_about_the_output_of_a_teacher(image_folder, tmp_path, probs_file):
+    with pytest.raises(ArgumentError, match="codec: expected one of probabilities, as the teacher returns no logits"):
+        config(image_folder, tmp_path, f"{probs_file}:probs", teacher_output="probs", codec="dense:content=logits")
+    with pytest.raises(ArgumentError, match="teacher_output: expected logits or probs, got 'softmax'"):
+        config(image_folder, tmp_path, f"{probs_file}:probs", teacher_output="softmax")

@@ -51,6 +51,8 @@ def test_every_option_is_documented_and_on_the_command_line():
         ({"stored_crops": 2}, "stored_crops: expected no fewer than crops_per_image, got 2"),
         ({"batch_size": 30}, "batch_size: expected a multiple of crops_per_image=4, got 30"),
         ({"teacher": "t.py:build"}, "teacher: expected a teacher with labels=online, and only there"),
+        ({"teacher_output": "probs"}, "teacher_output: expected nothing without labels=online, got 'probs'"),
+        ({"labels": "online", "teacher": "t.py:build", "teacher_output": "p"}, "teacher_output: expected logits or probs, got 'p'"),
         ({"labels": "online"}, "teacher: expected a teacher with labels=online, and only there, got None"),
         ({"nesterov": True, "momentum": 0}, "nesterov: expected false without momentum"),
         ({"optimizer": "adamw", "momentum": 0.9}, "momentum: expected nothing with optimizer='adamw': it is for sgd, got 0.9"),

@@ -538,6 +538,17 @@ def test_a_teacher_of_other_classes(shapes, tmp_path):
         train(config(shapes, tmp_path / "run", labels="online", teacher=f"{shapes / 'teacher.py'}:seven"))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_teacher_that_returns_probabilities(shapes, tmp_path, temperature):
+    online = {"labels": "online", "epochs": 1, "temperature": temperature}
+    by_logits = train(config(shapes, tmp_path / "logits", teacher=f"{shapes / 'teacher.py'}:build", **online))
+    of_probs = {"teacher": f"{shapes / 'teacher.py'}:probs", **online}
+    with pytest.raises(MismatchError, match="expected logits, got probabilities: .* Say --teacher-output probs"):
+        train(config(shapes, tmp_path / "probs", **of_probs))
+    report = train(config(shapes, tmp_path / "probs", teacher_output="probs", **of_probs))
+    assert report.loss == pytest.approx(by_logits.loss, rel=1e-4)
+
+
 def test_labels_of_other_images(shapes, tmp_path):
     shutil.copytree(shapes / "train", tmp_path / "train")
     (tmp_path / "train" / "red" / "3.png").unlink()

@@ -24,7 +24,7 @@ from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batc
 from softlabel_codec.teacher.config import EncodeConfig
 from softlabel_codec.teacher.finished import check_made_alike
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
-from softlabel_codec.teacher.outputs import as_logits, check_output
+from softlabel_codec.teacher.outputs import as_logits, check_output, noise
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.workers import is_killed_worker, workers_watched
 from softlabel_codec.version import PACKAGE, library_versions
@@ -191,7 +191,7 @@ class _TeacherRun:
         self._codec, self._temperature, self._store_crops = codec, config.temperature, config.store_crops
         self.num_classes = config.num_classes or 0
         with _reproducible(), torch.inference_mode():
-            probe = self._forward(_noise(self.size))
+            probe = self._forward(noise(self.size))
         self.num_classes = self._check(probe, 2, config.num_classes)
         check_output(probe, self._output, self._name)
 
@@ -254,11 +254,6 @@ class _TeacherRun:
         if num_classes and logits.shape[1] != num_classes:
             raise MismatchError(f"teacher {self._name}: expected {num_classes} classes, got {logits.shape[1]}")
         return int(logits.shape[1])
-
-
-def _noise(size: int) -> Tensor:
-    """Return pixels (2, 3, size, size) that say nothing, the same each time."""
-    return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:

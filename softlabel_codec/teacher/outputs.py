@@ -10,6 +10,11 @@ from softlabel_codec.errors import MismatchError
 _SMALLEST_TOLERANCE = 1e-4
 
 
+def noise(size: int) -> Tensor:
+    """Return pixels (2, 3, size, size) in 0..255 that show nothing, the same each time: to see what a teacher returns."""
+    return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
 def check_output(output: Tensor, kind: str, teacher: str) -> None:
     """Raise MismatchError unless a teacher's output (B, C) for some crops is what it is said to be, `logits` or `probs`.
 

@@ -27,6 +27,7 @@ Progress = Callable[[int, int], None]
 TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
 OF_A_RUN = ("labels", "out", "seed", "resume")
 """Options that a comparison decides for each run."""
+_OF_THE_TEACHER = ("teacher", "teacher_weights", "teacher_output")
 _OF_FRESH_CROPS = ("scale", "ratio", "flip_probability")
 _OF_LABELS = (*_OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature")
 
@@ -175,7 +176,8 @@ def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -
     """Return the options of a run without those that its source has no use for."""
     stored = labels.endswith(".slc")
     useless = {*(_OF_FRESH_CROPS if stored else ("stored_crops", "policy"))}
-    useless |= {name for name, has_use in {"teacher": labels == ONLINE, "temperature": labels != TRUTH}.items() if not has_use}
+    useless |= set() if labels == ONLINE else set(_OF_THE_TEACHER)
+    useless |= {"temperature"} if labels == TRUTH else set()
     defaults = {} if stored else of_labels
     return {name: value for name, value in {**defaults, **given}.items() if name not in useless}
 

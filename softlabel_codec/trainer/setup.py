@@ -22,6 +22,7 @@ from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
 from softlabel_codec.summary import keys_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
+from softlabel_codec.teacher.outputs import as_logits, check_output, noise
 from softlabel_codec.torch.dataset import image_finder
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
 from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
@@ -138,7 +139,7 @@ class _Labels:
 def _labels_of_fresh_crops(config: TrainConfig, kind: str) -> _Labels:
     keys = list_images(config.images)
     maps = _load_maps(config, keys) if kind == "maps" else None
-    teacher = load_teacher(config.teacher) if config.teacher is not None else None
+    teacher = _load_teacher(config)
     folders, num_classes = _classes(config, keys, None if maps is None else maps.num_classes)
     classes = _class_numbers(config, keys, folders)
     sampler = CropSampler(config.seed, config.scale or (0.08, 1.0), config.ratio or (3 / 4, 4 / 3), _or(config.flip_probability, 0.5))
@@ -158,6 +159,13 @@ def _labels_of_fresh_crops(config: TrainConfig, kind: str) -> _Labels:
         raise MismatchError(unknown_classes(config.images, len(class_folders(keys)), num_classes))
     facts = {"labels": config.labels, "fingerprint": fingerprint}
     return _Labels(source, _InFolder(config.images, keys), num_classes, folders, classes, temperature, facts, how, teacher)
+
+
+def _load_teacher(config: TrainConfig) -> Teacher | None:
+    if config.teacher is None:
+        return None
+    output = config.teacher_output or "logits"
+    return load_teacher(config.teacher, weights=config.teacher_weights, num_classes=config.num_classes, output=output)
 
 
 def _stored_labels(config: TrainConfig) -> _Labels:
@@ -208,7 +216,7 @@ def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device)
     Raises
     ------
     MismatchError
-        If the teacher has another number of classes.
+        If the teacher has another number of classes, or returns probabilities where logits were announced, or the other way round.
     """
     if setup.teacher is None:
         return None
@@ -217,13 +225,14 @@ def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device)
 
     @torch.inference_mode()
     def logits(pixels: Tensor) -> Tensor:
-        found: Tensor = model(normalize(pixels, teacher.mean, teacher.std))
-        return found.float()
+        return as_logits(model(normalize(pixels, teacher.mean, teacher.std)), teacher.output)
 
-    probe = logits(torch.zeros(2, 3, config.size, config.size, dtype=torch.uint8, device=device))
+    with torch.inference_mode():
+        probe = model(normalize(noise(config.size).to(device), teacher.mean, teacher.std))
     if probe.shape != (2, setup.num_classes):
         expected = f"expected logits of shape (2, {setup.num_classes}) for 2 crops, got {tuple(probe.shape)}"
         raise MismatchError(f"teacher {teacher.name}: {expected}")
+    check_output(probe, teacher.output, teacher.name)
     return logits
 
 
