@@ -98,6 +98,14 @@ class Stems:
         return names[0] if names else None
 
 
+def subfolder_of_keys(names: Iterable[str], keys: Sequence[str]) -> str | None:
+    """Return the subfolder below which all images of these keys lie (with or without their endings); None if there is none."""
+    there = {form for name in names for form in (name, PurePosixPath(name).with_suffix("").as_posix())}
+    ending = f"/{keys[0]}"
+    folders = sorted(name.removesuffix(ending) for name in there if name.endswith(ending))
+    return next((folder for folder in folders if all(f"{folder}/{key}" in there for key in keys)), None)
+
+
 def path_of_key(root: Path, key: str) -> Path:
     """Return the path that a key names below a folder; MismatchError if it would lead out of it."""
     path = PurePosixPath(key)

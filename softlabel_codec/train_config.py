@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -153,13 +153,8 @@ class TrainConfig:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration that a mapping describes; ArgumentError for an unknown name, naming the nearest, or another type."""
-        known = {option.name: option for option in fields(cls)}
-        for name in values:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-                raise ArgumentError(f"configuration: unknown option {name!r}: {hint}")
-        missing = [option.name for option in known.values() if option.default is dataclasses.MISSING and option.name not in values]
+        check_names(values)
+        missing = [option.name for option in fields(cls) if option.default is dataclasses.MISSING and option.name not in values]
         if missing:
             raise ArgumentError(f"configuration: {', '.join(missing)}: missing")
         return cls(**values)
@@ -174,15 +169,40 @@ class TrainConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()}
 
 
+def check_names(names: Iterable[str], where: str = "configuration") -> None:
+    """Raise ArgumentError unless these are all names of options, naming the nearest."""
+    known = [option.name for option in fields(TrainConfig)]
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+            raise ArgumentError(f"{where}: unknown option {name!r}: {hint}")
+
+
 def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the options in a JSON file, which may be some of those of a `TrainConfig`; ArgumentError if it holds no JSON object."""
+    """Return the options in a JSON file, which may be some of those of a `TrainConfig`.
+
+    Raises
+    ------
+    ArgumentError
+        If it holds no JSON object, an option twice, or one that there is not.
+    """
     try:
-        values = json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+    except ValueError as error:
         raise ArgumentError(f"{path}: expected a JSON object: {error}") from None
     if not isinstance(values, dict):
         raise ArgumentError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    check_names(values, str(path))
     return values
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 TYPES: dict[str, tuple[type, int]] = {}

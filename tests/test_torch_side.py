@@ -276,7 +276,7 @@ def test_labels_of_other_images(labelled):
     with pytest.raises(MismatchError, match=r"image 'cat/b.png': expected 40 x 50 pixels .* got 32 x 31: .* another copy"):
         dataset[1]
     Image.new("RGB", (31, 32)).save(folder / "cat" / "new.png")
-    with pytest.warns(UserWarning, match="1 images in .* have no labels .* 'cat/new.png' first"):
+    with pytest.warns(UserWarning, match="1 image in .* has no labels .* and is left out, 'cat/new.png' first"):
         SoftLabelDataset(folder, labels)
     (folder / "cat" / "a.JPEG").unlink()
     (folder / "dog" / "cmyk.jpg").unlink()

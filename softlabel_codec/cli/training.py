@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import reduce
 from typing import Any
@@ -78,7 +78,7 @@ def train_command(config: str | None, as_json: bool, quiet: bool, **options: Any
     pairs = [("trained", f"{epochs}, {steps} in {report.seconds:.1f} s, {shares}; loss {report.loss:.4f}")]
     if report.evaluation is not None:
         pairs += _evaluation_pairs(report.evaluation)
-    print_pairs([*pairs, ("wrote", f"{report.out}: weights.pt, checkpoint.pt, log.jsonl, result.json")])
+    print_pairs([*pairs, ("wrote", f"{report.out}: weights.pt, weights.json, checkpoint.pt, log.jsonl, result.json")])
 
 
 @command("compare")
@@ -110,8 +110,8 @@ def compare_command(
     """
     from softlabel_codec.trainer import compare  # noqa: PLC0415  imports torch
 
-    named = dict(_split("source", source) for source in sources)
-    varied = {name: [_value(part) for part in values.split(",")] for name, values in (_split("vary", one) for one in vary)}
+    named = _named("source", sources)
+    varied = {name: [_value(part) for part in values.split(",")] for name, values in _named("vary", vary).items()}
     given = _given(config, options)
     with progress_bar("step", quiet) as progress:
         report = compare(named, out, given, seeds=range(seeds), reference=reference, margin=margin, vary=varied, progress=progress)
@@ -131,7 +131,7 @@ def compare_command(
 @click.option("--crop", type=click.FloatRange(0, 1, min_open=True), help="Part of the shorter side.  [default: likewise, or 0.875]")
 @click.option("--interpolation", type=click.Choice(INTERPOLATIONS), help="How images are scaled.  [default: likewise, or bilinear]")
 @click.option("--exif-orientation", type=click.Choice(EXIF_POLICIES), help="How images are turned.  [default: likewise, or ignored]")
-@click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: likewise, or ImageNet's]")
+@click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: likewise; needed with other weights]")
 @click.option("--std", type=float, nargs=3, help="Likewise.")
 @click.option(
     "--classes", type=click.Path(exists=True, dir_okay=False), help="File that lists class folders in the order of their numbers."
@@ -144,7 +144,7 @@ def compare_command(
 def evaluate_command(images: str, weights: str, student: str | None, num_classes: int | None, as_json: bool, **options: Any) -> None:
     """Say how good a student is on a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or yours.
 
-    WEIGHTS is the checkpoint.pt of a run, which says everything about it, or a state_dict.
+    WEIGHTS is the checkpoint.pt or weights.pt of a run, which say everything about it, or a state_dict from elsewhere.
     """
     from softlabel_codec.trainer import evaluate, load_student  # noqa: PLC0415  imports torch
 
@@ -186,11 +186,17 @@ def _evaluation_pairs(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _split(option: str, text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise ArgumentError(f"--{option}: expected NAME=VALUE, got {text!r}")
-    return name, value
+def _named(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """Return the values of an option that is given as NAME=VALUE, several times under other names."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise ArgumentError(f"--{option}: expected NAME=VALUE, got {text!r}")
+        if name in found:
+            raise ArgumentError(f"--{option}: the name {name!r} is given twice, for {found[name]!r} and {value!r}")
+        found[name] = value
+    return found
 
 
 def _value(text: str) -> Any:

@@ -29,12 +29,14 @@ from softlabel_codec.images import (
     load_reduced,
     path_of_key,
     resampling,
+    subfolder_of_keys,
 )
 from softlabel_codec.labelled import BatchLabels, ImageLabels
 from softlabel_codec.labels import Labels, concatenate_labels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, as_std, as_triple, normalize, to_tensor
 from softlabel_codec.torch.targets import Targets, to_targets
+from softlabel_codec.wording import counted
 
 ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any]
 Images = str | os.PathLike[str] | Mapping[str, ImageSource]
@@ -263,7 +265,8 @@ class _InFolder:
             if ending not in endings:
                 endings.append(ending)
             of_image[number] = endings.index(ending)
-        _refuse_missing(missing, len(reader), str(folder), reader.path)
+        inside = subfolder_of_keys(there, missing) if missing else None
+        _refuse_missing(missing, len(reader), str(folder), reader.path, f". They are in {folder / inside}" if inside else "")
         _mention_unlabelled(there - set(reader.summary.get("skipped_keys", [])), folder, reader.path)
         self._endings = endings
         self._ending_of_image = of_image if len(endings) > 1 else None
@@ -290,13 +293,15 @@ def _whole(name: str, value: Any, smallest: int) -> int:
     return operator.index(value)
 
 
-def _refuse_missing(missing: list[str], num_labelled: int, where: str, labels: Path) -> None:
+def _refuse_missing(missing: list[str], num_labelled: int, where: str, labels: Path, advice: str = "") -> None:
     if missing:
         named = ", ".join(repr(key) for key in missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-        raise MismatchError(f"{labels}: {len(missing)} of {num_labelled} labelled images are not in {where}: {named}")
+        raise MismatchError(f"{labels}: {len(missing)} of {num_labelled} labelled images are not in {where}: {named}{advice}")
 
 
 def _mention_unlabelled(unlabelled: set[str], folder: Path, labels: Path) -> None:
     if unlabelled:
         first = min(unlabelled)
-        warnings.warn(f"{len(unlabelled)} images in {folder} have no labels in {labels} and are left out, {first!r} first", stacklevel=5)
+        have, are = ("has", "is") if len(unlabelled) == 1 else ("have", "are")
+        images = counted(len(unlabelled), "image")
+        warnings.warn(f"{images} in {folder} {have} no labels in {labels} and {are} left out, {first!r} first", stacklevel=5)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.torch.collated import check_collated
 from softlabel_codec.torch.targets import SparseTargets, Targets
 
 
@@ -41,7 +42,7 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
     MismatchError
         If the shapes do not fit: another number of classes or crops.
     ArgumentError
-        If `reduction` is something else.
+        If `labels` are those of a sample that was not collated, or `reduction` is something else.
 
     Examples
     --------
@@ -49,6 +50,7 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
     >>> round(soft_cross_entropy(torch.tensor([[1.0, 0.0, 2.0, 0.5]]), labels).item(), 4)
     1.196
     """
+    check_collated(labels)
     if logits.ndim != 2 or tuple(logits.shape) != (len(labels), labels.num_classes):
         expected = f"({len(labels)}, {labels.num_classes}): one row per label, one column per class"
         raise MismatchError(f"logits: expected shape {expected}; got {tuple(logits.shape)}")

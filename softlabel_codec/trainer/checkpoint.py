@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from torch import nn
 
 from softlabel_codec.errors import CorruptError, MismatchError, StateError
 from softlabel_codec.students import read_weights
+from softlabel_codec.teacher.load import weights_sha256
 from softlabel_codec.train_config import WHERE_IT_RUNS, TrainConfig
-from softlabel_codec.trainer.files import whole_file
+from softlabel_codec.trainer.files import read_result, whole_file, write_json
 from softlabel_codec.wording import counted
 
 NAME, WEIGHTS = "checkpoint.pt", "weights.pt"
+SHA256 = "weights_sha256"
+"""Under which what is said of weights names them."""
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -23,9 +27,20 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     _save(folder / NAME, state)
 
 
-def save_weights(folder: Path, model: nn.Module) -> None:
-    """Write the plain `state_dict` of a finished student, for anybody's code."""
+def save_weights(folder: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write the plain `state_dict` of a finished student, for anybody's code, and beside it what it is and how images are prepared."""
     _save(folder / WEIGHTS, model.state_dict())
+    write_json(_beside(folder / WEIGHTS), {**about, SHA256: weights_sha256(model)})
+
+
+def read_about(weights: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what the file beside weights says of them, which `save_weights` wrote; None if there is none."""
+    found = read_result(_beside(Path(weights)))
+    return found if found is not None and SHA256 in found else None
+
+
+def _beside(weights: Path) -> Path:
+    return weights.with_suffix(".json")
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.train_config import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig
+from softlabel_codec.train_config import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig, check_names
 from softlabel_codec.trainer.classes import read_class_folders
 from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.files import read_result, write_json
@@ -25,6 +26,7 @@ from softlabel_codec.wording import counted
 
 Progress = Callable[[int, int], None]
 TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
+logger = logging.getLogger(__name__)
 OF_A_RUN = ("labels", "out", "seed", "resume")
 """Options that a comparison decides for each run."""
 _OF_THE_TEACHER = ("teacher", "teacher_weights", "teacher_output")
@@ -80,18 +82,22 @@ def compare(
     quality = label_quality(sources, str(options["images"]), order)
     unfinished = [config for cell in cells for config in cell.configs if _result(config, cell) is None]  # before the first run begins
     memory = ImageMemory()
+    before = sum(len(cell.configs) for cell in cells) - len(unfinished)
+    logger.info("%s: %s to train, %d trained before", out, counted(len(unfinished), "student"), before)
     for number, config in enumerate(unfinished):
         train(config, _part_of(progress, number, len(unfinished)), memory)
     finished = [Cell(cell.name, cell.varied, {config.seed: _result(config, cell) or {} for config in cell.configs}) for cell in cells]
     report = make_report(finished, sources, quality, options, reference, margin)
     write_json(Path(out) / TABLE, dataclasses.asdict(report))
     draw_comparison(report, Path(out) / PICTURE)
+    logger.info("%s: finished", out)
     return report
 
 
 def _check_request(
     sources: Mapping[str, str], options: Mapping[str, Any], seeds: Sequence[int], reference: str, vary: Mapping[str, Sequence[Any]]
 ) -> None:
+    check_names([*options, *vary])
     if not sources or not seeds:
         raise ArgumentError("a comparison needs at least one source and one seed")
     if reference not in sources:

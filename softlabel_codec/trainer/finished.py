@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +10,17 @@ from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images import list_images
-from softlabel_codec.students import build_student, check_student, read_weights, take_weights
+from softlabel_codec.students import build_student, check_student, network_state, read_weights, take_weights
+from softlabel_codec.teacher.load import weights_sha256
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
-from softlabel_codec.trainer.checkpoint import is_checkpoint
+from softlabel_codec.trainer.checkpoint import SHA256, is_checkpoint, read_about
 from softlabel_codec.trainer.classes import class_folders, read_class_folders, unknown_classes
 from softlabel_codec.trainer.evaluation import Evaluation, Evaluator, TestImages
 from softlabel_codec.trainer.processes import find_device
+
+_HOW = ("size", "mean", "std", "interpolation", "exif_orientation", "crop", "folders")
+"""Attributes of a `Student` that the files of its run know."""
+_NORMALISATION = f"--mean and --std (ImageNet's are {' '.join(map(str, IMAGENET_MEAN))} and {' '.join(map(str, IMAGENET_STD))})"
 
 
 @dataclass(frozen=True)
@@ -53,42 +57,47 @@ class Student:
 
 
 def load_student(path: str | os.PathLike[str], name: str | None = None, num_classes: int | None = None, **how: Any) -> Student:
-    """Return the student in a checkpoint of the trainer, which says everything about it, or in a `state_dict`.
+    """Return the student of a run of the trainer, whose files say everything about it, or one in a `state_dict` from elsewhere.
 
     Parameters
     ----------
     path : path
-        `checkpoint.pt` of a run, or weights.
+        `checkpoint.pt` or `weights.pt` of a run, the latter with its `weights.json` beside it; or other weights.
     name : str, optional
-        As for `build_student`; by default what the checkpoint says.
+        As for `build_student`; by default what the run says.
     num_classes : int, optional
         Likewise.
     **how
-        Attributes of the `Student` that differ from the checkpoint's, or are not known.
+        Attributes of the `Student` that differ from the run's, or are not known.
 
     Raises
     ------
     ArgumentError
-        If the file is no checkpoint, and the name or number of classes is not given.
+        If the weights are from elsewhere, and name, number of classes, mean and deviation of the images are not given.
     CorruptError
-        If it cannot be read without running code.
+        If the file cannot be read without running code.
     MismatchError
-        If the weights are those of another network.
+        If the weights are those of another network, or others than `weights.json` speaks of.
     """
-    state = read_weights(path)
-    known: Mapping[str, Any] = {}
+    state, known = read_weights(path), read_about(path) or {}
     if is_checkpoint(state):
-        name, num_classes = name or state["config"]["student"], num_classes or state["num_classes"]
-        crop, size = state["config"]["val_crop"], state["config"]["size"]
-        known = {**state["preprocessing"], "crop": crop, "size": size, "folders": state["folders"]}
+        about = {name: state["config"][option] for name, option in (("student", "student"), ("size", "size"), ("crop", "val_crop"))}
+        known = {**about, **state["preprocessing"], "num_classes": state["num_classes"], "folders": state["folders"]}
         state = state["average"] or state["model"]
+    else:
+        state = network_state(state)
+    name, num_classes = name or known.get("student"), num_classes or known.get("num_classes")
     if name is None or num_classes is None:
         raise ArgumentError(f"{path}: holds weights only: say which --student they are of, and its --num-classes")
-    how = {**known, **how}
+    how = {**{key: known[key] for key in _HOW if key in known}, **how}
+    if not how.keys() >= {"mean", "std"}:
+        raise ArgumentError(f"{path}: holds weights only: say how images are normalised for them: {_NORMALISATION}")
     size = how.get("size", Student.size)
     model = build_student(name, num_classes, size)
     check_student(model, name, num_classes, size)
     take_weights(model, state, path)
+    if SHA256 in known and weights_sha256(model) != known[SHA256]:
+        raise MismatchError(f"{path}: are not the weights of which the .json file beside them speaks. Remove or replace one of them")
     return Student(model, num_classes, **how)
 
 

@@ -6,6 +6,7 @@ A map has 15 x 15 places with the five largest logits of each. The label of a cr
 
 from __future__ import annotations
 
+import logging
 import os
 import zipfile
 import zlib
@@ -28,7 +29,9 @@ from softlabel_codec.teacher import load_teacher
 from softlabel_codec.torch.pixels import normalize, to_tensor
 from softlabel_codec.trainer.files import whole_file
 from softlabel_codec.trainer.processes import find_device
+from softlabel_codec.wording import counted
 
+logger = logging.getLogger(__name__)
 SIDE = 15
 KEPT = 5
 
@@ -162,6 +165,7 @@ def make_label_maps(
     logit_map: Any = found.model.to(where).eval().logit_map
     parts = []
     num_classes = 0
+    logger.info("label maps of %s by %s", counted(len(keys), "image"), found.name)
     for start in range(0, len(keys), batch_size):
         decoded = [load_image(path_of_key(Path(images), key), exif_orientation) for key in keys[start : start + batch_size]]
         whole = [apply_crop(image, (0, 0, image.height, image.width), False, side, found.interpolation) for image in decoded]

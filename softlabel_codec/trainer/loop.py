@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from softlabel_codec.errors import StateError
+from softlabel_codec.interrupted import Interrupted
 from softlabel_codec.torch import DenseTargets, soft_cross_entropy
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import workers_watched
@@ -32,12 +34,14 @@ from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.optimisers import learning_rate, make_optimizer
 from softlabel_codec.trainer.processes import Processes, processes
 from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_student, set_up
+from softlabel_codec.wording import counted
 
 Progress = Callable[[int, int], None]
 RESULT = "result.json"
 STEPS_BETWEEN_CHECKS = 50
 EVALUATED = ("val", "evaluation", "evaluation_seconds")
 """What the record of an epoch holds if images were looked at: their fingerprint, what was measured, and how long it took."""
+logger = logging.getLogger(__name__)
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,7 +52,8 @@ class TrainReport:
     Attributes
     ----------
     out : str
-        Its folder: `checkpoint.pt`, `log.jsonl`, `result.json`, and `weights.pt`, the student's `state_dict` (averaged, with `ema`).
+        Its folder: `checkpoint.pt`, `log.jsonl`, `result.json`, and `weights.pt`, the student's `state_dict` (averaged, with `ema`),
+        with `weights.json`, which says how images are prepared for it.
     epochs, steps : int
         How much was trained, earlier parts of a run that was continued included.
     loss : float
@@ -90,6 +95,7 @@ class Run:
     seconds: float = 0.0
     data_seconds: float = 0.0
     record: dict[str, Any] = field(default_factory=dict)  # of the last epoch
+    kept_epochs: int = 0  # in the last checkpoint
 
 
 def train(config: TrainConfig, progress: Progress | None = None, memory: ImageMemory | None = None) -> TrainReport:
@@ -118,7 +124,9 @@ def train(config: TrainConfig, progress: Progress | None = None, memory: ImageMe
 
 def _train(run: Run, progress: Progress) -> TrainReport:
     """Take the epochs that are left."""
-    with _log(run) as log:
+    if run.here.first:
+        _say_what_begins(run)
+    with _saying_what_is_kept(run), _log(run) as log:
         for epoch in range(run.first_epoch, run.config.epochs):
             run.record = _train_epoch(run, epoch, progress)
             with run.here.together():
@@ -126,6 +134,26 @@ def _train(run: Run, progress: Progress) -> TrainReport:
                     _end_epoch(run, epoch, log)
     with run.here.together():
         return _finish(run)
+
+
+def _say_what_begins(run: Run) -> None:
+    epochs, images = counted(run.config.epochs, "epoch"), counted(len(run.setup.images.source.keys), "image")
+    earlier = f", {run.first_epoch} of them by an earlier run" if run.first_epoch else ""
+    logger.info("%s: training on %s, %s%s", run.config.out, images, epochs, earlier)
+
+
+@contextmanager
+def _saying_what_is_kept(run: Run) -> Iterator[None]:
+    """Let an interruption of the block say what is in the last checkpoint."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not run.here.first:
+            raise
+        how = "begin the same again" if run.config.resume else "begin it again with resume=True (--resume)"
+        kept, are = counted(run.kept_epochs, "epoch"), "is" if run.kept_epochs == 1 else "are"
+        text = f"{kept} {are} kept in {_folder(run.config)}; {how} to continue" if run.kept_epochs else "No epoch is kept yet"
+        raise Interrupted(text) from error
 
 
 def _begin(config: TrainConfig, here: Processes, memory: ImageMemory) -> Run:
@@ -261,8 +289,10 @@ def _end_epoch(run: Run, epoch: int, log: RunLog) -> None:
     if run.evaluator is not None and (last or (epoch + 1) % config.val_epochs == 0):
         run.record |= _evaluate(run, run.evaluator)
     log.epoch(run.record)
+    logger.info("%s: epoch %d: loss %.4f, %.1f s", config.out, epoch, run.record["loss"], run.record["seconds"])
     if last or (epoch + 1) % config.checkpoint_epochs == 0:
         save_checkpoint(_folder(config), _state(run, epoch + 1))
+        run.kept_epochs = epoch + 1
 
 
 def _finish(run: Run) -> TrainReport:
@@ -272,9 +302,10 @@ def _finish(run: Run) -> TrainReport:
             run.record = {name: value for name, value in run.record.items() if name not in EVALUATED}
             run.record |= _evaluate(run, run.evaluator) if run.evaluator is not None else {}
             save_checkpoint(_folder(run.config), _state(run, run.config.epochs))
-        save_weights(_folder(run.config), run.student if run.average is None else run.average.module)
+        save_weights(_folder(run.config), run.student if run.average is None else run.average.module, _about(run))
         found = {**run.setup.trained_on, "val": run.val, **dataclasses.asdict(_report(run))}
         write_json(_folder(run.config) / RESULT, {"config": run.config.to_mapping(), **found})
+        logger.info("%s: finished, loss %.4f", run.config.out, run.record["loss"])
     return _report(run)
 
 
@@ -307,6 +338,13 @@ def _state(run: Run, epoch: int) -> dict[str, Any]:
     }
 
 
+def _about(run: Run) -> dict[str, Any]:
+    """Return what somebody must know who uses the student's weights."""
+    config, setup = run.config, run.setup
+    known = {"student": config.student, "num_classes": setup.num_classes, "size": config.size, "crop": config.val_crop}
+    return {**known, **setup.preprocessing, "folders": setup.folders}
+
+
 def _take_up(run: Run, state: dict[str, Any]) -> None:
     """Go on where a checkpoint stopped."""
     run.student.load_state_dict(state["model"])
@@ -315,7 +353,8 @@ def _take_up(run: Run, state: dict[str, Any]) -> None:
         run.average.n_averaged.fill_(state["num_averaged"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.scaler.load_state_dict(state["scaler"])
-    run.first_epoch, run.record = state["epoch"], state["record"]
+    run.first_epoch = run.kept_epochs = state["epoch"]
+    run.record = state["record"]
     run.steps, run.seconds, run.data_seconds = (state[name] for name in ("steps", "seconds", "data_seconds"))
 
 
