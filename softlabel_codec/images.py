@@ -37,21 +37,30 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
     root = Path(folder)
     if not root.is_dir():
         raise ArgumentError(f"{root}: expected a folder of images, got {'a file' if root.exists() else 'nothing there'}")
-    keys = sorted(path.relative_to(root).as_posix() for path in _walk(root) if _is_image(path))
+    keys = sorted(key_of_path(root, path) for path in _walk(root) if _is_image(path))
     if not keys:
         raise ArgumentError(f"{root}: expected images ({', '.join(SUFFIXES)}) in this folder or below it, found none")
-    for key in keys:
-        try:
-            key.encode()
-        except UnicodeEncodeError:
-            raise ArgumentError(f"{root}: the file name {key!r} is not valid UTF-8; rename it") from None
     return keys
 
 
 def list_others(folder: str | os.PathLike[str]) -> list[str]:
     """Return the relative paths of the files that `list_images` leaves out because of their ending."""
     root = Path(folder)
-    return sorted(path.relative_to(root).as_posix() for path in _walk(root) if not _is_image(path))
+    return sorted(text_of_path(path.relative_to(root)) for path in _walk(root) if not _is_image(path))
+
+
+def key_of_path(root: Path, path: Path) -> str:
+    """Return the key of a file below a folder; ArgumentError if its name is not valid UTF-8, which every locale reads alike."""
+    relative = path.relative_to(root)
+    try:
+        return os.fsencode(relative.as_posix()).decode()
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{root}: the file name {text_of_path(relative)!r} is not valid UTF-8; rename it") from None
+
+
+def text_of_path(path: os.PathLike[str] | str) -> str:
+    """Return a path as text that every file takes, whatever the locale; bytes that are not UTF-8 are spelled out."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _is_image(path: Path) -> bool:
@@ -111,7 +120,7 @@ def path_of_key(root: Path, key: str) -> Path:
     path = PurePosixPath(key)
     if path.is_absolute() or ".." in path.parts or "\0" in key or not path.parts:
         raise MismatchError(f"the key {key!r} is not a path inside an image folder")
-    return root / path
+    return root / os.fsdecode(key.encode())
 
 
 def load_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any], exif_orientation: str = "ignored") -> Image.Image:

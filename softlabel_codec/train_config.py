@@ -194,7 +194,12 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ArgumentError(f"{path}: expected a JSON object, got {type(values).__name__}")
     check_names(values, str(path))
-    return values
+    return {name: _as_argument(value) for name, value in values.items()}
+
+
+def _as_argument(value: Any) -> Any:
+    """Return text of a file, which is UTF-8, as the command line would give it: paths in it are found in every locale."""
+    return os.fsdecode(value.encode()) if isinstance(value, str) else value
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

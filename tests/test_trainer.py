@@ -616,7 +616,7 @@ def test_the_command(shapes, tmp_path):
     assert [line.split()[0] for line in done.output.splitlines()] == ["trained", "top-1", "top-5", "calibration", "wrote"]
     (tmp_path / "wrong.json").write_text('{"epoch": 3}')
     done = CliRunner().invoke(main, ["train", "--config", str(tmp_path / "wrong.json")])
-    assert (done.exit_code, done.output) == (2, "slcodec: configuration: unknown option 'epoch': did you mean 'epochs'?\n")
+    assert (done.exit_code, done.output) == (2, f"slcodec: {tmp_path / 'wrong.json'}: unknown option 'epoch': did you mean 'epochs'?\n")
     done = CliRunner().invoke(main, ["train", "--images", str(shapes / "train")])
     assert (done.exit_code, done.output) == (2, "slcodec: configuration: labels, out: missing\n")
 

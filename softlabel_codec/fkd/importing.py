@@ -16,7 +16,7 @@ from softlabel_codec.arguments import ON_ERROR, check_choice
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError, SoftLabelError
 from softlabel_codec.fkd.files import FkdImage, exact_crops, label_codec, read_fkd_file
-from softlabel_codec.images import Stems, list_images, read_size
+from softlabel_codec.images import Stems, key_of_path, list_images, path_of_key, read_size
 from softlabel_codec.interrupted import saying_what_is_kept
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.wording import counted
@@ -208,7 +208,7 @@ class _ImageSizes:
         if name is None:
             raise MismatchError(f"no image for the key {key!r} in {self._folder}")
         try:
-            return read_size(self._folder / name)
+            return read_size(path_of_key(self._folder, name))
         except OSError as error:
             raise MismatchError(f"image {name!r}: {error}") from None
 
@@ -217,7 +217,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
     """Return label files by key, in order of keys."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.tar")):
-        key = f"{path.parent.name}/{path.stem}"
+        key = key_of_path(path.parent.parent, path.with_suffix(""))
         if key in found:
             raise ArgumentError(f"{folder}: both {found[key]} and {path} have the key {key!r}: name one of their folders")
         found[key] = path

@@ -16,7 +16,7 @@ from torch import nn
 from softlabel_codec.arguments import TEACHER_OUTPUTS, check_choice
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.factories import call_factory, foreign_library, run_foreign
-from softlabel_codec.images import resampling
+from softlabel_codec.images import resampling, text_of_path
 from softlabel_codec.students import network_state, read_weights, take_weights
 from softlabel_codec.teacher.config import MAX_INPUT_SIZE, UNTRAINED
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple
@@ -100,7 +100,7 @@ def load_teacher(
     teacher = load(name, own, num_classes) if load else _from_factory(where, name)
     teacher.model.eval().requires_grad_(False)
     logger.info("teacher %s: loaded%s", teacher.name, f" with weights {own}" if own else "")
-    return replace(teacher, weights=Path(own).name if own else "", output=output)
+    return replace(teacher, weights=text_of_path(Path(own).name) if own else "", output=output)
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -115,7 +115,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 def _from_factory(where: str, name: str) -> Teacher:
     module, model = call_factory("teacher", where, name)
-    source = f"{Path(where).name}:{name}"
+    source = f"{text_of_path(Path(where).name)}:{name}"
     size, interpolation = getattr(module, "INPUT_SIZE", 224), str(getattr(module, "INTERPOLATION", "bilinear"))
     if not isinstance(size, int) or not 1 <= size <= MAX_INPUT_SIZE:
         raise ArgumentError(f"teacher: {where}: INPUT_SIZE: expected pixels, 1 to {MAX_INPUT_SIZE}, got {size!r}")

@@ -32,7 +32,7 @@ def unknown_classes(folder: str | os.PathLike[str], found: int, num_classes: int
 
 def read_class_folders(path: str | os.PathLike[str]) -> list[str]:
     """Return the class folders that a file lists, one to a line in the order of their numbers; what follows a blank is left out."""
-    names = [line.split()[0] for line in Path(path).read_text().splitlines() if line.strip()]
+    names = [line.split()[0] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(set(names)) < len(names):
         raise ArgumentError(f"{path}: a class folder is listed twice")
     return names

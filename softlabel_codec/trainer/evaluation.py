@@ -228,7 +228,7 @@ def read_real(path: str | os.PathLike[str], keys: Sequence[str]) -> list[list[in
         If a key has no number of a validation image.
     """
     try:
-        accepted = json.loads(Path(path).read_text())
+        accepted = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CorruptError(f"{path}: expected a JSON list: {error}") from None
     if not isinstance(accepted, list) or not all(isinstance(classes, list) for classes in accepted):

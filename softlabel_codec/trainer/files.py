@@ -43,7 +43,7 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the JSON object in a file; None if there is none, or not a whole one: then whatever makes it is not finished."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
     return found if isinstance(found, dict) else None

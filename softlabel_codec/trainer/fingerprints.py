@@ -30,5 +30,9 @@ def images_sha256(folder: str | os.PathLike[str], paths: Sequence[Path], classes
     Their pixels are not looked at, which would take as long as an epoch; an image that was changed hardly ever has the same length.
     """
     known = classes if classes is not None else [""] * len(paths)
-    lines = [f"{path.relative_to(folder).as_posix()}\0{number}\0{path.stat().st_size}" for path, number in zip(paths, known, strict=True)]
-    return keys_sha256(line.encode() for line in sorted(lines))
+    return keys_sha256(
+        sorted(
+            os.fsencode(path.relative_to(folder).as_posix()) + f"\0{number}\0{path.stat().st_size}".encode()
+            for path, number in zip(paths, known, strict=True)
+        )
+    )
