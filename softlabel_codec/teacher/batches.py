@@ -19,7 +19,7 @@ from softlabel_codec.errors import LimitError
 from softlabel_codec.images import apply_crop, image_size, load_image, path_of_key
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
-from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, need_pipes, stop_quietly
+from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def load_batches(batches: CropBatches, places: Iterable[int], workers: int, pin_
         prefetch_factor=BATCHES_AHEAD if workers else None,
         pin_memory=pin_memory,
         collate_fn=as_it_is,
-        worker_init_fn=stop_quietly,
+        worker_init_fn=end_with_main,
     )
     for pixels, runs in loader:
         yield torch.as_tensor(pixels), runs

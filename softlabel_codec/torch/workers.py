@@ -1,9 +1,12 @@
-"""What all DataLoaders here need: quiet workers, pipes where shared memory is scarce, and a clear error if a worker is killed."""
+"""What all DataLoaders here need: workers that end with the main process, pipes where shared memory is scarce, a clear error."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from softlabel_codec.errors import StateError
 BATCHES_AHEAD = 2
 """Batches that each worker makes ahead."""
 SHARED_MEMORY = Path("/dev/shm")
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def need_pipes(batch_bytes: int, workers: int) -> bool:
@@ -48,8 +52,12 @@ def as_it_is(batch: Any) -> Any:
     return batch
 
 
-def stop_quietly(worker: int) -> None:
-    """Let a worker end without a traceback when the main process has gone, as it does after Ctrl-C: a `worker_init_fn`."""
+def end_with_main(worker: int) -> None:
+    """Let a worker end when the main process does, whenever that is, and without a traceback: a `worker_init_fn`.
+
+    Torch looks only whether the parent is another one than when the worker began, so that one whose main process was killed before
+    that would wait for ever; and a worker of a fork server has the server for a parent.
+    """
     report = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -57,3 +65,14 @@ def stop_quietly(worker: int) -> None:
             report(kind, error, trace)
 
     sys.excepthook = hook
+    main = multiprocessing.parent_process()
+    if main is not None:
+        threading.Thread(target=_watch, args=(main,), daemon=True).start()
+
+
+def _watch(main: Any) -> None:
+    """End this process as soon as the main process is gone."""
+    is_child = os.getppid() == main.pid
+    while main.is_alive() and (not is_child or os.getppid() == main.pid):
+        main.join(SECONDS_BETWEEN_LOOKS)
+    os._exit(1)

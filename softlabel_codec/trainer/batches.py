@@ -21,7 +21,7 @@ from softlabel_codec.summary import keys_sha256
 from softlabel_codec.torch.device import cut_crops
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.targets import Targets, to_targets
-from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, need_pipes, stop_quietly
+from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
 from softlabel_codec.trainer.draws import Draw, Step
 from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.sources import Source
@@ -175,7 +175,7 @@ class HostLoader:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else each epoch takes a number from torch's own, which dropout then lacks
             collate_fn=as_it_is,
-            worker_init_fn=stop_quietly,
+            worker_init_fn=end_with_main,
         )
 
     def batches(self, steps: Sequence[Step]) -> Iterator[Batch]:

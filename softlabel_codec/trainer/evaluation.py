@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError, StateError
 from softlabel_codec.images import center_crop, list_images, load_image, path_of_key
 from softlabel_codec.torch.pixels import normalize, to_tensor
+from softlabel_codec.torch.workers import end_with_main
 from softlabel_codec.trainer.classes import classes_of
 from softlabel_codec.trainer.fingerprints import images_sha256
 from softlabel_codec.trainer.memory import ImageMemory
@@ -152,7 +153,9 @@ class Evaluator:
     ) -> None:
         self.images, self._mean, self._std, self._device = images, mean, std, device
         self._accepted = None if real is None else read_real(real, images.keys)
-        self._loader = DataLoader(images, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
+        self._loader = DataLoader(
+            images, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=end_with_main
+        )
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         if memory is not None:
             how = (images.size, images.crop, images.interpolation, images.exif_orientation)
