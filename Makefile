@@ -5,10 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 600
 
-.PHONY: test lint fuzz demo bench reliability clean
+.PHONY: test test-floors lint fuzz demo bench reliability clean
 
 test: .venv/dev lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8
+
+test-floors: .venv-floors/installed
+	OMP_NUM_THREADS=1 .venv-floors/bin/pytest --without-torch --numprocesses auto --maxprocesses 8
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -28,7 +31,12 @@ reliability: .venv/reliability
 	$(BIN)/python benchmarks/reliability.py
 
 clean:
-	rm -rf .venv demo-output
+	rm -rf .venv .venv-floors demo-output
+
+.venv-floors/installed: setup.cfg pyproject.toml constraints-floors.txt
+	$(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/pip install --quiet --disable-pip-version-check --constraint constraints-floors.txt --editable '.[floors]'
+	touch $@
 
 .venv/dev .venv/demo .venv/bench .venv/reliability: .venv/%: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+from torch_free import WithoutTorch
 
 from softlabel_codec import SoftLabelWriter, writer
 from softlabel_codec.sampler import CropSampler
@@ -47,6 +48,15 @@ def fails():
 def leaves():
     raise SystemExit(7)
 """
+
+
+def pytest_addoption(parser):
+    parser.addoption("--without-torch", action="store_true", help="Leave out the modules that import torch, as told by their imports.")
+
+
+def pytest_configure(config):
+    if config.getoption("--without-torch"):
+        config.pluginmanager.register(WithoutTorch())  # not only for what lies in this folder, as hooks of this file are
 
 
 def pytest_collection_modifyitems(items):

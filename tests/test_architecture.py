@@ -96,6 +96,7 @@ def test_the_base_never_imports_torch():
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.torch
 def test_public_names():
     assert softlabel_codec.__all__ == sorted(softlabel_codec.__all__, key=lambda name: (name == "recover", name == "__version__", name))
     for name in softlabel_codec.__all__:
@@ -117,6 +118,7 @@ def test_errors_are_one_tree_and_survive_pickling(error):
     assert getattr(softlabel_codec, error.__name__) is error
 
 
+@pytest.mark.torch
 def test_every_public_function_says_what_it_does():
     for module in MODULES:
         if module.endswith("__main__"):

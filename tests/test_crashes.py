@@ -104,6 +104,7 @@ def test_writes_that_a_power_failure_loses(tmp_path):
     assert found.resumed_to_same_bytes == found.recovered_exactly > 0
 
 
+@pytest.mark.torch
 def test_the_command_killed_and_started_again(tmp_path):
     found = crashes.encode_kills(tmp_path, 2, crops=100)
     assert found.outcome.runs == 2

@@ -8,6 +8,7 @@ from fuzz import run as runner
 from fuzz.targets import TARGETS
 
 SHORT_RUNS = 200
+EACH_TARGET = [pytest.param(target, marks=pytest.mark.torch if target == "fkd" else ()) for target in TARGETS]
 MAX_CORPUS_INPUTS, MAX_CORPUS_BYTES = 200, 150_000
 
 
@@ -20,7 +21,7 @@ def test_every_target_has_a_corpus_and_a_runner():
         assert max(sizes) <= runner.MAX_INPUT_BYTES[target]
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EACH_TARGET)
 def test_kept_inputs(target):
     """Inputs that once reached something new, and those that once were crashes."""
     for path in runner.kept_inputs(target) + runner.fixed_inputs(target):
@@ -31,14 +32,14 @@ def test_kept_inputs(target):
             raise
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EACH_TARGET)
 @pytest.mark.parametrize("data", [b"", b"\0", b"\xff" * 40], ids=["empty", "zero", "ones"])
 def test_any_bytes_will_do(target, data):
     TARGETS[target](data)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="there is no atheris for this Python or platform")
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", EACH_TARGET)
 def test_a_short_run(target):
     report = runner.run(target, runs=SHORT_RUNS)
     assert report.crashes == ()

@@ -9,6 +9,7 @@ from softlabel_codec import CorruptError, SoftLabelReader
 MIB = 2**20
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("start_method", "workers"), [("fork", 16), ("spawn", 3), ("forkserver", 3)])
 def test_workers_of_every_start_method_read_one_file(tmp_path, start_method, workers):
     found = load.worker_reads(tmp_path, 12_000, start_method, workers=workers, num_images=1000)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-MAIN = """
+from softlabel_codec.teacher.batches import load_batches
+
+MAIN = f"""
 import multiprocessing
 import os
 import sys
@@ -17,7 +19,7 @@ import time
 from pathlib import Path
 
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.teacher.batches import CropBatches, Plan, load_batches
+from {load_batches.__module__} import CropBatches, Plan, load_batches
 
 if __name__ == "__main__":
     folder, method, workers, seconds = sys.argv[1:]
