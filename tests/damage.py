@@ -116,11 +116,11 @@ def parts_of(path: Path) -> list[Part]:
     ]
     for number, (start, end) in enumerate(pairwise(starts)):
         place = f"block {number} at byte {start}"
-        length = start + 4, start + 8
         parts += [
-            Part(f"marker of block {number}", start, length[0], corrupt, place),
-            Part(f"length of block {number}", *length, (CorruptError, LimitError), place),
-            Part(f"checksum of block {number}", length[1], start + BLOCK_HEAD.size, corrupt, place),
+            Part(f"marker of block {number}", start, start + 4, corrupt, place),
+            Part(f"number of block {number}", start + 4, start + 8, corrupt, place),
+            Part(f"length of block {number}", start + 8, start + 12, (CorruptError, LimitError), place),
+            Part(f"checksum of block {number}", start + 12, start + BLOCK_HEAD.size, corrupt, place),
             Part(f"payload of block {number}", start + BLOCK_HEAD.size, end, corrupt, place),
         ]
     end = trailer.trailer_offset
@@ -128,7 +128,8 @@ def parts_of(path: Path) -> list[Part]:
         *parts,
         Part("keys", trailer.keys_offset, trailer.summary_offset, corrupt, "keys at byte"),
         Part("summary", trailer.summary_offset, trailer.index_offset, corrupt, "summary at byte"),
-        Part("index", trailer.index_offset, end, corrupt, "index at byte"),
+        Part("index", trailer.index_offset, trailer.copy_offset, corrupt, "index at byte"),
+        Part("copy", trailer.copy_offset, end, (CorruptError, LimitError), "copy at byte"),
         Part("trailer", end, end + TRAILER.size - len(MAGIC), corrupt, "trailer"),
         Part("magic at the end", end + TRAILER.size - len(MAGIC), end + TRAILER.size, (TruncatedError,), "trailer"),
     ]

@@ -15,7 +15,7 @@ from softlabel_codec.arguments import ON_ERROR, check_choice
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError, SoftLabelError
 from softlabel_codec.fkd.files import FkdImage, exact_crops, label_codec, read_fkd_file
-from softlabel_codec.images import Stems, list_images, read_size
+from softlabel_codec.images import Stems, is_about_the_image, list_images, read_size
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.writer import SoftLabelWriter
 
@@ -199,6 +199,8 @@ class _ImageSizes:
         try:
             return read_size(self._folder / name)
         except OSError as error:
+            if not is_about_the_image(error):
+                raise
             raise MismatchError(f"image {name!r}: {error}") from None
 
 

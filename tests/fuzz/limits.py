@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MAX_CPU_SECONDS = 1.0
-MEMORY_ALLOWANCE_BYTES = 2**31
+MEMORY_ALLOWANCE_BYTES = 2**29
 """Address space that may be mapped on top of what is mapped after all imports."""
 
 
