@@ -170,7 +170,7 @@ SECTIONS = {
     ),
     "fuzzing": Section(
         "Fuzzing",
-        "Coverage-guided (atheris), each target from its kept corpus, in a process that may map 512 MiB more than after its imports. An "
+        "Coverage-guided (atheris), each target from its kept corpus, each input in a process that may map 512 MiB more than before it. An "
         "input must not raise anything but the errors of the package, nor take more than a second of processor time. `whole_file` joins "
         "mutated parts behind recomputed checksums, does all that can be done with a file, and compares with the independent reader.",
         _fuzzing,
