@@ -39,6 +39,7 @@ def _vectors(folder: Path, scale: float) -> dict[str, Any]:
         "invalid files, to be refused by every reader": len(invalid.REFUSED),
         "invalid files, to be found by every verifier": len(invalid.FOUND_BY_VERIFIERS),
         "unfinished files": len(invalid.UNFINISHED),
+        "damaged files, to be recovered": len(invalid.DAMAGED),
     }
 
 
@@ -163,12 +164,13 @@ SECTIONS = {
         "Damage",
         "Small files of every codec family and crop mode. A reader that reads everything must refuse each damaged file with the error that "
         "belongs to the place, naming it, or find exactly what was written; `verify` must find every one and say where. Where one block is "
-        "damaged, the images of all others must come out unharmed.",
+        "damaged, the images of all others must come out unharmed. After each flipped bit, also of header and metadata, "
+        "`recover` must bring back every image of the blocks that are not damaged themselves.",
         _damage,
     ),
     "fuzzing": Section(
         "Fuzzing",
-        "Coverage-guided (atheris), each target from its kept corpus, in a process that may map 2 GiB more than after its imports. An "
+        "Coverage-guided (atheris), each target from its kept corpus, each input in a process that may map 512 MiB more than before it. An "
         "input must not raise anything but the errors of the package, nor take more than a second of processor time. `whole_file` joins "
         "mutated parts behind recomputed checksums, does all that can be done with a file, and compares with the independent reader.",
         _fuzzing,
@@ -176,8 +178,9 @@ SECTIONS = {
     "crashes": Section(
         "Crashes",
         "After each, a reader must refuse the unfinished file with a clear message, `recover` give exactly the whole blocks that were "
-        "written, and a continued run end with the bytes of an unbroken one. `runs` counts what ended early; `states` how far it had "
-        "come: before the file there is nothing to recover, after the rename nothing left to do, and a file that is complete and only "
+        "written, and a continued run end with the bytes of an unbroken one. (Where a power failure lost writes in front of whole blocks, "
+        "the run must be refused, and continue from what `recover` keeps.) `runs` counts what ended early; `states` how far it had come: "
+        "before the file there is nothing to recover, after the rename nothing left to do, and a file that is complete and only "
         "lacks its name can be read. A third of the random kills fall while the writer finishes, which a slow disk (1 ms for each call) "
         "draws out for them. `slcodec encode` is continued by the same command: its `finished files` have the bytes of an unbroken run.",
         _crashes,

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from softlabel_codec import SoftLabelReader
 from softlabel_codec.assembly import Assembly
-from softlabel_codec.frame import BLOCK_HEAD, pack_block
-from softlabel_codec.prefix import read_beginning, read_blocks
+from softlabel_codec.frame import BLOCK_HEAD
+from softlabel_codec.prefix import BlockScan, read_beginning
 from softlabel_codec.report import inspect
 from softlabel_codec.store import FileSource, PartialFile
 
@@ -70,7 +70,7 @@ def _write_synthetic(seed: Path, path: Path, num_images: int) -> None:
     """Write a set of so many images that repeats the only block of another file."""
     source = FileSource(seed)
     beginning = read_beginning(source)
-    (block,) = read_blocks(source, beginning)
+    (block,) = BlockScan(source, beginning).all()
     payload, counts = block.data[BLOCK_HEAD.size :], block.images.counts.tolist()
     with PartialFile(path) as file:
         assembly = Assembly(file)
@@ -78,7 +78,7 @@ def _write_synthetic(seed: Path, path: Path, num_images: int) -> None:
         for number in range(num_images // IMAGES_PER_BLOCK):
             first = number * IMAGES_PER_BLOCK
             keys = [f"n{image // 1300:08d}/n{image // 1300:08d}_{image}.JPEG" for image in range(first, first + IMAGES_PER_BLOCK)]
-            assembly.add_block(pack_block(payload, beginning.metadata_crc32, number), keys, counts)
+            assembly.add_payload(payload, beginning.metadata_crc32, keys, counts)
         assembly.finish([])
     source.close()
 

@@ -80,6 +80,14 @@ def check_fraction_crops(crops: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]
     return array.astype(dtype)
 
 
+def check_image_crc32(crc32: object, wanted: bool) -> None:
+    """Raise ArgumentError unless `crc32` is a CRC-32 if one is wanted, and None if not."""
+    if not wanted and crc32 is not None:
+        raise ArgumentError("image_crc32: expected none, as the writer was made without image_checksums=True")
+    if wanted and not (isinstance(crc32, int) and 0 <= crc32 < 2**32):
+        raise ArgumentError(f"image_crc32: expected an integer from 0 to 2^32 - 1, got {crc32!r}")
+
+
 def check_num_crops(num_crops: int) -> int:
     """Return a number of crops that an image may have."""
     if not 1 <= num_crops <= MAX_CROPS_PER_IMAGE:
@@ -88,11 +96,11 @@ def check_num_crops(num_crops: int) -> int:
 
 
 def check_flips(flips: ArrayLike, num_crops: int) -> NDArray[np.bool_]:
-    """Return flips (M,) of bools."""
+    """Return a copy of flips (M,) of bools."""
     array = as_array("flips", flips)
     if array.dtype != np.bool_ or array.shape != (num_crops,):
         raise ArgumentError(f"flips: expected bool of shape ({num_crops},), got {array.dtype} of shape {array.shape}")
-    return array
+    return np.array(array, np.bool_)
 
 
 def _check_shape(crops: ArrayLike, kinds: str, name: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Codec strings: how labels are selected, stored and read (spec/container-v1.md, section 10)."""
+"""Codec strings: how labels are selected, stored and read (spec/container-v1.md, section 11)."""
 
 from __future__ import annotations
 

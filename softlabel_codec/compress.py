@@ -111,7 +111,7 @@ def decompress_many(frames: Sequence[bytes], max_bytes: Sequence[int]) -> list[b
         for frame, most in zip(frames, max_bytes, strict=True):
             parameters = frame_parameters(frame)
             size = parameters.content_size
-            usual = 0 < size <= most and parameters.window_size <= _MAX_WINDOW_BYTES
+            usual = 0 < size <= most and parameters.window_size <= _MAX_WINDOW_BYTES and frame[:4] == _MAGIC
             contents.append(inflate(frame, size, False, False) if usual else decompress(frame, most))
     except zstandard.ZstdError as error:
         raise CorruptError(f"a zstd frame does not decompress: {error}") from None

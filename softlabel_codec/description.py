@@ -15,6 +15,9 @@ from softlabel_codec.pack.block import Layout
 from softlabel_codec.pack.crops import CROP_MODES, DERIVED
 from softlabel_codec.sampler import CropSampler
 
+CHECKSUM = "crc32"
+"""What checksums of images are, if there are any."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -34,6 +37,8 @@ class Description:
         Further keys of the metadata section, `writer` among them.
     sampler : CropSampler or None
         Where derived crops come from.
+    image_checksums : bool
+        Whether blocks hold the CRC-32 of each image's file.
     """
 
     num_classes: int
@@ -42,6 +47,7 @@ class Description:
     metadata: Plain
     other: Plain = field(default_factory=dict)
     sampler: CropSampler | None = None
+    image_checksums: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.num_classes, bool) or not hasattr(self.num_classes, "__index__"):
@@ -58,7 +64,7 @@ class Description:
     @property
     def layout(self) -> Layout:
         """How the blocks are laid out."""
-        return Layout(self.codec, self.num_classes, self.crops, self.sampler)
+        return Layout(self.codec, self.num_classes, self.crops, self.sampler, self.image_checksums)
 
     @property
     def written_by(self) -> str:
@@ -70,6 +76,8 @@ class Description:
         own = {"num_classes": self.num_classes, "codec": str(self.codec), "crops": self.crops, "metadata": self.metadata}
         if self.sampler is not None:
             own["crop_sampler"] = self.sampler.describe()
+        if self.image_checksums:
+            own["image_checksum"] = CHECKSUM
         return pack_map({**own, **self.other}, MAX_METADATA_BYTES)
 
     @classmethod
@@ -81,16 +89,20 @@ class Description:
         _check_type("codec", codec, str)
         _check_type("crops", crops, str)
         _check_type("metadata", metadata, dict)
+        checksum = values.pop("image_checksum", "")
+        _check_type("image_checksum", checksum, str)
+        if checksum not in ("", CHECKSUM):
+            raise UnknownFeatureError(f"image_checksum: expected {CHECKSUM!r}, got {reprlib.repr(checksum)}. Update softlabel_codec")
         try:
             sampler = CropSampler.from_description(_take(values, "crop_sampler")) if crops == DERIVED else None
-            return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values, sampler)
+            return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values, sampler, bool(checksum))
         except ArgumentError as error:
             raise UnknownFeatureError(str(error)) from None
 
 
 def difference(found: Description, wanted: Description) -> str:
     """Return the first thing in which two descriptions differ, for people: `name: expected ..., got ...`."""
-    for name in ("num_classes", "codec", "crops", "metadata", "sampler", "other"):
+    for name in ("num_classes", "codec", "crops", "metadata", "sampler", "image_checksums", "other"):
         old, new = getattr(found, name), getattr(wanted, name)
         if old != new:
             return _map_difference(name, old, new) if isinstance(old, dict) else f"{name}: expected {new}, found {old}"

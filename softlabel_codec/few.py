@@ -21,7 +21,7 @@ from softlabel_codec.labels import SparseLabels, Tails
 from softlabel_codec.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BLOCK, MAX_KEPT_CLASSES, fits_block
 from softlabel_codec.pack.block import Layout
 from softlabel_codec.pack.crops import NO_RATIO_BOUND, OUTSIDE
-from softlabel_codec.pack.fields import FEW_CROPS, IMAGE_BYTES, MANY_CROPS, SHORT
+from softlabel_codec.pack.fields import CHECKSUM_BYTES, FEW_CROPS, IMAGE_BYTES, MANY_CROPS, SHORT
 from softlabel_codec.pack.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_bits
 from softlabel_codec.pack.sparse import TOO_MANY, WASTEFUL, WIDE
 from softlabel_codec.pack.tails import one_tail
@@ -31,7 +31,7 @@ from softlabel_codec.quantise.values import LOG8_ZERO, VALUE_WIDTH, Floats, Log8
 MAX_CROPS = 12
 """Up to so many crops of one image this way is faster."""
 
-Decoded = tuple[NDArray[Any], NDArray[np.bool_], tuple[int, int], SparseLabels]
+Decoded = tuple[NDArray[Any], NDArray[np.bool_], tuple[int, int], SparseLabels, int | None]
 
 
 class FewCropsReader:
@@ -49,7 +49,7 @@ class FewCropsReader:
         codec: Codec = layout.codec
         self._num_classes, self._policy, self._sampler = layout.num_classes, policy, layout.sampler
         self._fields = layout.fields.struct
-        self._names = layout.fields.names
+        self._names, self._image_bytes = layout.fields.names, layout.fields.image_bytes
         self._most_classes = min(layout.num_classes, MAX_KEPT_CLASSES)
         self._encoding: ValueEncoding = value_encoding(codec, layout.num_classes)
         self._value_width = VALUE_WIDTH[codec.values]
@@ -65,7 +65,7 @@ class FewCropsReader:
         return layout.codec.family == "sparse" and layout.crops in ("pixels", "derived")
 
     def read(self, content: bytes, slot: int, crops: Sequence[int], stream: int) -> Decoded:
-        """Return coordinates, flips, image size and labels of crops (at least one) of the image at a place in a block.
+        """Return coordinates, flips, image size, labels and image checksum of crops (at least one) of the image at a place in a block.
 
         `stream` is the image's crop stream, which matters only if crops are derived.
 
@@ -92,7 +92,10 @@ class FewCropsReader:
             raise CorruptError(FEW_CROPS)
         rows = [before + crop for crop in crops]
         height, width = size = table[num_images + slot], table[2 * num_images + slot]
-        at += IMAGE_BYTES * num_images
+        checksum = None
+        if self._image_bytes > IMAGE_BYTES:
+            (checksum,) = struct.unpack_from("<I", content, at + IMAGE_BYTES * num_images + CHECKSUM_BYTES * slot)
+        at += self._image_bytes * num_images
         if self._sampler is not None:
             if not (height and width):
                 raise CorruptError(OUTSIDE)
@@ -102,7 +105,7 @@ class FewCropsReader:
             geometry, at = _stored_crops(content, at, num_crops, rows, fields, size)  # which checks that all this is there
             flips = [content[flips_at + (row >> 3)] >> (row & 7) & 1 == 1 for row in rows]
         labels = self._labels(content, fields, at, num_crops, rows, slot)
-        return np.array(geometry, np.int32), np.array(flips, np.bool_), size, labels
+        return np.array(geometry, np.int32), np.array(flips, np.bool_), size, labels, checksum
 
     def _labels(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int], slot: int) -> SparseLabels:
         entries, at = self._entries(content, fields, at, num_crops, rows)

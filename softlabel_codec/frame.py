@@ -1,4 +1,4 @@
-"""The byte layout of the container: header, block frames, keys, summary, index, trailer (spec/container-v1.md).
+"""The byte layout of the container: header, block frames, keys, summary, index, copy, trailer (spec/container-v1.md).
 
 Bytes in, bytes out: nothing here touches a file. Errors say what is wrong; who calls adds which file and where.
 """
@@ -33,10 +33,10 @@ KEYS_ASCEND = 1
 
 HEADER = struct.Struct("<8sHHIIIII")
 _MAJOR = struct.Struct("<8sH")
-BLOCK_HEAD = struct.Struct("<4sII")
-TRAILER = struct.Struct("<QQQQQQQI32sI8s")
+BLOCK_HEAD = struct.Struct("<4sIII")
+TRAILER = struct.Struct("<QQQQQQQQI32sI8s")
 CRC = struct.Struct("<I")
-_BLOCK_SEED = struct.Struct("<IQI")
+_BLOCK_SEED = struct.Struct("<III")
 MIN_BLOCK_BYTES = BLOCK_HEAD.size + 1
 
 
@@ -86,27 +86,30 @@ def pack_block(payload: bytes, metadata_crc32: int, number: int) -> bytes:
     """Return a whole block around a payload (section 5.1)."""
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise LimitError(f"block {number}: expected a payload of at most {MAX_PAYLOAD_BYTES} bytes, got {len(payload)}")
-    return BLOCK_HEAD.pack(MARKER, len(payload), _block_crc32(payload, metadata_crc32, number)) + payload
+    return BLOCK_HEAD.pack(MARKER, number, len(payload), _block_crc32(payload, metadata_crc32, number)) + payload
 
 
-def block_length(head: bytes) -> int:
-    """Return the length of a whole block from its first 12 bytes."""
-    marker, payload_length, _ = BLOCK_HEAD.unpack_from(head)
+def block_place(head: bytes) -> tuple[int, int]:
+    """Return the number and the length of a whole block, from its first 16 bytes."""
+    marker, number, payload_length, _ = BLOCK_HEAD.unpack_from(head)
     if marker != MARKER:
         raise CorruptError(f"expected a block to begin with {MARKER!r}, got {marker!r}")
     if not 1 <= payload_length <= MAX_PAYLOAD_BYTES:
         raise LimitError(f"payload_length: expected 1 to {MAX_PAYLOAD_BYTES}, got {payload_length}")
-    return BLOCK_HEAD.size + int(payload_length)
+    return int(number), BLOCK_HEAD.size + int(payload_length)
 
 
 def block_content(block: bytes, metadata_crc32: int, number: int) -> bytes:
-    """Return the decompressed content of a whole block, after checking its marker, length and checksum, in this order."""
+    """Return the decompressed content of a whole block, after checking its marker, length, number and checksum, in this order."""
     if len(block) < BLOCK_HEAD.size:
         raise CorruptError(f"block {number}: expected at least {MIN_BLOCK_BYTES} bytes, got {len(block)}")
-    if block_length(block) != len(block):
+    found, length = block_place(block)
+    if length != len(block):
         raise CorruptError(f"block {number}: expected a payload of {len(block) - BLOCK_HEAD.size} bytes, as the index says")
+    if found != number:
+        raise CorruptError(f"block {number}: expected this number, got {found}")
     payload = block[BLOCK_HEAD.size :]
-    if BLOCK_HEAD.unpack_from(block)[2] != _block_crc32(payload, metadata_crc32, number):
+    if BLOCK_HEAD.unpack_from(block)[3] != _block_crc32(payload, metadata_crc32, number):
         raise CorruptError(f"checksum of block {number} differs")
     return decompress(payload, max_content_bytes(len(payload)))
 
@@ -118,7 +121,7 @@ def block_contents(blocks: Sequence[bytes], metadata_crc32: int, numbers: Sequen
     for block, number in zip(blocks, numbers, strict=True):
         payload = block[BLOCK_HEAD.size :]
         length = len(payload)
-        if not length or unpack(block) != (MARKER, length, crc32(payload, crc32(seed(metadata_crc32, number, length)))):
+        if not length or unpack(block) != (MARKER, number, length, crc32(payload, crc32(seed(metadata_crc32, number, length)))):
             block_content(block, metadata_crc32, number)  # says what is wrong
         payloads.append(payload)
     return decompress_many(payloads, [max_content_bytes(len(payload)) for payload in payloads])
@@ -180,11 +183,12 @@ class Index:
 
 @dataclass(frozen=True)
 class Trailer:
-    """What a finished file ends with (section 9)."""
+    """What a finished file ends with (section 10)."""
 
     keys_offset: int
     summary_offset: int
     index_offset: int
+    copy_offset: int
     file_length: int
     num_images: int
     num_blocks: int
@@ -198,15 +202,15 @@ class Trailer:
         return self.file_length - TRAILER.size
 
     def pack(self) -> bytes:
-        """Return the 104 bytes of the trailer."""
-        offsets = (self.keys_offset, self.summary_offset, self.index_offset, self.file_length)
+        """Return the 112 bytes of the trailer."""
+        offsets = (self.keys_offset, self.summary_offset, self.index_offset, self.copy_offset, self.file_length)
         counts = (self.num_images, self.num_blocks, self.num_crops, self.flags)
         start = TRAILER.pack(*offsets, *counts, self.sha256, 0, MAGIC)[:-12]
         return start + CRC.pack(zlib.crc32(start)) + MAGIC
 
     @classmethod
-    def unpack(cls, data: bytes, file_length: int, blocks_offset: int) -> Trailer:
-        """Return the trailer in the last bytes of a file of that length whose blocks begin at `blocks_offset`."""
+    def unpack(cls, data: bytes, file_length: int, blocks_offset: int = HEADER.size) -> Trailer:
+        """Return the trailer in the last bytes of a file of that length whose blocks begin at `blocks_offset`, or somewhere after it."""
         if len(data) < TRAILER.size or not data.endswith(MAGIC):
             raise TruncatedError("the file does not end with a trailer: it is cut off, or was never finished")
         *fields, crc32, _ = TRAILER.unpack(data[-TRAILER.size :])
@@ -219,7 +223,7 @@ class Trailer:
     def _check(self, file_length: int, blocks_offset: int) -> None:
         if self.file_length > file_length:
             raise TruncatedError(f"expected a file of {self.file_length} bytes, got {file_length}")
-        parts = (blocks_offset, self.keys_offset, self.summary_offset, self.index_offset, self.trailer_offset)
+        parts = (blocks_offset, self.keys_offset, self.summary_offset, self.index_offset, self.copy_offset, self.trailer_offset)
         if self.file_length != file_length or list(parts) != sorted(parts):
             raise CorruptError(f"the parts of the file do not fit into its {file_length} bytes")
         if self.flags & ~KEYS_ASCEND:
@@ -232,6 +236,16 @@ class Trailer:
             or not self.num_blocks <= self.num_images <= MAX_IMAGES_PER_BLOCK * self.num_blocks
         ):
             raise CorruptError(f"{self.num_images} images in {self.num_blocks} blocks do not fit into {blocks_bytes} bytes")
+
+
+def pack_copy(beginning: bytes) -> bytes:
+    """Return the copy section: header and metadata once more, without the magic, in one zstd frame (section 9)."""
+    return compress_columns([beginning[len(MAGIC) :]], text=True)
+
+
+def unpack_copy(data: bytes) -> bytes:
+    """Return the header and the metadata that a copy section holds; CorruptError or LimitError if it holds something else."""
+    return MAGIC + decompress(data, HEADER.size - len(MAGIC) + MAX_METADATA_BYTES)
 
 
 def pack_key_pages(keys: Sequence[bytes], order: NDArray[np.integer] | None) -> bytes:

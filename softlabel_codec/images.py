@@ -5,7 +5,10 @@ Teacher and student cut crops with the same function, because decoders and resiz
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -13,13 +16,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from softlabel_codec.arguments import INTERPOLATIONS
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.labelled import ImageLabels
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_ABOUT_A_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 COLOR_POLICY = "converted to 8-bit RGB by Pillow; alpha dropped; 16-bit samples shifted right by 8"
 
 
@@ -154,6 +158,26 @@ def load_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any], exif
         return _turned_to_rgb(image, exif_orientation)
 
 
+def read_image(path: str | os.PathLike[str], exif_orientation: str = "ignored") -> tuple[Image.Image, int]:
+    """Return an image file as 8-bit RGB, as `load_image` does, and the CRC-32 of its bytes, which are read once for both."""
+    data = Path(path).read_bytes()
+    with _readable(os.fspath(path)), Image.open(io.BytesIO(data)) as image:
+        return _turned_to_rgb(image, exif_orientation), zlib.crc32(data)
+
+
+def file_crc32(path: str | os.PathLike[str]) -> int:
+    """Return the CRC-32 of the bytes of a file."""
+    return zlib.crc32(Path(path).read_bytes())
+
+
+def is_about_the_image(error: OSError) -> bool:
+    """Return whether an error says something about an image, which another try would not change: it is absent, not an image, or cut off.
+
+    Too many open files, a disk or a network that fails, and the like, are not about it.
+    """
+    return error.errno is None or error.errno in _ABOUT_A_FILE
+
+
 def load_reduced(path: str | os.PathLike[str], factor: int) -> tuple[Image.Image, tuple[int, int]]:
     """Return an image as 8-bit RGB, and its height and width as stored; a JPEG file is decoded at 1/`factor` (1, 2, 4, 8) of its size.
 
@@ -176,8 +200,14 @@ def _readable(name: str) -> Iterator[None]:
     """Turn what Pillow's plugins raise for broken files into an OSError that names the file."""
     try:
         yield
+    except UnidentifiedImageError:
+        raise OSError(f"{name}: not a readable image: of no known kind") from None
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"{name}: not a readable image: {error}") from None
+    except OSError as error:
+        if error.errno is None:  # of a decoder
+            raise OSError(f"{name}: not a readable image: {error}") from None
+        raise
 
 
 def _turned_to_rgb(image: Image.Image, exif_orientation: str) -> Image.Image:

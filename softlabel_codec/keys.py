@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from itertools import pairwise
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,27 @@ CACHED_FIRST_KEYS = 2**14
 Found = TypeVar("Found")
 
 
+class _Recent:
+    """What was read last, by page.
+
+    (An `lru_cache` of a method would be part of a reference cycle, which keeps the file of a forgotten reader open.)
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: dict[int, Any] = {}
+
+    def get(self, page: int, read: Callable[[int], Found]) -> Found:
+        """Return what is kept of a page, or read and keep it; all others are forgotten when there are too many. Threads may call this."""
+        found: Found | None = self._kept.get(page)
+        if found is None:
+            found = read(page)
+            if len(self._kept) >= self._size:
+                self._kept = {}
+            self._kept[page] = found
+        return found
+
+
 class Keys(Sequence[str]):
     """All keys of a file in file order, as a sequence that reads what it needs.
 
@@ -49,9 +69,9 @@ class Keys(Sequence[str]):
         self._page_starts = np.zeros(0, np.int64)
         self._streams = np.zeros(self._num_keys, np.uint32)
         self._has_streams = np.zeros(num_pages(self._num_keys, True)[0], np.bool_)
-        self._key_page = lru_cache(CACHED_PAGES)(self._read_key_page)
-        self._first_key = lru_cache(CACHED_FIRST_KEYS)(lambda page: self._key_page(page)[0])
-        self._order_page = lru_cache(CACHED_PAGES)(self._read_order_page)
+        self._key_pages = _Recent(CACHED_PAGES)
+        self._first_keys = _Recent(CACHED_FIRST_KEYS)
+        self._order_pages = _Recent(CACHED_PAGES)
 
     def __len__(self) -> int:
         return self._num_keys
@@ -143,6 +163,15 @@ class Keys(Sequence[str]):
         if self._ascend:
             return place
         return int(self._order_page(place // ORDER_PER_PAGE)[place % ORDER_PER_PAGE])
+
+    def _key_page(self, page: int) -> KeyPage:
+        return self._key_pages.get(page, self._read_key_page)
+
+    def _first_key(self, page: int) -> bytes:
+        return self._first_keys.get(page, lambda page: self._key_page(page)[0])
+
+    def _order_page(self, page: int) -> NDArray[np.uint32]:
+        return self._order_pages.get(page, self._read_order_page)
 
     def _read_key_page(self, page: int) -> KeyPage:
         count = min(KEYS_PER_PAGE, self._num_keys - page * KEYS_PER_PAGE)

@@ -26,12 +26,15 @@ class ImageLabels:
         Height and width of the stored image in pixels; (0, 0) if the file does not know.
     labels : SparseLabels or DenseLabels
         One row for each crop.
+    image_crc32 : int or None
+        CRC-32 of the labelled image's file, if the labels keep it.
     """
 
     crops: NDArray[Any]
     flips: NDArray[np.bool_]
     image_size: tuple[int, int]
     labels: Labels
+    image_crc32: int | None = None
 
     def __len__(self) -> int:
         """Return the number of crops."""
@@ -56,6 +59,8 @@ class BatchLabels:
         Number of rows of each image.
     images : int64 (B,)
         Number of each image in the file.
+    image_crc32s : int64 (B,) or None
+        CRC-32 of the file of each labelled image, if the labels keep them.
     """
 
     crops: NDArray[Any]
@@ -64,6 +69,7 @@ class BatchLabels:
     image_sizes: NDArray[np.int64]
     image_rows: NDArray[np.int64]
     images: NDArray[np.int64]
+    image_crc32s: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -72,7 +78,8 @@ class BatchLabels:
     def __iter__(self) -> Iterator[ImageLabels]:
         """Yield the images one by one."""
         start = 0
-        for count, size in zip(self.image_rows.tolist(), self.image_sizes.tolist(), strict=True):
+        crc32s = [None] * len(self) if self.image_crc32s is None else self.image_crc32s.tolist()
+        for count, size, crc32 in zip(self.image_rows.tolist(), self.image_sizes.tolist(), crc32s, strict=True):
             rows = slice(start, start + count)
-            yield ImageLabels(self.crops[rows], self.flips[rows], (size[0], size[1]), self.labels[rows])
+            yield ImageLabels(self.crops[rows], self.flips[rows], (size[0], size[1]), self.labels[rows], crc32)
             start += count

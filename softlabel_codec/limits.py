@@ -1,4 +1,4 @@
-"""The limits of the format (spec/container-v1.md, section 12)."""
+"""The limits of the format (spec/container-v1.md, section 13)."""
 
 from __future__ import annotations
 

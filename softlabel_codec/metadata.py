@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgpack
@@ -87,7 +87,8 @@ def _key(key: Any, where: str) -> str:
     return key
 
 
-def _distinct_keys(pairs: list[tuple[Any, Any]]) -> Plain:
+def _distinct_keys(found: Iterable[tuple[Any, Any]]) -> Plain:
+    pairs = list(found)  # msgpack's pure Python passes an iterator
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a map holds a key twice")

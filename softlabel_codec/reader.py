@@ -148,7 +148,7 @@ class SoftLabelReader:
     def _read_index(self, blocks_offset: int) -> BlockIndex:
         trailer = self.trailer
         try:
-            data = self._source.read_at(trailer.index_offset, trailer.trailer_offset - trailer.index_offset)
+            data = self._source.read_at(trailer.index_offset, trailer.copy_offset - trailer.index_offset)
             return BlockIndex(Index.unpack(data, trailer.num_blocks, trailer.num_images), blocks_offset, trailer)
         except FormatError as error:
             raise located(error, self._source, f"index at byte {trailer.index_offset}") from None
@@ -221,13 +221,14 @@ class SoftLabelReader:
                 return ImageLabels(*self._few.read(content, slot, chosen, self.keys.crop_stream(number) if self._layout.derived else 0))
             numbers = None if chosen is None else np.array([chosen], np.int64)
             streams = self.keys.crop_streams(np.array([number])) if self._layout.derived else None
-            rows, sizes, counts = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers, streams)
-            if chosen is None and int(counts[0]) != self.num_crops[number]:
+            found, of_image = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers, streams)
+            if chosen is None and int(of_image.image_rows[0]) != self.num_crops[number]:
                 raise CorruptError(_OTHER_CROPS)
-            labels = self._quantiser.dequantise(rows.codes, self._policy)
+            labels = self._quantiser.dequantise(found.codes, self._policy)
         except CorruptError as error:
             raise self.blocks.located(error, block) from None
-        return ImageLabels(rows.crops, rows.flips, (int(sizes[0, 0]), int(sizes[0, 1])), labels)
+        size, crc32s = of_image.image_sizes[0].tolist(), of_image.image_crc32s
+        return ImageLabels(found.crops, found.flips, (size[0], size[1]), labels, None if crc32s is None else int(crc32s[0]))
 
     def read_batch(self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike | None = None) -> BatchLabels:
         """Return chosen crops of several images at once: several times faster than one by one.
@@ -272,13 +273,14 @@ class SoftLabelReader:
             self._check_sampler(int(blocks[0]))
             streams = self.keys.crop_streams(numbers)
         try:
-            rows, sizes, counts = self._layout.unpack(contents, block_place, slots, chosen, streams)
-            if chosen is None and (counts != self.num_crops[numbers]).any():
+            found, of_images = self._layout.unpack(contents, block_place, slots, chosen, streams)
+            if chosen is None and (of_images.image_rows != self.num_crops[numbers]).any():
                 raise CorruptError(_OTHER_CROPS)
-            labels = self._quantiser.dequantise(rows.codes, self._policy)
+            labels = self._quantiser.dequantise(found.codes, self._policy)
         except CorruptError as error:
-            raise self._find_corrupt(contents, blocks, error) from None
-        return BatchLabels(rows.crops, rows.flips, labels, sizes, counts, numbers)
+            raise self._find_corrupt(blocks, error) from None
+        sizes, counts, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
+        return BatchLabels(found.crops, found.flips, labels, sizes, counts, numbers, crc32s)
 
     def _sound(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> NDArray[np.bool_]:
         """Return which images (B,) can be read, one by one; note the others."""
@@ -362,25 +364,16 @@ class SoftLabelReader:
         wrong = next(crop for crop in chosen if not 0 <= crop <= last)
         return IndexError(f"{self.path}: image {number} ({self.keys[number]!r}): crop number: expected 0 to {last}, got {wrong}")
 
-    def previous_key(self, block: int) -> str:
-        """Return the key of the image before the first one of a block; empty if there is none."""
-        first = int(self.index.first_images[block])
-        return self.keys[first - 1] if first else ""
-
     def block_columns(self, block: int) -> list[Column]:
         """Return the content of a block as the named columns that our writer makes of it."""
-        previous_key = self.previous_key(block)
-        return self._layout.pack(self._layout.unpack_all(self.blocks.content(block), previous_key), previous_key)
+        return self._layout.pack(self._layout.unpack_all(self.blocks.content(block)))
 
-    def check_block(self, block: int, previous_key: str) -> BlockImages:
-        """Decode everything in a block, compare it with index and keys, and return it.
-
-        CorruptError if anything is wrong, or contradicts `previous_key`, the key before the block's first.
-        """
+    def check_block(self, block: int) -> BlockImages:
+        """Decode everything in a block, compare it with index and keys, and return it; CorruptError if anything is wrong."""
         content = self.blocks.content(block)
         first, last = int(self.index.first_images[block]), int(self.index.first_images[block + 1])
         try:
-            images = self._layout.unpack_all(content, previous_key)
+            images = self._layout.unpack_all(content)
             self._quantiser.dequantise(images.codes, self._policy)
             if images.keys != self.keys[first:last] or images.counts.tolist() != self.num_crops[first:last].tolist():
                 raise CorruptError("its keys or numbers of crops are not those of the index")
@@ -395,17 +388,16 @@ class SoftLabelReader:
     def _check_sampler(self, block: int) -> None:
         """The first time, check that our sampler gives the crops of a block that were labelled."""
         if not self._sampler_checked:
-            self.check_block(block, self.previous_key(block))
+            self.check_block(block)
             self._sampler_checked = True
 
-    def _find_corrupt(self, contents: list[bytes], blocks: NDArray[np.int64], error: FormatError) -> FormatError:
-        for content, block in zip(contents, blocks.tolist(), strict=True):
+    def _find_corrupt(self, blocks: NDArray[np.int64], error: FormatError) -> FormatError:
+        """Return the error of the first of some blocks that is not sound in every respect."""
+        for block in blocks.tolist():
             try:
-                one = np.zeros(1, np.int64)
-                images = self._layout.unpack([content], one, one, None, one)
-                self._quantiser.dequantise(images[0].codes, self._policy)
+                self.check_block(block)
             except FormatError as found:
-                return self.blocks.located(found, block)
+                return found
         return located(error, self._source)
 
 

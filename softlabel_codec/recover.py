@@ -1,20 +1,19 @@
-"""From an unfinished or damaged file to a finished one (spec/container-v1.md, section 9.1)."""
+"""From an unfinished or damaged file to a sound one (spec/container-v1.md, section 10.1)."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from softlabel_codec.assembly import Assembly
 from softlabel_codec.errors import CorruptError, FormatError
-from softlabel_codec.pack.block import BlockImages
-from softlabel_codec.prefix import read_beginning, read_blocks
-from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.store import FileSource, PartialFile
+from softlabel_codec.frame import TRAILER, Trailer
+from softlabel_codec.keys import Keys
+from softlabel_codec.prefix import Beginning, BlockScan, read_beginning, read_copy
+from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, PartialFile
+from softlabel_codec.summary import unpack_summary
 from softlabel_codec.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -29,10 +28,11 @@ class Recovery:
     num_images, num_blocks : int
         Images and blocks that were recovered.
     lost_keys : list of str or None
-        Keys of the images in damaged blocks; the new file lists them among its skipped keys. None if the file has no sound index
-        that could say which images there were.
+        Keys of the images in damaged blocks; a finished new file lists them among its skipped keys. None if the file has no sound list
+        of keys that could say which images there were.
     unused_bytes : int
-        Bytes of damaged blocks; without a sound index, all bytes from the first place on where no whole block stands.
+        Bytes between header and metadata and the end of the last block that belong to no whole block; of a file without sound trailer, up
+        to its end.
     """
 
     num_images: int
@@ -42,98 +42,78 @@ class Recovery:
 
 
 def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, overwrite: bool = False, empty: bool = True) -> Recovery:
-    """Make a finished file of all sound blocks of a damaged one, or of the whole blocks of an unfinished one.
+    """Write a file of all whole blocks of a damaged or an unfinished one, wherever they stand.
 
-    If index and keys of `source` are sound, every block is kept that is sound itself. Otherwise, as in an unfinished file, the
-    blocks up to the first place where no whole one stands.
+    Header and metadata are taken from the copy at the end of the file if they are damaged.
 
     Parameters
     ----------
     source : path
-        The unfinished file, usually `NAME.partial`, or the damaged one; it is left as it is.
+        The damaged file, or the unfinished one, usually `NAME.partial`; it is left as it is.
     path : path
-        The file to write.
+        The file to write. If its name ends in `.partial`, it is left unfinished, so that whatever began `source` can continue it.
     overwrite : bool
         Replace `path` if it exists.
     empty : bool
-        Write a file without images if there is no sound block; else that is an error, and nothing is written.
+        Write a file without images if there is no whole block; otherwise that is an error, and nothing is written.
 
     Raises
     ------
     FormatError
-        If not even header and metadata of `source` are sound; or if nothing is found, and `empty` is not set.
+        If header and metadata of `source` are damaged, and there is no sound copy of them; or if it has no whole block, and `empty` is
+        not set.
     FileExistsError
         If `path` exists and `overwrite` is not set.
     """
+    file = FileSource(source)
     try:
-        reader = SoftLabelReader(source)
-    except FormatError:
-        return _recover_beginning(source, path, overwrite, empty)
-    with reader:
-        try:
-            keys = list(reader.keys)
-        except FormatError:
-            return _recover_beginning(source, path, overwrite, empty)
-        return _recover_sound_blocks(reader, keys, path, overwrite, empty)
-
-
-def _recover_beginning(source: str | os.PathLike[str], path: str | os.PathLike[str], overwrite: bool, empty: bool) -> Recovery:
-    unfinished = FileSource(source)
-    try:
-        beginning = read_beginning(unfinished)
-        with _new_file(path, overwrite) as (file, assembly):
-            assembly.begin(beginning.data)
-            for block in read_blocks(unfinished, beginning):
-                assembly.add_block(block.data, block.images.keys, block.images.counts.tolist())
-            unused = unfinished.length - file.length
-            _check_found(source, file, assembly, empty)
-            assembly.finish([])
-            return Recovery(len(assembly.keys), assembly.num_blocks, None, unused)
+        beginning = _any_beginning(file)
+        if not empty and next(BlockScan(file, beginning).all(), None) is None:
+            raise CorruptError(f"{source}: holds no whole block. Nothing was written")
+        target = Path(path)
+        own_partial = target.with_name(f"{target.name}.recovered.partial")  # NAME.partial may be what is being recovered
+        with PartialFile(target, unfinished="discard", overwrite=overwrite, partial=own_partial) as new:
+            found = _copy_blocks(file, beginning, Assembly(new), finished=not target.name.endswith(PARTIAL_SUFFIX))
+        logger.info("%s: recovered %s in %s", target, counted(found.num_images, "image"), counted(found.num_blocks, "block"))
+        return found
     finally:
-        unfinished.close()
+        file.close()
 
 
-def _recover_sound_blocks(reader: SoftLabelReader, keys: list[str], path: str | os.PathLike[str], overwrite: bool, empty: bool) -> Recovery:
-    lost: list[str] = []
-    unused = 0
-    with _new_file(path, overwrite) as (file, assembly):
-        assembly.begin(reader.beginning.data)
-        for number in range(reader.trailer.num_blocks):
-            images = _sound_block(reader, number, assembly.keys)
-            if images is None:
-                start, end = reader.index.starts[number : number + 2].tolist()
-                unused += end - start
-                first, last = reader.index.first_images[number : number + 2].tolist()
-                lost += keys[first:last]
-                continue
-            assembly.add_images(images, reader.beginning.description.layout, reader.beginning.metadata_crc32)
-        _check_found(reader.path, file, assembly, empty)
-        assembly.finish([*reader.summary.get("skipped_keys", []), *lost])
-        return Recovery(len(assembly.keys), assembly.num_blocks, lost, unused)
-
-
-def _sound_block(reader: SoftLabelReader, number: int, known_keys: Container[str]) -> BlockImages | None:
-    """Return what is in a block; None if that is not sound, or a key of it is known already."""
+def _any_beginning(file: FileSource) -> Beginning:
     try:
-        images = reader.check_block(number, reader.previous_key(number))
+        return read_beginning(file)
+    except FormatError as error:
+        try:
+            return read_copy(file)
+        except FormatError:
+            raise error from None
+
+
+def _copy_blocks(file: FileSource, beginning: Beginning, assembly: Assembly, *, finished: bool) -> Recovery:
+    layout, whole_bytes = beginning.description.layout, 0
+    assembly.begin(beginning.data)
+    for block in BlockScan(file, beginning).all():
+        assembly.add_images(block.images, layout, beginning.metadata_crc32)
+        whole_bytes += len(block.data)
+    end, keys, skipped = _what_there_was(file, beginning)
+    lost = None if keys is None else [key for key in keys if key not in assembly.image_crc32s]
+    if finished:
+        assembly.finish([*skipped, *(lost or [])])
+    else:
+        assembly.leave()
+    return Recovery(len(assembly.image_crc32s), assembly.num_blocks, lost, end - beginning.blocks_offset - whole_bytes)
+
+
+def _what_there_was(file: FileSource, beginning: Beginning) -> tuple[int, list[str] | None, list[str]]:
+    """Return where the blocks end, the keys of all images and those of skipped images, as far as the end of the file says."""
+    end: int = file.length
+    keys: list[str] | None = None
+    try:
+        trailer = Trailer.unpack(file.read_at(max(0, end - TRAILER.size), min(TRAILER.size, end)), end, beginning.blocks_offset)
+        end = trailer.keys_offset
+        keys = list(Keys(file, trailer))
+        summary = unpack_summary(file.read_at(trailer.summary_offset, trailer.index_offset - trailer.summary_offset))
     except FormatError:
-        return None
-    twice = len(set(images.keys)) < len(images.keys) or any(key in known_keys for key in images.keys)
-    return None if twice else images
-
-
-@contextmanager
-def _new_file(path: str | os.PathLike[str], overwrite: bool) -> Iterator[tuple[PartialFile, Assembly]]:
-    target = Path(path)
-    own_partial = target.with_name(f"{target.name}.recovered.partial")  # NAME.partial may be what is being recovered
-    with PartialFile(target, unfinished="discard", overwrite=overwrite, partial=own_partial) as file:
-        assembly = Assembly(file)
-        yield file, assembly
-    logger.info("%s: recovered %s", target, counted(len(assembly.keys), "image"))
-
-
-def _check_found(source: str | os.PathLike[str], file: PartialFile, assembly: Assembly, empty: bool) -> None:
-    """Raise CorruptError, and leave nothing behind, if no image was found and a file without any is not wanted."""
-    if not empty and not assembly.keys:
-        file.partial.unlink()
-        raise CorruptError(f"{source}: holds no image in a sound block. Nothing was written")
+        return end, keys, []
+    return end, keys, list(summary.get("skipped_keys", []))

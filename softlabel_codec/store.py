@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,11 +16,30 @@ from types import TracebackType
 from softlabel_codec.errors import FormatError, StateError, TruncatedError
 
 PARTIAL_SUFFIX = ".partial"
+CUT_SUFFIX = ".cut"
+"""What is cut off an unfinished file when it is continued is kept beside it, until it is finished."""
 
 
 def partial_path(path: Path) -> Path:
     """Return where the unfinished form of a file is kept."""
     return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+def _open(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a regular file, never as descriptor 0, 1 or 2: where one of these is closed, C libraries still write their warnings to it."""
+    fd, low = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode), []  # which does not wait for who writes to a pipe
+    while fd <= 2:
+        low.append(fd)
+        fd = os.dup(fd)
+    for other in low:
+        os.close(other)
+    kind = stat.S_IFMT(os.fstat(fd).st_mode)
+    if kind == stat.S_IFREG:
+        return fd
+    os.close(fd)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 @contextlib.contextmanager
@@ -30,6 +50,9 @@ def _named(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+COPIED_BYTES = 2**20
 
 
 class FileSource:
@@ -43,7 +66,7 @@ class FileSource:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = _open(self.path, os.O_RDONLY)
         self.length = os.fstat(self._fd).st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -80,6 +103,14 @@ class FileSource:
             self.close()
 
 
+def _behind_links(path: Path) -> Path:
+    """Return what symbolic links lead to."""
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except RuntimeError:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+
+
 def refuse_finished(path: Path, overwrite: bool) -> None:
     """Raise FileExistsError if there is a file that must not be replaced, or something that is no file at all."""
     if path.exists() and not path.is_file():
@@ -114,12 +145,12 @@ class PartialFile:
     """
 
     def __init__(self, path: Path, *, unfinished: str = "refuse", overwrite: bool = False, partial: Path | None = None) -> None:
-        self.path = path.resolve() if path.is_symlink() else path
+        self.path = _behind_links(path)
         self.partial = partial or partial_path(self.path)
         self._overwrite = overwrite
         refuse_finished(path, overwrite)
         self._sha256 = hashlib.sha256()
-        self._fd = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._fd = self._open_partial()
         _open_files.add(self)
         try:
             self._lock()
@@ -134,6 +165,19 @@ class PartialFile:
         except BaseException:
             self.close()
             raise
+
+    def _open_partial(self) -> int:
+        try:
+            fd = _open(self.partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise FileExistsError(errno.EEXIST, "a symbolic link, which is not written through; remove it", str(self.partial)) from None
+            if error.errno == errno.ENOENT:
+                raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(self.partial.parent)) from None
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            os.fchmod(fd, stat.S_IMODE(self.path.stat().st_mode))  # a private file stays private when it is replaced
+        return fd
 
     def _lock(self) -> None:
         try:
@@ -166,6 +210,24 @@ class PartialFile:
             os.ftruncate(self._fd, length)
         self.length = length
 
+    def cut(self, length: int) -> None:
+        """Cut the file to `length` bytes, and keep the rest beside it until the file is finished."""
+        if length == self.length:
+            return
+        with open(self._cut_path, "wb") as kept, _named(self.partial):
+            for start in range(length, self.length, COPIED_BYTES):
+                kept.write(os.pread(self._fd, min(COPIED_BYTES, self.length - start), start))
+        self.truncate(length)
+
+    @property
+    def _cut_path(self) -> Path:
+        return self.partial.with_name(self.partial.name + CUT_SUFFIX)
+
+    def replace_beginning(self, data: bytes) -> None:
+        """Write `data` over the first bytes of the file."""
+        with _named(self.partial):
+            os.pwrite(self._fd, data, 0)
+
     def sha256(self) -> bytes:
         """Return the SHA-256 of everything appended or adopted."""
         return self._sha256.digest()
@@ -176,6 +238,7 @@ class PartialFile:
             os.fsync(self._fd)
         refuse_finished(self.path, self._overwrite)
         os.replace(self.partial, self.path)
+        self._cut_path.unlink(missing_ok=True)
         self.close()
         try:
             _fsync_folder(self.path.parent)

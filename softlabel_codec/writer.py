@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from softlabel_codec.arguments import (
     check_flips,
     check_fraction_crops,
+    check_image_crc32,
     check_image_size,
     check_key,
     check_num_crops,
@@ -30,7 +32,7 @@ from softlabel_codec.frame import Header
 from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block
 from softlabel_codec.pack.block import BlockImages
 from softlabel_codec.pack.columns import ragged
-from softlabel_codec.prefix import Beginning, read_beginning, read_blocks
+from softlabel_codec.prefix import Beginning, BlockScan, read_beginning
 from softlabel_codec.quantise.codes import concatenate_codes, label_quantiser
 from softlabel_codec.sampler import CropSampler, crop_stream
 from softlabel_codec.store import FileSource, PartialFile
@@ -53,14 +55,14 @@ class _Image:
     codes: Any
     num_entries: int
     widest: int
+    crc32: int | None
 
 
 @dataclass
 class _Pending:
     """The images of the block that is being filled."""
 
-    images: list[_Image] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
+    images: dict[str, _Image] = field(default_factory=dict)
     num_bytes: int = 0
     num_crops: int = 0
     num_entries: int = 0
@@ -70,8 +72,7 @@ class _Pending:
         return fits_block(self.num_crops + image.num_crops, self.num_entries + image.num_entries, max(self.widest, image.widest))
 
     def add(self, image: _Image, num_bytes: int) -> None:
-        self.images.append(image)
-        self.keys.add(image.key)
+        self.images[image.key] = image
         self.num_bytes += num_bytes
         self.num_crops += image.num_crops
         self.num_entries += image.num_entries
@@ -104,6 +105,8 @@ class SoftLabelWriter:
         `fractions:f32` / `fractions:f16` of images whose size is not known.
     sampler : CropSampler, optional
         Where derived crops come from.
+    image_checksums : bool
+        Keep the CRC-32 of each image's file, 4 bytes, so that readers notice other images under the same names.
     resume : bool
         Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it. (One without a whole
         block holds nothing, and is begun anew.)
@@ -142,19 +145,23 @@ class SoftLabelWriter:
         *,
         crops: str = "pixels",
         sampler: CropSampler | None = None,
+        image_checksums: bool = False,
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ArgumentError(f"metadata: expected a mapping, got {type(metadata).__name__}")
-        self._description = Description(num_classes, Codec.parse(codec), crops, dict(metadata or {}), {"writer": PACKAGE}, sampler)
+        self._description = Description(
+            num_classes, Codec.parse(codec), crops, dict(metadata or {}), {"writer": PACKAGE}, sampler, image_checksums
+        )
         self._layout = self._description.layout
         self._quantiser = label_quantiser(self._description.codec, num_classes)
         packed = self._description.pack()
         self._metadata_crc32 = zlib.crc32(packed)
         self._pending = _Pending()
         self._ended: str | None = None
+        self._lock = threading.RLock()
         unfinished = "resume" if resume else "discard" if overwrite else "refuse"
         self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite)
         self._assembly = Assembly(self._file)
@@ -167,16 +174,21 @@ class SoftLabelWriter:
     @property
     def keys(self) -> list[str]:
         """Keys of the images added so far, in order, including those of a resumed file."""
-        return [*self._assembly.keys, *(image.key for image in self._pending.images)]
+        return [*self._assembly.image_crc32s, *self._pending.images]
+
+    @property
+    def image_crc32s(self) -> dict[str, int | None]:
+        """For each image added so far, in order, its key and the CRC-32 of its file, if the file keeps these."""
+        return {**self._assembly.image_crc32s, **{key: image.crc32 for key, image in self._pending.images.items()}}
 
     @property
     def num_stored(self) -> int:
         """Number of images in whole blocks of the file so far: those that stay if the writer is interrupted now."""
-        return len(self._assembly.keys)
+        return len(self._assembly.image_crc32s)
 
     def __len__(self) -> int:
         """Return the number of images added so far."""
-        return len(self._assembly.keys) + len(self._pending.images)
+        return len(self._assembly.image_crc32s) + len(self._pending.images)
 
     def add(
         self,
@@ -190,8 +202,9 @@ class SoftLabelWriter:
         values: ArrayLike | None = None,
         left_out: ArrayLike | None = None,
         vectors: ArrayLike | None = None,
+        image_crc32: int | None = None,
     ) -> None:
-        """Add the crops of one image.
+        """Add the crops of one image. Arrays are copied: the caller may use them again. Several threads may call this.
 
         Parameters
         ----------
@@ -212,6 +225,8 @@ class SoftLabelWriter:
             the sum, for each class, of its probability over the crops that do not keep it, if the codec has a tail; or else
         vectors : float (M, C)
             the numbers to keep of a `dense` codec whose content is not `probs`.
+        image_crc32 : int
+            CRC-32 of the bytes of the image's file, as `zlib.crc32` gives it; if, and only if, the writer keeps `image_checksums`.
 
         Raises
         ------
@@ -227,9 +242,20 @@ class SoftLabelWriter:
         self._check_open()
         labels = {"probs": probs, "indices": indices, "values": values, "left_out": left_out, "vectors": vectors}
         try:
-            image = self._prepare(key, image_size, crops, flips, {name: value for name, value in labels.items() if value is not None})
+            given = {name: value for name, value in labels.items() if value is not None}
+            image = self._prepare(key, image_size, crops, flips, given, image_crc32)
+            with self._lock:
+                self._check_open()
+                self._add(image)
         except (ArgumentError, LimitError) as error:
             raise type(error)(f"image {key!r}: {error}") from None
+
+    def _add(self, image: _Image) -> None:
+        """Put an image into the block that is being filled, which is written when it is full."""
+        if image.key in self._assembly.image_crc32s or image.key in self._pending.images:
+            raise ArgumentError("key: an image with this key was added before")
+        if len(self) >= MAX_IMAGES:
+            raise LimitError(f"expected at most {MAX_IMAGES} images")
         if not self._pending.has_room(image):
             self._guarded(self._write_block)
         self._pending.add(image, self._quantiser.expected_bytes(image.codes))
@@ -244,18 +270,20 @@ class SoftLabelWriter:
         skipped_keys : sequence of str
             Images that were asked for and could not be labelled; the file remembers them.
         """
-        self._check_open()
         skipped = check_skipped_keys(skipped_keys)
-        if self._pending.images:
-            self._guarded(self._write_block)
-        self._guarded(lambda: self._assembly.finish(skipped))
-        self._ended = "finished"
+        with self._lock:
+            self._check_open()
+            if self._pending.images:
+                self._guarded(self._write_block)
+            self._guarded(lambda: self._assembly.finish(skipped))
+            self._ended = "finished"
 
     def close(self) -> None:
         """Stop without finishing: `PATH.partial` stays. Does nothing after `finish`."""
-        if self._ended is None:
-            self._ended = "closed"
-        self._file.close()
+        with self._lock:
+            if self._ended is None:
+                self._ended = "closed"
+            self._file.close()
 
     def __enter__(self) -> SoftLabelWriter:
         return self
@@ -296,25 +324,29 @@ class SoftLabelWriter:
         """Return what the unfinished file begins with if it is to be continued, None if it holds nothing that is wanted."""
         if unfinished.length < len(beginning) and beginning.startswith(unfinished.read_at(0, unfinished.length)):
             return None  # nothing yet, or killed before the metadata was written
+        own = Beginning(Header.unpack(beginning), self._description, beginning)
         try:
             found = read_beginning(unfinished)
         except FormatError:
+            if next(BlockScan(unfinished, own).all(), None) is not None:  # their checksums hold that of these metadata
+                self._file.replace_beginning(beginning)
+                return own
             if discard_others:
                 return None
             raise
         if found.data == beginning:
             return found
-        if discard_others or next(read_blocks(unfinished, found), None) is None:
+        if discard_others or next(BlockScan(unfinished, found).all(), None) is None:
             return None
         what = difference(found.description, self._description)
         raise MismatchError(f"{unfinished.path}: was begun with other arguments: {what}. Pass the same, or overwrite=True (--overwrite)")
 
-    def _prepare(self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any]) -> _Image:
+    def _prepare(
+        self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any], image_crc32: int | None
+    ) -> _Image:
+        """Return an image checked and quantised, which shares no memory with what the caller gave."""
         check_key(key)
-        if key in self._assembly.keys or key in self._pending.keys:
-            raise ArgumentError("key: an image with this key was added before")
-        if len(self) >= MAX_IMAGES:
-            raise LimitError(f"expected at most {MAX_IMAGES} images")
+        check_image_crc32(image_crc32, self._description.image_checksums)
         fractions = self._description.crops.startswith("fractions")
         size = check_image_size(image_size) if not fractions or image_size is not None else (0, 0)
         geometry = flags = None
@@ -333,7 +365,7 @@ class SoftLabelWriter:
             raise LimitError(
                 f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
             )
-        image = _Image(key, size, num_crops, geometry, flags, codes, *self._quantiser.num_entries(codes))
+        image = _Image(key, size, num_crops, geometry, flags, codes, *self._quantiser.num_entries(codes), image_crc32)
         if not fits_block(num_crops, image.num_entries, image.widest):
             raise LimitError(f"{num_crops} crops, of which one keeps {image.widest} classes: use fewer crops, or keep fewer classes")
         return image
@@ -349,7 +381,7 @@ class SoftLabelWriter:
                 raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")
 
     def _write_block(self) -> None:
-        images = _gather(self._pending.images, self._description.sampler)
+        images = _gather(list(self._pending.images.values()), self._description.sampler)
         self._assembly.add_images(images, self._layout, self._metadata_crc32)
         self._pending = _Pending()
 
@@ -369,4 +401,5 @@ def _gather(images: Sequence[_Image], sampler: CropSampler | None) -> BlockImage
         streams = np.repeat([crop_stream(image.key) for image in images], counts)
         crops, flips = sampler.sample_rows(streams, ragged(np.zeros_like(counts), counts), *np.repeat(sizes, counts, axis=0).T)
     codes = concatenate_codes([image.codes for image in images])
-    return BlockImages([image.key for image in images], sizes, counts, crops, flips, codes)
+    crc32s = [image.crc32 for image in images if image.crc32 is not None]
+    return BlockImages([image.key for image in images], sizes, counts, crops, flips, codes, np.array(crc32s, np.int64) if crc32s else None)

@@ -22,6 +22,7 @@ from softlabel_codec import (
     SoftLabelWriter,
     TruncatedError,
     UnknownFeatureError,
+    recover,
     writer,
 )
 from softlabel_codec.frame import BLOCK_HEAD, HEADER, MAGIC, TRAILER
@@ -69,6 +70,8 @@ class DamageReport:
         The others, in which a reader found exactly what was written.
     images_beside : int
         Images of sound blocks that were read, unharmed, beside a damaged block.
+    recovered : int
+        Those of which `recover` brought back every image of a block that is not itself damaged, whatever else is.
     """
 
     files: int = 0
@@ -78,6 +81,7 @@ class DamageReport:
     refused: int = 0
     unharmed: int = 0
     images_beside: int = 0
+    recovered: int = 0
     by_error: dict[str, int] = field(default_factory=dict)
 
 
@@ -116,11 +120,11 @@ def parts_of(path: Path) -> list[Part]:
     ]
     for number, (start, end) in enumerate(pairwise(starts)):
         place = f"block {number} at byte {start}"
-        length = start + 4, start + 8
         parts += [
-            Part(f"marker of block {number}", start, length[0], corrupt, place),
-            Part(f"length of block {number}", *length, (CorruptError, LimitError), place),
-            Part(f"checksum of block {number}", length[1], start + BLOCK_HEAD.size, corrupt, place),
+            Part(f"marker of block {number}", start, start + 4, corrupt, place),
+            Part(f"number of block {number}", start + 4, start + 8, corrupt, place),
+            Part(f"length of block {number}", start + 8, start + 12, (CorruptError, LimitError), place),
+            Part(f"checksum of block {number}", start + 12, start + BLOCK_HEAD.size, corrupt, place),
             Part(f"payload of block {number}", start + BLOCK_HEAD.size, end, corrupt, place),
         ]
     end = trailer.trailer_offset
@@ -128,7 +132,8 @@ def parts_of(path: Path) -> list[Part]:
         *parts,
         Part("keys", trailer.keys_offset, trailer.summary_offset, corrupt, "keys at byte"),
         Part("summary", trailer.summary_offset, trailer.index_offset, corrupt, "summary at byte"),
-        Part("index", trailer.index_offset, end, corrupt, "index at byte"),
+        Part("index", trailer.index_offset, trailer.copy_offset, corrupt, "index at byte"),
+        Part("copy", trailer.copy_offset, end, (CorruptError, LimitError), "copy at byte"),
         Part("trailer", end, end + TRAILER.size - len(MAGIC), corrupt, "trailer"),
         Part("magic at the end", end + TRAILER.size - len(MAGIC), end + TRAILER.size, (TruncatedError,), "trailer"),
     ]
@@ -202,6 +207,18 @@ class _Judge:
             assert reader.damaged_images == [block]
         self.report.images_beside += len(sound)
 
+    def try_recovery(self, block: int | None) -> None:
+        """Check that everything of the file that was tried last is recovered but the images of a block."""
+        target = self.file.with_name("recovered.slc")
+        with patch("os.fsync"):  # which takes longer than everything else, and is not what is tried here
+            recover(self.file, target, overwrite=True)
+        wanted = [number for number in range(len(KEYS)) if number != block]
+        with SoftLabelReader(target) as reader:
+            assert list(reader.keys) == [self.truth["keys"][number] for number in wanted]
+            assert [image_contents(reader, number) for number in range(len(reader))] == [self.truth["images"][number] for number in wanted]
+            assert (reader.metadata, reader.codec, reader.num_classes, reader.crops) == self.truth["metadata"][:4]
+        self.report.recovered += 1
+
 
 def flip_bits(paths: Sequence[Path], folder: Path, bits: Sequence[int] | None = None) -> DamageReport:
     """Flip every single bit of files, or of each byte one of `bits` in turn."""
@@ -214,8 +231,10 @@ def flip_bits(paths: Sequence[Path], folder: Path, bits: Sequence[int] | None = 
                     damaged = bytearray(judge.data)
                     damaged[position] ^= 1 << bit
                     judge.try_damage(bytes(damaged), part.errors, part.place, f"{path.name}: bit {bit} of byte {position} ({part.name})")
-                    if part.name.startswith("payload"):
-                        judge.try_others(int(part.name.split()[-1]))
+                    block = int(part.name.split()[-1]) if " of block " in part.name else None
+                    if part.name.startswith("payload") and block is not None:
+                        judge.try_others(block)
+                    judge.try_recovery(block)
     return report
 
 

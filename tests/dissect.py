@@ -15,7 +15,17 @@ import zstandard
 
 from softlabel_codec.frame import BLOCK_HEAD, CRC, MAGIC, MARKER, TRAILER, Header, num_pages
 
-TRAILER_FIELDS = ("keys_offset", "summary_offset", "index_offset", "file_length", "num_images", "num_blocks", "num_crops", "flags")
+TRAILER_FIELDS = (
+    "keys_offset",
+    "summary_offset",
+    "index_offset",
+    "copy_offset",
+    "file_length",
+    "num_images",
+    "num_blocks",
+    "num_crops",
+    "flags",
+)
 
 
 def compressed(content: bytes) -> bytes:
@@ -44,6 +54,8 @@ class Pieces:
         The content of the index, not compressed; None: made from `block_images` and `crops_minus_1`.
     index_frame : bytes or None
         The zstd frame of the index; None: made from its content.
+    copy_frame : bytes or None
+        The copy of header and metadata; None: made from these.
     block_images, crops_minus_1 : list of int
         Columns of the index.
     """
@@ -56,6 +68,7 @@ class Pieces:
     crops_minus_1: list[int]
     index: bytes | None = None
     index_frame: bytes | None = None
+    copy_frame: bytes | None = None
     header: dict[str, int] = field(default_factory=dict)
     trailer: dict[str, int | bytes] = field(default_factory=dict)
     heads: dict[int, dict[str, int | bytes]] = field(default_factory=dict)
@@ -73,9 +86,9 @@ class Pieces:
         header = Header.unpack(data)
         blocks_offset = 32 + header.metadata_length
         trailer = dict(zip(TRAILER_FIELDS, TRAILER.unpack(data[-TRAILER.size :]), strict=False))
-        keys_offset, summary_offset, index_offset = (trailer[name] for name in TRAILER_FIELDS[:3])
+        keys_offset, summary_offset, index_offset, copy_offset = (trailer[name] for name in TRAILER_FIELDS[:4])
         num_images, num_blocks = trailer["num_images"], trailer["num_blocks"]
-        index = zstandard.decompress(data[index_offset + 4 : -TRAILER.size]) if num_blocks else b""
+        index = zstandard.decompress(data[index_offset + 4 : copy_offset]) if num_blocks else b""
         lengths = np.frombuffer(index, "<u4", num_blocks).tolist()
         images = np.frombuffer(index, "<u2", num_blocks, 4 * num_blocks).tolist()
         crops = np.frombuffer(index, "<u2", num_images, 6 * num_blocks).tolist()
@@ -132,9 +145,10 @@ class Pieces:
         keys_offset = len(beginning) + sum(map(len, blocks))
         summary_offset = keys_offset + len(keys)
         index_offset = summary_offset + len(summary)
-        body = b"".join([beginning, *blocks, keys, summary, index])
+        copy = compressed(beginning[len(MAGIC) :]) if self.copy_frame is None else self.copy_frame
+        body = b"".join([beginning, *blocks, keys, summary, index, copy])
         num_crops = sum(self.crops_minus_1) + len(self.crops_minus_1)
-        offsets = (keys_offset, summary_offset, index_offset, len(body) + TRAILER.size)
+        offsets = (keys_offset, summary_offset, index_offset, index_offset + len(index), len(body) + TRAILER.size)
         counts = (len(self.crops_minus_1), len(self.payloads), num_crops, self.flags)
         fields = {**dict(zip(TRAILER_FIELDS, offsets + counts, strict=True)), "sha256": hashlib.sha256(body).digest(), **self.trailer}
         start = TRAILER.pack(*(fields[name] for name in (*TRAILER_FIELDS, "sha256")), 0, MAGIC)[:-12]
@@ -146,10 +160,10 @@ class Pieces:
 
     def crc32_of(self, block: int) -> int:
         """Return the checksum of a block as it stands."""
-        return int.from_bytes(self._block(block, zlib.crc32(self.metadata))[8:12], "little")
+        return int.from_bytes(self._block(block, zlib.crc32(self.metadata))[12:16], "little")
 
     def _block(self, number: int, metadata_crc32: int) -> bytes:
         payload, head = self.payloads[number], self.heads.get(number, {})
-        length = head.get("payload_length", len(payload))
-        crc32 = zlib.crc32(struct.pack("<IQI", metadata_crc32, head.get("number", number), length) + payload)
-        return BLOCK_HEAD.pack(head.get("marker", MARKER), length, head.get("block_crc32", crc32)) + payload
+        number, length = head.get("number", number), head.get("payload_length", len(payload))
+        crc32 = zlib.crc32(struct.pack("<III", metadata_crc32, number, length) + payload)
+        return BLOCK_HEAD.pack(head.get("marker", MARKER), number, length, head.get("block_crc32", crc32)) + payload

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from softlabel_codec import SoftLabelReader, SoftLabelWriter, store, writer
 from softlabel_codec.assembly import Assembly
-from softlabel_codec.frame import BLOCK_HEAD, Index, Trailer, pack_block, pack_key_pages
+from softlabel_codec.frame import BLOCK_HEAD, TRAILER, Index, Trailer, pack_block, pack_copy, pack_key_pages
 from softlabel_codec.keys import key_order
-from softlabel_codec.prefix import Beginning, WholeBlock, read_beginning, read_blocks
+from softlabel_codec.prefix import Beginning, BlockScan, WholeBlock, read_beginning
 from softlabel_codec.report import verify
 from softlabel_codec.store import FileSource, PartialFile
 from softlabel_codec.summary import pack_summary
@@ -321,7 +321,7 @@ def one_block(path: Path, num_images: int) -> tuple[Beginning, WholeBlock]:
         write_known(path, num_images)
     source = FileSource(path)
     beginning = read_beginning(source)
-    (block,) = read_blocks(source, beginning)
+    (block,) = BlockScan(source, beginning).all()
     source.close()
     return beginning, block
 
@@ -374,9 +374,12 @@ def holes_before_the_end(folder: Path, min_bytes: int = 4 * GIB) -> LargeFile:
         pack_key_pages(keys, key_order(keys)),
         pack_summary(keys, [key_of(images)]),
         Index(np.array(lengths, np.uint32), np.array(numbers, np.uint16), (crops - 1).astype(np.uint16)).pack(),
+        pack_copy(beginning.data),
     ]
     offsets = (last_offset + np.cumsum([len(part) for part in parts])).tolist()
-    trailer = Trailer(*offsets[:3], offsets[3] + 104, images, num_holes + 1, int(crops.sum()), 0, hashlib.sha256(b"unknown").digest())
+    trailer = Trailer(
+        *offsets[:4], offsets[4] + TRAILER.size, images, num_holes + 1, int(crops.sum()), 0, hashlib.sha256(b"unknown").digest()
+    )
     with path.open("wb") as file:
         file.write(beginning.data)
         file.seek(last_offset)
@@ -445,7 +448,7 @@ def write_repeated(path: Path, num_images: int, ascending: bool) -> None:
         assembly.begin(beginning.data)
         for number in range(num_images // IMAGES_PER_BLOCK):
             keys = [key_of(number * IMAGES_PER_BLOCK + place, ascending) for place in range(IMAGES_PER_BLOCK)]
-            assembly.add_block(pack_block(payload, beginning.metadata_crc32, number), keys, counts)
+            assembly.add_payload(payload, beginning.metadata_crc32, keys, counts)
         assembly.finish([])
 
 

@@ -21,7 +21,7 @@ import zstandard
 MAGIC = b"\x89SLC\r\n\x1a\n"
 
 
-# C13: errors
+# C14: errors
 
 
 class FormatError(Exception):
@@ -53,7 +53,7 @@ def require(condition: bool, what: str, error: type[FormatError] = CorruptError)
 
 @dataclass
 class Codec:
-    """A parsed codec string (C10)."""
+    """A parsed codec string (C11)."""
 
     name: str
     k: int | None = None
@@ -68,6 +68,7 @@ class Codec:
 class Image:
     key: str
     size: tuple[int, int]  # height, width
+    crc32: int | None  # of the image's file, if the file has checksums
     tail: list[float] | None  # the weight of each of the C classes; only if the codec has tails
     crops: list[list] = field(default_factory=list)  # top, left, height, width
     flips: list[bool] = field(default_factory=list)
@@ -185,7 +186,7 @@ def unpack_map(data: bytes) -> dict[str, Any]:
     return value
 
 
-# C3, C4, C10: header, metadata, codec string
+# C3, C4, C11: header, metadata, codec string
 
 
 def read_header(data: bytes) -> tuple[int, int]:
@@ -210,6 +211,9 @@ def read_metadata(data: bytes) -> tuple[dict[str, Any], int, int]:
     metadata = unpack_map(data[32 : 32 + length])
     for name, kind in {"num_classes": int, "codec": str, "crops": str, "metadata": dict}.items():
         require(type(metadata.get(name)) is kind, f"metadata: {name} is absent or of a wrong type")
+    if "image_checksum" in metadata:
+        require(isinstance(metadata["image_checksum"], str), "metadata: image_checksum is of a wrong type")
+        require(metadata["image_checksum"] == "crc32", "unknown image_checksum", UnknownFeatureError)
     require(2 <= metadata["num_classes"] <= 2147483648, "num_classes", LimitError)
     require(metadata["crops"] in ("pixels", "fractions:f32", "fractions:f16", "derived"), "unknown crops", UnknownFeatureError)
     parse_codec(metadata["codec"], metadata["num_classes"])
@@ -232,7 +236,7 @@ def whole(text: str) -> int:
 
 
 def parse_codec(string: str, num_classes: int) -> Codec:
-    """C10. The order of options and defaults that are written out are not objected to."""
+    """C11. The order of options and defaults that are written out are not objected to."""
     name, colon, rest = string.partition(":")
     options = dict(option.partition("=")[::2] for option in rest.split(",")) if colon else {}
     marginal, dense = name in ("marginal_smoothing", "marginal_renorm"), name == "dense"
@@ -267,15 +271,16 @@ def parse_codec(string: str, num_classes: int) -> Codec:
 
 def read_payload(frame: bytes, number: int, metadata_crc32: int) -> bytes:
     """C5.1: what the frame of a block holds, still compressed."""
-    require(len(frame) >= 12 and frame[:4] == b"SLBK", "no block marker")
-    payload_length, block_crc32 = struct.unpack_from("<II", frame, 4)
+    require(len(frame) >= 16 and frame[:4] == b"SLBK", "no block marker")
+    block_number, payload_length, block_crc32 = struct.unpack_from("<III", frame, 4)
     require(1 <= payload_length <= 1073741824, "payload_length", LimitError)
-    require(payload_length == len(frame) - 12, "payload_length does not agree with the length of the block")
-    require(zlib.crc32(struct.pack("<IQI", metadata_crc32, number, payload_length) + frame[12:]) == block_crc32, "block_crc32 differs")
-    return frame[12:]
+    require(payload_length == len(frame) - 16, "payload_length does not agree with the length of the block")
+    require(block_number == number, "block_number")
+    require(zlib.crc32(struct.pack("<III", metadata_crc32, number, payload_length) + frame[16:]) == block_crc32, "block_crc32 differs")
+    return frame[16:]
 
 
-def read_block(payload: bytes, metadata: dict[str, Any], previous_key: bytes) -> list[Image]:
+def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
     """C5.2."""
     codec, num_classes, mode = parse_codec(metadata["codec"], metadata["num_classes"]), metadata["num_classes"], metadata["crops"]
     fields = Fields(decompress(payload, min(1073741824, 4194304 + 1024 * len(payload))))
@@ -287,19 +292,20 @@ def read_block(payload: bytes, metadata: dict[str, Any], previous_key: bytes) ->
     require(sum(counts) <= 65535, "too many crops in a block")
     heights, widths = fields.column("H", num_images), fields.column("H", num_images)
     sizes = list(zip(heights, widths, strict=True))
+    crc32s = fields.column("I", num_images) if "image_checksum" in metadata else [None] * num_images
     flips = [] if mode == "derived" else [bit == 1 for bit in fields.bits(sum(counts), 1)]
     crops = read_crop_columns(fields, mode, crop_fields, sizes, counts)
     labels, tails = read_label_columns(fields, codec, label_fields, num_classes, counts)
-    keys = read_block_keys(fields, num_images, previous_key)
+    keys = read_block_keys(fields, num_images)
     fields.end()
     if mode == "derived":
         crops, flips = derive_crops(parse_sampler(metadata["crop_sampler"]), keys, sizes, counts)
         require(crops_crc32(crops, flips) == crop_fields[0], "crops_crc32 differs")
 
     images, first = [], 0
-    for key, size, count, tail in zip(keys, sizes, counts, tails, strict=True):
+    for key, size, count, crc32, tail in zip(keys, sizes, counts, crc32s, tails, strict=True):
         rows = slice(first, first + count)
-        images.append(Image(key, size, tail, crops[rows], flips[rows], **{name: column[rows] for name, column in labels.items()}))
+        images.append(Image(key, size, crc32, tail, crops[rows], flips[rows], **{name: column[rows] for name, column in labels.items()}))
         first += count
     return images
 
@@ -352,9 +358,9 @@ def read_pixel_crops(fields: Fields, crop_fields: list[int], size_of_crop: list[
     return crops
 
 
-def read_block_keys(fields: Fields, num_images: int, previous: bytes) -> list[str]:
+def read_block_keys(fields: Fields, num_images: int) -> list[str]:
     """C5.4."""
-    keys = []
+    keys, previous = [], b""
     for _ in range(num_images):
         prefix, suffix, middle = fields.varint(), fields.varint(), fields.varint()
         require(prefix + suffix <= len(previous), "prefix and suffix exceed the previous key")
@@ -503,7 +509,10 @@ def read_label_columns(
         width = 4 if codec.values == "f32" else 2
         numbers = [float_of_bits(bits, width) for bits in fields.planes(num_crops * num_classes, width)]
         require(codec.content != "probs" or min(numbers) >= 0, "a probability is negative")
-        return {"vectors": split(numbers, [num_classes] * num_crops)}, tails
+        vectors = split(numbers, [num_classes] * num_crops)
+        slack = 2.0**-8 + num_classes * 2.0**-25
+        require(codec.content != "probs" or all(abs(math.fsum(p) - 1) <= slack for p in vectors), "probabilities do not add up to 1")
+        return {"vectors": vectors}, tails
 
     counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
@@ -594,6 +603,7 @@ def decode_bits(differences: list[int], width: int) -> list[float]:
         bits = (bits - difference) % 256**width
         values.append(float_of_bits(bits, width))
     require(values[0] > 0 and values[-1] >= 0 and values == sorted(values, reverse=True), "values do not descend to 0 at least")
+    require(math.fsum(values) <= 1 + 2.0**-8, "values add up to more than 1")
     return values
 
 
@@ -670,15 +680,16 @@ def target(image: Image, crop: int, num_classes: int, policy: str) -> Callable[[
     return lambda c: kept[c] if c in kept else remainder / (num_classes - len(kept))
 
 
-# C6 to C9: keys, summary, index, trailer
+# C6 to C10: keys, summary, index, copy, trailer
 
 
 class Trailer(NamedTuple):
-    """C9."""
+    """C10."""
 
     keys_offset: int
     summary_offset: int
     index_offset: int
+    copy_offset: int
     file_length: int
     num_images: int
     num_blocks: int
@@ -688,18 +699,18 @@ class Trailer(NamedTuple):
 
 
 def read_trailer(data: bytes, blocks_offset: int) -> Trailer:
-    require(data[-8:] == MAGIC and len(data) >= blocks_offset + 104, "file is unfinished or truncated", TruncatedError)
-    *fields, trailer_crc32, _magic = struct.unpack("<7QI32sI8s", data[-104:])
-    require(zlib.crc32(data[-104:-12]) == trailer_crc32, "trailer_crc32 differs")
+    require(data[-8:] == MAGIC and len(data) >= blocks_offset + 112, "file is unfinished or truncated", TruncatedError)
+    *fields, trailer_crc32, _magic = struct.unpack("<8QI32sI8s", data[-112:])
+    require(zlib.crc32(data[-112:-12]) == trailer_crc32, "trailer_crc32 differs")
     trailer = Trailer(*fields)
     require(trailer.file_length <= len(data), "file is shorter than file_length", TruncatedError)
     require(trailer.file_length == len(data), "file is longer than file_length")
-    offsets = [blocks_offset, trailer.keys_offset, trailer.summary_offset, trailer.index_offset, len(data) - 104]
+    offsets = [blocks_offset, trailer.keys_offset, trailer.summary_offset, trailer.index_offset, trailer.copy_offset, len(data) - 112]
     require(offsets == sorted(offsets), "parts are not in order")
     require(trailer.flags & ~1 == 0, "unknown flags", UnknownFeatureError)
     require(trailer.num_images <= 4294967295, "num_images", LimitError)
     require(trailer.num_blocks <= trailer.num_images <= 256 * trailer.num_blocks, "num_blocks contradicts num_images")
-    require(13 * trailer.num_blocks <= trailer.keys_offset - blocks_offset, "the blocks do not fit into their part")
+    require(17 * trailer.num_blocks <= trailer.keys_offset - blocks_offset, "the blocks do not fit into their part")
     return trailer
 
 
@@ -762,6 +773,11 @@ def read_index(part: bytes, trailer: Trailer, blocks_length: int) -> tuple[list[
     return block_length, block_images, counts
 
 
+def read_copy(part: bytes) -> bytes:
+    """C9: header and metadata."""
+    return MAGIC + decompress(part, 24 + 16777216)
+
+
 # Whole files
 
 
@@ -769,36 +785,53 @@ def read(data: bytes) -> File:
     """A finished file, everything checked."""
     metadata, metadata_crc32, blocks_offset = read_metadata(data)
     trailer = read_trailer(data, blocks_offset)
-    block_length, block_images, counts = read_index(data[trailer.index_offset : -104], trailer, trailer.keys_offset - blocks_offset)
+    block_length, block_images, counts = read_index(
+        data[trailer.index_offset : trailer.copy_offset], trailer, trailer.keys_offset - blocks_offset
+    )
     keys = read_keys(data[trailer.keys_offset : trailer.summary_offset], trailer)
     summary = read_summary(data[trailer.summary_offset : trailer.index_offset], keys)
     images: list[Image] = []
     at = blocks_offset
     for number in range(trailer.num_blocks):
         payload = read_payload(data[at : at + block_length[number]], number, metadata_crc32)
-        block = read_block(payload, metadata, images[-1].key.encode() if images else b"")
+        block = read_block(payload, metadata)
         require(len(block) == block_images[number], "number of images of a block differs from the index")
         images += block
         at += block_length[number]
     require([len(image.crops) for image in images] == counts, "numbers of crops differ from the index")
     require([image.key for image in images] == keys, "keys of the blocks differ from the keys part")
-    require(hashlib.sha256(data[:-104]).digest() == trailer.sha256, "sha256 differs")
+    require(read_copy(data[trailer.copy_offset : -112]) == data[:blocks_offset], "the copy is not one of header and metadata")
+    require(hashlib.sha256(data[:-112]).digest() == trailer.sha256, "sha256 differs")
     return File(metadata, summary, images)
 
 
 def recover(data: bytes) -> list[Image]:
-    """C9.1: the images of the whole blocks of an unfinished file."""
-    metadata, metadata_crc32, at = read_metadata(data)
+    """C10.1: the images of all whole blocks of a file, whatever is wrong with it."""
+    metadata, metadata_crc32, at = any_metadata(data)
     images: list[Image] = []
-    number = 0
-    while len(data) - at >= 12:
-        (payload_length,) = struct.unpack_from("<I", data, at + 4)
+    lowest = 0
+    while (at := data.find(b"SLBK", at)) >= 0 and len(data) - at >= 16:
+        number, payload_length = struct.unpack_from("<II", data, at + 4)
         try:
-            payload = read_payload(data[at : at + 12 + payload_length], number, metadata_crc32)
-            block = read_block(payload, metadata, images[-1].key.encode() if images else b"")
+            payload = read_payload(data[at : at + 16 + payload_length], number, metadata_crc32)
+            block = read_block(payload, metadata)
+            require(number >= lowest, "number of a block")
             require(len({image.key for image in images + block}) == len(images) + len(block), "a key stands twice")
         except FormatError:
-            break
+            at += 1
+            continue
         images += block
-        at, number = at + 12 + payload_length, number + 1
+        at, lowest = at + 16 + payload_length, number + 1
     return images
+
+
+def any_metadata(data: bytes) -> tuple[dict[str, Any], int, int]:
+    """C10.1: as `read_metadata`, from the copy if need be."""
+    try:
+        return read_metadata(data)
+    except FormatError as error:
+        try:
+            trailer = read_trailer(data, 32)
+            return read_metadata(read_copy(data[trailer.copy_offset : -112]))
+        except FormatError:
+            raise error from None

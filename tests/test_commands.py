@@ -189,7 +189,7 @@ def test_recovering_nothing_is_an_error_and_writes_nothing(labels, tmp_path):
     kept.write_bytes(b"somebody's")
     for source in (begun, tmp_path / "damaged.slc"):
         there = sorted(tmp_path.iterdir())
-        assert f"{source}: holds no image in a sound block" in run("recover", source, tmp_path / "new.slc", code=1)
+        assert f"{source}: holds no whole block. Nothing was written" in run("recover", source, tmp_path / "new.slc", code=1)
         run("recover", source, kept, "--overwrite", code=1)
         assert sorted(tmp_path.iterdir()) == there
     assert kept.read_bytes() == b"somebody's"

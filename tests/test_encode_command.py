@@ -69,12 +69,12 @@ def command(image_folder, teacher_file, tmp_path):
 
 def test_the_same_command_on_its_finished_file_is_no_error(command, tmp_path):
     run(*command)
-    written = (tmp_path / "out.slc").stat()
+    written = (tmp_path / "out.slc").stat().st_mtime_ns
     text = run(*command)
     assert "finished  before, with the same options: 6 images, 0 skipped; nothing to do" in text
     found = json.loads(run(*command, "--json"))
     assert (found["finished_before"], found["num_images"], found["resumed_images"]) == (True, 6, 6)
-    assert (tmp_path / "out.slc").stat() == written
+    assert (tmp_path / "out.slc").stat().st_mtime_ns == written
     assert json.loads(run(*command, "--json", "--overwrite"))["finished_before"] is False
 
 
@@ -208,5 +208,5 @@ def test_the_command_line_says_nothing_twice(command, image_folder):
     (image_folder / "cat" / "broken.png").write_bytes(b"")
     words = [sys.executable, "-m", "softlabel_codec", *map(str, command), "--on-error", "skip"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert (done.stdout + done.stderr).count("cat/broken.png: ") == 1
+    assert len([line for line in done.stdout.splitlines() if "broken" in line]) == 1
     assert done.stderr == ""

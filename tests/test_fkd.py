@@ -178,6 +178,14 @@ def test_code_in_a_file_never_runs(tmp_path, capsys):
     assert "ran" not in capsys.readouterr().out
 
 
+def test_tensors_that_repeat_a_number_for_ever_are_refused(tmp_path):
+    endless = torch.zeros(1).as_strided((2**40, 2, 5), (0, 0, 0))
+    torch.save([torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool), endless], tmp_path / "a.tar")
+    assert (tmp_path / "a.tar").stat().st_size < 3000
+    with pytest.raises(CorruptError, match="claims more numbers than the file holds"):
+        read_fkd_file(tmp_path / "a.tar", label_codec("marginal_smoothing_k5"), 1000)
+
+
 @pytest.mark.parametrize("keep", [0, 10, 400])
 def test_truncated_files_are_named(tmp_path, keep):
     path = save(tmp_path / "a.tar", GOOD)

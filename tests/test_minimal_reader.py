@@ -18,6 +18,7 @@ VALID = sorted(FOLDER.glob("*.slc"))
 SAMPLER_VECTORS = SPEC / "crop-sampler-v1-vectors.json"
 
 CONTENTS = {"metadata", "summary", "keys", "num_classes", "codec", "sizes", "counts", "crops", "flips"}
+NO_TARGETS = ("dense", "image-checksums-dense", "many-classes")
 SPARSE_CONTENTS = {"indices", "values", "remainder"}
 
 
@@ -56,7 +57,8 @@ def test_contents(vector: Path) -> None:
     images = file.images
     codec = minimal_reader.parse_codec(file.metadata["codec"], file.metadata["num_classes"])
     labels = {"vectors"} if codec.name == "dense" else SPARSE_CONTENTS | ({"tails"} if codec.tail else set())
-    assert set(expected) == CONTENTS | labels  # nothing is left uncompared
+    checksums = {"image_crc32s"} if "image_checksum" in file.metadata else set()
+    assert set(expected) == CONTENTS | labels | checksums  # nothing is left uncompared
 
     assert file.metadata == json.loads(str(expected["metadata"]))
     assert file.summary == json.loads(str(expected["summary"]))
@@ -67,6 +69,7 @@ def test_contents(vector: Path) -> None:
     assert [len(image.crops) for image in images] == expected["counts"].tolist()
     assert rows(images, "crops") == expected["crops"].tolist()
     assert rows(images, "flips") == expected["flips"].tolist()
+    assert [image.crc32 for image in images] == (expected["image_crc32s"].tolist() if checksums else [None] * len(images))
 
     if "vectors" in expected:
         assert np.array_equal(np.array(rows(images, "vectors"), np.float64), expected["vectors"].astype(np.float64))
@@ -103,9 +106,7 @@ def wanted_targets(expected: Mapping[str, np.ndarray], row: int, image: int, pol
     return share
 
 
-@pytest.mark.parametrize(
-    "vector", [path for path in VALID if not path.stem.startswith(("dense", "many-classes"))], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("vector", [path for path in VALID if not path.stem.startswith(NO_TARGETS)], ids=lambda path: path.stem)
 def test_targets(vector: Path) -> None:
     """The first crop of each image, under all policies that its file offers."""
     file = minimal_reader.read(vector.read_bytes())
@@ -176,13 +177,13 @@ def first_block(name: str) -> tuple[bytes, dict]:
     """The content of block 0 of a vector, and the metadata."""
     data = (FOLDER / f"{name}.slc").read_bytes()
     metadata, crc32, at = minimal_reader.read_metadata(data)
-    (length,) = struct.unpack_from("<I", data, at + 4)
-    payload = minimal_reader.read_payload(data[at : at + 12 + length], 0, crc32)
+    (length,) = struct.unpack_from("<I", data, at + 8)
+    payload = minimal_reader.read_payload(data[at : at + 16 + length], 0, crc32)
     return minimal_reader.decompress(payload, 2**30), metadata
 
 
 def read_content(content: bytes, metadata: dict) -> list[minimal_reader.Image]:
-    return minimal_reader.read_block(zstandard.compress(content), metadata, b"")
+    return minimal_reader.read_block(zstandard.compress(content), metadata)
 
 
 @pytest.mark.parametrize("name", ["derived-crops", "derived-crops-several-blocks", "tail-t-derived-crops"])
@@ -243,7 +244,7 @@ def test_listed_classes() -> None:
 def test_a_tail_of_kept_classes_only() -> None:
     """Section 7 of sparse-v1.md: where the tail has nothing for the classes that are not kept, the remainder is spread evenly."""
     tail = minimal_reader.tail_weights({1: 0}, 255, 3)
-    image = minimal_reader.Image("a", (1, 1), tail, indices=[[1], [0]], values=[[0.75], [0.75]], remainder=[0.25, 0.25])
+    image = minimal_reader.Image("a", (1, 1), None, tail, indices=[[1], [0]], values=[[0.75], [0.75]], remainder=[0.25, 0.25])
     assert [minimal_reader.target(image, 0, 3, "tail")(c) for c in range(3)] == [0.125, 0.75, 0.125]
     assert [minimal_reader.target(image, 1, 3, "tail")(c) for c in range(3)] == [0.75, 0.25, 0]
 
@@ -308,7 +309,7 @@ def test_truncated(vector: Path) -> None:
 def test_no_changed_byte_passes(name: str) -> None:
     data = (FOLDER / f"{name}.slc").read_bytes()
     rng = random.Random(name)
-    for position in sorted({*rng.sample(range(len(data)), min(len(data), 300)), *range(32), *range(len(data) - 104, len(data))}):
+    for position in sorted({*rng.sample(range(len(data)), min(len(data), 300)), *range(32), *range(len(data) - 112, len(data))}):
         changed = bytearray(data)
         changed[position] ^= rng.randrange(1, 256)
         with pytest.raises(minimal_reader.FormatError):

@@ -43,7 +43,7 @@ def pixel_crops(rng, size, count):
     return np.stack([top, left, crop_height, crop_width], axis=1)
 
 
-def block_images(rng, codec, num_classes, sizes, counts, mode="pixels"):
+def block_images(rng, codec, num_classes, sizes, counts, mode="pixels", checksums=False):
     total = sum(counts)
     probs = random_probs(rng, total, num_classes)
     crops = np.concatenate([pixel_crops(rng, size, count) for size, count in zip(sizes, counts, strict=True)])
@@ -56,11 +56,12 @@ def block_images(rng, codec, num_classes, sizes, counts, mode="pixels"):
         crops = rng.uniform(0, 1, (total, 4)).astype("f4" if mode.endswith("32") else "f2")
     quantiser = label_quantiser(codec, num_classes)
     codes = concatenate_codes([quantiser.quantise({"probs": part}, len(part)) for part in np.split(probs, np.cumsum(counts)[:-1])])
-    return BlockImages(keys, np.array(sizes), np.array(counts), crops, flips, codes)
+    crc32s = rng.integers(0, 2**32, len(sizes)) if checksums else None
+    return BlockImages(keys, np.array(sizes), np.array(counts), crops, flips, codes, crc32s)
 
 
-def content_of(layout, images, previous_key=""):
-    return b"".join(column.data for column in layout.pack(images, previous_key))
+def content_of(layout, images):
+    return b"".join(column.data for column in layout.pack(images))
 
 
 def same_codes(mine, theirs, values_width):
@@ -88,18 +89,20 @@ def same_codes(mine, theirs, values_width):
     sizes=st.lists(st.sampled_from([(1, 1), (1, 65535), (65535, 65535), (375, 500), (7, 3)]), min_size=1, max_size=4),
     count=st.integers(1, 60),
     mode=st.sampled_from(["pixels", "pixels", "derived", "fractions:f32", "fractions:f16"]),
+    checksums=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_block_comes_back_as_it_went_in(seed, codec, num_classes, sizes, count, mode):
+def test_a_block_comes_back_as_it_went_in(seed, codec, num_classes, sizes, count, mode, checksums):
     rng = np.random.default_rng(seed)
     num_classes = min(num_classes, 300) if codec.startswith("dense") or "t=" in codec else num_classes
     num_classes = 12 if "tail" in codec else num_classes
-    layout = Layout(Codec.parse(codec), num_classes, mode, SAMPLER if mode == "derived" else None)
+    layout = Layout(Codec.parse(codec), num_classes, mode, SAMPLER if mode == "derived" else None, checksums)
     counts = [int(rng.integers(1, count + 1)) for _ in sizes]
-    images = block_images(rng, layout.codec, num_classes, sizes, counts, mode)
-    content = content_of(layout, images, "n0/image-1.JPEG")
-    found = layout.unpack_all(content, "n0/image-1.JPEG")
+    images = block_images(rng, layout.codec, num_classes, sizes, counts, mode, checksums)
+    content = content_of(layout, images)
+    found = layout.unpack_all(content)
     assert found.keys == images.keys
+    np.testing.assert_array_equal(found.image_crc32s, images.image_crc32s)
     np.testing.assert_array_equal(found.sizes, images.sizes)
     np.testing.assert_array_equal(found.counts, images.counts)
     np.testing.assert_array_equal(found.crops, images.crops)
@@ -107,23 +110,30 @@ def test_a_block_comes_back_as_it_went_in(seed, codec, num_classes, sizes, count
     same_codes(found.codes, images.codes, 2**16 if "f16" in codec else 2**32)
 
 
-@given(seed=st.integers(0, 2**32), codec=st.sampled_from(SHORT), num_images=st.integers(1, 5), mode=st.sampled_from(MODES))
+@given(
+    seed=st.integers(0, 2**32),
+    codec=st.sampled_from(SHORT),
+    num_images=st.integers(1, 5),
+    mode=st.sampled_from(MODES),
+    checksums=st.booleans(),
+)
 @settings(max_examples=300, deadline=None)
-def test_the_short_way_for_a_few_crops_finds_the_same(seed, codec, num_images, mode):
+def test_the_short_way_for_a_few_crops_finds_the_same(seed, codec, num_images, mode, checksums):
     rng = np.random.default_rng(seed)
     parsed = Codec.parse(codec)
     num_classes = int(rng.choice([40, 300, 3000]))
-    layout = Layout(parsed, num_classes, mode, SAMPLER if mode == "derived" else None)
+    layout = Layout(parsed, num_classes, mode, SAMPLER if mode == "derived" else None, checksums)
     sizes = [(int(rng.integers(1, 400)), int(rng.integers(1, 400))) for _ in range(num_images)]
-    images = block_images(rng, parsed, num_classes, sizes, [int(rng.integers(1, 90)) for _ in sizes], mode)
+    images = block_images(rng, parsed, num_classes, sizes, [int(rng.integers(1, 90)) for _ in sizes], mode, checksums)
     stream = crop_stream(images.keys[0])
     content = content_of(layout, images)
     slot = int(rng.integers(num_images))
     crops = rng.integers(0, images.counts[slot], 5)
-    rows, image_sizes, _ = layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), crops[None], np.array([stream]))
+    rows, found = layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), crops[None], np.array([stream]))
     wanted = label_quantiser(parsed, num_classes).dequantise(rows.codes, parsed.policy)
-    geometry, flips, size, labels = FewCropsReader(layout, parsed.policy).read(content, slot, crops.tolist(), stream)
-    assert size == tuple(image_sizes[0])
+    geometry, flips, size, labels, crc32 = FewCropsReader(layout, parsed.policy).read(content, slot, crops.tolist(), stream)
+    assert size == tuple(found.image_sizes[0])
+    assert crc32 == (int(images.image_crc32s[slot]) if checksums else None)
     np.testing.assert_array_equal(geometry, rows.crops)
     np.testing.assert_array_equal(flips, rows.flips)
     for name in ("indices", "values", "remainder", "tail_of"):
@@ -196,7 +206,7 @@ def test_neighbouring_noise_shares_a_group():
 
 @given(st.lists(st.text(min_size=1, max_size=30).filter(lambda text: text.isprintable()), min_size=1, max_size=10))
 def test_keys_of_a_block(keys):
-    assert unpack_keys(pack_keys(keys, "before"), len(keys), "before") == keys
+    assert unpack_keys(pack_keys(keys), len(keys)) == keys
 
 
 @pytest.mark.parametrize(
@@ -212,4 +222,4 @@ def test_keys_of_a_block(keys):
 )
 def test_broken_keys_of_a_block(data, message):
     with pytest.raises(CorruptError, match=message):
-        unpack_keys(data, 1, "before")
+        unpack_keys(data, 1)

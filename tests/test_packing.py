@@ -277,25 +277,28 @@ def test_keys_are_coded_against_the_key_before():
         (3, 3, b"\xbc"),
     ]
     packed = b"".join(bytes([prefix, suffix, len(middle)]) + middle for prefix, suffix, middle in wanted)
-    assert pack_keys(keys, "") == packed
-    assert unpack_keys(packed, 6, "") == keys
+    assert pack_keys(keys) == packed
+    assert unpack_keys(packed, 6) == keys
+
+
+XY = b"\x00\x00\x02xy"
 
 
 def test_keys_share_no_byte_twice():
     """The key is a prefix and a suffix of the one before, which overlap there."""
-    assert pack_keys(["aaa"], "aa") == b"\x02\x00\x01a"
-    assert pack_keys(["aa"], "aaa") == b"\x02\x00\x00"
-    assert pack_keys(["ab"], "aab") == b"\x01\x01\x00"
-    assert pack_keys([], "x") == b""
-    assert unpack_keys(b"\x01\x01\x01-", 1, "xy") == ["x-y"]
-    assert unpack_keys(b"\x01\x01\x00", 1, "xy") == ["xy"]
-    assert unpack_keys(b"", 0, "x") == []
+    assert pack_keys(["aa", "aaa"]) == b"\x00\x00\x02aa\x02\x00\x01a"
+    assert pack_keys(["aaa", "aa"]) == b"\x00\x00\x03aaa\x02\x00\x00"
+    assert pack_keys(["aab", "ab"]) == b"\x00\x00\x03aab\x01\x01\x00"
+    assert pack_keys([]) == b""
+    assert unpack_keys(XY + b"\x01\x01\x01-", 2) == ["xy", "x-y"]
+    assert unpack_keys(XY + b"\x01\x01\x00", 2) == ["xy", "xy"]
+    assert unpack_keys(b"", 0) == []
 
 
 def test_keys_of_any_length():
     longest = "k" * 4096
-    assert pack_keys([longest], "") == b"\x00\x00\x80\x20" + longest.encode()
-    assert unpack_keys(pack_keys([longest, "k" * 4095 + "!"], ""), 2, "") == [longest, "k" * 4095 + "!"]
+    assert pack_keys([longest]) == b"\x00\x00\x80\x20" + longest.encode()
+    assert unpack_keys(pack_keys([longest, "k" * 4095 + "!"]), 2) == [longest, "k" * 4095 + "!"]
 
 
 DOES_NOT_FIT = "a key in the block does not fit"
@@ -317,12 +320,12 @@ DOES_NOT_FIT = "a key in the block does not fit"
 )
 def test_keys_that_are_refused(data, message):
     with refused(message):
-        unpack_keys(data, 1, "xy")
+        unpack_keys(XY + data, 2)
 
 
 def test_keys_that_are_not_text():
     with pytest.raises(CorruptError, match=r"^a key is not UTF-8: .*0xff"):
-        unpack_keys(b"\x01\x01\x01\xff", 1, "xy")
+        unpack_keys(XY + b"\x01\x01\x01\xff", 2)
     assert decode_key("größe".encode()) == "größe"
 
 
@@ -342,7 +345,7 @@ def assert_same_images(found, wanted):
 def test_a_block_written_by_hand(name):
     block = BY_HAND[name]
     assert content_of(block.layout, block.images) == block.content
-    assert_same_images(block.layout.unpack_all(block.content, ""), block.images)
+    assert_same_images(block.layout.unpack_all(block.content), block.images)
 
 
 # Freedoms of a writer: other bytes that say the same
@@ -351,7 +354,7 @@ def test_a_block_written_by_hand(name):
 @pytest.mark.parametrize("name", SAID_DIFFERENTLY)
 def test_what_a_reader_makes_of_other_bytes(name):
     block = SAID_DIFFERENTLY[name]
-    assert_same_images(block.layout.unpack_all(block.content, ""), block.images)
+    assert_same_images(block.layout.unpack_all(block.content), block.images)
 
 
 @pytest.mark.parametrize("block", [*BY_HAND.values(), *SAID_DIFFERENTLY.values()], ids=[*BY_HAND, *SAID_DIFFERENTLY])
@@ -365,7 +368,8 @@ def test_any_crops_of_a_block(block):
         ([1, 0], None, [2, 0, 1]),
     ):
         chosen = None if crops is None else np.array(crops)
-        rows, sizes, num_rows = block.layout.unpack([block.content], np.zeros(len(slot), int), np.array(slot), chosen)
+        rows, found = block.layout.unpack([block.content], np.zeros(len(slot), int), np.array(slot), chosen)
+        sizes, num_rows = found.image_sizes, found.image_rows
         np.testing.assert_array_equal(rows.crops, whole.crops[wanted])
         np.testing.assert_array_equal(rows.flips, whole.flips[wanted])
         np.testing.assert_array_equal(sizes, whole.sizes[slot])
@@ -406,7 +410,7 @@ def test_blocks_of_different_widths_at_once(blocks):
     for order in itertools.permutations(blocks):
         contents = [block.content for block in order]
         block_of, slot = np.repeat(np.arange(len(order)), 3), np.tile([1, 0, 0], len(order))
-        rows, _, _ = order[0].layout.unpack(contents, block_of, slot, np.tile([[0], [1], [0]], (len(order), 1)))
+        rows, _ = order[0].layout.unpack(contents, block_of, slot, np.tile([[0], [1], [0]], (len(order), 1)))
         for place, block in enumerate(order):
             mine = slice(3 * place, 3 * place + 3)
             wanted = block.images
@@ -424,7 +428,8 @@ def test_blocks_of_different_widths_at_once(blocks):
 
 @pytest.mark.parametrize("block", [*BY_HAND.values(), *SAID_DIFFERENTLY.values()], ids=[*BY_HAND, *SAID_DIFFERENTLY])
 def test_no_crops_of_a_block(block):
-    rows, sizes, num_rows = block.layout.unpack([block.content], np.zeros(1, int), np.zeros(1, int), np.zeros((1, 0), int))
+    rows, found = block.layout.unpack([block.content], np.zeros(1, int), np.zeros(1, int), np.zeros((1, 0), int))
+    sizes, num_rows = found.image_sizes, found.image_rows
     assert (len(rows.crops), len(rows.flips), len(rows.codes.indices)) == (0, 0, 0)
     assert (sizes.tolist(), num_rows.tolist()) == ([list(block.sizes[0])], [0])
 
@@ -513,7 +518,7 @@ REFUSED = [
 @pytest.mark.parametrize(("block", "message"), REFUSED)
 def test_blocks_that_are_refused(block, message):
     with refused(message):
-        block.layout.unpack_all(block.content, "")
+        block.layout.unpack_all(block.content)
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -521,11 +526,11 @@ def test_unused_bits_of_palettes_are_0(size):
     """Palettes of classes of 9 bits leave 7, 6, ... 0 bits of their last byte."""
     palette = bits([299, *range(size - 1)], 9)
     block = one_pixel(codec="hard", label_fields=b"\1\0", label_columns=planes([size], 2) + palette)
-    assert block.layout.unpack_all(block.content, "").codes.indices.tolist() == [[299]]
+    assert block.layout.unpack_all(block.content).codes.indices.tolist() == [[299]]
     for bit in range(9 * size % 8, 8 if size < 8 else 0):
         damaged = planes([size], 2) + palette[:-1] + bytes([palette[-1] | 1 << bit])
         with refused("unused bits of the palettes are not 0"):
-            block.layout.unpack_all(replace(block, label_columns=damaged).content, "")
+            block.layout.unpack_all(replace(block, label_columns=damaged).content)
 
 
 @pytest.mark.parametrize("name", [*BY_HAND, *SAID_DIFFERENTLY])
@@ -537,7 +542,7 @@ def test_blocks_that_are_cut_off(name):
             CorruptError,
             match=r"^(a block (has no images|is shorter than its fields)|a block has no images, too many|the columns of|a varint|a key)",
         ):
-            block.layout.unpack_all(content[:length], "")
+            block.layout.unpack_all(content[:length])
 
 
 def test_what_the_index_says_and_a_block_does_not_hold():
@@ -562,7 +567,7 @@ def test_a_block_that_is_shorter_than_its_fields():
             LOG8.layout.unpack([LOG8.content[:length]], np.zeros(1, int), np.zeros(1, int), None)
 
 
-# Limits (section 12)
+# Limits (section 13)
 
 
 def pixels_of_one_class(counts):
@@ -575,7 +580,7 @@ def pixels_of_one_class(counts):
 
 @pytest.mark.parametrize("counts", [[65535], [65534, 1], [1] * 256])
 def test_the_largest_blocks(counts):
-    found = HARD.layout.unpack_all(pixels_of_one_class(counts), "")
+    found = HARD.layout.unpack_all(pixels_of_one_class(counts))
     assert found.counts.tolist() == counts
     assert len(found.crops) == sum(counts)
 
@@ -583,12 +588,12 @@ def test_the_largest_blocks(counts):
 @pytest.mark.parametrize("counts", [[65535, 1], [256] * 256])
 def test_too_many_crops_in_a_block(counts):
     with refused("a block has more crops than it may have"):
-        HARD.layout.unpack_all(pixels_of_one_class(counts), "")
+        HARD.layout.unpack_all(pixels_of_one_class(counts))
 
 
 def test_too_many_images_in_a_block():
     with refused(TABLE):
-        HARD.layout.unpack_all(pixels_of_one_class([1] * 257), "")
+        HARD.layout.unpack_all(pixels_of_one_class([1] * 257))
 
 
 def content_of_thresholds(counts):
@@ -601,7 +606,7 @@ def content_of_thresholds(counts):
 def thresholds_of(counts, num_classes=70000):
     """Return the classes of the last crop of such a block."""
     layout = Layout(Codec.parse("marginal_smoothing:t=0.001,values=f16"), num_classes)
-    rows, _, _ = layout.unpack([content_of_thresholds(counts)], np.zeros(1, int), np.zeros(1, int), np.array([[len(counts) - 1]]))
+    rows, _ = layout.unpack([content_of_thresholds(counts)], np.zeros(1, int), np.zeros(1, int), np.array([[len(counts) - 1]]))
     return rows.codes.indices
 
 
@@ -616,7 +621,7 @@ def test_each_block_has_a_table_of_its_own():
     layout = Layout(Codec.parse("marginal_smoothing:t=0.001,values=f16"), 70000)
     full, many, wasteful = [2048] + [1] * 2047, [1] * 5000, [2049] + [1] * 2047
     block = np.arange(3)
-    rows, _, _ = layout.unpack([content_of_thresholds(counts) for counts in (many, full, many)], block, 0 * block, np.full((3, 1), 1))
+    rows, _ = layout.unpack([content_of_thresholds(counts) for counts in (many, full, many)], block, 0 * block, np.full((3, 1), 1))
     assert rows.codes.indices.tolist() == [[0]] * 3
     for order in itertools.permutations([many, full, wasteful]):
         with refused("a block has a crop that keeps too many classes for so many crops"):
@@ -643,7 +648,7 @@ def test_no_more_than_9_classes_without_bytes(k, fits):
     content = fields + bytes(2 * k) + struct.pack("<H", k) + bits(range(k), 4) + b"\0\0\1a"
     layout = Layout(Codec.parse(f"marginal_smoothing:k={k},values=f16"), 12)
     if fits:
-        assert layout.unpack_all(content, "").codes.indices.tolist() == [list(range(9))]
+        assert layout.unpack_all(content).codes.indices.tolist() == [list(range(9))]
     else:
         with refused(BAD_CLASS):
             layout.unpack([content], np.zeros(1, int), np.zeros(1, int), None)
@@ -717,8 +722,8 @@ def content_of_crops(crops, size, mode="pixels"):
 def test_crops_come_back(crops, size):
     for array in (np.array(crops), np.array(crops, np.int32), np.array(crops, np.uint16)):
         layout, content = content_of_crops(array, size)
-        np.testing.assert_array_equal(layout.unpack_all(content, "").crops, crops)
-        (found,) = minimal_reader.read_block(store_columns([content]), {"codec": "hard", "num_classes": 2, "crops": "pixels"}, b"")
+        np.testing.assert_array_equal(layout.unpack_all(content).crops, crops)
+        (found,) = minimal_reader.read_block(store_columns([content]), {"codec": "hard", "num_classes": 2, "crops": "pixels"})
         np.testing.assert_array_equal(found.crops, crops)
 
 
@@ -726,7 +731,7 @@ def test_crops_come_back(crops, size):
 def test_fractions_of_8_crops_come_back(mode):
     crops = np.arange(32).reshape(8, 4) / 32
     layout, content = content_of_crops(crops, (0, 0), mode)
-    np.testing.assert_array_equal(layout.unpack_all(content, "").crops, crops)
+    np.testing.assert_array_equal(layout.unpack_all(content).crops, crops)
     with refused(SHORT):
         layout.unpack([content[: -len("...a") - 1]], np.zeros(1, int), np.zeros(1, int), np.array([[0]]))
 
@@ -737,7 +742,7 @@ def test_crop_words_of_8_bytes():
     for dtype in (np.int64, np.int32, np.uint16):
         layout, content = content_of_crops(np.array(crops, dtype), (65535, 65535))
         assert layout.fields.struct.unpack_from(content)[5] == 8
-        np.testing.assert_array_equal(layout.unpack_all(content, "").crops, crops)
+        np.testing.assert_array_equal(layout.unpack_all(content).crops, crops)
 
 
 @pytest.mark.parametrize("num_crops", [1, 7, 8, 9, 16, 17])
@@ -745,10 +750,10 @@ def test_unused_flip_bits_are_0(num_crops):
     """Behind the flips stands a column of classes 255, none of whose bits is taken for one of a flip."""
     fields = struct.pack("<H", 1) + crop_fields(1, 1, 0, 65535, 0) + b"\0\1" + struct.pack("<HHH", num_crops - 1, 1, 1)
     flips, rest = bits([1] * num_crops, 1), b"\xff" * num_crops + b"\0\0\1a"
-    assert HARD.layout.unpack_all(fields + flips + rest, "").flips.tolist() == [True] * num_crops
+    assert HARD.layout.unpack_all(fields + flips + rest).flips.tolist() == [True] * num_crops
     for bit in range(num_crops % 8, 8 if num_crops % 8 else 0):
         with refused("unused flip bits are not 0"):
-            HARD.layout.unpack_all(fields + flips[:-1] + bytes([flips[-1] | 1 << bit]) + rest, "")
+            HARD.layout.unpack_all(fields + flips[:-1] + bytes([flips[-1] | 1 << bit]) + rest)
 
 
 def test_modes_of_crops():
@@ -759,8 +764,8 @@ def test_modes_of_crops():
     types = [STORED_CROPS["pixels"].dtype, STORED_CROPS["fractions:f32"].dtype, STORED_CROPS["fractions:f16"].dtype]
     assert [*types, crop_mode("derived", SAMPLER).dtype] == [np.dtype(name) for name in ("<i4", "<f4", "<f2", "<i4")]
     for block in (LOG8, FRACTIONS_F16, FRACTIONS_F32):
-        assert block.layout.unpack_all(block.content, "").crops.dtype == STORED_CROPS[block.crop_mode].dtype
-        assert block.layout.unpack_all(block.content, "").flips.dtype == np.bool_
+        assert block.layout.unpack_all(block.content).crops.dtype == STORED_CROPS[block.crop_mode].dtype
+        assert block.layout.unpack_all(block.content).flips.dtype == np.bool_
         assert not block.layout.derived
 
 
@@ -786,14 +791,14 @@ def derived_block():
 def test_derived_crops():
     block, crops, flips = derived_block()
     assert block.layout.derived
-    found = block.layout.unpack_all(block.content, "")
+    found = block.layout.unpack_all(block.content)
     np.testing.assert_array_equal(found.crops, crops)
     np.testing.assert_array_equal(found.flips, flips)
     assert found.crops.dtype == np.int32
     assert content_of(block.layout, found) == block.content
     assert crops_crc32(crops, flips) == struct.unpack("<I", block.crop_fields)[0]
     streams = np.array([crop_stream("größe"), crop_stream("a")])
-    rows, _, _ = block.layout.unpack([block.content], np.zeros(2, int), np.array([1, 0]), np.array([[1], [8]]), streams)
+    rows, _ = block.layout.unpack([block.content], np.zeros(2, int), np.array([1, 0]), np.array([[1], [8]]), streams)
     np.testing.assert_array_equal(rows.crops, crops[[10, 8]])
     np.testing.assert_array_equal(rows.flips, flips[[10, 8]])
 
@@ -801,7 +806,7 @@ def test_derived_crops():
 def test_a_reader_needs_no_keys():
     block, crops, _ = derived_block()
     content = block.content[: -len(block.keys)]
-    rows, _, _ = block.layout.unpack([content], np.zeros(1, int), np.zeros(1, int), np.array([[3]]), np.array([crop_stream("a")]))
+    rows, _ = block.layout.unpack([content], np.zeros(1, int), np.zeros(1, int), np.array([[3]]), np.array([crop_stream("a")]))
     np.testing.assert_array_equal(rows.crops, crops[[3]])
 
 
@@ -809,17 +814,17 @@ def test_one_derived_crop():
     crops, flips = SAMPLER.sample("a", (100, 80), range(1))
     checksum = struct.pack("<I", crops_crc32(crops, flips))
     content = struct.pack("<H", 1) + checksum + b"\0\0" + struct.pack("<HHH", 0, 100, 80) + b"\0\0\1a"
-    np.testing.assert_array_equal(derived_block()[0].layout.unpack_all(content, "").crops, crops)
+    np.testing.assert_array_equal(derived_block()[0].layout.unpack_all(content).crops, crops)
 
 
 def test_derived_crops_that_are_refused():
     block, _, _ = derived_block()
     with refused("the crops that the sampler gives are not those that were labelled"):
-        block.layout.unpack_all(replace(block, crop_fields=bytes(4)).content, "")
+        block.layout.unpack_all(replace(block, crop_fields=bytes(4)).content)
     for sides in ((100, 0, 80, 1), (100, 1, 80, 0)):
         no_pixels = replace(block, table=struct.pack("<6H", 8, 1, *sides))
         with refused(OUTSIDE):
-            no_pixels.layout.unpack_all(no_pixels.content, "")
+            no_pixels.layout.unpack_all(no_pixels.content)
 
 
 # Dense labels (dense-v1.md)
@@ -833,10 +838,10 @@ def test_dense_labels(codec, width):
     )
     codes = np.array(vectors, f"<u{width}")
     assert content_of(block.layout, replace(HARD.images, codes=codes)) == block.content
-    found = block.layout.unpack_all(block.content, "")
+    found = block.layout.unpack_all(block.content)
     np.testing.assert_array_equal(found.codes, codes)
     assert found.codes.dtype == codes.dtype
-    rows, _, _ = block.layout.unpack([block.content] * 2, np.array([1, 0]), np.array([1, 0]), np.array([[0, 0], [1, 0]]))
+    rows, _ = block.layout.unpack([block.content] * 2, np.array([1, 0]), np.array([1, 0]), np.array([[0, 0], [1, 0]]))
     np.testing.assert_array_equal(rows.codes, codes[[2, 2, 1, 0]])
     with refused(SHORT):
         block.layout.unpack([block.content[: -len(block.keys) - 1]], np.zeros(1, int), np.zeros(1, int), None)
@@ -846,35 +851,35 @@ def test_dense_labels(codec, width):
 
 
 def test_columns_say_what_they_are():
-    columns = LOG8.layout.pack(LOG8.images, "")
+    columns = LOG8.layout.pack(LOG8.images)
     names = ["fields", "images", "flips", "crops", "crops", "remainders", "remainders", "indices", "indices", "values", "keys"]
     assert [column.name for column in columns if column.data] == names
     assert {column.name for column in columns if column.noise} == {"flips", "crops"}
     assert [column.noise for column in columns if column.name == "crops"] == [True, False]
     assert [column.name for column in columns if column.text] == ["keys"]
     names = ["counts", "remainders", "remainders", "indices", "values", "values", "keys"]
-    assert [column.name for column in THRESHOLD.layout.pack(THRESHOLD.images, "")][5:] == names
+    assert [column.name for column in THRESHOLD.layout.pack(THRESHOLD.images)][5:] == names
     names = ["values", "values", "tails", "tails", "tails", "tails", "tails", "keys"]
-    assert [column.name for column in TAIL.layout.pack(TAIL.images, "") if column.data][-len(names) :] == names
-    dense = Layout(Codec.parse("dense:f16"), 3).pack(replace(HARD.images, codes=np.zeros((3, 3), "<u2")), "")
+    assert [column.name for column in TAIL.layout.pack(TAIL.images) if column.data][-len(names) :] == names
+    dense = Layout(Codec.parse("dense:f16"), 3).pack(replace(HARD.images, codes=np.zeros((3, 3), "<u2")))
     assert [column.name for column in dense if column.data] == ["fields", "images", "flips", "crops", "crops", "values", "values", "keys"]
-    assert [column.name for column in FRACTIONS_F16.layout.pack(FRACTIONS_F16.images, "")][2:11] == ["flips"] + ["crops"] * 8
+    assert [column.name for column in FRACTIONS_F16.layout.pack(FRACTIONS_F16.images)][2:11] == ["flips"] + ["crops"] * 8
 
 
 def test_palettes_are_noise():
     indices = np.tile(np.array([[900, 70000]]), (100, 1))
     codes = SparseCodes(indices, np.zeros((100, 2), int), np.zeros(100, int))
     images = BlockImages(["a"], np.array([[1, 1]]), np.array([100]), np.tile([0, 0, 1, 1], (100, 1)), np.zeros(100, bool), codes)
-    columns = Layout(Codec.parse("marginal_smoothing:k=2"), 2**31).pack(images, "")
+    columns = Layout(Codec.parse("marginal_smoothing:k=2"), 2**31).pack(images)
     palettes = [column for column in columns if column.name == "palettes"]
     assert [column.data for column in palettes] == [b"\2", b"\0", bits([900, 70000], 31)]
     assert [column.noise for column in palettes] == [False, False, True]
 
 
 def test_layouts_are_described_by_what_makes_them():
-    described = f"Layout(codec={Codec.parse('hard')!r}, num_classes=300, crops='pixels', sampler=None)"
+    described = f"Layout(codec={Codec.parse('hard')!r}, num_classes=300, crops='pixels', sampler=None, checksums=False)"
     assert repr(HARD.layout) == described
-    assert repr(Fields(("a",), "B")) == "Fields(names=('a',), codes='B')"
+    assert repr(Fields(("a",), "B")) == "Fields(names=('a',), codes='B', checksums=False)"
 
 
 def test_fields_are_packed_without_gaps():
@@ -961,7 +966,8 @@ def test_many_blocks_at_once(codec, mode):
     block, slot = np.array([2, 1, 1, 0, 1]), np.array([1, 0, 2, 0, 0])
     streams = np.array([crop_stream(blocks[b].keys[s]) for b, s in zip(block, slot, strict=True)])
     for crops in (np.array([[7, 0], [89, 45], [59, 3], [0, 0], [1, 2]]), None):
-        rows, sizes, num_rows = layout.unpack(contents, block, slot, crops, streams)
+        rows, found = layout.unpack(contents, block, slot, crops, streams)
+        sizes, num_rows = found.image_sizes, found.image_rows
         first = [np.concatenate([[0], np.cumsum(images.counts)]) for images in blocks]
         chosen = [np.arange(blocks[b].counts[s]) if crops is None else crops[i] for i, (b, s) in enumerate(zip(block, slot, strict=True))]
         wanted = [(b, first[b][s] + part) for b, s, part in zip(block, slot, chosen, strict=True)]
@@ -979,7 +985,7 @@ def assert_agreement(blocks, contents, layout):
     """The independent reader finds in the contents what was packed."""
     metadata = {"codec": str(layout.codec), "num_classes": layout.num_classes, "crops": layout.crops, "crop_sampler": SAMPLER.describe()}
     for images, content in zip(blocks, contents, strict=True):
-        found = minimal_reader.read_block(store_columns([content]), metadata, b"")
+        found = minimal_reader.read_block(store_columns([content]), metadata)
         assert [image.key for image in found] == images.keys
         assert [list(image.size) for image in found] == images.sizes.tolist()
         assert [crop for image in found for crop in image.crops] == images.crops.tolist()

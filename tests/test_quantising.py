@@ -264,10 +264,20 @@ def test_floats_count_down_from_one(values, one, half, modulus):
     found, rest = floats.dequantise(np.array([[1, 2, 3], [0, 1, 2]]), codes, None)
     assert (found.tolist(), rest.tolist()) == ([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], [0.0, 0.0])
     assert found.dtype == rest.dtype == np.float32
-    above_one = np.array([[modulus - 1, one - half, one + modulus]])  # as the sum of differences may be
+    above_one = np.array([[modulus - 1, one, one + modulus]])  # as the sum of differences may be
     found, rest = floats.dequantise(np.array([[1, 2, 3]]), above_one, None)
     assert found[0, 0] > 1
-    assert (found[0, 1:].tolist(), rest.tolist()) == ([0.5, 0.0], [0.0])
+    assert (found[0, 1:].tolist(), rest.tolist()) == ([0.0, 0.0], [0.0])
+
+
+def test_floats_add_up_to_hardly_more_than_1():
+    floats = encoding("marginal_smoothing:k=2,values=f32", 4)
+    bits = np.float32([[0.5, 0.5 + 2.0**-8], [0.75, 0.25]])[:, ::-1].view(np.uint32).astype(np.int64)
+    codes = 0x3F800000 - bits
+    found, rest = floats.dequantise(np.array([[1, 2]]), codes[:1], None)
+    assert (found[0].tolist(), rest.tolist()) == ([0.5 + 2.0**-8, 0.5], [0.0])
+    with refused(CorruptError, "the values of a crop add up to more than 1.00391"):
+        floats.dequantise(np.array([[1, 2], [1, 2]]), codes[:1] - [[1, 0], [2**24, 0]], None)
 
 
 def test_floats_leave_a_remainder():
@@ -421,9 +431,18 @@ def test_dense_vectors():
     assert (bits.tolist(), bits.dtype) == ([[0x3800, 0x3C00], [0, 0x4000]], np.uint16)
     bits = vectors_to_bits(np.array([[0.5, -1.0]]).T[:, ::-1].T, "f32")
     assert (bits.tolist(), bits.dtype) == ([[0x3F000000, 0xBF800000]], np.uint32)
-    for values, halves in (("f16", np.array([[0x3800, 0x3400]], np.uint16)), ("f32", np.array([[0x3F000000, 0x3E800000]], np.uint32))):
+    for values, halves in (("f16", np.array([[0x3800, 0x3800]], np.uint16)), ("f32", np.array([[0x3F000000, 0x3F000000]], np.uint32))):
         found = bits_to_vectors(np.repeat(halves, 2, axis=1)[:, ::2], values, "probs")
-        assert (found.tolist(), found.dtype) == ([[0.5, 0.25]], np.float32)
+        assert (found.tolist(), found.dtype) == ([[0.5, 0.5]], np.float32)
+
+
+def test_dense_probabilities_add_up_to_1():
+    for good in ([0.5, 0.5], [0.5, 0.5 + 2.0**-8], [0.5, 0.5 - 2.0**-8]):
+        assert bits_to_vectors(np.float32([good]).view(np.uint32), "f32", "probs").tolist() == [good]
+    for wrong in ([0.5, 0.6], [0.5, 0.4], [0, 0], [1e30, 0]):
+        with refused(CorruptError, "the probabilities of a crop do not add up to 1"):
+            bits_to_vectors(np.float32([wrong]).view(np.uint32), "f32", "probs")
+        assert bits_to_vectors(np.float32([wrong]).view(np.uint32), "f32", "logits").tolist() == [list(np.float32(wrong))]
 
 
 def test_dense_vectors_beyond_their_range():
@@ -442,7 +461,7 @@ def test_dense_vectors_that_are_refused(content):
         assert bits_to_vectors(bits, "f16", content).tolist() == [[0.5, -0.5]]
     with refused(CorruptError, f"{content} of a crop are not finite{' and positive' if content == 'probs' else ''}"):
         bits_to_vectors(np.array([[0x7C00, 0]], np.uint16), "f16", content)
-    assert bits_to_vectors(np.array([[0, 0x8000]], np.uint16), "f16", content).tolist() == [[0, 0]]
+    assert bits_to_vectors(np.array([[0x3C00, 0x8000]], np.uint16), "f16", content).tolist() == [[1, 0]]
 
 
 # Tails (sparse-v1.md, section 6)

@@ -44,7 +44,7 @@ def section(title: str) -> str:
 
 @pytest.mark.parametrize(
     ("title", "structure"),
-    [("## 3. Header", frame.HEADER), ("### 5.1 Frame of a block", frame.BLOCK_HEAD), ("## 9. Trailer", frame.TRAILER)],
+    [("## 3. Header", frame.HEADER), ("### 5.1 Frame of a block", frame.BLOCK_HEAD), ("## 10. Trailer", frame.TRAILER)],
 )
 def test_structures_are_laid_out_as_their_tables_say(title, structure):
     codes, offset = "", 0
@@ -89,7 +89,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
 
 
 def test_limits():
-    stated = {row["what"]: row["limit"] for row in table(section("## 12. Limits"), "what", "limit")}
+    stated = {row["what"]: row["limit"] for row in table(section("## 13. Limits"), "what", "limit")}
     assert stated == {
         "classes C": f"{limits.MIN_CLASSES} to {limits.MAX_CLASSES}",
         "kept classes of a crop": f"1 to min(C, {limits.MAX_KEPT_CLASSES})",
@@ -112,9 +112,9 @@ def test_limits():
 
 
 def test_codec_strings():
-    names = table(section("## 10. Codec strings"), "name", "family")
+    names = table(section("## 11. Codec strings"), "name", "family")
     assert [(row["name"], row["family"]) for row in names] == [(name, Codec(name).family) for name in codec.STRATEGIES]
-    options = {row["option"]: row for row in table(section("## 10. Codec strings"), "option", "of", "values", "default")}
+    options = {row["option"]: row for row in table(section("## 11. Codec strings"), "option", "of", "values", "default")}
     assert list(options) == ["k", "t", "values", "step", "tail", "content"]
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
@@ -133,7 +133,7 @@ def test_crop_modes():
 
 
 def test_errors_are_those_of_the_package():
-    stated = {row["error"] for row in table(section("## 13. Errors"), "condition", "error")}
+    stated = {row["error"] for row in table(section("## 14. Errors"), "condition", "error")}
     assert stated == {error.__name__ for error in errors.FormatError.__subclasses__()}
     for name in re.findall(r"\b(\w+Error)\b", CONTAINER + SPARSE):
         assert hasattr(errors, name), name

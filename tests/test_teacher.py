@@ -1,6 +1,7 @@
 """The teacher side: labelling image folders."""
 
 import argparse
+import errno
 import importlib.metadata
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from PIL import Image
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, StateError
 from softlabel_codec.images import apply_crop, load_image
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
+from softlabel_codec.teacher import EncodeConfig, batches, encode, load_teacher
 from softlabel_codec.teacher.batches import CropBatches, Plan, Run, load_batches
 from softlabel_codec.teacher.encode import device_labels
 from softlabel_codec.teacher.load import weights_sha256
@@ -154,6 +156,93 @@ def test_unreadable_images_are_named_and_fatal_or_skipped(image_folder, tmp_path
         path.write_bytes(b"no image")
     with pytest.raises(OSError, match="none of 7 images could be read"):
         encode(config(image_folder, tmp_path, teacher_file, on_error="skip", overwrite=True))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EINTR, errno.ETIMEDOUT])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_system_that_fails_does_not_make_images_unreadable(image_folder, tmp_path, teacher_file, monkeypatch, number, workers):
+    read_image = batches.read_image
+
+    def fails_now_and_then(path, exif_orientation):
+        if path.name == "grey.jpg" and not (tmp_path / "mended").exists():
+            raise OSError(number, os.strerror(number), str(path))
+        return read_image(path, exif_orientation)
+
+    monkeypatch.setattr(batches, "read_image", fails_now_and_then)
+    wanted = config(image_folder, tmp_path, teacher_file, on_error="skip", batch_size=6, workers=workers)
+    with pytest.raises(OSError, match=rf"image 'cat/grey\.jpg': .*{os.strerror(number)}.*the same command continues"):
+        encode(wanted)
+    (tmp_path / "mended").touch()
+    assert (encode(wanted).num_images, encode(config(image_folder, tmp_path, teacher_file, overwrite=True)).skipped) == (6, {})
+
+
+def test_images_that_are_absent_or_forbidden_may_be_skipped(image_folder, tmp_path, teacher_file, monkeypatch):
+    read_image = batches.read_image
+
+    def forbidden(path, exif_orientation):
+        if path.name == "grey.jpg":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read_image(path, exif_orientation)
+
+    monkeypatch.setattr(batches, "read_image", forbidden)
+    assert list(encode(config(image_folder, tmp_path, teacher_file, on_error="skip")).skipped) == ["cat/grey.jpg"]
+
+
+def stop_after(images):
+    def stop(done, total):
+        if done >= images:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_labelled_images_that_were_replaced_are_noticed_when_a_run_continues(image_folder, tmp_path, teacher_file):
+    wanted = config(image_folder, tmp_path, teacher_file, crops=150)
+    with pytest.raises(KeyboardInterrupt):
+        encode(wanted, stop_after(3))
+    kept = (image_folder / "cat" / "a.JPEG").read_bytes()
+    Image.new("RGB", (50, 40)).save(image_folder / "cat" / "a.JPEG")
+    with pytest.raises(MismatchError, match=r"image 'cat/a\.JPEG': is not the one that an earlier run labelled"):
+        encode(wanted)
+    (image_folder / "cat" / "a.JPEG").write_bytes(kept)
+    assert encode(wanted).resumed_images > 0
+
+
+def test_a_labelled_image_that_became_unreadable_is_not_skipped_as_well(image_folder, tmp_path, teacher_file):
+    wanted = config(image_folder, tmp_path, teacher_file, crops=150, on_error="skip", batch_size=700)  # several images in a batch
+    with pytest.raises(KeyboardInterrupt):
+        encode(wanted, stop_after(3))
+    (image_folder / "cat" / "a.JPEG").unlink()
+    (image_folder / "cat" / "a.JPEG").symlink_to("nowhere")
+    report = encode(wanted)
+    assert (report.skipped, report.num_images) == ({}, 6)
+    with SoftLabelReader(report.path) as reader:
+        assert "skipped_keys" not in reader.summary
+
+
+def test_an_image_that_is_replaced_between_its_crops_is_noticed(image_folder, tmp_path, teacher_file, monkeypatch):
+    read_image = batches.read_image
+    times = []
+
+    def replaced(path, exif_orientation):
+        if path.name == "grey.jpg":
+            times.append(path)
+            if len(times) == 2:
+                Image.new("L", (61, 33)).save(path)
+        return read_image(path, exif_orientation)
+
+    monkeypatch.setattr(batches, "read_image", replaced)
+    with pytest.raises(MismatchError, match=r"image 'cat/grey\.jpg': was replaced by another while its crops were labelled"):
+        encode(config(image_folder, tmp_path, teacher_file, batch_size=4))
+
+
+def test_the_file_keeps_a_checksum_of_each_image(image_folder, tmp_path, teacher_file):
+    report = encode(config(image_folder, tmp_path, teacher_file))
+    with SoftLabelReader(report.path) as reader:
+        wanted = [zlib.crc32((image_folder / key).read_bytes()) for key in reader.keys]
+        assert [image.image_crc32 for image in reader] == wanted
+        assert reader.read_batch(range(6), [[0]] * 6).image_crc32s.tolist() == wanted
+        assert reader.read(5, [1]).image_crc32 == wanted[5]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,12 @@ def test_reading_single_crops_of_a_valid_vector(name):
                     np.testing.assert_array_equal(part.labels.dense(), whole.labels[[last, 0]].dense())
 
 
+def test_every_recoverable_vector_has_its_contents_and_nothing_else_is_there():
+    for folder, cases in invalid.RECOVERABLE.items():
+        ending = "slc.partial" if folder == invalid.UNFINISHED_FOLDER else "slc"
+        assert {path.name for path in folder.iterdir()} == {f"{name}.{end}" for name in cases for end in (ending, "json")}
+
+
 def test_every_defect_has_its_vector_and_nothing_else_is_there():
     for folder, cases in invalid.FOLDERS.items():
         assert {path.stem for path in folder.iterdir()} == set(cases)
@@ -97,11 +103,22 @@ def test_vector_that_every_verifier_refuses(name):
 
 
 @pytest.mark.parametrize("name", invalid.UNFINISHED)
-def test_unfinished_vector_is_recovered_up_to_its_last_whole_block(name, tmp_path):
+def test_the_whole_blocks_of_an_unfinished_vector_are_recovered(name, tmp_path):
     path = invalid.UNFINISHED_FOLDER / f"{name}.slc.partial"
-    expected = json.loads(path.with_suffix("").with_suffix(".json").read_text())
     with pytest.raises(error_classes.TruncatedError, match="unfinished file"):
         SoftLabelReader(path)
+    check_recovered(path, json.loads(path.with_name(f"{name}.json").read_text()), tmp_path)
+
+
+@pytest.mark.parametrize("name", invalid.DAMAGED)
+def test_the_whole_blocks_of_a_damaged_vector_are_recovered(name, tmp_path):
+    path = invalid.DAMAGED_FOLDER / f"{name}.slc"
+    with pytest.raises(getattr(error_classes, name.split("-")[0])):
+        read_everything(path)
+    check_recovered(path, json.loads(path.with_suffix(".json").read_text()), tmp_path)
+
+
+def check_recovered(path, expected, tmp_path):
     result = recover(path, tmp_path / "kept.slc")
     assert (result.num_blocks, result.num_images) == (expected["num_blocks"], len(expected["keys"]))
     with SoftLabelReader(tmp_path / "kept.slc") as reader:

@@ -144,6 +144,8 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
         raise CorruptError(f"{path}: not a readable label file: {reason}") from None
     if not isinstance(parts, list | tuple) or len(parts) != 3:
         raise CorruptError(f"{path}: expected a list of crops, flips and labels, got {type(parts).__name__}")
+    if any(isinstance(part, torch.Tensor) and _claims_too_much(part) for part in parts):
+        raise CorruptError(f"{path}: a tensor claims more numbers than the file holds")
     try:
         crops, flips, labels = map(as_array, parts)
     except Exception as error:  # lists of anything, and tensors of kinds that numpy does not know
@@ -155,6 +157,11 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
     if flips.dtype != np.bool_ or flips.shape != (len(crops),):
         raise CorruptError(f"{path}: expected flips as bool ({len(crops)},), got {flips.dtype} of shape {flips.shape}")
     return crops, flips, labels
+
+
+def _claims_too_much(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor says to have more numbers than are stored: a stride of 0 repeats one of them as often as one likes."""
+    return tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def _check_crc32(data: bytes) -> None:

@@ -16,7 +16,7 @@ from softlabel_codec.arguments import ON_ERROR, check_choice
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError, SoftLabelError
 from softlabel_codec.fkd.files import FkdImage, exact_crops, label_codec, read_fkd_file
-from softlabel_codec.images import Stems, key_of_path, list_images, path_of_key, read_size
+from softlabel_codec.images import Stems, is_about_the_image, key_of_path, list_images, path_of_key, read_size
 from softlabel_codec.interrupted import saying_what_is_kept
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.wording import counted
@@ -210,6 +210,8 @@ class _ImageSizes:
         try:
             return read_size(path_of_key(self._folder, name))
         except OSError as error:
+            if not is_about_the_image(error):
+                raise
             raise MismatchError(f"image {name!r}: {error}") from None
 
 

@@ -38,6 +38,8 @@ class BlockImages:
         Whether each crop is mirrored.
     codes : SparseCodes, or unsigned integers (R, C)
         Labels of each crop.
+    image_crc32s : int64 (n,) or None
+        CRC-32 of each image's file, if the file keeps them.
     """
 
     keys: list[str]
@@ -46,6 +48,7 @@ class BlockImages:
     crops: NDArray[Any]
     flips: NDArray[np.bool_]
     codes: Any
+    image_crc32s: IntArray | None = None
 
 
 class CropRows(NamedTuple):
@@ -64,6 +67,7 @@ class Layout:
     num_classes: int
     crops: str = "pixels"
     sampler: CropSampler | None = None
+    checksums: bool = False
     mode: CropMode = field(init=False, repr=False)
     labels: SparsePacker | DensePacker = field(init=False, repr=False)
     fields: Fields = field(init=False, repr=False)
@@ -74,15 +78,15 @@ class Layout:
         names, codes = zip(("num_images", "H"), *mode.fields, *labels.fields, strict=True)
         object.__setattr__(self, "mode", mode)
         object.__setattr__(self, "labels", labels)
-        object.__setattr__(self, "fields", Fields(names, "".join(codes)))
+        object.__setattr__(self, "fields", Fields(names, "".join(codes), self.checksums))
 
     @property
     def derived(self) -> bool:
         """Whether crops are derived from a sampler and not stored."""
         return self.crops == DERIVED
 
-    def pack(self, images: BlockImages, previous_key: str) -> list[Column]:
-        """Return the content of a block as columns, in order; `previous_key` is the key before it in the file."""
+    def pack(self, images: BlockImages) -> list[Column]:
+        """Return the content of a block as columns, in order."""
         crop_height, crop_width = np.repeat(images.sizes, images.counts, axis=0).T
         crop_fields, crop_columns = self.mode.pack(images.crops, images.flips, crop_height, crop_width)
         label_fields, label_columns = self.labels.pack(images.codes, images.counts)
@@ -91,15 +95,16 @@ class Layout:
         return [
             Column("fields", self.fields.struct.pack(*(values[name] for name in self.fields.names))),
             Column("images", table.tobytes()),
+            *([] if images.image_crc32s is None else [Column("checksums", images.image_crc32s.astype("<u4").tobytes(), noise=True)]),
             *crop_columns,
             *label_columns,
-            Column("keys", pack_keys(images.keys, previous_key), text=True),
+            Column("keys", pack_keys(images.keys), text=True),
         ]
 
     def unpack(
         self, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None, streams: IntArray | None = None
-    ) -> tuple[CropRows, IntArray, IntArray]:
-        """Return chosen crops of many images, the sizes (B, 2) of the images, and the number of rows (B,) of each.
+    ) -> tuple[CropRows, BlockRows]:
+        """Return chosen crops of many images, and what is known of these images.
 
         Parameters
         ----------
@@ -119,20 +124,20 @@ class Layout:
         """
         rows = BlockRows(self.fields, contents, block, slot, crops)
         codes, _ = self.labels.unpack(rows, self.mode.end(rows, rows.after))
-        return CropRows(*self.mode.unpack(rows, rows.after, streams), codes), rows.image_sizes, rows.image_rows
+        return CropRows(*self.mode.unpack(rows, rows.after, streams), codes), rows
 
-    def unpack_all(self, content: bytes, previous_key: str) -> BlockImages:
+    def unpack_all(self, content: bytes) -> BlockImages:
         """Return everything in a block; CorruptError unless it fills the content exactly."""
         num_images = int.from_bytes(content[:2], "little")
         if not num_images:
             raise CorruptError("a block has no images")
         rows = BlockRows(self.fields, [content], np.zeros(num_images, np.int64), np.arange(num_images), None)
         codes, after = self.labels.unpack(rows, self.mode.end(rows, rows.after), thorough=True)
-        keys = unpack_keys(content[int(after[0]) :], num_images, previous_key)
+        keys = unpack_keys(content[int(after[0]) :], num_images)
         streams = np.array([crop_stream(key) for key in keys]) if self.derived else None
         crops, flips = self.mode.unpack(rows, rows.after, streams)
         self._check_crops(rows, content, crops, flips)
-        return BlockImages(keys, rows.image_sizes, rows.image_rows, crops, flips, codes)
+        return BlockImages(keys, rows.image_sizes, rows.image_rows, crops, flips, codes, rows.image_crc32s)
 
     def _check_crops(self, rows: BlockRows, content: bytes, crops: NDArray[Any], flips: NDArray[np.bool_]) -> None:
         if self.derived:

@@ -14,7 +14,8 @@ from softlabel_codec.errors import CorruptError
 from softlabel_codec.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BLOCK
 from softlabel_codec.pack.columns import Bytes, IntArray, exclusive_cumsum, from_planes, ragged
 
-IMAGE_BYTES = 6
+IMAGE_BYTES, CHECKSUM_BYTES = 6, 4
+"""Bytes of an image in the image table, and of its checksum behind it."""
 SHORT = "the columns of a block are longer than the block"
 _NO_FIELDS = "a block is shorter than its fields"
 _BAD_TABLE = "a block has no images, too many, or not all of its table"
@@ -25,16 +26,22 @@ _FEW_IMAGES = "a block holds fewer images than the index says"
 
 @dataclass(frozen=True)
 class Fields:
-    """Names and struct codes (`B`, `H`, `h`, `I`) of the fields."""
+    """Names and struct codes (`B`, `H`, `h`, `I`) of the fields, and whether the image table has checksums."""
 
     names: tuple[str, ...]
     codes: str
+    checksums: bool = False
     struct: struct.Struct = field(init=False, repr=False)
     dtype: np.dtype[Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "struct", struct.Struct("<" + self.codes))
         object.__setattr__(self, "dtype", np.dtype([(name, "<" + code) for name, code in zip(self.names, self.codes, strict=True)]))
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image in the image table."""
+        return IMAGE_BYTES + CHECKSUM_BYTES * self.checksums
 
 
 class ImageColumn(NamedTuple):
@@ -73,6 +80,8 @@ class BlockRows:
         Size of the crop's image.
     image_sizes : int64 (B, 2)
         Height and width of each wanted image.
+    image_crc32s : int64 (B,) or None
+        CRC-32 of the file of each wanted image, if the file keeps them.
     image_rows : int64 (B,)
         Wanted crops of each image.
     owner : int64 (R,)
@@ -87,6 +96,7 @@ class BlockRows:
             raise CorruptError(_FEW_IMAGES)
         image = tables.first_image[block] + slot
         self.image_sizes = tables.sizes[image]
+        self.image_crc32s = None if tables.checksums is None else tables.checksums[image]
         self.number, self.image_rows = _choose(crops, tables.image_crops[image])
         owner = self.owner = np.repeat(np.arange(len(image)), self.image_rows)
         self.data, self._tables, self._block = tables.data, tables, block[owner]
@@ -182,12 +192,13 @@ class _Tables:
             raise CorruptError(_NO_FIELDS)
         self.fields = data[base[:, None] + np.arange(head)].view(fields.dtype)[:, 0]
         count = self.num_images = self.fields["num_images"].astype(np.int64)
-        self.after = base + head + IMAGE_BYTES * count
+        self.after = base + head + fields.image_bytes * count
         if (count < 1).any() or (count > MAX_IMAGES_PER_BLOCK).any() or (self.after > self.end).any():
             raise CorruptError(_BAD_TABLE)
         crops_minus_1, height, width = _read_columns(data, base + head, count)
         self.image_crops = crops_minus_1 + 1
         self.sizes = np.stack([height, width], axis=1)
+        self.checksums = _read_checksums(data, base + head, count) if fields.checksums else None
         self.first_image = exclusive_cumsum(count)
         self.num_crops = np.add.reduceat(self.image_crops, self.first_image)
         if (self.num_crops > MAX_CROPS_PER_BLOCK).any():
@@ -202,6 +213,16 @@ def _read_columns(data: Bytes, start: IntArray, count: IntArray) -> NDArray[np.i
     place = first + np.arange(3)[:, None] * np.repeat(2 * count, count)
     columns: NDArray[np.int64] = data[place].astype(np.int64) | data[place + 1].astype(np.int64) << 8
     return columns
+
+
+def _read_checksums(data: Bytes, start: IntArray, count: IntArray) -> NDArray[np.int64]:
+    """Return the u32 column that follows the three columns which begin at `start`: (total,)."""
+    place = ragged(np.zeros(len(count), np.int64), count)
+    place = np.repeat(start + IMAGE_BYTES * count, count) + CHECKSUM_BYTES * place
+    checksums = np.zeros(len(place), np.int64)
+    for byte in range(CHECKSUM_BYTES):
+        checksums |= data[place + byte].astype(np.int64) << 8 * byte
+    return checksums
 
 
 def _choose(crops: IntArray | None, num_crops: IntArray) -> tuple[IntArray, IntArray]:

@@ -7,10 +7,10 @@ from softlabel_codec.limits import MAX_KEY_BYTES
 from softlabel_codec.pack.columns import get_varint, put_varint
 
 
-def pack_keys(keys: list[str], previous: str) -> bytes:
-    """Return the bytes of `keys`, which follow `previous` in the file (empty string before the first)."""
+def pack_keys(keys: list[str]) -> bytes:
+    """Return the bytes of the keys of a block."""
     out = []
-    before = previous.encode()
+    before = b""
     for key in keys:
         now = key.encode()
         prefix = _shared(before, now)
@@ -21,10 +21,10 @@ def pack_keys(keys: list[str], previous: str) -> bytes:
     return b"".join(out)
 
 
-def unpack_keys(data: bytes, num_keys: int, previous: str) -> list[str]:
+def unpack_keys(data: bytes, num_keys: int) -> list[str]:
     """Return the keys in `data`, which must hold exactly `num_keys` of them; else CorruptError."""
     keys = []
-    before = previous.encode()
+    before = b""
     at = 0
     for _ in range(num_keys):
         prefix, at = get_varint(data, at)

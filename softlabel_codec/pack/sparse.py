@@ -114,6 +114,7 @@ class SparsePacker:
         CorruptError if they cannot be what the specification says; `thorough` also looks at what these crops do not need.
         """
         entries, at = self._unpack_counts(rows, at)
+        self._check_length(rows, at, entries)
         kept = np.arange(int(entries.num.max(initial=1))) < entries.num[:, None]
         above_last, at = self._unpack_remainders(rows, at, entries)
         index_codes, at = _unpack_index_codes(rows, at, entries, kept)
@@ -131,6 +132,13 @@ class SparsePacker:
             return SparseCodes(indices, values, remainders), at
         tails, at = unpack_tails(rows, at, palettes, self.codec.tail, self.num_classes)
         return SparseCodes(indices, values, remainders, tails, rows.owner), at
+
+    def _check_length(self, rows: BlockRows, at: IntArray, entries: Entries) -> None:
+        """Raise CorruptError if blocks are too short for their entries, before anything is made that has a place for each of these."""
+        if (rows.field("index_width") > 4).any():
+            raise CorruptError(WIDE)
+        num_values = entries.total - self._implied_values * rows.num_crops if self._value_width else 0
+        rows.advance(at, entries.total * rows.field("index_width") + num_values * self._value_width)
 
     def _unpack_counts(self, rows: BlockRows, at: IntArray) -> tuple[Entries, IntArray]:
         k = self.codec.kept_classes
@@ -204,8 +212,6 @@ def _gather(rows: BlockRows, at: IntArray, count: IntArray, width: int, place: I
 
 def _unpack_index_codes(rows: BlockRows, at: IntArray, entries: Entries, kept: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
     width = rows.field("index_width")
-    if (width > 4).any():
-        raise CorruptError(WIDE)
     after = rows.advance(at, entries.total * width)
     if ((width == 0) & (entries.num > LOOK_BACK + 1)).any():
         raise CorruptError(BAD_CLASS)  # codes of 0 name no more distinct classes than that

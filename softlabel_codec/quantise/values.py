@@ -15,6 +15,8 @@ from softlabel_codec.errors import ArgumentError, CorruptError
 from softlabel_codec.quantise.selection import Selection, implied_remainder
 
 FLOAT_TYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
+MAX_SUM = 1 + 2.0**-8
+"""Float values, which are rounded, may add up to no more than this; dense ones also to no less than 1 - (MAX_SUM - 1)."""
 VALUE_WIDTH = {"none": 0, "log8": 1, "f16": 2, "f32": 4}
 """Bytes of a stored value."""
 LOG8_ZERO = 255
@@ -80,6 +82,8 @@ class FloatValues:
         descending = (probs[:, 1:] <= probs[:, :-1]).all() and (probs[:, -1] >= 0).all()
         if not (descending and (probs[:, 0] > 0).all() and np.isfinite(probs[:, 0]).all()):
             raise CorruptError("the values of a crop are not finite, positive and descending")
+        if len(probs) and float(probs.sum(axis=1, dtype=np.float64).max()) > MAX_SUM:
+            raise CorruptError(f"the values of a crop add up to more than {MAX_SUM:g}")
         return probs, implied_remainder(probs, indices, self._num_classes).astype(np.float32)
 
 
@@ -137,10 +141,10 @@ class Log8:
 
 
 def vectors_to_bits(vectors: NDArray[np.floating[Any]], values: str) -> NDArray[Any]:
-    """Return the bits of dense vectors (R, C) as u32 (`f32`) or u16 (`f16`); ArgumentError if they do not fit."""
+    """Return the bits of dense vectors (R, C) as u32 (`f32`) or u16 (`f16`), a copy; ArgumentError if they do not fit."""
     float_type = FLOAT_TYPES[values]
     with np.errstate(over="ignore"):
-        rounded: NDArray[Any] = np.ascontiguousarray(vectors, dtype=float_type)
+        rounded: NDArray[Any] = np.array(vectors, dtype=float_type, order="C")
     finite = np.isfinite(rounded).all(axis=1)
     if not finite.all():
         raise ArgumentError(f"vectors: row {int(np.argmin(finite))}: expected finite numbers within the range of {values}")
@@ -153,4 +157,6 @@ def bits_to_vectors(bits: NDArray[Any], values: str, content: str) -> Floats:
     vectors: Floats = np.ascontiguousarray(bits).view(FLOAT_TYPES[values]).astype(np.float32)
     if not np.isfinite(vectors).all() or (content == "probs" and (vectors < 0).any()):
         raise CorruptError(f"{content} of a crop are not finite" + (" and positive" if content == "probs" else ""))
+    if content == "probs" and (np.abs(vectors.sum(axis=1, dtype=np.float64) - 1) > MAX_SUM - 1 + vectors.shape[1] * 2.0**-25).any():
+        raise CorruptError("the probabilities of a crop do not add up to 1")
     return vectors

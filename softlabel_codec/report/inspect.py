@@ -13,7 +13,7 @@ from softlabel_codec.compress import compressed_sizes
 from softlabel_codec.errors import FormatError
 from softlabel_codec.frame import BLOCK_HEAD, HEADER, TRAILER
 from softlabel_codec.pack.columns import Column, grouped, much_text
-from softlabel_codec.prefix import read_beginning, read_blocks
+from softlabel_codec.prefix import BlockScan, read_beginning
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.store import FileSource
 
@@ -146,11 +146,10 @@ def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampl
         beginning = read_beginning(source)
         description = beginning.description
         columns: Sizes = {}
-        counts, num_blocks, whole_bytes, previous_key = [0], 0, 0, ""
-        for block in read_blocks(source, beginning):
+        counts, num_blocks, whole_bytes = [0], 0, 0
+        for block in BlockScan(source, beginning).prefix():
             if num_blocks < sampled_blocks:
-                _add_sizes(columns, description.layout.pack(block.images, previous_key))
-            previous_key = block.images.keys[-1]
+                _add_sizes(columns, description.layout.pack(block.images))
             counts += block.images.counts.tolist()
             num_blocks, whole_bytes = num_blocks + 1, whole_bytes + len(block.data)
         parts = _block_parts(columns, whole_bytes, num_blocks)
@@ -196,8 +195,9 @@ def _budget(reader: SoftLabelReader, sampled_blocks: int) -> tuple[list[Part], i
             problems.append(str(error))
     parts = _block_parts(columns, trailer.keys_offset - reader.blocks_offset, trailer.num_blocks)
     parts["keys"] = parts.get("keys", 0) + trailer.summary_offset - trailer.keys_offset
-    parts["index"] = trailer.trailer_offset - trailer.index_offset
+    parts["index"] = trailer.copy_offset - trailer.index_offset
     parts["metadata"] = reader.blocks_offset - HEADER.size
+    parts["copy of header and metadata"] = trailer.trailer_offset - trailer.copy_offset
     parts["summary"] = trailer.index_offset - trailer.summary_offset
     parts["header and trailer"] = HEADER.size + TRAILER.size
     budget = [Part(name, size, _per_crop(size, trailer.num_crops)) for name, size in parts.items()]

@@ -12,8 +12,8 @@ from itertools import pairwise
 import numpy as np
 
 from softlabel_codec.errors import CorruptError, FormatError
-from softlabel_codec.frame import TRAILER
-from softlabel_codec.prefix import read_beginning, read_blocks
+from softlabel_codec.frame import TRAILER, unpack_copy
+from softlabel_codec.prefix import BlockScan, read_beginning
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.store import FileSource
 from softlabel_codec.summary import keys_sha256
@@ -107,34 +107,20 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False, progress: Progre
             _check_keys(reader)
         _check_blocks(reader, findings, deep, progress or (lambda done, total: None))
         with findings.collecting():
+            _check_copy(reader)
+        with findings.collecting():
             _check_sha256(reader)
     return VerifyReport(str(path), not findings.problems, deep, reader.trailer.num_blocks, len(reader), findings.problems)
 
 
 def _check_blocks(reader: SoftLabelReader, findings: _Findings, deep: bool, progress: Progress) -> None:
-    previous_key = ""
     for number in range(reader.trailer.num_blocks):
-        try:
-            previous_key = _check_block(reader, number, previous_key, deep)
-        except FormatError as error:
-            findings.note(error)
-            previous_key = _last_key(reader, number)
+        with findings.collecting():
+            if deep:
+                reader.check_block(number)
+            else:
+                reader.blocks.content(number)
         progress(number + 1, reader.trailer.num_blocks)
-
-
-def _check_block(reader: SoftLabelReader, number: int, previous_key: str, deep: bool) -> str:
-    if deep:
-        return reader.check_block(number, previous_key).keys[-1]
-    reader.blocks.content(number)
-    return ""
-
-
-def _last_key(reader: SoftLabelReader, number: int) -> str:
-    """Return the key that the one after a bad block is coded against, from the index, if that is sound."""
-    try:
-        return reader.keys[int(reader.index.first_images[number + 1]) - 1]
-    except FormatError:
-        return ""
 
 
 def _check_keys(reader: SoftLabelReader) -> None:
@@ -143,6 +129,16 @@ def _check_keys(reader: SoftLabelReader) -> None:
     order = list(reader.keys.raw_in_order())
     if any(before >= after for before, after in pairwise(order)):
         raise CorruptError(f"{reader.path}: the order of keys is wrong, or a key stands twice")
+
+
+def _check_copy(reader: SoftLabelReader) -> None:
+    start, end = reader.trailer.copy_offset, reader.trailer.trailer_offset
+    try:
+        same = unpack_copy(reader.read_bytes(start, end - start)) == reader.beginning.data
+    except FormatError as error:
+        raise type(error)(f"{reader.path}: copy at byte {start}: {error}") from None
+    if not same:
+        raise CorruptError(f"{reader.path}: copy at byte {start}: expected header and metadata as they stand at the beginning")
 
 
 def _check_sha256(reader: SoftLabelReader) -> None:
@@ -158,7 +154,7 @@ def _whole_prefix(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return how many blocks and images at the beginning of a file without sound index are whole."""
     source = FileSource(path)
     try:
-        images = [len(block.images.keys) for block in read_blocks(source, read_beginning(source))]
+        images = [len(block.images.keys) for block in BlockScan(source, read_beginning(source)).prefix()]
         return len(images), int(np.sum(images))
     except FormatError:
         return 0, 0

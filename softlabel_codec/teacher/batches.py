@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.arguments import check_image_size
 from softlabel_codec.errors import LimitError
-from softlabel_codec.images import apply_crop, image_size, load_image, path_of_key
+from softlabel_codec.images import apply_crop, image_size, is_about_the_image, path_of_key, read_image
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
@@ -47,6 +47,10 @@ class CutRun:
         Whether each crop is mirrored.
     error : str
         Why the image could not be read; empty if it could.
+    transient : bool
+        Whether that is not about the image, so that another try may succeed.
+    crc32 : int
+        CRC-32 of the image's file.
     """
 
     run: Run
@@ -54,6 +58,8 @@ class CutRun:
     crops: NDArray[np.int64]
     flips: NDArray[np.bool_]
     error: str = ""
+    transient: bool = False
+    crc32: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,14 +137,15 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     def _cut(self, run: Run, cut: list[Image.Image]) -> CutRun:
         key = self.keys[run.image]
         try:
-            image = load_image(path_of_key(self.folder, key), self.exif_orientation)
+            image, crc32 = read_image(path_of_key(self.folder, key), self.exif_orientation)
             size = check_image_size(image_size(image))
         except (OSError, LimitError) as error:
-            return CutRun(run, (0, 0), np.zeros((0, 4), np.int64), np.zeros(0, np.bool_), str(error))
+            transient = isinstance(error, OSError) and not is_about_the_image(error)
+            return CutRun(run, (0, 0), np.zeros((0, 4), np.int64), np.zeros(0, np.bool_), str(error), transient)
         crops, flips = self.sampler.sample(key, size, range(run.start, run.stop))
         for crop, flip in zip(crops.tolist(), flips.tolist(), strict=True):
             cut.append(apply_crop(image, crop, flip, self.size, self.interpolation))
-        return CutRun(run, size, crops, flips)
+        return CutRun(run, size, crops, flips, crc32=crc32)
 
 
 def load_batches(batches: CropBatches, places: Iterable[int], workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, list[CutRun]]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.images import COLOR_POLICY, list_images, list_others
+from softlabel_codec.images import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key
 from softlabel_codec.interrupted import saying_what_is_kept
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.summary import keys_sha256
@@ -78,12 +79,16 @@ class _Labelled:
     labels: list[dict[str, np.ndarray[Any, Any]]] = field(default_factory=list)
 
     def add_to(self, writer: SoftLabelWriter, key: str, store_crops: bool) -> None:
-        joined = {name: np.concatenate([part[name] for part in self.labels]) for name in self.labels[0] if name != "left_out"}
+        first = self.runs[0]
+        if any((run.size, run.crc32) != (first.size, first.crc32) for run in self.runs):
+            raise MismatchError(f"image {key!r}: was replaced by another while its crops were labelled. Run the same command again")
+        names = [name for name in self.labels[0] if name != "left_out"]
+        joined: dict[str, Any] = {name: np.concatenate([part[name] for part in self.labels]) for name in names}
         if "left_out" in self.labels[0]:
             joined["left_out"] = np.sum([part["left_out"] for part in self.labels], axis=0)
         if store_crops:
             joined |= {name: np.concatenate([getattr(run, name) for run in self.runs]) for name in ("crops", "flips")}
-        writer.add(key, image_size=self.runs[0].size, **joined)
+        writer.add(key, image_size=first.size, image_crc32=first.crc32, **joined)
 
 
 def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeReport:
@@ -104,14 +109,15 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     ArgumentError
         If the folder is empty or the teacher cannot be loaded.
     MismatchError
-        If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not what was expected, or an
-        unfinished file was begun otherwise.
+        If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not what was expected, an
+        unfinished file was begun otherwise, or an image has changed since it was labelled.
     FileExistsError
         If the file is there, was made otherwise or with other images, and `overwrite` is not set.
     StateError
         If a process that cuts images was killed. Labels so far are kept.
     OSError
-        If an image is unreadable and `on_error` is `fail`, or the disk is full. Labels so far are kept.
+        If an image is unreadable and `on_error` is `fail`; if the system fails to read one for a reason that has nothing to do with it (too
+        many open files, a failing disk); or if the disk is full. Labels so far are kept.
     """
     started = time.monotonic()
     codec, out = Codec.parse(config.codec), Path(config.out)
@@ -120,14 +126,16 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     run = _TeacherRun(teacher, config, codec)
     metadata = _provenance(teacher, run, config, keys)
     crops: dict[str, Any] = {"crops": "pixels"} if config.store_crops else {"crops": "derived", "sampler": config.sampler}
+    layout = {**crops, "image_checksums": True}
     if out.is_file() and not config.overwrite:
-        found = check_made_alike(out, run.num_classes, codec, metadata, crops, config.on_error)
+        found = check_made_alike(out, run.num_classes, codec, metadata, layout, config.on_error)
         return EncodeReport(str(out), found.num_images, found.num_images, found.skipped, *_ending(config, started), finished_before=True)
-    with SoftLabelWriter(out, run.num_classes, str(codec), metadata, **crops, resume=True, overwrite=config.overwrite) as writer:
+    with SoftLabelWriter(out, run.num_classes, str(codec), metadata, **layout, resume=True, overwrite=config.overwrite) as writer:
         resumed = len(writer)
         earlier = f", {counted(resumed, 'image')} of them by an earlier run" if resumed else ""
         logger.info("%s: labelling %s%s, %s each", out, counted(len(keys), "image"), earlier, counted(config.crops, "crop"))
         with workers_watched(), saying_what_is_kept(writer):
+            _check_labelled(Path(config.images), writer.image_crc32s)
             skipped = _label_images(run, config, keys, writer, progress or (lambda done, total: None))
             writer.finish(skipped_keys=list(skipped))
     logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(skipped))
@@ -150,6 +158,10 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
     for cut_runs, labels in run.label(load_batches(batches, due, config.workers, run.on_cuda)):
         for cut, labels_of_run in zip(cut_runs, labels, strict=True):
             key, image = keys[cut.run.image], cut.run.image
+            if cut.transient:
+                raise OSError(f"image {key!r}: {cut.error}. Labels so far are kept; the same command continues")
+            if key in done:
+                continue
             if cut.error and key not in skipped:
                 _skip(key, cut.error, config.on_error, skipped)
                 waiting.pop(image, None)
@@ -160,12 +172,29 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
             labelled.labels.append(labels_of_run)
             if cut.run.stop == config.crops:
                 del waiting[image]
-                if key not in done:
-                    run.store(labelled, writer, key)
+                run.store(labelled, writer, key)
         progress(len(writer) + len(skipped), len(keys))
     if not len(writer):
         raise OSError(f"{config.images}: none of {counted(len(keys), 'image')} could be read; the first: {next(iter(skipped.values()))}")
     return skipped
+
+
+def _check_labelled(folder: Path, crc32s: Mapping[str, int | None]) -> None:
+    """Raise MismatchError if an image is not the one that was labelled; one that cannot be read any more is no contradiction."""
+
+    def crc32_now(key: str) -> int | None:
+        try:
+            return file_crc32(path_of_key(folder, key))
+        except OSError as error:
+            if is_about_the_image(error):
+                return crc32s[key]
+            raise
+
+    with ThreadPoolExecutor() as threads:
+        for (key, labelled), now in zip(crc32s.items(), threads.map(crc32_now, crc32s), strict=True):
+            if now != labelled:
+                advice = "Put the labelled one back, or delete the unfinished file to label all images anew"
+                raise MismatchError(f"image {key!r}: is not the one that an earlier run labelled: its bytes differ. {advice}")
 
 
 def _skip(key: str, error: str, on_error: str, skipped: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class FinishedFile:
 
 
 def check_made_alike(
-    path: Path, num_classes: int, codec: Codec, metadata: Mapping[str, Any], crops: Mapping[str, Any], on_error: str
+    path: Path, num_classes: int, codec: Codec, metadata: Mapping[str, Any], layout: Mapping[str, Any], on_error: str
 ) -> FinishedFile:
     """Return what is in a finished file, if a run with these options on these images would make the same.
 
@@ -40,7 +40,7 @@ def check_made_alike(
     FileExistsError
         If it was made otherwise, or is no label file; the text says what differs.
     """
-    wanted = Description(num_classes, codec, crops["crops"], _compared(metadata), sampler=crops.get("sampler"))
+    wanted = Description(num_classes, codec, metadata=_compared(metadata), **layout)
     try:
         with SoftLabelReader(path) as reader:
             found = reader.beginning.description
@@ -48,7 +48,7 @@ def check_made_alike(
             num_images = len(reader)
     except FormatError as error:
         raise _exists(path, f"is no finished label file ({type(error).__name__})") from None
-    made = Description(found.num_classes, found.codec, found.crops, _compared(found.metadata), sampler=found.sampler)
+    made = replace(found, metadata=_compared(found.metadata), other={})
     if made != wanted:
         raise _exists(path, f"was made otherwise: {difference(made, wanted)}")
     if skipped and on_error == "fail":

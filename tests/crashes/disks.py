@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial as bind
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from crashes.aftermath import Outcome, check_aftermath, check_resume
 from crashes.processes import told_by_child
 from crashes.scripted import ScriptedOs, scripted
 from crashes.unbroken import Unbroken, check_contents, clear, contents, unbroken_run, write
-from softlabel_codec import FormatError, SoftLabelReader, recover
+from softlabel_codec import CorruptError, FormatError, SoftLabelReader, recover
 from softlabel_codec.report import verify
+from softlabel_codec.store import partial_path
 
 
 @dataclass(frozen=True)
@@ -72,24 +74,27 @@ class PowerFailures:
     failures : int
         All of them.
     recovered_exactly : int
-        Those of which `recover` gave the blocks before the first one that was lost.
+        Those of which `recover` gave every block that had reached the disk whole.
     resumed_to_same_bytes : int
-        Those that were continued.
-    refused : int
-        Those without header or metadata, which could only be begun anew.
+        Those that were continued to the bytes of an unbroken run: only the last writes were lost, or header and metadata, which are known.
+    resumed_after_recovery : int
+        Those that the writer refused to continue, as whole blocks stand behind lost ones, and that were continued from what `recover` kept.
+    begun_anew : int
+        Those without header or metadata and without a whole block.
     """
 
     failures: int
-    recovered_exactly: int
-    resumed_to_same_bytes: int
-    refused: int
+    recovered_exactly: int = 0
+    resumed_to_same_bytes: int = 0
+    resumed_after_recovery: int = 0
+    begun_anew: int = 0
 
 
 def power_failures(folder: Path, failures: int, *, seed: int = 0) -> PowerFailures:
     """Lose random writes of unfinished files, as a power failure may: zeros stand where they were, or the file ends before them."""
     unbroken, rng, partial = unbroken_run(folder), np.random.default_rng(seed), folder / "lost.slc.partial"
     writes = _writes_of(folder / "logged.slc", unbroken)
-    recovered = resumed = refused = 0
+    found = PowerFailures(failures)
     for _ in range(failures):
         made = int(rng.integers(1, len(writes) + 1))
         lost = np.flatnonzero(rng.random(made) < rng.choice([0.02, 0.1, 0.5]))
@@ -99,15 +104,30 @@ def power_failures(folder: Path, failures: int, *, seed: int = 0) -> PowerFailur
             kept = int(rng.integers(0, length))
             data[start + kept : start + length] = bytes(length - kept)
         partial.write_bytes(data)
-        if 0 in lost:
-            refused += 1
+        whole = [
+            block
+            for block in range(unbroken.whole_blocks(len(data)))
+            if _same(data, unbroken.data, *unbroken.block_ends[block : block + 2])
+        ]
+        begins = _same(data, unbroken.data, 0, unbroken.block_ends[0])
+        if not begins and not whole:
             _check_begun_anew(partial, unbroken)
+            found = replace(found, begun_anew=found.begun_anew + 1)
             continue
-        sound = next(length for length in range(len(data) + 1) if length == len(data) or data[length] != unbroken.data[length])
-        recovered += _check_rest(partial, unbroken, sound)
-        check_resume(partial, unbroken)
-        resumed += 1
-    return PowerFailures(failures, recovered, resumed, refused)
+        if begins:
+            _check_rest(partial, unbroken, whole)
+            found = replace(found, recovered_exactly=found.recovered_exactly + 1)
+        if whole == list(range(len(whole))):
+            check_resume(partial, unbroken)
+            found = replace(found, resumed_to_same_bytes=found.resumed_to_same_bytes + 1)
+        else:
+            _check_resume_after_recovery(partial, unbroken)
+            found = replace(found, resumed_after_recovery=found.resumed_after_recovery + 1)
+    return found
+
+
+def _same(data: bytes, other: bytes, start: int, end: int) -> bool:
+    return data[start:end] == other[start:end]
 
 
 def _writes_of(path: Path, unbroken: Unbroken) -> list[tuple[int, int]]:
@@ -138,18 +158,35 @@ def _check_begun_anew(partial: Path, unbroken: Unbroken) -> None:
     target.unlink()
 
 
-def _check_rest(partial: Path, unbroken: Unbroken, sound_bytes: int) -> bool:
-    """Check that `recover` gives the blocks before the first lost one; more is welcome where the index is there."""
+def _check_rest(partial: Path, unbroken: Unbroken, whole: list[int]) -> None:
+    """Check that `recover` gives exactly these blocks."""
     target = partial.with_name("recovered.slc")
     result = recover(partial, target)
-    whole = unbroken.whole_blocks(sound_bytes)
-    assert result.num_blocks >= whole, f"{partial}: {result.num_blocks} blocks recovered, {whole} are whole"
+    assert result.num_blocks == len(whole), f"{partial}: {result.num_blocks} blocks recovered, {len(whole)} are whole"
+    images = [image for block in whole for image in range(*unbroken.first_images[block : block + 2])]
     with SoftLabelReader(target) as reader:
-        places = [unbroken.keys.index(key) for key in reader.keys]
-        assert places[: unbroken.first_images[whole]] == list(range(unbroken.first_images[whole])), (
-            f"{partial}: images before the loss are lost"
-        )
-        check_contents(contents(reader), [unbroken.labels[place] for place in places], target)
+        assert list(reader.keys) == [unbroken.keys[image] for image in images], f"{partial}: images of whole blocks are lost"
+        check_contents(contents(reader), [unbroken.labels[image] for image in images], target)
     assert verify(target, deep=True).ok, f"{target}: what was recovered is not sound"
     target.unlink()
-    return True
+
+
+def _check_resume_after_recovery(partial: Path, unbroken: Unbroken) -> None:
+    """Check that a run is refused which would lose whole blocks, and that it can be continued as the error says."""
+    again, other = partial.with_name("again.slc"), partial.with_name("other.partial")
+    shutil.copyfile(partial, partial_path(again))
+    refusal = ""
+    try:
+        write(again, unbroken.images, resume=True)
+    except CorruptError as error:
+        refusal = str(error)
+    assert "slcodec recover" in refusal, f"{partial}: expected to be refused with advice, as whole blocks stand behind lost ones: {refusal}"
+    recover(partial_path(again), other)
+    other.replace(partial_path(again))
+    write(again, unbroken.images, resume=True)
+    with SoftLabelReader(again) as reader:
+        assert sorted(reader.keys) == sorted(unbroken.keys), f"{again}: images are missing"
+        places = [unbroken.keys.index(key) for key in reader.keys]
+        check_contents(contents(reader), [unbroken.labels[place] for place in places], again)
+    assert verify(again, deep=True).ok, f"{again}: what was continued is not sound"
+    again.unlink()

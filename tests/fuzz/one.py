@@ -20,9 +20,14 @@ def main() -> None:
         if name == "fkd":
             importlib.import_module("fuzz.fkd_files")
     warnings.simplefilter("error")
-    importlib.import_module("fuzz.limits").limit_memory()
+    limit_memory, target = importlib.import_module("fuzz.limits").limit_memory, targets.TARGETS[name]
+
+    def run_one(data: bytes) -> None:
+        limit_memory()
+        target(data)
+
     again = f"{sys.executable} -m fuzz.one {name}"  # to merge, libFuzzer starts itself
-    atheris.Setup([again, *options], targets.TARGETS[name])
+    atheris.Setup([again, *options], run_one)
     atheris.Fuzz()
 
 

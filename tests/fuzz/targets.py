@@ -86,7 +86,7 @@ def block(data: bytes) -> None:
     layout = layout_of(number)
     with within_a_second("block"):
         try:
-            whole = layout.unpack_all(content, "")
+            whole = layout.unpack_all(content)
             labels: Labels | None = label_quantiser(layout.codec, layout.num_classes).dequantise(whole.codes, layout.codec.policy)
         except FormatError as error:
             whole, labels, mine = None, None, f"{type(error).__name__}: {error}"
@@ -189,14 +189,14 @@ def _by_numpy(layout: Layout, content: bytes, slot: int, crops: list[int], strea
     """Return chosen crops as `read_batch` finds them, here as the second of two blocks."""
     twice, numbers = [content, content], np.array([crops, crops])
     try:
-        rows, sizes, _ = layout.unpack(twice, np.array([0, 1]), np.array([slot, slot]), numbers, np.array([stream, stream]))
+        rows, found = layout.unpack(twice, np.array([0, 1]), np.array([slot, slot]), numbers, np.array([stream, stream]))
         labels = label_quantiser(layout.codec, layout.num_classes).dequantise(rows.codes, layout.codec.policy)
     except CorruptError:
         return None
     first, second = slice(0, len(crops)), slice(len(crops), None)
     same_labels(labels[first], labels[second], "the same block twice")
     rows = CropRows(rows.crops[second], rows.flips[second], None)
-    return rows.crops, rows.flips, (int(sizes[1, 0]), int(sizes[1, 1])), labels[second]
+    return rows.crops, rows.flips, tuple(found.image_sizes[1].tolist()), labels[second]
 
 
 def _by_short_way(layout: Layout, content: bytes, slot: int, crops: list[int], stream: int) -> Chosen | None:
@@ -213,7 +213,7 @@ def _compare_block(layout: Layout, content: bytes, whole: BlockImages | None, la
     if layout.sampler is not None:
         values["crop_sampler"] = layout.sampler.describe()
     images: list[minimal_reader.Image] = []
-    theirs = _minimal_refusal(lambda: images.extend(minimal_reader.read_block(store_columns([content]), values, b"")))
+    theirs = _minimal_refusal(lambda: images.extend(minimal_reader.read_block(store_columns([content]), values)))
     same_verdict(mine, theirs, "block")
     if whole is None or labels is None:
         return

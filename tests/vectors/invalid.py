@@ -12,9 +12,10 @@ import math
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import msgpack
@@ -23,7 +24,7 @@ import zstandard
 from dissect import Pieces, compressed
 
 from softlabel_codec import Codec, SoftLabelWriter, writer
-from softlabel_codec.frame import HEADER, TRAILER, Header
+from softlabel_codec.frame import BLOCK_HEAD, HEADER, TRAILER, Header
 from softlabel_codec.pack.block import BlockImages, Layout
 from softlabel_codec.pack.columns import Column, to_bits, to_planes
 from softlabel_codec.quantise.codes import SparseCodes
@@ -33,12 +34,16 @@ from softlabel_codec.summary import keys_sha256
 REFUSED_FOLDER = Path(__file__).parents[2] / "spec" / "vectors" / "invalid"
 VERIFIER_FOLDER = REFUSED_FOLDER.with_name("invalid-for-verifiers")
 UNFINISHED_FOLDER = REFUSED_FOLDER.with_name("unfinished")
+DAMAGED_FOLDER = REFUSED_FOLDER.with_name("damaged")
 
 Make = Callable[[], bytes]
 REFUSED: dict[str, Make] = {}
 FOUND_BY_VERIFIERS: dict[str, Make] = {}
-UNFINISHED: dict[str, Make] = {}
+UNFINISHED: dict[str, tuple[Sequence[int], Make]] = {}
+DAMAGED: dict[str, tuple[Sequence[int], Make]] = {}
 FOLDERS = {REFUSED_FOLDER: REFUSED, VERIFIER_FOLDER: FOUND_BY_VERIFIERS}
+RECOVERABLE = {UNFINISHED_FOLDER: UNFINISHED, DAMAGED_FOLDER: DAMAGED}
+"""What a killed writer or a bad disk leaves: which blocks of the base `blocks` can be recovered, and how the file is made."""
 
 
 def write_missing() -> None:
@@ -48,19 +53,23 @@ def write_missing() -> None:
         for name, make in cases.items():
             if not (folder / f"{name}.slc").exists():
                 (folder / f"{name}.slc").write_bytes(make())
-    UNFINISHED_FOLDER.mkdir(exist_ok=True)
-    for name, make in UNFINISHED.items():
-        if not (UNFINISHED_FOLDER / f"{name}.slc.partial").exists():
-            whole = base("blocks")
-            blocks = 0 if name == "no-block" else 2
-            kept = sum(whole.block_images[:blocks])
-            expected = {
-                "num_blocks": blocks,
-                "keys": [key.decode() for key in whole.keys()[:kept]],
-                "crops_of_images": [number + 1 for number in whole.crops_minus_1[:kept]],
-            }
-            (UNFINISHED_FOLDER / f"{name}.slc.partial").write_bytes(make())
-            (UNFINISHED_FOLDER / f"{name}.json").write_text(json.dumps(expected, indent=2) + "\n")
+    for folder, cases in RECOVERABLE.items():
+        folder.mkdir(exist_ok=True)
+        for name, (kept, make) in cases.items():
+            path = folder / (f"{name}.slc.partial" if folder == UNFINISHED_FOLDER else f"{name}.slc")
+            if not path.exists():
+                path.write_bytes(make())
+                path.with_name(f"{name}.json").write_text(json.dumps(recoverable(kept), indent=2) + "\n")
+
+
+def recoverable(blocks: Sequence[int]) -> dict[str, Any]:
+    """Return what a recoverer finds in these blocks of the base `blocks`."""
+    whole = base("blocks")
+    first = np.cumsum([0, *whole.block_images]).tolist()
+    images = [image for block in blocks for image in range(first[block], first[block + 1])]
+    keys = [key.decode() for key in Pieces.keys(whole)]
+    crops = [whole.crops_minus_1[image] + 1 for image in images]
+    return {"num_blocks": len(blocks), "keys": [keys[image] for image in images], "crops_of_images": crops}
 
 
 # Sound files to spoil
@@ -87,6 +96,7 @@ def _base(name: str) -> bytes:
         "tail": ("marginal_smoothing:k=2,tail=3", 10, "pixels", [2, 2, 3], "abc", 6144),
         "tail-palettes": ("marginal_smoothing:k=3,tail=8", 1000, "pixels", [100], "a", 6144),
         "derived": ("hard", 10, "derived", [2, 2, 3], "abc", 6144),
+        "checksums": ("hard", 10, "pixels", [2, 2, 3], "abc", 6144),
         "fractions": ("hard", 10, "fractions:f32", [2, 2, 3], "abc", 6144),
         "dense": ("dense", 4, "pixels", [2, 2, 3], "abc", 6144),
         "logits": ("dense:values=f16,content=logits", 4, "pixels", [2, 2, 3], "abc", 6144),
@@ -95,7 +105,7 @@ def _base(name: str) -> bytes:
     sampler = SAMPLER if crops == "derived" else None
     with tempfile.TemporaryDirectory() as folder, patch.object(writer, "TARGET_BYTES_PER_BLOCK", block_bytes):
         path = Path(folder) / "a.slc"
-        with SoftLabelWriter(path, num_classes, codec, crops=crops, sampler=sampler) as out:
+        with SoftLabelWriter(path, num_classes, codec, crops=crops, sampler=sampler, image_checksums=name == "checksums") as out:
             for key, count in zip(keys, counts, strict=True):
                 geometry, flips = SAMPLER.sample(key, (20, 30), range(count))
                 if crops == "fractions:f32":
@@ -106,6 +116,8 @@ def _base(name: str) -> bytes:
                 powers = np.exp(logits)
                 vectors = {"vectors": logits} if "logits" in codec else {"probs": powers / powers.sum(axis=1, keepdims=True)}
                 place = {} if crops == "derived" else {"crops": geometry, "flips": flips}
+                if name == "checksums":
+                    place["image_crc32"] = count
                 out.add(key, image_size=(20, 30), **place, **vectors)
         return path.read_bytes()
 
@@ -124,12 +136,11 @@ class Content:
     def __init__(self, pieces: Pieces, block: int = 0) -> None:
         values = pieces.values()
         sampler = CropSampler.from_description(values["crop_sampler"]) if values["crops"] == "derived" else None
-        self.layout = Layout(Codec.parse(values["codec"]), values["num_classes"], values["crops"], sampler)
-        first = sum(pieces.block_images[:block])
-        self.previous_key = pieces.keys()[first - 1].decode() if first else ""
-        self.images: BlockImages = self.layout.unpack_all(pieces.content(block), self.previous_key)
+        checksums = "image_checksum" in values
+        self.layout = Layout(Codec.parse(values["codec"]), values["num_classes"], values["crops"], sampler, checksums)
+        self.images: BlockImages = self.layout.unpack_all(pieces.content(block))
         self._pieces, self._block = pieces, block
-        self.columns: list[Column] = self.layout.pack(self.images, self.previous_key)
+        self.columns: list[Column] = self.layout.pack(self.images)
 
     def field(self, name: str) -> int:
         return dict(zip(self.layout.fields.names, self.layout.fields.struct.unpack(self.columns[0].data), strict=True))[name]
@@ -163,7 +174,7 @@ class Content:
         """Give the labels other codes, and pack them anew."""
         images = self.images
         changed = BlockImages(images.keys, images.sizes, images.counts, images.crops, images.flips, images.codes._replace(**codes))
-        self.columns = self.layout.pack(changed, self.previous_key)
+        self.columns = self.layout.pack(changed)
         return self
 
     def set_image_column(self, nth: int, image: int, value: int) -> Content:
@@ -282,6 +293,8 @@ case("UnknownFeatureError", "codec-k-above-num-classes", lambda: with_values(cod
 case("UnknownFeatureError", "codec-values", lambda: with_values(codec="marginal_smoothing:k=3,values=f64"))
 case("UnknownFeatureError", "codec-without-k-or-t", lambda: with_values(codec="marginal_smoothing"))
 case("UnknownFeatureError", "codec-with-k-and-t", lambda: with_values(codec="marginal_smoothing:k=3,t=0.5"))
+case("CorruptError", "image-checksum-of-another-type", lambda: with_values("checksums", image_checksum=True))
+case("UnknownFeatureError", "image-checksum", lambda: with_values("checksums", image_checksum="xxh64"))
 case("UnknownFeatureError", "crop-mode", lambda: with_values(crops="circles"))
 case("CorruptError", "without-crop-sampler", lambda: with_values("derived", crop_sampler=...))
 case("UnknownFeatureError", "crop-sampler-name", lambda: with_values("derived", crop_sampler={**SAMPLER.describe(), "name": "grid/1"}))
@@ -371,15 +384,24 @@ def _() -> bytes:
     pieces.set_values(metadata={"another": "file"})
     length = len(pieces.payloads[0])
     other = base("plain").metadata
-    crc32 = zlib.crc32(struct.pack("<IQI", zlib.crc32(other), 0, length) + pieces.payloads[0])
+    crc32 = zlib.crc32(struct.pack("<III", zlib.crc32(other), 0, length) + pieces.payloads[0])
     pieces.heads = {0: {"block_crc32": crc32}}
     return pieces.join()
 
 
 # Contents of blocks: images and crops
 
+
+def with_content_cut(name: str, length: int) -> bytes:
+    """Return a base whose only block ends early."""
+    pieces = base(name)
+    pieces.set_content(pieces.content()[:length])
+    return pieces.join()
+
+
 found("CorruptError", "content-longer-than-its-columns")(lambda: Content(base("plain")).join(b"\x00"))
 case("CorruptError", "content-of-one-byte", lambda: with_payload(compressed(b"\x03")))
+case("CorruptError", "content-shorter-than-its-checksums", lambda: with_content_cut("checksums", 31))
 case("CorruptError", "block-without-images", lambda: Content(base("plain")).set_field("num_images", 0).join())
 case(
     "CorruptError",
@@ -418,7 +440,7 @@ def hard_block(counts: list[int]) -> bytes:
     codes = SparseCodes(np.ones((sum(counts), 1), np.int64), None, None)
     crops, flips = (np.concatenate(parts) for parts in zip(*sampled, strict=True))
     images = BlockImages(keys, np.full((len(counts), 2), 2), np.array(counts), crops, flips, codes)
-    pieces.set_content(b"".join(column.data for column in layout.pack(images, "")))
+    pieces.set_content(b"".join(column.data for column in layout.pack(images)))
     pieces.block_images, pieces.crops_minus_1 = [len(counts)], [count - 1 for count in counts]
     encoded = [key.encode() for key in keys]
     lengths = np.array([len(key) for key in encoded], "<u2").tobytes()
@@ -485,10 +507,20 @@ def _() -> bytes:
     values = np.full(indices.shape, one - int(np.float16(1 / 60000).view(np.uint16)))
     crops, flips = np.tile([0, 0, 1, 1], (len(counts), 1)), np.zeros(len(counts), bool)
     images = BlockImages(["a"], np.array([[1, 1]]), np.array([len(counts)]), crops, flips, SparseCodes(indices, values, None))
-    pieces.set_content(b"".join(column.data for column in layout.pack(images, "")))
+    pieces.set_content(b"".join(column.data for column in layout.pack(images)))
     pieces.block_images, pieces.crops_minus_1 = [1], [len(counts) - 1]
     pieces.pages = [compressed(b"\x01\x00a")]
     pieces.summary = msgpack.packb({"keys_sha256": sha256_of([b"a"])})
+    return pieces.join()
+
+
+@refused("CorruptError", "content-of-billions-of-entries")
+def _() -> bytes:
+    pieces = Pieces.split(hard_block([65535]))
+    pieces.set_values(codec="marginal_smoothing:k=65535", num_classes=65536)
+    content = pieces.content()
+    fields = struct.pack("<HIBBhB", 1, int.from_bytes(content[2:6], "little"), 0, 2, 0, 0)
+    pieces.set_content(fields + content[8:])  # as long as the labels of `hard`
     return pieces.join()
 
 
@@ -500,7 +532,7 @@ def _() -> bytes:
     layout = Layout(Codec.parse("marginal_smoothing:k=10"), 11)
     rows = len(images.flips)
     codes = SparseCodes(np.tile(np.arange(10), (rows, 1)), np.zeros((rows, 10), np.int64), np.full(rows, 255))
-    columns = layout.pack(BlockImages(images.keys, images.sizes, images.counts, images.crops, images.flips, codes), "")
+    columns = layout.pack(BlockImages(images.keys, images.sizes, images.counts, images.crops, images.flips, codes))
     fields = dict(zip(layout.fields.names, layout.fields.struct.unpack(columns[0].data), strict=True))
     fields |= {"palettes": 1, "index_width": 0}
     keys = columns.pop()
@@ -566,7 +598,18 @@ def tail_file(classes: list[list[int]], levels: list[list[int]]) -> bytes:
 
 
 case("CorruptError", "dense-number-not-finite", lambda: Content(base("logits")).set_bytes("values", 1, 0, b"\x7e").join())
+case("CorruptError", "values-add-up-to-more-than-1", lambda: Content(base("f32")).set_codes(values=with_first_value(0x7149F2CA)).join())
 case("CorruptError", "dense-probability-negative", lambda: Content(base("dense")).set_bytes("values", 3, 0, b"\xbf").join())
+
+
+@refused("CorruptError", "dense-probabilities-that-add-up-to-2")
+def _() -> bytes:
+    content = Content(base("dense"))
+    bits = (content.images.codes.view(np.float32) * np.float32(2)).view(np.uint32)
+    images = content.images
+    changed_images = BlockImages(images.keys, images.sizes, images.counts, images.crops, images.flips, bits)
+    content.columns = content.layout.pack(changed_images)
+    return content.join()
 
 
 @found("CorruptError", "class-twice-in-a-crop")
@@ -642,7 +685,7 @@ def _() -> bytes:
     end = len(data) - TRAILER.size
     fields = list(TRAILER.unpack(data[end:]))
     assert len(pieces.pages) == 1
-    fields[8] = hashlib.sha256(data[:end]).digest()
+    fields[9] = hashlib.sha256(data[:end]).digest()
     start = TRAILER.pack(*fields)[:-12]
     return bytes(data[:end]) + start + struct.pack("<I", zlib.crc32(start)) + bytes(data[-8:])
 
@@ -707,7 +750,7 @@ def reseal_part(offset_name: str) -> bytes:
     end = len(data) - TRAILER.size
     fields = list(TRAILER.unpack(data[end:]))
     data[fields[{"summary_offset": 1, "index_offset": 2}[offset_name]]] ^= 1
-    fields[8] = hashlib.sha256(data[:end]).digest()
+    fields[9] = hashlib.sha256(data[:end]).digest()
     start = TRAILER.pack(*fields)[:-12]
     return bytes(data[:end]) + start + struct.pack("<I", zlib.crc32(start)) + bytes(data[-8:])
 
@@ -723,7 +766,7 @@ found("CorruptError", "keys-sha256")(lambda: with_summary(keys_sha256="0" * 64))
 
 def plain_index() -> bytes:
     pieces = base("plain")
-    return pieces._index([12 + len(pieces.payloads[0])])
+    return pieces._index([BLOCK_HEAD.size + len(pieces.payloads[0])])
 
 
 def index_of(length: int = 0, images: list[int] | None = None, crops: list[int] | None = None) -> bytes:
@@ -731,7 +774,7 @@ def index_of(length: int = 0, images: list[int] | None = None, crops: list[int] 
     pieces = base("plain")
     pieces.block_images = images or pieces.block_images
     pieces.crops_minus_1 = crops or pieces.crops_minus_1
-    return pieces._index([12 + len(pieces.payloads[0]) + length])
+    return pieces._index([BLOCK_HEAD.size + len(pieces.payloads[0]) + length])
 
 
 case("LimitError", "index-too-long", lambda: changed("plain", index=plain_index() + b"\x00"))
@@ -775,6 +818,10 @@ case("CorruptError", "more-blocks-than-images", lambda: changed("plain", trailer
 case("CorruptError", "more-blocks-than-fit", lambda: changed("plain", trailer={"num_blocks": 2**31, "num_images": 2**31}))
 case("CorruptError", "more-images-than-blocks-can-hold", lambda: changed("plain", trailer={"num_images": 257}))
 case("CorruptError", "num-crops", lambda: changed("plain", trailer={"num_crops": 8}))
+case("CorruptError", "copy-before-the-index", lambda: changed("plain", trailer={"copy_offset": HEADER.size}))
+found("CorruptError", "copy-of-other-metadata")(lambda: changed("plain", copy_frame=compressed(base("f32").join()[:100])))
+found("CorruptError", "copy-is-no-zstd")(lambda: changed("plain", copy_frame=b"not a zstd frame"))
+found("LimitError", "copy-too-large")(lambda: changed("plain", copy_frame=compressed(bytes(2**24 + 25))))
 found("CorruptError", "sha256")(lambda: changed("plain", trailer={"sha256": bytes(32)}))
 
 # What a killed writer leaves
@@ -783,7 +830,7 @@ found("CorruptError", "sha256")(lambda: changed("plain", trailer={"sha256": byte
 def blocks_end(blocks: int) -> int:
     """Return where so many blocks of the base `blocks` end."""
     pieces = base("blocks")
-    return HEADER.size + len(pieces.metadata) + sum(12 + len(payload) for payload in pieces.payloads[:blocks])
+    return HEADER.size + len(pieces.metadata) + sum(BLOCK_HEAD.size + len(payload) for payload in pieces.payloads[:blocks])
 
 
 def twice() -> bytes:
@@ -791,14 +838,26 @@ def twice() -> bytes:
     pieces = base("blocks")
     content = Content(pieces, 2)
     data = content.set_column("keys", 0, b"\x01\x00\x00").join()
-    return data[: blocks_end(2) + 12 + len(pieces.payloads[2])]
+    return data[: blocks_end(2) + BLOCK_HEAD.size + len(pieces.payloads[2])]
 
 
-UNFINISHED["key-twice"] = twice
-UNFINISHED["no-block"] = lambda: _base("blocks")[: blocks_end(0)]
-UNFINISHED["within-block-2"] = lambda: _base("blocks")[: blocks_end(2) + 30]
-UNFINISHED["after-block-1"] = lambda: _base("blocks")[: blocks_end(2)]
-UNFINISHED["garbage-after-block-1"] = lambda: _base("blocks")[: blocks_end(2)] + bytes(range(200))
-UNFINISHED["damaged-block-2"] = lambda: (
-    _base("blocks")[: blocks_end(2) + 20] + b"\xee" + _base("blocks")[blocks_end(2) + 21 : blocks_end(3)]
-)
+def flipped(data: bytes, place: int) -> bytes:
+    """Return bytes of which one bit is another."""
+    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+
+
+UNFINISHED["key-twice"] = (0, 1), twice
+UNFINISHED["no-block"] = (), lambda: _base("blocks")[: blocks_end(0)]
+UNFINISHED["within-block-2"] = (0, 1), lambda: _base("blocks")[: blocks_end(2) + 30]
+UNFINISHED["after-block-1"] = (0, 1), lambda: _base("blocks")[: blocks_end(2)]
+UNFINISHED["garbage-after-block-1"] = (0, 1), lambda: _base("blocks")[: blocks_end(2)] + bytes(range(200))
+UNFINISHED["damaged-block-2"] = (0, 1), lambda: flipped(_base("blocks")[: blocks_end(3)], blocks_end(2) + 20)
+UNFINISHED["damaged-block-0"] = (1, 2), lambda: flipped(_base("blocks")[: blocks_end(3)], blocks_end(0) + 20)
+UNFINISHED["damaged-length-of-block-1"] = (0, 2), lambda: flipped(_base("blocks")[: blocks_end(3)], blocks_end(1) + 9)
+DAMAGED["CorruptError-header"] = (0, 1, 2), lambda: flipped(_base("blocks"), 30)
+DAMAGED["NotAContainerError-magic"] = (0, 1, 2), lambda: flipped(_base("blocks"), 0)
+DAMAGED["CorruptError-metadata"] = (0, 1, 2), lambda: flipped(_base("blocks"), 50)
+DAMAGED["CorruptError-block-1"] = (0, 2), lambda: flipped(_base("blocks"), blocks_end(1) + 17)
+DAMAGED["CorruptError-metadata-and-block-0"] = (1, 2), lambda: flipped(flipped(_base("blocks"), 50), blocks_end(0) + 5)
+DAMAGED["CorruptError-trailer"] = (0, 1, 2), lambda: flipped(_base("blocks"), len(_base("blocks")) - 50)
+DAMAGED["TruncatedError-no-end"] = (0, 1), lambda: _base("blocks")[: blocks_end(3) - 1]

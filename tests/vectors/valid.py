@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Case:
     metadata: bool = True
     known_sizes: bool = True
     skipped_keys: tuple[str, ...] = ()
+    image_checksums: bool = False
 
 
 def many(images: int, count: int, reverse: bool = False) -> dict[str, Any]:
@@ -100,6 +102,9 @@ CASES = {
     "tail-of-nothing": Case("marginal_smoothing:k=12,tail=12", num_classes=12),
     "tail-f16-fractions-f16": Case("marginal_smoothing:k=3,values=f16,tail=20", crops="fractions:f16", **FEW),
     "tail-f32": Case("marginal_smoothing:k=2,values=f32,tail=200", num_classes=300),
+    "image-checksums": Case("marginal_smoothing:k=5", image_checksums=True),
+    "image-checksums-derived-crops": Case("marginal_smoothing:t=0.1,tail=9", crops="derived", image_checksums=True, **FEW),
+    "image-checksums-dense-fractions": Case("dense", num_classes=20, crops="fractions:f16", image_checksums=True, **FEW),
     "smallest": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), metadata=False),
 }
 
@@ -119,13 +124,17 @@ def write_case(path: Path, case: Case) -> None:
     rng = np.random.default_rng(len(path.stem))
     metadata = {"made_by": "the test suite", "nested": {"list": [1, 2.5, None, True, "é"]}} if case.metadata else {}
     sampler = CropSampler(seed=2**40 + 3, scale=(0.05, 0.9), ratio=(0.5, 2.5), flip_probability=0.25) if case.crops == "derived" else None
-    with SoftLabelWriter(path, case.num_classes, case.codec, metadata, crops=case.crops, sampler=sampler) as writer:
+    options = {"crops": case.crops, "sampler": sampler, "image_checksums": case.image_checksums}
+    with SoftLabelWriter(path, case.num_classes, case.codec, metadata, **options) as writer:
         for key, size, count in zip(case.keys, case.sizes, case.counts, strict=True):
             geometry, flips = (sampler or CropSampler(seed=5)).sample(key, size, range(count))
             if case.crops.startswith("fractions"):
                 geometry = (geometry / np.array([*size, *size])).astype("f4" if case.crops.endswith("32") else "f2")
             image_size = size if case.known_sizes else None
-            writer.add(key, image_size=image_size, crops=geometry, flips=flips, **make_labels(rng, case, count))
+            labels = make_labels(rng, case, count)
+            if case.image_checksums:
+                labels["image_crc32"] = zlib.crc32(key.encode())
+            writer.add(key, image_size=image_size, crops=geometry, flips=flips, **labels)
         writer.finish(skipped_keys=case.skipped_keys)
 
 
@@ -173,6 +182,8 @@ def contents(path: Path) -> dict[str, Any]:
             "crops": batch.crops,
             "flips": batch.flips,
         }
+        if batch.image_crc32s is not None:
+            found["image_crc32s"] = batch.image_crc32s
         if reader.codec.startswith("dense"):
             found["vectors"] = batch.labels.vectors
         else:
