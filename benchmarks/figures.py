@@ -66,6 +66,7 @@ def _distortion(result: Result) -> Figure:
                 label=f"{label} (derived)",
                 markersize=4,
             )
+            axes.plot([point["stored"] for point in points], [point[measure] for point in points], ":", color=color, linewidth=1)
         exact = next(point for point in families["k=5, other values"] if point["codec"].endswith("values=f16"))
         sizes = [size for name, size in result["storage"]["peers_bytes_per_crop"].items() if "pages" not in name]
         axes.plot(sizes, [exact[measure]] * len(sizes), "x", color="black", label="formats of today, top 5 (stored crops)")
@@ -75,7 +76,7 @@ def _distortion(result: Result) -> Figure:
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
-    figure.suptitle("Rate against distortion")
+    figure.suptitle("Rate against distortion (dotted: the same with stored crops)")
     return figure
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 
-from softlabel_codec.cli.output import printable
+from softlabel_codec.cli.output import BAD_INPUT, INTERRUPTED, WRONG_USAGE, printable
 from softlabel_codec.cli.streams import open_standard_streams
 from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
 
-BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 _EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "sklearn": "demo"}
 
 

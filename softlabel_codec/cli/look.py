@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from softlabel_codec.cli.commands import BAD_INPUT, FileToWrite, command, quiet_option
-from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
+from softlabel_codec.cli.commands import FileToWrite, command, quiet_option
+from softlabel_codec.cli.output import BAD_INPUT, print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_inspection, show_stats
 from softlabel_codec.recover import recover
 from softlabel_codec.report import inspect, stats, verify

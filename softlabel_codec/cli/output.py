@@ -14,6 +14,8 @@ import click
 
 from softlabel_codec.wording import counted
 
+BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes of commands, beside 0."""
 WIDTH_IN_A_PIPE = 120
 SECONDS_BETWEEN_LINES = 30.0
 
