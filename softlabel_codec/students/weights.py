@@ -16,6 +16,7 @@ from softlabel_codec.frame import MAGIC
 
 _NAMES_OF_STATES = ("average", "state_dict_ema", "model_ema", "ema", "state_dict", "model")
 """Under which a checkpoint keeps a network's state: ours, timm's, torchvision's and others'. An average is what such a run is judged by."""
+_MOST_CHARACTERS = 200
 _WRAPPERS = ("module.", "_orig_mod.")
 """What parallel, averaged and compiled networks put before the names of their parameters."""
 
@@ -84,8 +85,13 @@ def take_weights(model: nn.Module, state: Any, path: str | os.PathLike[str]) -> 
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]] or [str(error)]
+        lines = [_shortened(line.strip()) for line in str(error).splitlines()[1:4]] or [_shortened(str(error))]
         raise MismatchError(f"{path}: the weights of another network: {' '.join(lines)}") from None
+
+
+def _shortened(line: str) -> str:
+    """Return a line of torch's, which may name hundreds of parameters, as far as anybody reads it."""
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
 
 
 def network_state(found: Mapping[str, Any]) -> dict[str, Any]:
