@@ -162,8 +162,7 @@ def _labels_of_fresh_crops(config: TrainConfig, kind: str) -> _Labels:
 def _stored_labels(config: TrainConfig) -> _Labels:
     reader = SoftLabelReader(config.labels, policy=config.policy)
     temperature = _temperature_of(reader, config.temperature)
-    source = StoredCrops(reader, config.seed, config.stored_crops, temperature)
-    source.check_crops_per_image(config.crops_per_image)
+    source = StoredCrops(reader, config.seed, config.crops_per_image, config.stored_crops, temperature)
     folders, num_classes = _classes(config, reader.keys, reader.num_classes)
     classes = _class_numbers(config, reader.keys, folders)
     if classes is not None:
