@@ -283,8 +283,9 @@ def _load_maps(config: TrainConfig, keys: Sequence[str]) -> LabelMaps:
 
 def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) -> tuple[list[str], int]:
     """Return the class folders in the order of their numbers, or none if nobody can know that order; and C."""
-    folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes)
-    num_classes = of_labels or config.num_classes or len(folders)
+    known = of_labels or config.num_classes
+    folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes, known)
+    num_classes = known or len(folders)
     if config.num_classes not in (None, num_classes):
         raise MismatchError(f"{config.labels}: expected labels of {config.num_classes} classes, got {num_classes}")
     if config.classes is not None and len(folders) != num_classes:
