@@ -3,6 +3,7 @@
 >>> from softlabel_codec.torch import SoftLabelDataset, collate_crops, soft_cross_entropy
 """
 
+from softlabel_codec.torch.check import TeacherCheck, WorstCrop, check_against_teacher
 from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
 from softlabel_codec.torch.loss import soft_cross_entropy
 from softlabel_codec.torch.pixels import normalize
@@ -16,6 +17,9 @@ __all__ = [
     "SoftLabelDataset",
     "SoftLabelSampler",
     "SparseTargets",
+    "TeacherCheck",
+    "WorstCrop",
+    "check_against_teacher",
     "collate_crops",
     "normalize",
     "soft_cross_entropy",

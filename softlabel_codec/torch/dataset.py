@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple, overload
 
@@ -24,7 +25,7 @@ from softlabel_codec.labels import Labels, concatenate_labels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.geometry import WHY, refuse_geometry
 from softlabel_codec.torch.image_files import Images, ImageSource, find_images
-from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, as_std, as_triple, normalize, to_tensor
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize, to_tensor
 from softlabel_codec.torch.shared import SharedTensor
 from softlabel_codec.torch.targets import Targets, to_targets
 from softlabel_codec.torch.turns import Turns
@@ -175,7 +176,7 @@ class SoftLabelDataset(Dataset[Sample]):
         self._reduced_decoding = reduced_decoding
         self._find_image, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
         self._check_counts()
-        if normalized and after_crop is None and (mean is None or std is None):
+        if self.normalization is not None and (mean is None or std is None):
             self._mention_normalisation()
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
@@ -203,6 +204,11 @@ class SoftLabelDataset(Dataset[Sample]):
         return np.arange(len(self.reader)) if self._numbers is None else self._numbers.copy()
 
     @property
+    def normalization(self) -> tuple[Triple, Triple] | None:
+        """Mean and std that crops are normalised with; None if they are bytes, or `after_crop` decides."""
+        return (self.mean, self.std) if self._normalized and self._after_crop is None else None
+
+    @property
     def epoch(self) -> int:
         """The epoch that was set last; 0 at first."""
         return self._turns.epoch
@@ -215,6 +221,15 @@ class SoftLabelDataset(Dataset[Sample]):
     def set_epoch(self, epoch: int) -> None:
         """Let plain indices take the turn of this epoch from now on, in all workers, or a later one that they have come to by counting."""
         self._turns.set_epoch(epoch)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Let what is drawn inside a `with` block count as no turn."""
+        counted = self._turns.counted()
+        try:
+            yield
+        finally:
+            self._turns.count_from(counted)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute; ArgumentError for `transform`."""

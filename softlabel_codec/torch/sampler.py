@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -203,6 +204,15 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
                 raise MismatchError(f"state: expected that of a sampler with {name}={getattr(self, name)}, got {name}={state.get(name)}")
         self.epoch, self._first = (check_whole(name, state.get(name), 0) for name in ("epoch", "taken"))
         self._begun, self._current, self._loaded = set(), None, True
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Let what is drawn inside a `with` block count for nothing: afterwards it goes on as if it had not been iterated."""
+        kept = {**vars(self), "_begun": set(self._begun)}
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
 
 
 class _Pass(Iterator[ImageTurn]):
