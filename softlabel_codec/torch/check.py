@@ -23,10 +23,13 @@ from softlabel_codec.torch.pixels import Triple, as_std, as_triple
 from softlabel_codec.torch.sampler import SoftLabelSampler
 from softlabel_codec.torch.targets import DenseTargets, SparseTargets, Targets
 
-MOST_MARGIN = 0.004
+MOST_MARGIN = 0.005
 """Nats by which the teacher may prefer another class to the stored top class, on average."""
-MOST_DIFFERENCE = 0.02
-"""By which the probability of the top class may differ from the stored one, on average."""
+MOST_DIFFERENCE = 0.025
+"""By which the probability of the top class may differ from the stored one, on average; more where it is stored in coarse steps."""
+DIFFERENCE_PER_STEP = 0.04
+MORE_IN_BFLOAT16 = 0.02
+"""How much more of both there may be where labels were made in bfloat16: its rounding changes them by that."""
 NUM_WORST = 5
 _TINY = 1e-12
 _EDGE = 0.5 / 255
@@ -123,7 +126,7 @@ def check_against_teacher(
     teacher : callable
         What made the labels: images, normalised as it expects them, to logits (B, C), or to something that has `logits`.
     batches : int, optional
-        Look at so many batches, at least some 64 crops; None: all.
+        Look at so many batches, at least 100 crops or so; None: all.
     mean, std : three floats, optional
         What the loader's floats are normalised with. By default what its `SoftLabelDataset` normalises with.
     teacher_mean, teacher_std : three floats, optional
@@ -146,7 +149,13 @@ def check_against_teacher(
 
     Notes
     -----
-    Labels are right if `margin` is at most 0.004 nats and `difference` at most 0.02.
+    Labels are right if `margin` is at most 0.005 nats and `difference` at most 0.025 (0.04 times the step of `log8` values, where that is
+    more; both 0.02 more where the file says that it was made in bfloat16). Measured with a MobileNetV2 on 600 crops of ImageNet
+    photographs (benchmarks/RELIABILITY.md): right labels have a margin of 0.000 and a difference of 0.000 to 0.016, by codec (0.033 with
+    steps of 1). Of the wrong uses, the nearest are another JPEG compression of the images at quality 95 (0.030 and 0.035), Pillow's
+    bicubic filter instead of the bilinear one (0.042 and 0.044), and half of the crops mirrored (0.061 and 0.046); a second random crop has
+    1.6 and 0.33. With 128 crops all were found in at least 99 % of the draws, with 64 in 96 %. `hard` labels have no difference: they
+    do not tell one temperature from another, nor depend on it.
     """
     dataset = _dataset_of(loader)
     expected = _expected_by_teacher(dataset, teacher_mean, teacher_std)
@@ -164,7 +173,7 @@ def check_against_teacher(
                 progress(len(looked), min(len(loader), batches or len(loader)))
     if not looked:
         raise ArgumentError("loader: expected at least one batch, got none")
-    return _judge(looked, _keys_of_rows(loader, dataset))
+    return _judge(looked, _tolerance(dataset), _keys_of_rows(loader, dataset))
 
 
 class _Look(NamedTuple):
@@ -196,19 +205,34 @@ def _look(pixels: Tensor, targets: Targets, teacher: Callable[[Tensor], Any], ex
     )
 
 
-def _judge(looked: Sequence[_Look], key_of: Callable[[int, int], str] | None) -> TeacherCheck:
+class _Tolerance(NamedTuple):
+    margin: float
+    difference: float
+
+
+def _tolerance(dataset: SoftLabelDataset | None) -> _Tolerance:
+    """Return how large margin and difference may be for the labels of a file."""
+    if dataset is None:
+        return _Tolerance(MOST_MARGIN, MOST_DIFFERENCE)
+    codec = Codec.parse(dataset.reader.codec)
+    of_steps = DIFFERENCE_PER_STEP * codec.step if codec.values == "log8" else 0.0
+    more = MORE_IN_BFLOAT16 if dataset.reader.metadata.get("precision") == "bfloat16" else 0.0
+    return _Tolerance(MOST_MARGIN + more, max(MOST_DIFFERENCE, of_steps) + more)
+
+
+def _judge(looked: Sequence[_Look], most: _Tolerance, key_of: Callable[[int, int], str] | None) -> TeacherCheck:
     places = [(batch, row) for batch, look in enumerate(looked) for row in range(len(look.agree))]
     agree, margin, cross_entropy, entropy = (np.concatenate([getattr(look, name) for look in looked]) for name in _JOINED)
     differences = [look.difference for look in looked if look.difference is not None]
     difference = np.concatenate(differences) if differences else None
     outside = float(np.mean([look.outside for look in looked]))
-    wrong = margin / MOST_MARGIN + (0 if difference is None else difference / MOST_DIFFERENCE)
+    wrong = margin / most.margin + (0 if difference is None else difference / most.difference)
     worst = []
     for number in np.argsort(-wrong, kind="stable")[:NUM_WORST].tolist():
         (batch, row), apart = places[number], 0.0 if difference is None else float(difference[number])
         worst.append(WorstCrop(batch, row, None if key_of is None else key_of(batch, row), float(margin[number]), apart))
     mean_difference = None if difference is None else float(difference.mean())
-    ok, reason = _verdict(float(agree.mean()), float(margin.mean()), mean_difference, outside)
+    ok, reason = _verdict(float(agree.mean()), float(margin.mean()), mean_difference, outside, most)
     return TeacherCheck(
         ok=ok,
         reason=reason,
@@ -228,16 +252,16 @@ def _judge(looked: Sequence[_Look], key_of: Callable[[int, int], str] | None) ->
 _JOINED = ("agree", "margin", "cross_entropy", "entropy")
 
 
-def _verdict(agreement: float, margin: float, difference: float | None, outside: float) -> tuple[bool, str]:
+def _verdict(agreement: float, margin: float, difference: float | None, outside: float, most: _Tolerance) -> tuple[bool, str]:
     """Return whether labels are right, and why, or what is probably wrong."""
-    if margin <= MOST_MARGIN and (difference is None or difference <= MOST_DIFFERENCE):
+    if margin <= most.margin and (difference is None or difference <= most.difference):
         return True, "the teacher says of these pixels what the labels say"
     if not (math.isfinite(margin) and (difference is None or math.isfinite(difference))):
         return False, "the teacher's logits are not finite"
     if outside:
         advice = "they are normalised twice, or with another mean and std than is said"
         return False, f"{outside:.1%} of the pixel values are outside of 0..1 when the normalisation is undone: {advice}"
-    if margin <= MOST_MARGIN:
+    if margin <= most.margin:
         return False, "the top classes agree and their probabilities do not: another temperature, or a teacher that is almost the same"
     if agreement < 0.1:
         return False, "hardly any top class agrees: other images, another teacher, another order of classes, or pixels of another scale"
