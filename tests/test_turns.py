@@ -131,11 +131,15 @@ def test_the_dataset_pickles_small_with_many_images(tmp_path):
     assert len(pickle.dumps(dataset)) - len(pickle.dumps(images)) < 3000
 
 
-@pytest.mark.parametrize("epoch", [1.5, -1, "1", True])
+@pytest.mark.parametrize("epoch", [1.5, -1, "1", True, 1_700_000_000_000_000_000])
 def test_epochs_that_are_none(labels, epoch):
     for what in (make(labels), SoftLabelSampler(KEYS)):
-        with pytest.raises(ArgumentError, match="epoch: expected an integer of at least 0, got"):
+        with pytest.raises(ArgumentError, match="epoch: expected (an integer of at least 0|at most 1073741824), got"):
             what.set_epoch(epoch)
+        what.set_epoch(2**30)
+    dataset = make(labels)
+    dataset.set_epoch(2**30)
+    assert [tuple(dataset[4].labels.indices[:, 0].tolist()) for _ in range(2)] == [turn(4, 2**30), turn(4, 2**30 + 1)]
 
 
 @forking

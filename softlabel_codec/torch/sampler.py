@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler, Subset
 
 from softlabel_codec.arguments import check_whole
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.torch.turns import ImageTurn
+from softlabel_codec.torch.turns import ImageTurn, check_epoch
 
 _SAME = ("num_images", "shuffle", "seed", "world_size", "repeats", "drop_last")
 """What a state may only be loaded with if it is the same."""
@@ -159,7 +159,7 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch begins next. That of a loaded state goes on where the state was taken."""
-        epoch = check_whole("epoch", epoch, 0)
+        epoch = check_epoch(epoch)
         if epoch != self.epoch:
             if self._loaded:
                 advice = "With Accelerate, tell the epoch to the loader that it returned"
@@ -202,7 +202,7 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
         for name in _SAME:
             if state.get(name) != getattr(self, name):
                 raise MismatchError(f"state: expected that of a sampler with {name}={getattr(self, name)}, got {name}={state.get(name)}")
-        self.epoch, self._first = (check_whole(name, state.get(name), 0) for name in ("epoch", "taken"))
+        self.epoch, self._first = check_epoch(state.get("epoch")), check_whole("taken", state.get("taken"), 0)
         self._begun, self._current, self._loaded = set(), None, True
 
     @contextmanager

@@ -10,7 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from softlabel_codec.arguments import check_whole
+from softlabel_codec.errors import ArgumentError
 from softlabel_codec.torch.shared import SharedTensor
+
+MAX_EPOCH = 2**30
+
+
+def check_epoch(epoch: object) -> int:
+    """Return `epoch` if it is an integer from 0 to 2^30, so that turns do not overflow."""
+    number = check_whole("epoch", epoch, 0)
+    if number > MAX_EPOCH:
+        raise ArgumentError(f"epoch: expected at most {MAX_EPOCH}, got {number}")
+    return number
 
 
 class ImageTurn(int):
@@ -59,7 +70,7 @@ class Turns:
 
     def set_epoch(self, epoch: int) -> None:
         """Let no image have a turn below this any more."""
-        self._epoch.tensor[0] = check_whole("epoch", epoch, 0)
+        self._epoch.tensor[0] = check_epoch(epoch)
 
     def due(self, indices: Sequence[int], count: bool = True) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return numbers and turns of images, both int64 (B,), by indices, which may be negative or `ImageTurn`.
