@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, SequentialSampler
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
+from softlabel_codec.torch.dataset import SoftLabelDataset
+from softlabel_codec.torch.loaders import Normalization, dataset_of, keys_of_rows, left_as_it_was, pixels_and_targets
 from softlabel_codec.torch.loss import soft_cross_entropy
-from softlabel_codec.torch.pixels import Triple, as_std, as_triple
-from softlabel_codec.torch.sampler import SoftLabelSampler
-from softlabel_codec.torch.targets import DenseTargets, SparseTargets, Targets
+from softlabel_codec.torch.pixels import as_std, as_triple
+from softlabel_codec.torch.targets import SparseTargets, Targets
 
 MOST_MARGIN = 0.005
 """Nats by which the teacher may prefer another class to the stored top class, on average."""
@@ -34,7 +33,6 @@ NUM_WORST = 5
 _TINY = 1e-12
 _EDGE = 0.5 / 255
 _Floats = NDArray[np.float64]
-_Normalisation = tuple[Triple, Triple]
 
 
 @dataclass(frozen=True)
@@ -157,23 +155,23 @@ def check_against_teacher(
     Crops of one image fail together: with 4 crops each of 32 images everything was found in 99 % of the draws, with 16 images in 93 %.
     `hard` labels have no difference: they do not tell one temperature from another, nor depend on it.
     """
-    dataset = _dataset_of(loader)
+    dataset = dataset_of(loader)
     expected = _expected_by_teacher(dataset, teacher_mean, teacher_std)
     temperature = _temperature(dataset) if temperature is None else temperature
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ArgumentError(f"temperature: expected a positive number, got {temperature!r}")
     given = None if mean is None and std is None else (as_triple("mean", mean), as_std(std))
     looked = []
-    with _left_as_it_was(loader, dataset), _evaluating(teacher):
+    with left_as_it_was(loader, dataset), _evaluating(teacher):
         for batch in islice(loader, batches):
-            pixels, targets = _pixels_and_targets(batch, dataset, given)
+            pixels, targets = pixels_and_targets(batch, dataset, given)
             _check_size(pixels, dataset)
             looked.append(_look(pixels, targets, teacher, expected, temperature))
             if progress is not None and isinstance(loader, Sized):
                 progress(len(looked), min(len(loader), batches or len(loader)))
     if not looked:
         raise ArgumentError("loader: expected at least one batch, got none")
-    return _judge(looked, _tolerance(dataset), _keys_of_rows(loader, dataset))
+    return _judge(looked, _tolerance(dataset), keys_of_rows(loader, dataset))
 
 
 class _Look(NamedTuple):
@@ -187,7 +185,7 @@ class _Look(NamedTuple):
     outside: float
 
 
-def _look(pixels: Tensor, targets: Targets, teacher: Callable[[Tensor], Any], expected: _Normalisation, temperature: float) -> _Look:
+def _look(pixels: Tensor, targets: Targets, teacher: Callable[[Tensor], Any], expected: Normalization, temperature: float) -> _Look:
     device = _device_of(teacher, pixels)
     targets = targets.to(device)
     logits = _logits(teacher, _changed(pixels.to(device), expected), targets) / temperature
@@ -291,32 +289,12 @@ def _top(targets: Targets) -> tuple[Tensor, Tensor | None]:
     return top, None if hard and bool((said == 1).all()) else said
 
 
-def _pixels_and_targets(batch: Any, dataset: SoftLabelDataset | None, given: _Normalisation | None) -> tuple[Tensor, Targets]:
-    """Return pixels in 0..1, float (B, 3, H, W), and targets."""
-    try:
-        pixels, targets = batch
-        targets = DenseTargets(targets) if isinstance(targets, Tensor) and targets.is_floating_point() and targets.ndim == 2 else targets
-        sound = pixels.ndim == 4 and isinstance(targets, SparseTargets | DenseTargets) and len(pixels) == len(targets)
-    except (TypeError, ValueError, AttributeError):
-        sound = False
-    if not sound:
-        what = "batches of images (B, 3, H, W) and B targets, as collate_crops makes them"
-        raise ArgumentError(f"loader: expected {what}, got {type(batch).__name__}")
-    if pixels.dtype == torch.uint8:
-        return pixels.float() / 255, targets
-    normalisation = given if dataset is None or given is not None else dataset.normalization
-    if normalisation is None:
-        raise ArgumentError("loader: its images are floats: say with mean= and std= how they are normalised")
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in normalisation)
-    return pixels.float() * std + mean, targets
-
-
-def _changed(pixels: Tensor, expected: _Normalisation) -> Tensor:
+def _changed(pixels: Tensor, expected: Normalization) -> Tensor:
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in expected)
     return (pixels - mean) / std
 
 
-def _expected_by_teacher(dataset: SoftLabelDataset | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> _Normalisation:
+def _expected_by_teacher(dataset: SoftLabelDataset | None, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalization:
     said = _preprocessing(dataset)
     mean, std = said.get("mean") if mean is None else mean, said.get("std") if std is None else std
     if mean is None or std is None:
@@ -343,51 +321,6 @@ def _check_size(pixels: Tensor, dataset: SoftLabelDataset | None) -> None:
 def _preprocessing(dataset: SoftLabelDataset | None) -> dict[str, Any]:
     said = None if dataset is None else dataset.reader.metadata.get("preprocessing")
     return said if isinstance(said, dict) else {}
-
-
-def _dataset_of(loader: Any) -> SoftLabelDataset | None:
-    """Return the dataset that a loader goes through, be it wrapped."""
-    inner, seen = loader, 0
-    while inner is not None and not isinstance(inner, SoftLabelDataset) and seen < 10:
-        inner, seen = getattr(inner, "dataset", None), seen + 1
-    return inner if isinstance(inner, SoftLabelDataset) else None
-
-
-def _samplers_of(loader: Any) -> list[SoftLabelSampler]:
-    """Return the samplers of ours that a loader, or what wraps it, draws from."""
-    found: list[SoftLabelSampler] = []
-    waiting, seen = [loader], {id(loader)}
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, SoftLabelSampler):
-            found.append(part)
-            continue
-        for inner in (getattr(part, name, None) for name in ("sampler", "batch_sampler", "loader", "base_dataloader")):
-            if inner is not None and id(inner) not in seen:
-                seen.add(id(inner))
-                waiting.append(inner)
-    return found
-
-
-def _keys_of_rows(loader: Any, dataset: SoftLabelDataset | None) -> Callable[[int, int], str] | None:
-    """Return what says which image a crop is of, by batch and row; None unless the loader goes through the dataset in order."""
-    if not isinstance(loader, DataLoader) or dataset is None or loader.dataset is not dataset or loader.batch_size is None:
-        return None
-    if not isinstance(loader.sampler, SequentialSampler) or loader.collate_fn is not collate_crops:
-        return None
-    keys, at_a_time, batch_size = dataset.keys, dataset.crops_per_image, loader.batch_size
-    return lambda batch, row: keys[batch * batch_size + row // at_a_time]
-
-
-@contextmanager
-def _left_as_it_was(loader: Any, dataset: SoftLabelDataset | None) -> Iterator[None]:
-    """Let samplers and dataset go on as if nothing had been drawn in between."""
-    with ExitStack() as left:
-        for sampler in _samplers_of(loader):
-            left.enter_context(sampler.unmoved())
-        if dataset is not None:
-            left.enter_context(dataset.uncounted())
-        yield
 
 
 @contextmanager
