@@ -48,12 +48,12 @@ class Remembers(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.known = model, {}
+        self.model, self.known = model.to(memory_format=torch.channels_last), {}
 
     def forward(self, images: Tensor) -> Tensor:
         key = hashlib.sha256((images * 4096).round().numpy().tobytes()).digest()
         if key not in self.known:
-            self.known[key] = self.model(images)
+            self.known[key] = self.model(images.contiguous(memory_format=torch.channels_last))
         return self.known[key]
 
 
@@ -171,7 +171,8 @@ def write_labels(codec: str, path: Path, images: dict[str, Any], teacher: nn.Mod
 
 def measure(num_images: int, folder: Path) -> dict[str, Any]:
     """Return what the check says of each use of the labels in each codec."""
-    keys = list_images(PHOTOGRAPHS)[:num_images]
+    keys = list_images(PHOTOGRAPHS)
+    keys = keys[:: len(keys) // num_images][:num_images]
     images: dict[str, Any] = {key: PHOTOGRAPHS / key for key in keys}
     loaded = load_teacher(f"{SHARED / 'teacher' / 'mobilenet_v2.py'}:build")
     teacher = Remembers(loaded.model).eval()
@@ -193,7 +194,7 @@ def main() -> None:
     """Measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--images", type=int, default=50)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments.images, Path(folder))
