@@ -41,7 +41,7 @@ STOREYS = [
 DOORS = {
     "zstandard": {"compress"},
     "msgpack": {"metadata"},
-    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.batches"},
+    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "torch.image_files", "teacher.batches", "trainer.batches"},
     "torch": {"torch", "factories", "teacher", "students", "trainer", "fkd", "demo", "cli.encode"},
     "click": {"cli", "demo"},
     "rich": {"cli.output"},

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from softlabel_codec.cli.check import check_command
 from softlabel_codec.cli.encode import encode_command
 from softlabel_codec.cli.importing import import_group
 from softlabel_codec.cli.look import inspect_command, recover_command, stats_command, verify_command
@@ -42,6 +43,7 @@ COMMANDS = (
     stats_command,
     verify_command,
     recover_command,
+    check_command,
     train_command,
     compare_command,
     evaluate_command,

@@ -22,7 +22,7 @@ from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
 from softlabel_codec.summary import keys_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
-from softlabel_codec.torch.dataset import image_finder
+from softlabel_codec.torch.image_files import image_finder
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
 from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
 from softlabel_codec.trainer.batches import Finder, TrainingImages
@@ -162,8 +162,7 @@ def _labels_of_fresh_crops(config: TrainConfig, kind: str) -> _Labels:
 def _stored_labels(config: TrainConfig) -> _Labels:
     reader = SoftLabelReader(config.labels, policy=config.policy)
     temperature = _temperature_of(reader, config.temperature)
-    source = StoredCrops(reader, config.seed, config.stored_crops, temperature)
-    source.check_crops_per_image(config.crops_per_image)
+    source = StoredCrops(reader, config.seed, config.crops_per_image, config.stored_crops, temperature)
     folders, num_classes = _classes(config, reader.keys, reader.num_classes)
     classes = _class_numbers(config, reader.keys, folders)
     if classes is not None:
@@ -284,8 +283,9 @@ def _load_maps(config: TrainConfig, keys: Sequence[str]) -> LabelMaps:
 
 def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) -> tuple[list[str], int]:
     """Return the class folders in the order of their numbers, or none if nobody can know that order; and C."""
-    folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes)
-    num_classes = of_labels or config.num_classes or len(folders)
+    known = of_labels or config.num_classes
+    folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes, known)
+    num_classes = known or len(folders)
     if config.num_classes not in (None, num_classes):
         raise MismatchError(f"{config.labels}: expected labels of {config.num_classes} classes, got {num_classes}")
     if config.classes is not None and len(folders) != num_classes:
