@@ -85,7 +85,7 @@ class Desk:
         return path
 
     def dataset(self, codec, **options):
-        return SoftLabelDataset(options.pop("images", self.images), self.labels(codec), 6, 24, **{**OWN, **options})
+        return SoftLabelDataset(options.pop("images", self.images), self.labels(codec), 6, 24, **{**OWN, "check_images": False, **options})
 
     def loader(self, codec, **options):
         return DataLoader(self.dataset(codec, **options), batch_size=12, collate_fn=collate_crops)

@@ -240,7 +240,7 @@ def test_images_in_a_mapping_are_turned_as_the_labelled_files_were(tmp_path):
     [
         (np.zeros((20, 20), np.float32), r"image: expected uint8 of shape \(H, W, 3\) or \(H, W\), got float32 of shape \(20, 20\)"),
         (np.zeros((3, 20, 20), np.uint8), r"got uint8 of shape \(3, 20, 20\)"),
-        (torch.zeros(3, 20, 20), "expected a path, a PIL image or a uint8 array, got Tensor"),
+        (torch.zeros(3, 20, 20), "expected a path, bytes of an image file, a PIL image or a uint8 array, got Tensor"),
     ],
 )
 def test_things_that_are_no_images(image, message):

@@ -50,15 +50,23 @@ def stats_command(path: str, picture: str | None, max_images: int, as_json: bool
 @click.command("verify")
 @click.argument("path", type=_PATH)
 @click.option("--deep", is_flag=True, help="Also decode every label and crop, and compare keys.")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False),
+    help="Also look whether the images in this folder are those that were labelled.",
+)
 @_json
-def verify_command(path: str, deep: bool, as_json: bool) -> None:
-    """Check every checksum of a file, and with --deep the meaning of everything in it."""
+def verify_command(path: str, deep: bool, images: str | None, as_json: bool) -> None:
+    """Check every checksum of a file, with --deep the meaning of everything in it, and with --images that it belongs to them."""
     with progress_bar("block", quiet=as_json) as progress:
-        report = verify(path, deep=deep, progress=progress)
+        report = verify(path, deep=deep, images=images, progress=progress)
     if as_json:
         print_json(report)
     elif report.ok:
         click.echo(f"{path}: sound: {report.num_images} images in {report.num_blocks} blocks" + (", all decoded" if deep else ""))
+        if images is not None:
+            what = "sizes and checksums" if report.checksums else "sizes; the labels keep no checksums"
+            click.echo(f"{images}: {report.compared_images} images are those that were labelled ({what})")
     else:
         for problem in report.problems:
             print_pairs([(problem.error, problem.message)])

@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple, overload
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -19,12 +20,21 @@ from torch.utils.data import Dataset
 from softlabel_codec.arguments import check_choice, check_whole
 from softlabel_codec.crop_choice import choose_crops
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.images import apply_crop, apply_crop_to_reduced, crops_in_pixels, image_size, load_image, load_reduced, resampling
+from softlabel_codec.image_files import Images, ImageSource, find_images
+from softlabel_codec.images import (
+    apply_crop,
+    apply_crop_to_reduced,
+    check_image,
+    crops_in_pixels,
+    image_size,
+    load_image,
+    load_reduced,
+    resampling,
+)
 from softlabel_codec.labelled import BatchLabels, ImageLabels
 from softlabel_codec.labels import Labels, concatenate_labels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.geometry import WHY, refuse_geometry
-from softlabel_codec.torch.image_files import Images, ImageSource, find_images
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize, to_tensor
 from softlabel_codec.torch.shared import SharedTensor
 from softlabel_codec.torch.targets import Targets, to_targets
@@ -77,8 +87,8 @@ class SoftLabelDataset(Dataset[Sample]):
     Parameters
     ----------
     images : path, or mapping of key to image
-        Folder that holds the labelled images, by key; or anything that maps keys to paths, PIL images or uint8 arrays.
-        Keys of FKD label files, which lack the file name's ending, are found as well.
+        Folder that holds the labelled images, by key; or anything that maps keys to paths, bytes of files, PIL images or
+        uint8 arrays. Keys of FKD label files, which lack the file name's ending, are found as well.
     labels : path
         Container file.
     crops_per_image : int
@@ -111,6 +121,9 @@ class SoftLabelDataset(Dataset[Sample]):
     on_missing : str
         What labelled images do that are not there: `raise` an error, or `skip`: they are left out with a warning, and count in
         `num_missing`.
+    check_images : bool
+        Compare each image file with the checksum of the one that was labelled, if the labels keep it, the first time that a process reads
+        it (about 1 % of the time of its decoding). False for copies that are known to differ. PIL images and arrays are not compared.
     transform : None
         Nothing else: elsewhere it means what cuts a random crop. Setting it as an attribute, as timm's `create_loader` does, is refused
         too.
@@ -128,7 +141,7 @@ class SoftLabelDataset(Dataset[Sample]):
     ------
     MismatchError
         If labelled images are missing, a key is not in the file, or the number of classes differs; on reading, if an image has another
-        size than the labelled one.
+        size than the labelled one, or its file other bytes.
     ArgumentError
         If more crops are asked for than an image has, or another argument cannot be; on reading, if the mapping of images holds
         something that is none.
@@ -155,6 +168,7 @@ class SoftLabelDataset(Dataset[Sample]):
         on_corrupt: str = "raise",
         keys: Iterable[str] | None = None,
         on_missing: str = "raise",
+        check_images: bool = True,
         transform: object = None,
     ) -> None:
         if transform is not None:
@@ -178,6 +192,7 @@ class SoftLabelDataset(Dataset[Sample]):
         self._check_counts()
         if self.normalization is not None and (mean is None or std is None):
             self._mention_normalisation()
+        self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
@@ -267,9 +282,9 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def _cut(self, number: int, labelled: ImageLabels) -> Tensor:
         key = self.reader.keys[number]
-        source = self._find_image(number, key)
+        source = self._sound_source(number, key, labelled)
         factor = self._reduction(labelled, source)
-        image, size = load_reduced(source, factor) if factor > 1 else _decode(source, self._exif_orientation)  # type: ignore[arg-type]
+        image, size = load_reduced(source, factor, key) if factor > 1 else _decode(source, self._exif_orientation, key)  # type: ignore[arg-type]
         crops = crops_in_pixels(labelled, size, key, str(self.reader.path))
         due = zip(crops.tolist(), labelled.flips.tolist(), strict=True)
         if factor > 1:
@@ -281,6 +296,23 @@ class SoftLabelDataset(Dataset[Sample]):
         pixels = to_tensor(cut)
         return normalize(pixels, self.mean, self.std) if self._normalized else pixels
 
+    def _sound_source(self, number: int, key: str, labelled: ImageLabels) -> ImageSource:
+        """Return what an image is decoded from; the first time in this process its bytes, after comparing them with those labelled."""
+        source = self._find_image(number, key)
+        if not self._check_images or labelled.image_crc32 is None or not isinstance(source, str | os.PathLike | bytes):
+            return source
+        if not len(self._checked):
+            self._checked = np.zeros(len(self.reader), np.bool_)
+        if self._checked[number]:
+            return source
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        check_image(data, labelled, key, str(self.reader.path))
+        self._checked[number] = True
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_checked": np.zeros(0, np.bool_)}
+
     def _reduction(self, labelled: ImageLabels, source: ImageSource) -> int:
         """Return at which part of its size an image may be decoded: 1, or 2, 4, 8 if all crops are that many times larger than needed."""
         is_path = not isinstance(source, Image.Image | np.ndarray)
@@ -290,8 +322,8 @@ class SoftLabelDataset(Dataset[Sample]):
         return max(factor for factor in (1, 2, 4, 8) if factor == 1 or smallest >= factor * self.size)
 
 
-def _decode(source: ImageSource, exif_orientation: str) -> tuple[Image.Image, tuple[int, int]]:
-    image = load_image(source, exif_orientation)
+def _decode(source: ImageSource, exif_orientation: str, key: str) -> tuple[Image.Image, tuple[int, int]]:
+    image = load_image(source, exif_orientation, key)
     return image, image_size(image)
 
 

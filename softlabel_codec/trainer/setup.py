@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.image_files import image_finder
 from softlabel_codec.images import list_images, path_of_key, resampling
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
 from softlabel_codec.summary import keys_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
-from softlabel_codec.torch.image_files import image_finder
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
 from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
 from softlabel_codec.trainer.batches import Finder, TrainingImages

@@ -17,7 +17,7 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images import Stems, list_images, path_of_key
 from softlabel_codec.reader import SoftLabelReader
 
-ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any]
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 Images = str | os.PathLike[str] | Mapping[str, ImageSource]
 Finder = Callable[[int, str], ImageSource]
 ON_MISSING = ("raise", "skip")
