@@ -58,15 +58,14 @@ def _draw_labels(whole_place: Any, piece_place: Any, label_place: Any, labels: P
 
 
 def _most_ambiguous(labels: Path) -> tuple[str, ImageLabels, list[int]]:
-    """Return a piece of the photograph shown and some of its crops: for each of the classes that most often lead, its surest crop."""
+    """Return the piece of the photograph whose crops have most classes on top, and for those most often on top, the surest crop."""
     with SoftLabelReader(labels) as reader:
-        keys = [key for key in reader.keys if key.startswith(f"{SHOWN}/")]
-        key = min(keys, key=lambda key: float((reader[key].labels.dense().mean(axis=0) ** 2).sum()))
-        image = reader[key]
-    targets = image.labels.dense()
-    leading = np.bincount(targets.argmax(axis=1), minlength=targets.shape[1])
-    classes = [number for number in np.argsort(-leading)[: len(COLORS)] if leading[number]]
-    return key, image, [int(targets[:, number].argmax()) for number in classes]
+        images = {key: reader[key] for key in reader.keys if key.startswith(f"{SHOWN}/")}
+    targets = {key: image.labels.dense() for key, image in images.items()}
+    key = max(targets, key=lambda key: len(np.unique(targets[key].argmax(axis=1))))
+    classes, counts = np.unique(targets[key].argmax(axis=1), return_counts=True)
+    often = classes[np.argsort(-counts, kind="stable")][: len(COLORS)]
+    return key, images[key], targets[key][:, often].argmax(axis=0).tolist()
 
 
 def _draw_classes(axes: Any, targets: NDArray[np.float32]) -> None:
