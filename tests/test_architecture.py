@@ -47,10 +47,10 @@ DOORS = {
     "torch": {"torch", "factories", "teacher", "students", "trainer", "fkd", "demo", "cli.encode"},
     "click": {"cli", "demo"},
     "rich": {"cli.output"},
-    "tqdm": {"cli.output", "demo"},
+    "tqdm": {"cli.output"},
     "matplotlib": {"report.stats", "demo", "trainer.outcome"},
     "scipy": {"trainer.outcome"},
-    "sklearn": {"demo"},
+    "skimage": {"demo"},
 }
 
 

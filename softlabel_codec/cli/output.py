@@ -17,7 +17,7 @@ from softlabel_codec.store import partial_path
 
 BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 WIDTH_IN_A_PIPE = 120
-_EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "sklearn": "demo"}
+_EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "skimage": "demo"}
 
 Progress = Callable[[int, int], None]
 
