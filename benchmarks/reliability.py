@@ -238,7 +238,70 @@ def write(results: Mapping[str, Any]) -> None:
         parts.append(f"{found['date']}, {where}; {found['seconds']} s.\n")
         rows = [f"| {what} | {value} |" for what, value in _rows(found["figures"])]
         parts.append("\n".join(["| what | figure |", "|---|---|", *rows, ""]))
+    parts += [_wrong_uses()]
     REPORT.write_text("\n".join(parts))
+
+
+SILENT = "trained silently"
+FOUND = "`check_against_teacher` finds it"
+BY_NAME = f"`after_crop` refuses such transforms by name; {FOUND}"
+BY_CHECKSUM = f"the dataset refuses the first such image, by its checksum; for arrays {FOUND}"
+WRONG_USES = {
+    "right": ("-", "passes"),
+    "right, decoded at a part of the size": ("-", "passes"),
+    "cropped and mirrored again": (SILENT, BY_NAME),
+    "half of the crops mirrored": (SILENT, BY_NAME),
+    "the middle cut out": (SILENT, BY_NAME),
+    "normalised twice (timm's prefetcher)": (SILENT, FOUND),
+    "normalised with ImageNet's mean, said to be the teacher's": (SILENT, f"the dataset warns of its default; {FOUND}"),
+    "not normalised, said to be": (SILENT, FOUND),
+    "interpolation bicubic": (SILENT, FOUND),
+    "interpolation lanczos": (SILENT, FOUND),
+    "interpolation hamming": (SILENT, FOUND),
+    "interpolation box": (SILENT, FOUND),
+    "interpolation nearest": (SILENT, FOUND),
+    "another copy of the images, JPEG at quality 75": (SILENT, BY_CHECKSUM),
+    "another copy of the images, JPEG at quality 95": (SILENT, BY_CHECKSUM),
+    "other images under the same names": (SILENT, BY_CHECKSUM),
+    "another temperature, 1.2 for 1": (SILENT, f"{FOUND}, except with `hard`, which does not depend on it"),
+}
+"""Of each wrong use, what happened before there was a check, and what happens now."""
+NOT_SEEN_IN_PIXELS = (
+    ("`set_epoch` forgotten, or unreachable", "the same N crops for ever", "other crops in each epoch"),
+    ("N crops of an image at a time, where N does not divide M", "samples across a round held a crop twice", "no sample does"),
+    ("MixUp or CutMix by rolling the batch", "75 % of the crops mixed with their own image", '`collate_crops(order="crop")`: none'),
+    ("`transform=` as for an image folder", "cropped and mirrored twice", "refused, with what to use instead"),
+    ("an image drawn twice in an epoch", "the same crops", "other crops"),
+)
+
+
+def _wrong_uses() -> str:
+    """Return the section on labels that are used wrongly, from the figures of `wrong_uses.py`."""
+    found = json.loads((RESULTS / "wrong-uses.json").read_text())
+    codec = "marginal_smoothing:k=5"
+    rows = []
+    for what, (before, now) in WRONG_USES.items():
+        figures = found["uses"][what][codec]
+        assert figures["ok"] == what.startswith("right"), f"{what}: the check says {figures['reason']}"
+        rows.append(f"| {what} | {before} | {figures['agreement']:.2f} | {figures['margin']:.3f} | {figures['difference']:.3f} | {now} |")
+    return "\n".join(
+        [
+            "## Labels used wrongly\n",
+            f"Made by `benchmarks/wrong_uses.py` ([results/wrong-uses.json](results/wrong-uses.json)), {found['date']}: what a loader "
+            f"delivers is shown to the teacher of the labels (`{codec}`, {found['num_crops']} crops of photographs). Agreement is that of "
+            "the top classes; margin is by how much, in nats, the teacher prefers its own top class to the label's; difference is that of "
+            "the top class's probability; means over crops. The tests have the same for other codecs.\n",
+            "| use | before | agreement | margin | difference | now |",
+            "|---|---|---:|---:|---:|---|",
+            *rows,
+            "",
+            "What pixels and labels cannot show:\n",
+            "| use | before | now |",
+            "|---|---|---|",
+            *(f"| {what} | {before} | {now} |" for what, before, now in NOT_SEEN_IN_PIXELS),
+            "",
+        ]
+    )
 
 
 def _at_a_glance(results: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 Without sections all are measured, a result goes to `results/<date>-<cpu>.json`, and `REPORT.md` with its pictures is made of it.
 With sections only these are measured, and printed as JSON. Real labels are used if they lie beside the repository, else those of
-the demo's teacher.
+a small network on the demo's pieces of photographs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SECTIONS: dict[str, Callable[[Labels, Path], Any]] = {
 def measure(sections: list[str]) -> dict[str, Any]:
     """Return the result of these sections, each in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        labels = shared_labels() or demo_labels(Path(folder) / "digits")
+        labels = shared_labels() or demo_labels(Path(folder) / "pieces")
         result: dict[str, Any] = {**circumstances(), "labels": labels.source, "num_crops": labels.num_crops, "seconds": {}}
         for section in sections:
             started = time.perf_counter()

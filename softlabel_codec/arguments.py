@@ -29,6 +29,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ArgumentError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
 
 
+def check_whole(name: str, value: Any, smallest: int) -> int:
+    """Return `value` if it is an integer (of any type) of at least `smallest`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < smallest:
+        raise ArgumentError(f"{name}: expected an integer of at least {smallest}, got {value!r}")
+    return operator.index(value)
+
+
 def check_key(key: object) -> str:
     """Return `key` if it can be the key of an image."""
     if not isinstance(key, str) or not key:

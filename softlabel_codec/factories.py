@@ -1,4 +1,4 @@
-"""Networks of somebody else by name: a function in a Python file or module, or a library."""
+"""Networks of somebody else by name, a function in a Python file or module, or a library; and the device that they run on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
@@ -48,6 +49,18 @@ def call_factory(role: str, where: str, name: str, *arguments: Any) -> tuple[Mod
     if not isinstance(model, nn.Module):
         raise MismatchError(f"{role}: {where}:{name} returned {type(model).__name__}: expected a torch.nn.Module")
     return module, model
+
+
+def device_by_name(name: str) -> torch.device:
+    """Return a device, `auto` being CUDA where there is any; ArgumentError if it cannot be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(f"device {name!r} cannot be used: {error}") from None
+    return device
 
 
 def run_foreign(role: str, function: Callable[[], Any], what: str) -> Any:

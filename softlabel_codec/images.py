@@ -127,16 +127,20 @@ def path_of_key(root: Path, key: str) -> Path:
     return root / os.fsdecode(key.encode())
 
 
-def load_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any], exif_orientation: str = "ignored") -> Image.Image:
+def load_image(
+    source: str | os.PathLike[str] | bytes | Image.Image | NDArray[Any], exif_orientation: str = "ignored", name: str = "image"
+) -> Image.Image:
     """Return an image as 8-bit RGB.
 
     Parameters
     ----------
-    source : path, PIL image, or uint8 array (H, W, 3) or (H, W)
+    source : path, bytes of an image file, PIL image, or uint8 array (H, W, 3) or (H, W)
         What to load.
     exif_orientation : str
         `ignored`: pixels as they are stored, as ImageNet's loaders do. `applied`: turned as a camera's EXIF tag says. (An array has
         no such tag.)
+    name : str
+        What to call an image in an error that does not come with a path.
 
     Raises
     ------
@@ -150,19 +154,30 @@ def load_image(source: str | os.PathLike[str] | Image.Image | NDArray[Any], exif
             raise ArgumentError(f"image: expected uint8 of shape (H, W, 3) or (H, W), got {source.dtype} of shape {source.shape}")
         return Image.fromarray(source).convert("RGB")
     if isinstance(source, Image.Image):
-        with _readable("image"):
+        with _readable(name):
             return _turned_to_rgb(source, exif_orientation)
-    if not isinstance(source, str | os.PathLike):
-        raise ArgumentError(f"image: expected a path, a PIL image or a uint8 array, got {type(source).__name__}")
-    with _readable(os.fspath(source)), Image.open(source) as image:
+    with _opened(source, name) as image:
         return _turned_to_rgb(image, exif_orientation)
+
+
+@contextmanager
+def _opened(source: object, name: str) -> Iterator[Image.Image]:
+    """Open an image file, or the bytes of one."""
+    if isinstance(source, bytes):
+        with _readable(name), Image.open(io.BytesIO(source)) as image:
+            yield image
+        return
+    if not isinstance(source, str | os.PathLike):
+        kinds = "a path, bytes of an image file, a PIL image or a uint8 array"
+        raise ArgumentError(f"image: expected {kinds}, got {type(source).__name__}")
+    with _readable(os.fspath(source)), Image.open(source) as image:
+        yield image
 
 
 def read_image(path: str | os.PathLike[str], exif_orientation: str = "ignored") -> tuple[Image.Image, int]:
     """Return an image file as 8-bit RGB, as `load_image` does, and the CRC-32 of its bytes, which are read once for both."""
     data = Path(path).read_bytes()
-    with _readable(os.fspath(path)), Image.open(io.BytesIO(data)) as image:
-        return _turned_to_rgb(image, exif_orientation), zlib.crc32(data)
+    return load_image(data, exif_orientation, os.fspath(path)), zlib.crc32(data)
 
 
 def file_crc32(path: str | os.PathLike[str]) -> int:
@@ -178,12 +193,12 @@ def is_about_the_image(error: OSError) -> bool:
     return error.errno is None or error.errno in _ABOUT_A_FILE
 
 
-def load_reduced(path: str | os.PathLike[str], factor: int) -> tuple[Image.Image, tuple[int, int]]:
+def load_reduced(source: str | os.PathLike[str] | bytes, factor: int, name: str = "image") -> tuple[Image.Image, tuple[int, int]]:
     """Return an image as 8-bit RGB, and its height and width as stored; a JPEG file is decoded at 1/`factor` (1, 2, 4, 8) of its size.
 
     The decoder leaves out high frequencies before they are computed, which takes a fraction of the time.
     """
-    with _readable(os.fspath(path)), Image.open(path) as image:
+    with _opened(source, name) as image:
         size = image_size(image)
         image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
         return _turned_to_rgb(image, "ignored"), size
@@ -246,6 +261,34 @@ def pixel_crops(crops: NDArray[Any], size: tuple[int, int]) -> NDArray[np.int64]
     top, left, crop_height, crop_width = np.rint(crops.astype(np.float64) * [height, width, height, width]).astype(np.int64).T
     top, left = np.clip(top, 0, height - 1), np.clip(left, 0, width - 1)
     return np.stack([top, left, np.clip(crop_height, 1, height - top), np.clip(crop_width, 1, width - left)], axis=1)
+
+
+def check_image(data: bytes, labelled: ImageLabels, key: str, labels: str) -> None:
+    """Raise MismatchError if these are not the bytes of the file that was labelled, as far as the labels say which it was."""
+    if labelled.image_crc32 is not None and (found := zlib.crc32(data)) != labelled.image_crc32:
+        raise MismatchError(
+            f"{labels}: image {key!r}: expected the file that was labelled, with CRC-32 {labelled.image_crc32:08x}, got {found:08x}: "
+            "these labels belong to another copy of the images"
+        )
+
+
+def compare_file(path: Any, labelled: ImageLabels, key: str, labels: str) -> MismatchError | None:
+    """Return how an image file differs from the one that was labelled, as an error; None if it does not.
+
+    OSError if that cannot be said because the system fails to read it.
+    """
+    try:
+        data = Path(path).read_bytes()
+        check_image(data, labelled, key, labels)
+        with _opened(data, os.fspath(path)) as image:
+            crops_in_pixels(labelled, image_size(image), key, labels)
+    except MismatchError as error:
+        return error
+    except OSError as error:
+        if is_about_the_image(error):
+            return MismatchError(f"{labels}: image {key!r}: {error}")
+        raise
+    return None
 
 
 def crops_in_pixels(labelled: ImageLabels, size: tuple[int, int], key: str, labels: str) -> NDArray[np.int64]:

@@ -59,6 +59,8 @@ class SoftLabelReader:
         Codec string, canonical.
     crops : str
         How crops are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
+    image_checksums : bool
+        Whether the file keeps the CRC-32 of each image's file: see `ImageLabels.image_crc32`.
     sampler : CropSampler or None
         What gives crops that are `derived`.
     metadata : dict
@@ -121,7 +123,7 @@ class SoftLabelReader:
         self.blocks_offset = beginning.blocks_offset
         self.format_version = beginning.header.version
         self.num_classes, self.codec, self.crops = description.num_classes, str(description.codec), description.crops
-        self.sampler = description.sampler
+        self.sampler, self.image_checksums = description.sampler, description.image_checksums
         self.metadata: Plain = description.metadata
         self.written_by = description.written_by
         self.trailer = self._read_trailer(beginning)

@@ -49,7 +49,7 @@ class TrainConfig:
     out: str = field(metadata={"help": "Folder of the run: checkpoint, log, result."})
     student: str = _option("resnet18", "Built in (see softlabel_codec.students), timm:NAME, torchvision:NAME, or FILE.py:FACTORY.")
     num_classes: int | None = _option(None, "Number of classes.  [default: from the labels, or the folders]")
-    classes: str | None = _option(None, "File that lists the class folders in the order of their numbers.  [default: ascending]")
+    classes: str | None = _option(None, "File that says which class folder has which number: one to a line, or JSON.  [default: ascending]")
     weights: str | None = _option(None, "File of weights to begin with.")
     teacher: str | None = _option(None, "Teacher for labels=online, as for 'slcodec encode'.")
     teacher_weights: str | None = _option(None, "Its weights, likewise: a file, or none.  [default: those of its library or factory]")

@@ -29,7 +29,9 @@ STOREYS = [
     ["assembly"],
     ["reader", "writer", "recover", "interrupted"],
     [""],
-    ["report", "images"],
+    ["images"],
+    ["image_files"],
+    ["report"],
     ["torch", "factories"],
     ["teacher", "students", "fkd"],
     ["trainer"],
@@ -41,14 +43,14 @@ STOREYS = [
 DOORS = {
     "zstandard": {"compress"},
     "msgpack": {"metadata"},
-    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.batches"},
+    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "image_files", "teacher.batches", "trainer.batches"},
     "torch": {"torch", "factories", "teacher", "students", "trainer", "fkd", "demo", "cli.encode"},
     "click": {"cli", "demo"},
     "rich": {"cli.output"},
-    "tqdm": {"cli.output", "demo"},
+    "tqdm": {"cli.output"},
     "matplotlib": {"report.stats", "demo", "trainer.outcome"},
     "scipy": {"trainer.outcome"},
-    "sklearn": {"demo"},
+    "skimage": {"demo"},
 }
 
 

@@ -24,6 +24,7 @@ import report  # noqa: E402
 import scale  # noqa: E402
 import storage  # noqa: E402
 import writing  # noqa: E402
+import wrong_uses  # noqa: E402
 from common import Labels, circumstances  # noqa: E402
 
 
@@ -125,3 +126,22 @@ def test_the_time_of_an_epoch(photographs, tmp_path, monkeypatch):
         assert len(found[part]["seconds_per_epoch"]) == 5
         assert found[part]["share_of"]["ground truth, 1 crop"]["ground truth, 1 crop"]["median"] == 1
     assert "## 8. Time per epoch" in report._epochs(found)
+
+
+@pytest.mark.shared
+def test_wrong_uses_are_measured(tmp_path, monkeypatch):
+    chosen = ("right", "cropped and mirrored again", "normalised twice (timm's prefetcher)", "other images under the same names")
+    monkeypatch.setattr(wrong_uses, "USES", {name: wrong_uses.USES[name] for name in chosen})
+    monkeypatch.setattr(wrong_uses, "CODECS", ["hard", "marginal_smoothing:t=0.05,tail=100"])
+    found = wrong_uses.measure(2, tmp_path)
+    assert {name: {one["ok"] for one in by_codec.values()} for name, by_codec in found["uses"].items()} == {
+        name: {name == "right"} for name in chosen
+    }
+
+
+def test_the_committed_result_on_wrong_uses():
+    found = json.loads((BENCHMARKS / "results" / "wrong-uses.json").read_text())
+    for name, by_codec in found["uses"].items():
+        for codec, one in by_codec.items():
+            harmless = name.startswith("right") or (codec == "hard" and "temperature" in name)  # top classes do not depend on it
+            assert one["ok"] == harmless, (name, codec, one)

@@ -150,8 +150,8 @@ def test_quiet_stops_it(labels, monkeypatch):
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if not isinstance(command, click.Group)])
 def test_every_command_that_shows_progress_can_be_quiet(name):
     command = COMMANDS[name]
-    shows = "progress_bar" in command.callback.__code__.co_names
-    assert shows == any("--quiet" in parameter.opts for parameter in command.params)
+    if "progress_bar" in command.callback.__code__.co_names:
+        assert any("--quiet" in parameter.opts for parameter in command.params)
 
 
 @pytest.mark.parametrize("word", ["help", "--help"])

@@ -1,6 +1,7 @@
 """What a finished student is worth: accuracy, ReaL, calibration, on folders as people have them."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from softlabel_codec.images import center_crop
 from softlabel_codec.students import build_student
 from softlabel_codec.train_config import TrainConfig
 from softlabel_codec.trainer import Student, evaluate, load_student, train
+from softlabel_codec.trainer.classes import read_class_folders
 from softlabel_codec.trainer.evaluation import calibration_error, read_real
 
 
@@ -96,6 +98,44 @@ def test_folders_that_do_not_fit(tmp_path):
     write_images(tmp_path / "b", {"x.png": 0})
     with pytest.raises(MismatchError, match=r"the image 'x\.png' lies in none of the 2 class folders"):
         evaluate(fixed(2, ["cat", "dog"]), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        {"emu": 700, "cat": 3},
+        {"700": ["emu", "a bird"], "3": ["cat", "an animal"], "9": ["ant", "an insect"]},
+        {f"{number}": [f"n{number}", "?"] for number in range(1000)} | {"3": ["cat", "an animal"], "700": ["emu", "a bird"]},
+    ],
+)
+def test_a_few_classes_of_a_thousand(tmp_path, classes):
+    write_images(tmp_path / "val", {"cat/x.png": 3, "cat/y.png": 4, "emu/x.png": 700 % 256})
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    found = evaluate(fixed(1000), tmp_path / "val", classes=tmp_path / "classes.json")
+    assert (found.num_images, found.top1) == (3, 1 / 3)
+    (tmp_path / "val" / "emu").rename(tmp_path / "val" / "gnu")
+    with pytest.raises(MismatchError, match=rf"the image 'gnu/x\.png' lies in none of the {len(classes)} class folders"):
+        evaluate(fixed(1000), tmp_path / "val", classes=tmp_path / "classes.json")
+    with pytest.raises(MismatchError, match=r"classes\.json: expected numbers of 500 classes, 0 to 499, got (700|999)"):
+        evaluate(fixed(500), tmp_path / "val", classes=tmp_path / "classes.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"cat": 1, "cat": 2}', "class 2 or the folder 'cat' is named twice"),
+        ('{"cat": 1, "dog": 1}', "class 1 or the folder 'dog' is named twice"),
+        ('{"cat": -1}', 'expected {"folder": number} or {"number": ["folder", "name"]}, got \'cat\': -1'),
+        ('{"cat": true}', "got 'cat': True"),
+        ('{"cat": ["n1", "x"]}', "got 'cat': "),
+        ('{"1": []}', "got '1': "),
+        ('{"1": 2', "expected a JSON object, or class folders, one to a line"),
+    ],
+)
+def test_class_files_that_are_wrong(tmp_path, text, message):
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        read_class_folders(tmp_path / "classes.json")
 
 
 def test_folders_with_decimal_names_have_one_order(tmp_path):

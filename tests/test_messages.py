@@ -30,7 +30,7 @@ def run(*arguments, code=0):
 @pytest.mark.parametrize("codec", ["marginal_smoothing:k=5", "dense"])
 def test_a_sample_that_was_not_collated(shapes, tmp_path, codec):
     write_shape_labels(shapes, tmp_path / "a.slc", codec.replace("k=5", "k=2"))
-    dataset = SoftLabelDataset(shapes / "train", tmp_path / "a.slc", crops_per_image=2, size=16)
+    dataset = SoftLabelDataset(shapes / "train", tmp_path / "a.slc", crops_per_image=2, size=16, normalized=False)
     labels = dataset[0].labels
     with pytest.raises(ArgumentError, match=r"expected SparseTargets or DenseTargets, got \w+Labels of a single sample.*collate_crops"):
         soft_cross_entropy(torch.zeros(2, 4), labels)
@@ -57,7 +57,7 @@ def test_labels_of_a_subfolder_and_images_of_its_parent(shapes, tmp_path, ending
     if endings:
         with pytest.raises(MismatchError, match=expected):
             train(config(shapes, tmp_path / "run", images=str(shapes)))
-    with pytest.raises(MismatchError, match=rf"20 of 40 labelled images are not in {shapes / 'val'}: .*, \.\.\.$"):
+    with pytest.raises(MismatchError, match=rf"20 of 40 labelled images are not in {shapes / 'val'}: .*Leave them out"):
         SoftLabelDataset(shapes / "val", labels)
 
 
@@ -175,3 +175,39 @@ def test_the_logger_tells_of_runs_and_comparisons(shapes, tmp_path, caplog):
 def test_one_epoch_is_not_spoken_of_as_many(shapes, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(options(shapes, tmp_path / "run", epochs=1, batch_size=40, crops_per_image=1)))
     assert "1 epoch, 1 step in" in run("train", "--config", tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize("on_missing", ["raise", "skip"])
+def test_only_images_that_are_really_elsewhere_are_said_to_be(shapes, tmp_path, on_missing):
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    (tmp_path / "train" / "red").rename(tmp_path / "train" / "kept-red")
+    if on_missing == "raise":
+        with pytest.raises(MismatchError, match=r"10 of 40 labelled images are not in .*Leave them out with on_missing='skip'"):
+            SoftLabelDataset(tmp_path / "train", shapes / "labels.slc")
+    else:
+        with pytest.warns(UserWarning, match="10 of 40 labelled images are not in .* and are left out"):
+            SoftLabelDataset(tmp_path / "train", shapes / "labels.slc", on_missing="skip", mean=[0.5] * 3, std=[0.5] * 3, keys=None)
+        with pytest.raises(MismatchError, match=rf"40 of 40 labelled images .* They are in {shapes / 'train'}"):
+            SoftLabelDataset(shapes, shapes / "labels.slc", on_missing="skip")
+
+
+def test_the_check_knows_teachers_of_probabilities_and_weights_of_ones_own(shapes, tmp_path):
+    how = ["--teacher", f"{shapes / 'teacher.py'}:probs"]
+    run(
+        "encode",
+        shapes / "train",
+        tmp_path / "a.slc",
+        *how,
+        "--teacher-output",
+        "probs",
+        "--crops",
+        4,
+        "--codec",
+        "dense",
+        "--device",
+        "cpu",
+    )
+    text = run("check", tmp_path / "a.slc", "--images", shapes / "train", *how)
+    assert "they belong together" in text
+    assert "those that made the labels" in text
+    assert "loads its weights itself" in run("check", tmp_path / "a.slc", "--images", shapes, *how, "--teacher-weights", "x.pt", code=2)

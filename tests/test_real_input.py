@@ -87,7 +87,7 @@ def test_killed_half_way_and_started_again(photographs, labels, tmp_path):
 
 def test_a_student_learns_from_them_with_two_workers(photographs, labels):
     torch.manual_seed(0)
-    dataset = SoftLabelDataset(images=photographs, labels=labels, crops_per_image=4, size=64, seed=0)
+    dataset = SoftLabelDataset(photographs, labels, crops_per_image=4, size=64, seed=0, mean=(0.5,) * 3, std=(0.5,) * 3)
     loader = DataLoader(dataset, batch_size=3, collate_fn=collate_crops, num_workers=2)
     student = nn.Sequential(nn.Conv2d(3, 16, 7, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 1000))
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softlabel_codec import ArgumentError
-from softlabel_codec.crop_choice import choose_crops
+from softlabel_codec.crop_choice import choose_crops, crops_at
 from softlabel_codec.sampler import CropSampler, crop_stream, philox4x32, portable_exp
 
 VECTORS = Path(__file__).parents[1] / "spec" / "crop-sampler-v1-vectors.json"
@@ -150,14 +150,45 @@ def test_numbers_of_any_kind_are_stored_as_the_specification_says():
     assert CropSampler.from_description(found) == sampler
 
 
-@given(seed=st.integers(0, 2**64), image=st.integers(0, 2**40), num_crops=st.integers(1, 70), n=st.integers(1, 5))
-def test_all_crops_are_used_before_any_is_used_again(seed, image, num_crops, n):
-    epochs = 3 * num_crops
-    drawn = [int(number) for epoch in range(epochs) for number in choose_crops(seed, epoch, [image], [num_crops], n)[0]]
-    for start in range(0, len(drawn), num_crops):
-        part = drawn[start : start + num_crops]
+def drawn(num_crops, n, turns, seed=0, image=5):
+    """Return what an image draws at its first turns, (turns, n)."""
+    same = np.ones(turns, np.int64)
+    return choose_crops(seed, np.arange(turns), image * same, num_crops * same, n)
+
+
+def assert_fair(found, num_crops):
+    """Check that no draw holds a crop twice, and that all crops are used before any is used again."""
+    for draw in found.tolist():
+        assert len(set(draw)) == len(draw)
+    for start in range(0, found.size, num_crops):
+        part = found.ravel()[start : start + num_crops].tolist()
         assert len(set(part)) == len(part)
         assert set(part) <= set(range(num_crops))
+
+
+@pytest.mark.parametrize("num_crops", range(1, 41))
+def test_no_draw_holds_a_crop_twice_and_all_are_used_before_any_is_used_again(num_crops):
+    for n in range(1, num_crops + 1):
+        for image in range(3):
+            assert_fair(drawn(num_crops, n, turns=-(-4 * num_crops // n), image=image), num_crops)
+
+
+@given(seed=st.integers(0, 2**64), image=st.integers(0, 2**40), num_crops=st.integers(1, 600), data=st.data())
+def test_the_same_for_many_crops(seed, image, num_crops, data):
+    n = data.draw(st.integers(1, min(num_crops, 100)))
+    assert_fair(drawn(num_crops, n, turns=-(-4 * num_crops // n), seed=seed, image=image), num_crops)
+
+
+def test_single_crops_go_on_in_the_order_of_the_larger_draws():
+    together = crops_at(7, np.arange(30), [3], [10], 4)
+    apart = np.concatenate([crops_at(7, [place], [3], [10], 4) for place in range(30)], axis=1)
+    np.testing.assert_array_equal(together, apart)
+
+
+def test_images_of_a_batch_may_be_at_different_turns():
+    batch = choose_crops(3, [0, 5, 9], [4, 4, 2], [20, 20, 7], 3)
+    for row, (turn, image, count) in enumerate([(0, 4, 20), (5, 4, 20), (9, 2, 7)]):
+        np.testing.assert_array_equal(batch[row], choose_crops(3, turn, [image], [count], 3)[0])
 
 
 def test_images_epochs_and_seeds_draw_differently():

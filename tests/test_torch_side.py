@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,16 @@ from softlabel_codec.images import apply_crop, list_images, load_image, path_of_
 from softlabel_codec.labels import concatenate_labels
 from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.torch import DenseTargets, SoftLabelDataset, SparseTargets, collate_crops, normalize, soft_cross_entropy, to_targets
+from softlabel_codec.torch import (
+    DenseTargets,
+    ImageTurn,
+    SoftLabelDataset,
+    SparseTargets,
+    collate_crops,
+    normalize,
+    soft_cross_entropy,
+    to_targets,
+)
 
 
 def label_folder(folder, path, codec="marginal_smoothing:k=3", num_crops=9, **metadata):
@@ -113,7 +123,7 @@ def test_batches_of_a_data_loader(labelled):
     images, targets = next(iter(loader))
     assert (images.shape, images.dtype, len(targets), targets.num_classes) == ((16, 3, 12, 12), torch.float32, 16, 10)
     with SoftLabelReader(labels) as reader:
-        sample = dataset.labels_of([2])[0]
+        sample = dataset.labels_of([ImageTurn(2, 0)])[0]
         every = reader[2].crops.tolist()
         numbers = [every.index(crop) for crop in sample.crops.tolist()]
         image = load_image(folder / reader.keys[2])
@@ -160,12 +170,28 @@ def test_the_dataset_pickles_small(labelled):
 def test_preprocessing_comes_from_the_file_unless_told_otherwise(image_folder, tmp_path):
     preprocessing = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "size": 99, "exif_orientation": "ignored"}
     label_folder(image_folder, tmp_path / "a.slc", preprocessing=preprocessing)
-    dataset = SoftLabelDataset(image_folder, tmp_path / "a.slc", size=8)
+    with pytest.warns(UserWarning, match="are normalised with mean"):
+        dataset = SoftLabelDataset(image_folder, tmp_path / "a.slc", size=8)
     assert (dataset.mean, dataset.std, dataset.interpolation) == ((0.5,) * 3, (0.25,) * 3, "bicubic")
     other = SoftLabelDataset(image_folder, tmp_path / "a.slc", size=8, mean=(0.1, 0.2, 0.3), interpolation="nearest", normalized=False)
     assert (other.mean, other.interpolation, other[0].images.dtype) == ((0.1, 0.2, 0.3), "nearest", torch.uint8)
-    transformed = SoftLabelDataset(image_folder, tmp_path / "a.slc", size=8, transform=lambda image: torch.tensor(image.size))
-    assert transformed[0].images.tolist() == [[8, 8]] * 4
+    changed = SoftLabelDataset(image_folder, tmp_path / "a.slc", size=8, after_crop=lambda image: torch.tensor(image.size))
+    assert changed[0].images.tolist() == [[8, 8]] * 4
+
+
+@pytest.mark.parametrize("codec", ["marginal_smoothing:k=3", "marginal_smoothing:t=0.1,tail=4", "dense"])
+def test_crops_of_one_image_may_lie_apart_so_that_neighbours_can_be_mixed(image_folder, tmp_path, codec):
+    label_folder(image_folder, tmp_path / "a.slc", codec)
+    samples = SoftLabelDataset(image_folder, tmp_path / "a.slc", crops_per_image=4, size=8).__getitems__([0, 3, 5])
+    images, targets = collate_crops(samples)
+    apart, targets_apart = partial(collate_crops, order="crop")(samples)
+    rows = [image * 4 + crop for crop in range(4) for image in range(3)]
+    torch.testing.assert_close(apart, images[rows], rtol=0, atol=0)
+    torch.testing.assert_close(targets_apart.dense(), targets.dense()[rows], rtol=0, atol=0)
+    image_of_row = torch.tensor([row // 4 for row in rows])
+    assert (image_of_row.roll(1) != image_of_row).all()  # what torchvision's MixUp and CutMix mix with
+    with pytest.raises(ArgumentError, match="order: expected image or crop, got 'crops'"):
+        collate_crops(samples, order="crops")
 
 
 def test_reduced_decoding_gives_nearly_the_same_pixels(tmp_path):
@@ -214,7 +240,7 @@ def test_images_in_a_mapping_are_turned_as_the_labelled_files_were(tmp_path):
     [
         (np.zeros((20, 20), np.float32), r"image: expected uint8 of shape \(H, W, 3\) or \(H, W\), got float32 of shape \(20, 20\)"),
         (np.zeros((3, 20, 20), np.uint8), r"got uint8 of shape \(3, 20, 20\)"),
-        (torch.zeros(3, 20, 20), "expected a path, a PIL image or a uint8 array, got Tensor"),
+        (torch.zeros(3, 20, 20), "expected a path, bytes of an image file, a PIL image or a uint8 array, got Tensor"),
     ],
 )
 def test_things_that_are_no_images(image, message):
@@ -267,7 +293,7 @@ def test_labels_of_other_images(labelled):
         SoftLabelDataset(folder, labels, crops_per_image=10)
     with pytest.raises(ArgumentError, match="crops_per_image: expected an integer of at least 1, got 0"):
         SoftLabelDataset(folder, labels, crops_per_image=0)
-    with pytest.raises(ArgumentError, match="epoch: expected at least 0"):
+    with pytest.raises(ArgumentError, match="epoch: expected an integer of at least 0, got -1"):
         SoftLabelDataset(folder, labels).set_epoch(-1)
     with pytest.raises(ArgumentError, match="interpolation"):
         SoftLabelDataset(folder, labels, interpolation="cubic")
@@ -282,6 +308,78 @@ def test_labels_of_other_images(labelled):
     (folder / "dog" / "cmyk.jpg").unlink()
     with pytest.raises(MismatchError, match="2 of 6 labelled images are not in .*images: 'cat/a.JPEG', 'dog/cmyk.jpg'"):
         SoftLabelDataset(folder, labels)
+
+
+def test_missing_images_are_left_out_if_asked(labelled):
+    folder, labels = labelled
+    whole = SoftLabelDataset(folder, labels, size=8)
+    wanted = {key: (whole[number].images, whole[number].images) for number, key in enumerate(whole.keys)}
+    (folder / "cat" / "a.JPEG").unlink()
+    (folder / "dog" / "cmyk.jpg").unlink()
+    with pytest.warns(
+        UserWarning, match="2 of 6 labelled images are not in .*images and are left out: 'cat/a.JPEG', 'dog/cmyk.jpg'"
+    ) as seen:
+        dataset = SoftLabelDataset(folder, labels, size=8, on_missing="skip")
+    assert seen[0].filename == __file__
+    assert (len(dataset), dataset.num_missing) == (4, 2)
+    assert list(dataset.keys) == ["cat/b.png", "cat/grey.jpg", "dog/deep/c.webp", "dog/palette.png"]
+    assert (dataset.keys[-1], dataset.keys[1:3]) == ("dog/palette.png", ["cat/grey.jpg", "dog/deep/c.webp"])
+    assert dataset.numbers.tolist() == [1, 2, 4, 5]
+    loader = DataLoader(dataset, batch_size=3, collate_fn=collate_crops, num_workers=1, persistent_workers=True)
+    for turn in range(2):  # an image draws what it draws in the whole set
+        pixels = torch.cat([images for images, _ in loader])
+        torch.testing.assert_close(pixels, torch.cat([wanted[key][turn] for key in dataset.keys]), rtol=0, atol=0)
+    with pytest.raises(MismatchError, match="2 of 6 labelled images are not in .*: 'cat/a.JPEG', .* Leave them out with on_missing='skip'"):
+        SoftLabelDataset(folder, labels, size=8)
+    with pytest.raises(MismatchError, match="6 of 6 labelled images are not in the dict of images: .* None is left"):
+        SoftLabelDataset({}, labels, on_missing="skip")
+    with pytest.raises(ArgumentError, match="on_missing: expected raise or skip, got 'ignore'"):
+        SoftLabelDataset(folder, labels, on_missing="ignore")
+
+
+def test_only_the_images_of_some_keys(labelled):
+    folder, labels = labelled
+    whole = SoftLabelDataset(folder, labels, size=8)
+    chosen = ["dog/palette.png", "cat/b.png", "dog/cmyk.jpg"]
+    dataset = SoftLabelDataset(folder, labels, size=8, keys=iter(chosen))  # the other images are not mentioned
+    assert (list(dataset.keys), dataset.numbers.tolist(), len(dataset)) == (chosen, [5, 1, 3], 3)
+    for place, number in enumerate([5, 1, 3]):
+        torch.testing.assert_close(dataset[place].images, whole[number].images, rtol=0, atol=0)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert list(copy.keys) == chosen
+    torch.testing.assert_close(copy[-1].images, dataset[2].images, rtol=0, atol=0)
+    with pytest.raises(IndexError):
+        dataset[3]
+    (folder / "cat" / "b.png").unlink()
+    with pytest.warns(UserWarning, match="1 of 3 labelled images are not in"):
+        assert list(SoftLabelDataset(folder, labels, keys=chosen, on_missing="skip").keys) == ["dog/palette.png", "dog/cmyk.jpg"]
+    assert len(SoftLabelDataset(folder, labels, keys=chosen[:1])) == 1  # that another one is missing does not matter
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [
+        (["cat/b.png", "dog/b.png"], MismatchError, "keys: expected keys of labelled images, got 'dog/b.png'"),
+        ([], MismatchError, "keys: expected keys of labelled images, got none"),
+        ("dog", MismatchError, "got 'dog'"),
+        ([3], MismatchError, "got 3"),
+        (["cat/b.png", "cat/b.png"], ArgumentError, "keys: expected each key once"),
+    ],
+)
+def test_wrong_keys(labelled, keys, error, message):
+    with pytest.raises(error, match=message):
+        SoftLabelDataset(*labelled, keys=keys)
+
+
+def test_only_images_that_are_used_need_enough_crops(image_folder, tmp_path):
+    sizes = {"cat/a.JPEG": 3, "cat/b.png": 5, "cat/grey.jpg": 9}
+    with SoftLabelWriter(tmp_path / "a.slc", 10, "hard") as writer:
+        for key, count in sizes.items():
+            probs = np.eye(10)[:count]
+            writer.add(key, image_size=(40, 50), crops=[[0, 0, 9, 9]] * count, flips=[False] * count, probs=probs)
+    SoftLabelDataset(image_folder, tmp_path / "a.slc", 5, keys=["cat/b.png", "cat/grey.jpg"])
+    with pytest.raises(ArgumentError, match="crops_per_image: expected at most 3"):
+        SoftLabelDataset(image_folder, tmp_path / "a.slc", 5, keys=["cat/a.JPEG"])
 
 
 def test_errors_survive_the_way_out_of_a_worker(labelled, tmp_path):

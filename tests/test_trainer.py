@@ -35,6 +35,7 @@ from softlabel_codec.trainer.files import read_result, write_json
 from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.optimisers import learning_rate, parameter_groups
 from softlabel_codec.trainer.setup import set_up
+from softlabel_codec.trainer.sources import StoredCrops
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -255,8 +256,24 @@ def test_all_stored_crops_are_used_before_any_is_used_again():
     for epoch in range(12):
         for draw in itertools.chain.from_iterable(epoch_draws(made, 48, epoch)):
             if draw.image == 7:
-                taken += crops_at(0, np.arange(draw.place, draw.place + draw.num_crops), [7], [12])[0].tolist()
+                taken += crops_at(0, np.arange(draw.place, draw.place + draw.num_crops), [7], [12], 2)[0].tolist()
     assert sorted(taken) == list(range(12))
+
+
+def test_crops_of_an_image_in_a_step_differ_though_their_number_does_not_divide_that_of_the_stored_ones(shapes):
+    def told_apart(found):
+        return np.column_stack([found.crops, found.flips, found.labels.indices, found.labels.values])
+
+    with SoftLabelReader(shapes / "labels.slc") as reader:
+        source = StoredCrops(reader, seed=0, crops_per_image=5)
+        used = []
+        for place, count in [*((place, 5) for place in range(0, 60, 5)), *((place, 1) for place in range(60, 72))]:
+            step = [Draw(image, place, count) for image in range(len(reader))]
+            crops = [told_apart(found) for found in source.prepare(step)]
+            assert {len(np.unique(one, axis=0)) for one in crops} == {count}
+            used.append(crops[3])
+    for start in range(0, 72, NUM_CROPS):  # single crops at the end go on where the others stopped
+        assert len(np.unique(np.concatenate(used)[start : start + NUM_CROPS], axis=0)) == NUM_CROPS
 
 
 def test_the_last_epochs_may_take_one_crop_at_a_time():
@@ -284,7 +301,7 @@ def test_mixing_losses_is_mixing_labels(shapes):
         targets = to_targets(reader[0].labels)
     pixels, logits = torch.rand(NUM_CROPS, 3, 8, 8), torch.randn(NUM_CROPS, 4)
     for mixup, cutmix in ((0.4, 0.0), (0.0, 1.0)):
-        mixed, mix = mix_crops(pixels, mixup, cutmix, rng)
+        mixed, mix = mix_crops(pixels, 1, mixup, cutmix, rng)
         assert 0 <= mix.share <= 1
         share_of_pixels = (mixed == pixels).all(dim=1).double().mean() if cutmix else mix.share
         if cutmix:
@@ -296,7 +313,27 @@ def test_mixing_losses_is_mixing_labels(shapes):
         dense = DenseTargets(mix.share * targets.dense() + (1 - mix.share) * targets.dense()[mix.other])
         parts = mix.share * soft_cross_entropy(logits, targets) + (1 - mix.share) * soft_cross_entropy(logits, targets[mix.other])
         torch.testing.assert_close(parts, soft_cross_entropy(logits, dense))
-    assert mix_crops(pixels, 0, 0, rng)[1] is None
+    assert mix_crops(pixels, 1, 0, 0, rng)[1] is None
+
+
+@pytest.mark.parametrize(("num_images", "crops_per_image"), [(2, 1), (2, 4), (3, 4), (16, 4), (5, 1)])
+def test_a_crop_is_never_mixed_with_one_of_its_own_image(num_images, crops_per_image):
+    rng = np.random.default_rng(0)
+    images = torch.arange(num_images).repeat_interleave(crops_per_image)
+    partners = set()
+    for _ in range(200):
+        mix = mix_crops(torch.zeros(len(images), 3, 2, 2), crops_per_image, 0.4, 0.4, rng)[1]
+        assert (images[mix.other] != images).all()
+        assert sorted(mix.other.tolist()) == list(range(len(images)))  # each crop takes part twice
+        partners.add(tuple(images[mix.other].tolist()))
+    assert len(partners) > 1 or num_images == 2
+
+
+def test_a_single_image_cannot_be_mixed():
+    for mixed in ({"mixup": 0.4}, {"cutmix": 1.0}):
+        with pytest.raises(ArgumentError, match="a step takes one image in each process, got mixup=.* which mix crops of different images"):
+            epoch_draws(draws_config(crops_per_image=8, **mixed), 48, 0)
+    assert epoch_draws(draws_config(crops_per_image=4, mixup=0.4), 48, 0)
 
 
 def test_color_jitter():
@@ -603,8 +640,12 @@ def test_labels_of_more_classes_than_there_are_folders(shapes, tmp_path):
         with pytest.raises(MismatchError, match="Say with --classes FILE which class folder has which number"):
             train(config(shapes, tmp_path / "b", **some, **more))
     (tmp_path / "classes.txt").write_text("blue\ngreen\nred\nwhite\n")
-    report = train(config(shapes, tmp_path / "c", val=str(tmp_path / "val"), classes=str(tmp_path / "classes.txt"), epochs=8, **some))
-    assert report.evaluation["top1"] > 0.8
+    (tmp_path / "classes.json").write_text('{"blue": 0, "white": 3, "green": 1}')  # of the class without images nothing need be said
+    for name in ("classes.txt", "classes.json"):
+        out, classes = tmp_path / f"c {name}", str(tmp_path / name)
+        report = train(config(shapes, out, val=str(tmp_path / "val"), classes=classes, epochs=8, **some))
+        assert report.evaluation["top1"] > 0.8
+        assert evaluate(load_student(out / "checkpoint.pt"), tmp_path / "val").top1 == report.evaluation["top1"]
 
 
 def test_the_command(shapes, tmp_path):

@@ -14,7 +14,7 @@ from softlabel_codec.cli.output import BAD_INPUT, INTERRUPTED, WRONG_USAGE, prin
 from softlabel_codec.cli.streams import open_standard_streams
 from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
 
-_EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "sklearn": "demo"}
+_EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "skimage": "demo"}
 
 
 class _NothingDropped(click.Command):

@@ -50,21 +50,30 @@ def stats_command(path: str, picture: str | None, max_images: int, as_json: bool
 @command("verify")
 @click.argument("path", type=_PATH)
 @click.option("--deep", is_flag=True, help="Also decode every label and crop, and compare keys.")
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False),
+    help="Also look whether the images in this folder are those that were labelled.",
+)
 @quiet_option
 @_json
-def verify_command(path: str, deep: bool, as_json: bool, quiet: bool) -> None:
-    """Check every checksum of a file, and with --deep the meaning of everything in it."""
+def verify_command(path: str, deep: bool, images: str | None, as_json: bool, quiet: bool) -> None:
+    """Check every checksum of a file, with --deep the meaning of everything in it, and with --images that it belongs to them."""
     with progress_bar("block", quiet) as progress:
-        report = verify(path, deep=deep, progress=progress)
-    images = f"{counted(report.num_images, 'image')} in {counted(report.num_blocks, 'block')}"
+        report = verify(path, deep=deep, images=images, progress=progress)
+    labelled = f"{counted(report.num_images, 'image')} in {counted(report.num_blocks, 'block')}"
     if as_json:
         print_json(report)
     elif report.ok:
-        click.echo(f"{path}: sound: {images}" + (", all decoded" if deep else ""))
+        click.echo(f"{path}: sound: {labelled}" + (", all decoded" if deep else ""))
+        if images is not None:
+            what = "sizes and checksums" if report.checksums else "sizes; the labels keep no checksums"
+            same = "image is the one that was" if report.compared_images == 1 else "images are those that were"
+            click.echo(f"{images}: {report.compared_images} {same} labelled ({what})")
     else:
         for problem in report.problems:
             print_pairs([(problem.error, problem.message)])
-        click.echo(f"{path}: {counted(len(report.problems), 'problem')}; {images} looked at")
+        click.echo(f"{path}: {counted(len(report.problems), 'problem')}; {labelled} looked at")
     sys.exit(0 if report.ok else BAD_INPUT)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
+from softlabel_codec.cli.check import check_command
 from softlabel_codec.cli.commands import Group, command, quiet_option
 from softlabel_codec.cli.encode import encode_command
 from softlabel_codec.cli.importing import import_group
 from softlabel_codec.cli.look import inspect_command, recover_command, stats_command, verify_command
-from softlabel_codec.cli.output import progress_bar
 from softlabel_codec.cli.training import compare_command, evaluate_command, label_maps_command, train_command
 from softlabel_codec.version import __version__
 
@@ -26,15 +24,12 @@ def main() -> None:
 
 @command("demo")
 @click.argument("folder", type=click.Path(file_okay=False), default="demo-output")
-@click.option("--epochs", type=click.IntRange(1), default=None, help="Epochs of each student (default: as long as it takes to be sure).")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @quiet_option
-def demo_command(folder: str, quiet: bool, **options: Any) -> None:
-    """Tell the whole story on scikit-learn's handwritten digits, in FOLDER: teacher, labels, students, one table, one picture."""
+def demo_command(folder: str, quiet: bool) -> None:
+    """Tell the whole story on photographs of scikit-image, in FOLDER: teacher, labels, students, one table, one picture."""
     from softlabel_codec.demo import run_demo  # noqa: PLC0415  imports torch
 
-    with progress_bar("step", quiet) as progress:
-        run_demo(folder, progress=progress, **{name: value for name, value in options.items() if value is not None})
+    run_demo(folder, quiet=quiet)
 
 
 COMMANDS = (
@@ -44,6 +39,7 @@ COMMANDS = (
     stats_command,
     verify_command,
     recover_command,
+    check_command,
     train_command,
     compare_command,
     evaluate_command,

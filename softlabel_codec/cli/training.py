@@ -134,7 +134,9 @@ def compare_command(
 @click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: likewise; needed with other weights]")
 @click.option("--std", type=float, nargs=3, help="Likewise.")
 @click.option(
-    "--classes", type=click.Path(exists=True, dir_okay=False), help="File that lists class folders in the order of their numbers."
+    "--classes",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File that says which class folder has which number: one to a line, or JSON.",
 )
 @click.option("--real", type=click.Path(exists=True, dir_okay=False), help="ImageNet ReaL's real.json.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)

@@ -1,4 +1,4 @@
-"""`slcodec demo`: the whole story in two minutes, on real images that come with scikit-learn."""
+"""`slcodec demo`: the whole story in about a minute, on photographs that come with scikit-image."""
 
 from softlabel_codec.demo.story import run_demo
 

@@ -1,127 +1,156 @@
-"""The story: a teacher trained, images labelled once, the files looked at, students trained from each, one table, one picture."""
+"""The story: a teacher trained, images labelled once, a file looked at, students trained from each kind of labels, a table, a picture.
+
+Network, recipe, codecs and number of students were chosen on other cuts of the photographs and other students than those shown here.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import os
 import shutil
-from collections.abc import Callable
+import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
+import torch
 
-from softlabel_codec.cli.tables import show_comparison, show_inspection, show_stats
-from softlabel_codec.demo.digits import IMAGE_SIDE, MEAN, NUM_CLASSES, STD, write_digits
-from softlabel_codec.demo.outcome import Outcome, draw, fkd_bytes_per_crop, show_sizes, write_json
+from softlabel_codec.cli.output import progress_bar
+from softlabel_codec.cli.tables import show_inspection
+from softlabel_codec.demo.fkd_size import fkd_bytes_per_crop
+from softlabel_codec.demo.outcome import Outcome, show_students
+from softlabel_codec.demo.photographs import INPUT_SIZE, MEAN, PHOTOGRAPHS, PIECES, PIECES_PER_SIDE, STD, write_pieces
+from softlabel_codec.demo.picture import draw
 from softlabel_codec.errors import StateError
-from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.report import inspect, stats
-from softlabel_codec.sampler import CropSampler
+from softlabel_codec.report import inspect
+from softlabel_codec.store import partial_path
 from softlabel_codec.teacher import EncodeConfig, encode
-from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
+from softlabel_codec.train_config import TRUTH, TrainConfig
 from softlabel_codec.trainer import compare, train
-from softlabel_codec.writer import SoftLabelWriter
+from softlabel_codec.trainer.files import write_json
 
-CROPS = 40
-SEEDS = 3
-TEACHER_EPOCHS, STUDENT_EPOCHS = 30, 20
-SCALE, FLIP_PROBABILITY = (0.35, 1.0), 0.0  # a mirrored digit is not a digit
+CROPS = 100
+SEEDS = 10
+TEACHER_EPOCHS, STUDENT_EPOCHS = 40, 100  # a student sees each crop once
 CODECS = {
-    "full labels": "dense:values=f32",
-    "marginal smoothing": "marginal_smoothing:k=3",
-    "image tail": "marginal_smoothing:t=0.1,tail=5",
-    "smoothing": "smoothing",
+    "full labels": "dense:values=f16",
+    "image tail": "marginal_smoothing:t=0.05,tail=10",
+    "top 3": "marginal_smoothing:k=3",
     "hard": "hard",
 }
-REFERENCE = "full labels"
-MARGIN = 1.5
+FULL, SHOWN = "full labels", "image tail"
+FILES = {name: f"{name.replace(' ', '-')}.slc" for name in CODECS}
+MARGIN = 2.0
 OPTIONS = {
-    "student": "small",
-    "size": IMAGE_SIDE,
+    "size": INPUT_SIZE,
     "mean": MEAN,
     "std": STD,
     "val_crop": 1.0,
-    "batch_size": 64,
+    "batch_size": len(PHOTOGRAPHS) * PIECES["train"],
+    "crops_per_image": 1,
     "optimizer": "adamw",
-    "learning_rate": 8e-3,
+    "learning_rate": 4e-3,
     "weight_decay": 0.05,
     "warmup_epochs": 1.0,
     "in_memory": True,
     "precision": "float32",
     "device": "cpu",
 }
-WRITTEN = ("train", "val", "teacher", "students", "teacher.py", "results.json", "demo.png")
-TEACHER_FILE = '''"""The demo's teacher: the built-in small network, twice as wide as the students."""
+LINES_OF_INSPECT = 7
+WRITTEN = (*PIECES, "teacher", "students", "teacher.py", "recipe.json", "results.json", "demo.png")
+TEACHER_FILE = '''"""The networks of the demo: teacher and students are of one kind, but the teacher has seen many more pieces."""
 
 from pathlib import Path
 
 import torch
 
-from softlabel_codec.demo.digits import IMAGE_SIDE as INPUT_SIZE
-from softlabel_codec.demo.digits import MEAN, NUM_CLASSES, STD
+from softlabel_codec.demo.photographs import INPUT_SIZE, MEAN, PHOTOGRAPHS, STD
 from softlabel_codec.students.small import SmallNetwork
 
-NAME = "small network on handwritten digits"
+NAME = "small network on pieces of photographs"
 
 
-def untrained(num_classes):  # slcodec train --student teacher.py:untrained
+def network(num_classes):  # the "student" of recipe.json
     return SmallNetwork(num_classes, width=32)
 
 
 def build():  # slcodec encode --teacher teacher.py:build
-    model = untrained(NUM_CLASSES)
+    model = network(len(PHOTOGRAPHS))
     model.load_state_dict(torch.load(Path(__file__).parent / "teacher" / "weights.pt", weights_only=True))
     return model
 '''
 
 
-def run_demo(
-    folder: str | Path,
-    *,
-    epochs: int = STUDENT_EPOCHS,
-    seeds: int = SEEDS,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Outcome:
+def run_demo(folder: str | Path, quiet: bool = False) -> Outcome:
     """Tell the whole story in a folder and return what came out.
 
     Parameters
     ----------
     folder : path
         Everything is written here; what an earlier demo wrote is replaced, what else is there stays.
-    epochs, seeds, seed : int
-        Epochs of each student, students per source, and where to start counting.
-    progress : callable, optional
-        Called with steps of students done and in all.
+    quiet : bool
+        Show no progress.
 
     Raises
     ------
     StateError
-        If scikit-learn or matplotlib is missing, or the folder holds something else.
+        If scikit-image, matplotlib or scipy is missing, or the folder holds something else.
     """
-    _require("sklearn", "matplotlib")
+    _require("skimage", "matplotlib", "scipy")
     out = _fresh_folder(Path(folder))
-    write_digits(out)
-    click.echo(f"1000 real images in {out / 'train'}, 797 more to test on in {out / 'val'}")
-    teacher_accuracy = _train_teacher(out, seed)
-    click.echo(f"teacher: {teacher_accuracy:.1%} of the test images right, after {TEACHER_EPOCHS} epochs from ground truth")
-    files = _label(out, seed)
-    click.echo(f"labelled {CROPS} crops of each image with it: {', '.join(path.name for path in files.values())}")
-    _look(files["marginal smoothing"])
-    sources = {**{name: str(path) for name, path in files.items()}, "ground truth": TRUTH, "teacher in every step": ONLINE}
-    options = {**_options(out), "teacher": _teacher(out), "epochs": epochs, **_only_at_the_end(epochs)}
-    click.echo(f"\n{len(sources)} x {seeds} students, from each kind of labels:\n")
-    report = compare(
-        sources, out / "students", options, seeds=range(seed, seed + seeds), reference=REFERENCE, margin=MARGIN, progress=progress
-    )
-    sizes = {name: fkd_bytes_per_crop(path, CODECS[name]) for name, path in files.items()}
-    outcome = Outcome(teacher_accuracy, sizes, report)
-    show_comparison(report)
-    show_sizes(outcome)
-    write_json(outcome, out / "results.json")
-    draw(outcome, files["marginal smoothing"], out / "train", out / "demo.png")
-    click.echo(f"\nThe tables are in {out / 'results.json'} too, and the picture is {out / 'demo.png'}.")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more of them would only wait for one another: the networks are small
+    try:
+        return _tell(out, quiet)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _tell(out: Path, quiet: bool) -> Outcome:
+    which = f"{len(PHOTOGRAPHS)} photographs (scikit-image's, in grey, cut into {PIECES_PER_SIDE} x {PIECES_PER_SIDE} pieces)"
+    click.echo(f"Which of {which} is this a piece of?\n{', '.join(PHOTOGRAPHS)}")
+    click.echo("{teacher-train} pieces of each teach the teacher, {train} others the students, {val} others test both.\n".format(**PIECES))
+    write_pieces(out)
+    recipe = _write_recipe(out)
+    teacher_accuracy = _train_teacher(out, recipe)
+    right = f"{100 * teacher_accuracy:.1f} % of the test pieces right"
+    click.echo(f"A teacher learns, has {right}, and labels {CROPS} crops of each student piece.")
+    files = {name: out / file for name, file in FILES.items()}
+    stored = _label(out, files)
+    fkd = {name: fkd_bytes_per_crop(path) for name, path in files.items()}
+    _look(files[SHOWN], stored[SHOWN], fkd)
+    sources = {**{name: str(path) for name, path in files.items()}, "ground truth": TRUTH}
+    with progress_bar("step", quiet) as progress:
+        report = compare(sources, out / "students", recipe, seeds=range(SEEDS), reference=FULL, margin=MARGIN, progress=progress)
+    outcome = Outcome(teacher_accuracy, stored, fkd, report)
+    show_students(outcome)
+    write_json(out / "results.json", dataclasses.asdict(outcome))
+    draw(outcome, files[SHOWN], out / "demo.png")
+    click.echo(f"\nThis is drawn in {out / 'demo.png'}. What next, with these images and this teacher or with yours:")
+    for command in next_commands(out):
+        click.echo(command)
     return outcome
+
+
+def next_commands(out: Path) -> list[str]:
+    """Return commands to go on with: look at the labels, make others, train a student from those."""
+    program = "slcodec" if shutil.which("slcodec") else os.path.relpath(Path(sys.executable).with_name("slcodec"))
+    return [
+        f"{program} stats {out / FILES[SHOWN]}",
+        f"{program} encode {out / 'train'} {out / 'my.slc'} --teacher {_teacher(out)}",
+        f"{program} train --config {out / 'recipe.json'} --labels {out / 'my.slc'} --out {out / 'my-student'}",
+    ]
+
+
+def _require(*packages: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise StateError(f"the demo needs {' and '.join(missing)}: pip install 'softlabel_codec[demo]'")
 
 
 def _fresh_folder(folder: Path) -> Path:
@@ -131,8 +160,7 @@ def _fresh_folder(folder: Path) -> Path:
     if any(folder.iterdir()) and not mark.exists():
         raise StateError(f"{folder}: expected an empty folder, or one that an earlier demo made")
     mark.touch()
-    files = [_file_name(name) for name in CODECS]
-    for name in (*WRITTEN, *files, *(f"{file}.partial" for file in files)):
+    for name in (*WRITTEN, *FILES.values(), *(partial_path(Path(file)).name for file in FILES.values())):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -141,66 +169,46 @@ def _fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def _file_name(source: str) -> str:
-    return f"{source.replace(' ', '-')}.slc"
+def _write_recipe(out: Path) -> dict[str, Any]:
+    """Write the file of the networks and the options of students, and return those."""
+    (out / "teacher.py").write_text(TEACHER_FILE)
+    student = {"student": f"{out / 'teacher.py'}:network", **_for_epochs(STUDENT_EPOCHS)}
+    recipe = {"images": str(out / "train"), "val": str(out / "val"), **student, **OPTIONS}
+    write_json(out / "recipe.json", recipe)
+    return recipe
 
 
-def _require(*packages: str) -> None:
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise StateError(f"the demo needs {' and '.join(missing)}: pip install 'softlabel_codec[demo]'")
-
-
-def _options(out: Path) -> dict[str, Any]:
-    return {"images": str(out / "train"), "val": str(out / "val"), **OPTIONS}
-
-
-def _only_at_the_end(epochs: int) -> dict[str, Any]:
-    return {"val_epochs": epochs, "checkpoint_epochs": epochs}
+def _for_epochs(epochs: int) -> dict[str, int]:
+    return {"epochs": epochs, "val_epochs": epochs, "checkpoint_epochs": epochs}
 
 
 def _teacher(out: Path) -> str:
     return f"{out / 'teacher.py'}:build"
 
 
-def _train_teacher(out: Path, seed: int) -> float:
-    (out / "teacher.py").write_text(TEACHER_FILE)
-    own = {"student": f"{out / 'teacher.py'}:untrained", "labels": TRUTH, "out": str(out / "teacher"), "epochs": TEACHER_EPOCHS}
-    crops = {"seed": seed, "scale": SCALE, "flip_probability": FLIP_PROBABILITY}
-    report = train(TrainConfig.from_mapping({**_options(out), **own, **crops, **_only_at_the_end(TEACHER_EPOCHS)}))
+def _train_teacher(out: Path, recipe: dict[str, Any]) -> float:
+    own = {"images": str(out / "teacher-train"), "labels": TRUTH, "out": str(out / "teacher"), **_for_epochs(TEACHER_EPOCHS)}
+    report = train(TrainConfig.from_mapping({**recipe, **own}))
     return float((report.evaluation or {})["top1"])
 
 
-def _label(out: Path, seed: int) -> dict[str, Path]:
-    """Run the teacher once, keeping full probabilities, and write the other label files from those."""
-    files = {source: out / _file_name(source) for source in CODECS}
-    sampler = CropSampler(seed=seed, scale=SCALE, flip_probability=FLIP_PROBABILITY)
-    config = EncodeConfig(
-        images=str(out / "train"),
-        out=str(files[REFERENCE]),
-        teacher=_teacher(out),
-        codec=CODECS[REFERENCE],
-        crops=CROPS,
-        sampler=sampler,
-        num_classes=NUM_CLASSES,
-    )
-    encode(config)
-    with SoftLabelReader(files[REFERENCE]) as reader:
-        for source, path in files.items():
-            if source != REFERENCE:
-                _copy_labels(reader, path, CODECS[source], sampler)
-    return files
+def _label(out: Path, files: dict[str, Path]) -> dict[str, float]:
+    """Write all label files, and return how many bytes per crop each would take if it stored its crops."""
+    config = EncodeConfig(images=str(out / "train"), out="", teacher=_teacher(out), crops=CROPS, num_classes=len(PHOTOGRAPHS))
+    stored = {}
+    for name, codec in CODECS.items():
+        encode(replace(config, out=str(files[name]), codec=codec))
+        with TemporaryDirectory() as folder:
+            report = encode(replace(config, out=f"{folder}/{FILES[name]}", codec=codec, store_crops=True))
+        stored[name] = report.file_bytes / (CROPS * report.num_images)
+    return stored
 
 
-def _copy_labels(reader: SoftLabelReader, path: Path, codec: str, sampler: CropSampler) -> None:
-    with SoftLabelWriter(path, reader.num_classes, codec, reader.metadata, crops="derived", sampler=sampler) as writer:
-        for key, image in zip(reader.keys, reader, strict=True):
-            writer.add(key, image_size=image.image_size, crops=image.crops, flips=image.flips, probs=image.labels.dense())
-
-
-def _look(labels: Path) -> None:
-    """Show what anyone sees who is handed one of the files."""
-    click.echo(f"\n$ slcodec inspect {labels}\n")
-    show_inspection(inspect(labels))
-    click.echo(f"\n$ slcodec stats {labels}\n")
-    show_stats(stats(labels))
+def _look(path: Path, stored: float, fkd: dict[str, float | None]) -> None:
+    """Show the beginning of what `slcodec inspect` prints."""
+    click.echo(f"\n$ slcodec inspect {path} | head -{LINES_OF_INSPECT}")
+    with redirect_stdout(io.StringIO()) as printed:
+        show_inspection(inspect(path))
+    click.echo("\n".join(printed.getvalue().splitlines()[:LINES_OF_INSPECT]))
+    fkds = ", ".join(f"{name} {size:.1f}" for name, size in fkd.items() if size is not None)
+    click.echo(f"With stored crops: {stored:.1f} bytes per crop. FKD's files, which store them: {fkds}.")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
-from softlabel_codec.errors import CorruptError, FormatError
+from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, SoftLabelError
 from softlabel_codec.frame import TRAILER, unpack_copy
 from softlabel_codec.prefix import BlockScan, read_beginning
 from softlabel_codec.reader import SoftLabelReader
@@ -52,6 +55,10 @@ class VerifyReport:
         Labels were decoded and checked, too.
     num_blocks, num_images : int
         What was checked; of a file without a sound index, the whole blocks at its beginning.
+    compared_images : int
+        Images in a folder that were compared with the labels: their sizes, and their checksums if `checksums`.
+    checksums : bool
+        Whether the labels keep a checksum of each image's file.
     problems : list of Problem
         What is wrong.
     """
@@ -62,24 +69,32 @@ class VerifyReport:
     num_blocks: int
     num_images: int
     problems: list[Problem]
+    compared_images: int = 0
+    checksums: bool = False
 
 
 @dataclass
 class _Findings:
     problems: list[Problem] = field(default_factory=list)
 
-    def note(self, error: FormatError) -> None:
+    def note(self, error: SoftLabelError) -> None:
         self.problems.append(Problem(type(error).__name__, str(error)))
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
         try:
             yield
-        except FormatError as error:
+        except (FormatError, MismatchError) as error:
             self.note(error)
 
 
-def verify(path: str | os.PathLike[str], *, deep: bool = False, progress: Progress | None = None) -> VerifyReport:
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    deep: bool = False,
+    images: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
     """Check a container file from end to end and return all that is wrong with it.
 
     Parameters
@@ -88,8 +103,10 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False, progress: Progre
         The file.
     deep : bool
         Also decode every label and crop, and compare the keys in the blocks with those in the index.
+    images : path, optional
+        Folder of the labelled images: also look whether all are there and the ones that were labelled. That needs Pillow.
     progress : callable, optional
-        Called with the number of blocks done so far and in all.
+        Called with the number of blocks, or then of images, done so far and in all.
 
     Raises
     ------
@@ -110,7 +127,41 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False, progress: Progre
             _check_copy(reader)
         with findings.collecting():
             _check_sha256(reader)
-    return VerifyReport(str(path), not findings.problems, deep, reader.trailer.num_blocks, len(reader), findings.problems)
+        compared = 0 if images is None else _compare_images(reader, Path(images), findings, progress or (lambda done, total: None))
+        counts = reader.trailer.num_blocks, len(reader)
+        return VerifyReport(str(path), not findings.problems, deep, *counts, findings.problems, compared, reader.image_checksums)
+
+
+def _compare_images(reader: SoftLabelReader, images: Path, findings: _Findings, progress: Progress) -> int:
+    """Look at all images of a folder that are labelled, and return how many there are."""
+    from softlabel_codec.image_files import ON_MISSING, find_images  # noqa: PLC0415  needs Pillow, which the rest does without
+    from softlabel_codec.images import compare_file  # noqa: PLC0415
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is left out counts as a problem
+            find, numbers, num_missing = find_images(images, reader, on_missing=ON_MISSING[1])
+    except (MismatchError, ArgumentError) as error:
+        findings.note(error)
+        return 0
+    there = range(len(reader)) if numbers is None else numbers.tolist()
+    if num_missing:
+        first = reader.keys[min(set(range(len(reader))) - set(there))]
+        findings.note(MismatchError(f"{images}: {num_missing} of {len(reader)} labelled images are not there, {first!r} first"))
+
+    def compare(number: int) -> MismatchError | None:
+        key = reader.keys[number]
+        try:
+            return compare_file(find(number, key), reader.read(number, [0]), key, str(reader.path))
+        except FormatError:
+            return None  # which the blocks were checked for
+
+    with ThreadPoolExecutor() as threads:
+        for done, problem in enumerate(threads.map(compare, there)):
+            if problem is not None:
+                findings.note(problem)
+            progress(done + 1, len(there))
+    return len(there)
 
 
 def _check_blocks(reader: SoftLabelReader, findings: _Findings, deep: bool, progress: Progress) -> None:

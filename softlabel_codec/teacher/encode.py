@@ -17,6 +17,7 @@ from torch import Tensor
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.factories import device_by_name
 from softlabel_codec.images import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key
 from softlabel_codec.interrupted import saying_what_is_kept
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
@@ -208,7 +209,7 @@ class _TeacherRun:
     """A teacher on its device, ready to label batches."""
 
     def __init__(self, teacher: Teacher, config: EncodeConfig, codec: Codec) -> None:
-        self.device = _device(config.device)
+        self.device = device_by_name(config.device)
         self.on_cuda = self.device.type == "cuda"
         self.precision = ("float16" if self.on_cuda else "float32") if config.precision == "auto" else config.precision
         self.batch_size = config.batch_size or (16 if self.device.type == "cpu" else 256)
@@ -307,17 +308,6 @@ def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
 
 def _to_numpy(labels: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
     return {name: tensor.cpu().numpy() for name, tensor in labels.items()}
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"device {name!r} cannot be used: {error}") from None
-    return device
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from softlabel_codec.factories import call_factory, foreign_library, run_foreign
 from softlabel_codec.images import resampling, text_of_path
 from softlabel_codec.students import network_state, read_weights, take_weights
 from softlabel_codec.teacher.config import MAX_INPUT_SIZE, UNTRAINED
+from softlabel_codec.teacher.outputs import Logits
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,11 @@ class Teacher:
     code_sha256: str = ""
     weights: str = ""
     output: str = "logits"
+
+    @property
+    def logits(self) -> nn.Module:
+        """The model as one that returns logits, whatever it returns itself."""
+        return self.model if self.output == "logits" else Logits(self.model)
 
 
 def load_teacher(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softlabel_codec.errors import MismatchError
 
@@ -42,6 +42,17 @@ def as_logits(output: Tensor, kind: str) -> Tensor:
     if kind == "logits":
         return output.float()
     return torch.where(_are_probs(output)[:, None], output.float(), torch.nan).log()
+
+
+class Logits(nn.Module):
+    """A model that returns probabilities, as one that returns their logarithms."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return as_logits(self.model(images), "probs")
 
 
 def _are_probs(output: Tensor) -> Tensor:

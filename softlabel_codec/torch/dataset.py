@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -16,31 +17,31 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from softlabel_codec.arguments import check_choice, check_whole
 from softlabel_codec.crop_choice import choose_crops
-from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.image_files import Images, ImageSource, find_images
 from softlabel_codec.images import (
-    Stems,
     apply_crop,
     apply_crop_to_reduced,
+    check_image,
     crops_in_pixels,
     image_size,
-    list_images,
     load_image,
     load_reduced,
-    path_of_key,
     resampling,
-    subfolder_of_keys,
 )
 from softlabel_codec.labelled import BatchLabels, ImageLabels
 from softlabel_codec.labels import Labels, concatenate_labels
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, as_std, as_triple, normalize, to_tensor
+from softlabel_codec.torch.geometry import WHY, refuse_geometry
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize, to_tensor
+from softlabel_codec.torch.shared import SharedTensor
 from softlabel_codec.torch.targets import Targets, to_targets
-from softlabel_codec.wording import counted
+from softlabel_codec.torch.turns import Turns
 
-ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any]
-Images = str | os.PathLike[str] | Mapping[str, ImageSource]
-_NAMED = 3
+ORDERS = ("image", "crop")
+_SAME_NORMALISATION = 5e-4
 
 
 class Sample(NamedTuple):
@@ -61,14 +62,33 @@ class Sample(NamedTuple):
 class SoftLabelDataset(Dataset[Sample]):
     """Images, N of the stored crops of each, and the labels of those crops. One decoding of an image serves all N.
 
-    Which crops are drawn depends on seed, epoch and image only, never on workers, ranks or what ran before; all stored crops
-    of an image are used before any is used again. Call `set_epoch` before each epoch, as for a DistributedSampler.
+    A sample never holds a crop twice, and all stored crops of an image are used before any is used again. Which crops come depends on
+    the seed, the image's number in the file, and its turn. With a `SoftLabelSampler` the turn is a function of the epoch only. Any other
+    sampler gives plain integers; then the dataset counts the turns of each image itself, in all its worker processes together (4 bytes
+    per image), so that an image that comes again, in the same epoch or the next, brings other crops, whether `set_epoch` is called or
+    not. What counting cannot do: a continued run does not know what was drawn before it, beyond the epoch that is set; several training
+    processes do not know of each other, and draw the same crops of an image that comes in both, unless each image comes once in an epoch
+    and `set_epoch` is called; and of two workers that take up the same image in the same microseconds both may get the same turn.
+
+    What pixels are to look like depends on who takes them:
+
+    ==================================  ==========================================  =========================================
+    who takes the batches               what to ask for                             who normalises
+    ==================================  ==========================================  =========================================
+    a training loop of your own         the default, `mean` and `std` as in         the dataset
+                                        your validation
+    timm's PrefetchLoader               `normalized=False`                          the loader: give it mean and std
+    torchvision v2 on batches           `normalized=False`                          `ToDtype(torch.float32, scale=True)` and
+                                                                                    `Normalize` at the end
+    what is to go to the GPU as bytes   `normalized=False`                          `softlabel_codec.torch.normalize`
+    a pipeline on PIL images            `after_crop=`                               the pipeline
+    ==================================  ==========================================  =========================================
 
     Parameters
     ----------
     images : path, or mapping of key to image
-        Folder that holds the labelled images, by key; or anything that maps keys to paths, PIL images or uint8 arrays.
-        Keys of FKD label files, which lack the file name's ending, are found as well.
+        Folder that holds the labelled images, by key; or anything that maps keys to paths, bytes of files, PIL images or
+        uint8 arrays. Keys of FKD label files, which lack the file name's ending, are found as well.
     labels : path
         Container file.
     crops_per_image : int
@@ -78,13 +98,15 @@ class SoftLabelDataset(Dataset[Sample]):
     seed : int
         Decides the order in which crops are drawn.
     mean, std : three floats, optional
-        Normalisation of RGB in 0..1. By default the teacher's, from the file, or else ImageNet's.
+        Normalisation of RGB in 0..1. By default the teacher's, from the file, or else ImageNet's. Where the teacher's differ from
+        ImageNet's, the default is said once, as a warning: validation must use the same.
     interpolation : str, optional
         How crops are scaled. By default as for the teacher, from the file, or else bilinear.
     normalized : bool
-        False to get uint8 crops, a quarter of the bytes; `softlabel_codec.torch.normalize` does the rest on the device.
-    transform : callable, optional
-        PIL image to tensor, applied to each crop instead of the normalisation: for further augmentation of pixels.
+        False to get uint8 crops, a quarter of the bytes.
+    after_crop : callable, optional
+        PIL image (of `size` x `size` pixels) to tensor, applied to each crop instead of the normalisation: for further changes of
+        colours, for erasing. The crop is cut and mirrored already, as its label says: what moves, cuts or mirrors is refused.
     policy : str, optional
         Remainder policy to read sparse labels with, if not the codec's own.
     num_classes : int, optional
@@ -94,11 +116,32 @@ class SoftLabelDataset(Dataset[Sample]):
         larger than `size`. Faster for large photographs, but the pixels are not exactly those that the teacher saw.
     on_corrupt : str
         What an image does whose labels are damaged: `raise` an error, or `skip`: a batch comes without it, and it counts in `num_damaged`.
+    keys : iterable of str, optional
+        Use only the images of these keys, in this order.
+    on_missing : str
+        What labelled images do that are not there: `raise` an error, or `skip`: they are left out with a warning, and count in
+        `num_missing`.
+    check_images : bool
+        Compare each image file with the checksum of the one that was labelled, if the labels keep it, the first time that a process reads
+        it (about 1 % of the time of its decoding). False for copies that are known to differ. PIL images and arrays are not compared.
+    transform : None
+        Nothing else: elsewhere it means what cuts a random crop. Setting it as an attribute, as timm's `create_loader` does, is refused
+        too.
+
+    Attributes
+    ----------
+    keys : sequence of str
+        Keys of the images, by their index in this dataset.
+    numbers : int64 (len(dataset),)
+        Numbers of the images in the file. They differ from the index where images were left out. The crops of an image do not.
+    num_missing : int
+        How many images were left out because they are not there.
 
     Raises
     ------
     MismatchError
-        If labelled images are missing, or the number of classes differs; on reading, if an image has another size than the labelled one.
+        If labelled images are missing, a key is not in the file, or the number of classes differs; on reading, if an image has another
+        size than the labelled one, or its file other bytes.
     ArgumentError
         If more crops are asked for than an image has, or another argument cannot be; on reading, if the mapping of images holds
         something that is none.
@@ -118,18 +161,24 @@ class SoftLabelDataset(Dataset[Sample]):
         std: Sequence[float] | None = None,
         interpolation: str | None = None,
         normalized: bool = True,
-        transform: Callable[[Image.Image], Tensor] | None = None,
+        after_crop: Callable[[Image.Image], Tensor] | None = None,
         policy: str | None = None,
         num_classes: int | None = None,
         reduced_decoding: bool = False,
         on_corrupt: str = "raise",
+        keys: Iterable[str] | None = None,
+        on_missing: str = "raise",
+        check_images: bool = True,
+        transform: object = None,
     ) -> None:
+        if transform is not None:
+            self.transform = transform
+        refuse_geometry("after_crop", after_crop)
         self.reader = SoftLabelReader(labels, policy=policy, on_corrupt=on_corrupt)
         if num_classes is not None:
             self.reader.check_classes(num_classes)
-        self.crops_per_image, self.size = _whole("crops_per_image", crops_per_image, 1), _whole("size", size, 1)
-        self.seed = _whole("seed", seed, 0)
-        self._check_counts()
+        self.crops_per_image, self.size = check_whole("crops_per_image", crops_per_image, 1), check_whole("size", size, 1)
+        self.seed = check_whole("seed", seed, 0)
         teacher = self.reader.metadata.get("preprocessing")
         teacher = teacher if isinstance(teacher, Mapping) else {}
         self.mean = as_triple("mean", teacher.get("mean", IMAGENET_MEAN) if mean is None else mean)
@@ -137,76 +186,132 @@ class SoftLabelDataset(Dataset[Sample]):
         self.interpolation = interpolation or teacher.get("interpolation") or "bilinear"
         resampling(self.interpolation)
         self._exif_orientation = teacher.get("exif_orientation", "ignored")
-        self._normalized, self._transform = normalized, transform
+        self._normalized, self._after_crop = normalized, after_crop
         self._reduced_decoding = reduced_decoding
-        self._find_image = image_finder(images, self.reader)
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # running workers see it change
-        self._damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
-        self._damaged.share_memory_()  # type: ignore[no-untyped-call]  # what workers find damaged is known to all
+        self._find_image, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
+        self._check_counts()
+        if self.normalization is not None and (mean is None or std is None):
+            self._mention_normalisation()
+        self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
+        self._turns = Turns(len(self))
+        damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
+        self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
 
     def _check_counts(self) -> None:
-        fewest = int(self.reader.num_crops.min(initial=self.crops_per_image))
+        counts = self.reader.num_crops if self._numbers is None else self.reader.num_crops[self._numbers]
+        fewest = int(counts.min(initial=self.crops_per_image))
         if fewest < self.crops_per_image:
             raise ArgumentError(f"crops_per_image: expected at most {fewest}, the crops stored of an image, got {self.crops_per_image}")
+
+    def _mention_normalisation(self) -> None:
+        if not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
+            of_teacher = f"with mean {self.mean} and std {self.std}, as its teacher's were"
+            of_imagenet = f"mean {IMAGENET_MEAN} and std {IMAGENET_STD}, ImageNet's"
+            advice = "Pass mean= and std= to say which you mean, and validate with the same"
+            _warn_once(f"{self.reader.path}: crops are normalised {of_teacher}; many scripts validate with {of_imagenet}. {advice}")
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return self.reader.keys if self._numbers is None else _SomeKeys(self.reader.keys, self._numbers)
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        return np.arange(len(self.reader)) if self._numbers is None else self._numbers.copy()
+
+    @property
+    def normalization(self) -> tuple[Triple, Triple] | None:
+        """Mean and std that crops are normalised with; None if they are bytes, or `after_crop` decides."""
+        return (self.mean, self.std) if self._normalized and self._after_crop is None else None
 
     @property
     def epoch(self) -> int:
         """The epoch that was set last; 0 at first."""
-        return int(self._epoch)
+        return self._turns.epoch
 
     @property
     def num_damaged(self) -> int:
         """How many images were left out so far, in all workers, because their labels are damaged."""
-        return int(self._damaged.sum())
+        return int(self._damaged.tensor.sum())
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the crops of this epoch from now on, in all workers."""
-        if epoch < 0:
-            raise ArgumentError(f"epoch: expected at least 0, got {epoch}")
-        self._epoch.fill_(epoch)
+        """Let plain indices take the turn of this epoch from now on, in all workers, or a later one that they have come to by counting."""
+        self._turns.set_epoch(epoch)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Let what is drawn inside a `with` block count as no turn."""
+        counted = self._turns.counted()
+        try:
+            yield
+        finally:
+            self._turns.count_from(counted)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute; ArgumentError for `transform`."""
+        if name == "transform":
+            advice = "Pass after_crop= for what changes colours or erases; for a loader that sets transform, wrap a DataLoader of your own"
+            raise ArgumentError(f"transform: SoftLabelDataset has none: {WHY}. A random crop after it would undo that. {advice}")
+        super().__setattr__(name, value)
 
     def __len__(self) -> int:
-        """Return the number of labelled images."""
-        return len(self.reader)
+        """Return the number of images."""
+        return len(self.reader) if self._numbers is None else len(self._numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return the crops of one image that are due in this epoch."""
+        """Return the crops of one image that are due: those of its turn if the index is an `ImageTurn`, else the next ones."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return the crops of several images; DataLoader calls this with all indices of a batch."""
         labelled = self._due(indices)
-        return [Sample(self._cut(index, image), image.labels) for index, image in zip(labelled.images.tolist(), labelled, strict=True)]
+        return [Sample(self._cut(number, image), image.labels) for number, image in zip(labelled.images.tolist(), labelled, strict=True)]
 
     def labels_of(self, indices: Sequence[int]) -> list[ImageLabels]:
-        """Return crops, flips and labels that are due in this epoch, without any image."""
-        return list(self._due(indices))
+        """Return crops, flips and labels that are due, without any image, and without counting it as a turn."""
+        return list(self._due(indices, count=False))
 
-    def _due(self, indices: Sequence[int]) -> BatchLabels:
-        numbers = np.array([range(len(self))[index] for index in indices], np.int64)
-        chosen = choose_crops(self.seed, self.epoch, numbers, self.reader.num_crops[numbers], self.crops_per_image)
+    def _due(self, indices: Sequence[int], count: bool = True) -> BatchLabels:
+        places, turns = self._turns.due(indices, count)
+        numbers = places if self._numbers is None else self._numbers[places]
+        chosen = choose_crops(self.seed, turns, numbers, self.reader.num_crops[numbers], self.crops_per_image)
         try:
             return self.reader.read_batch(numbers, chosen)
         finally:
-            if len(self._damaged):
-                self._damaged[self.reader.damaged_images] = True
+            if len(self._damaged.tensor):
+                self._damaged.tensor[self.reader.damaged_images] = True
 
-    def _cut(self, index: int, labelled: ImageLabels) -> Tensor:
-        key = self.reader.keys[index]
-        source = self._find_image(index, key)
+    def _cut(self, number: int, labelled: ImageLabels) -> Tensor:
+        key = self.reader.keys[number]
+        source = self._sound_source(number, key, labelled)
         factor = self._reduction(labelled, source)
-        image, size = load_reduced(source, factor) if factor > 1 else _decode(source, self._exif_orientation)  # type: ignore[arg-type]
+        image, size = load_reduced(source, factor, key) if factor > 1 else _decode(source, self._exif_orientation, key)  # type: ignore[arg-type]
         crops = crops_in_pixels(labelled, size, key, str(self.reader.path))
         due = zip(crops.tolist(), labelled.flips.tolist(), strict=True)
         if factor > 1:
             cut = [apply_crop_to_reduced(image, size, crop, flip, self.size, self.interpolation) for crop, flip in due]
         else:
             cut = [apply_crop(image, crop, flip, self.size, self.interpolation) for crop, flip in due]
-        if self._transform is not None:
-            return torch.stack([self._transform(crop) for crop in cut])
+        if self._after_crop is not None:
+            return torch.stack([self._after_crop(crop) for crop in cut])
         pixels = to_tensor(cut)
         return normalize(pixels, self.mean, self.std) if self._normalized else pixels
+
+    def _sound_source(self, number: int, key: str, labelled: ImageLabels) -> ImageSource:
+        """Return what an image is decoded from; the first time in this process its bytes, after comparing them with those labelled."""
+        source = self._find_image(number, key)
+        if not self._check_images or labelled.image_crc32 is None or not isinstance(source, str | os.PathLike | bytes):
+            return source
+        if not len(self._checked):
+            self._checked = np.zeros(len(self.reader), np.bool_)
+        if self._checked[number]:
+            return source
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        check_image(data, labelled, key, str(self.reader.path))
+        self._checked[number] = True
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_checked": np.zeros(0, np.bool_)}
 
     def _reduction(self, labelled: ImageLabels, source: ImageSource) -> int:
         """Return at which part of its size an image may be decoded: 1, or 2, 4, 8 if all crops are that many times larger than needed."""
@@ -217,91 +322,60 @@ class SoftLabelDataset(Dataset[Sample]):
         return max(factor for factor in (1, 2, 4, 8) if factor == 1 or smallest >= factor * self.size)
 
 
-def _decode(source: ImageSource, exif_orientation: str) -> tuple[Image.Image, tuple[int, int]]:
-    image = load_image(source, exif_orientation)
+def _decode(source: ImageSource, exif_orientation: str, key: str) -> tuple[Image.Image, tuple[int, int]]:
+    image = load_image(source, exif_orientation, key)
     return image, image_size(image)
 
 
-def collate_crops(samples: Sequence[Sample]) -> tuple[Tensor, Targets]:
-    """Return one batch: images (B * N, 3, size, size), and the labels of all crops, still sparse.
+def collate_crops(samples: Sequence[Sample], order: str = "image") -> tuple[Tensor, Targets]:
+    """Return one batch: images (B * N, 3, size, size), and the labels of all crops in the same order, still sparse.
 
     Pass it to a DataLoader as `collate_fn`.
-    """
-    images = torch.cat([sample.images for sample in samples])
-    return images, to_targets(concatenate_labels([sample.labels for sample in samples]))
 
-
-class _InMapping:
-    """Finds images in a mapping by key."""
-
-    def __init__(self, images: Mapping[str, ImageSource], reader: SoftLabelReader) -> None:
-        missing = [key for key in reader.keys if key not in images]
-        _refuse_missing(missing, len(reader), f"the {type(images).__name__} of images", reader.path)
-        self._images = images
-
-    def __call__(self, index: int, key: str) -> ImageSource:
-        return self._images[key]
-
-
-class _InFolder:
-    """Finds images in a folder by key, or by key and one of the file name endings that were found for such keys."""
-
-    def __init__(self, folder: Path, reader: SoftLabelReader) -> None:
-        self._folder = folder
-        there = set(list_images(folder))
-        endings, of_image, missing = [""], np.zeros(len(reader), np.uint8), []
-        stems: Stems | None = None
-        for number, key in enumerate(reader.keys):
-            if key in there:
-                there.discard(key)
-                continue
-            stems = stems or Stems(there)
-            name = stems.find(key)
-            if name is None:
-                missing.append(key)
-                continue
-            there.discard(name)
-            ending = name[len(key) :]
-            if ending not in endings:
-                endings.append(ending)
-            of_image[number] = endings.index(ending)
-        inside = subfolder_of_keys(there, missing) if missing else None
-        _refuse_missing(missing, len(reader), str(folder), reader.path, f". They are in {folder / inside}" if inside else "")
-        _mention_unlabelled(there - set(reader.summary.get("skipped_keys", [])), folder, reader.path)
-        self._endings = endings
-        self._ending_of_image = of_image if len(endings) > 1 else None
-
-    def __call__(self, index: int, key: str) -> ImageSource:
-        ending = "" if self._ending_of_image is None else self._endings[self._ending_of_image[index]]
-        return path_of_key(self._folder, key + ending)
-
-
-def image_finder(images: Images, reader: SoftLabelReader) -> Callable[[int, str], ImageSource]:
-    """Return what finds an image of a label file by its number and key, in a folder or a mapping.
+    Parameters
+    ----------
+    samples : sequence of Sample
+        The crops of B images.
+    order : str
+        `image`: all crops of the first image, then those of the second, ... `crop`: the first crop of each image, then the second of
+        each, ... That is for what mixes each crop with its neighbour, such as torchvision's MixUp and CutMix: side by side, crops of one
+        image would mostly be mixed with each other. Pass `functools.partial(collate_crops, order="crop")`.
 
     Raises
     ------
-    MismatchError
-        If labelled images are missing.
+    ArgumentError
+        If `order` is something else.
     """
-    return _InMapping(images, reader) if isinstance(images, Mapping) else _InFolder(Path(images), reader)
+    check_choice("order", order, ORDERS)
+    labels = concatenate_labels([sample.labels for sample in samples])
+    if order == "image":
+        return torch.cat([sample.images for sample in samples]), to_targets(labels)
+    rows = np.arange(len(labels)).reshape(len(samples), -1).T.ravel()
+    return torch.stack([sample.images for sample in samples], dim=1).flatten(0, 1), to_targets(labels[rows])
 
 
-def _whole(name: str, value: Any, smallest: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < smallest:
-        raise ArgumentError(f"{name}: expected an integer of at least {smallest}, got {value!r}")
-    return operator.index(value)
+class _SomeKeys(Sequence[str]):
+    """Keys of some images of a file, which stay in the file."""
+
+    def __init__(self, keys: Sequence[str], numbers: NDArray[np.int64]) -> None:
+        self._keys, self._numbers = keys, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self._keys[number] for number in self._numbers[place].tolist()]
+        return self._keys[int(self._numbers[place])]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} keys>"
 
 
-def _refuse_missing(missing: list[str], num_labelled: int, where: str, labels: Path, advice: str = "") -> None:
-    if missing:
-        named = ", ".join(repr(key) for key in missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-        raise MismatchError(f"{labels}: {len(missing)} of {num_labelled} labelled images are not in {where}: {named}{advice}")
-
-
-def _mention_unlabelled(unlabelled: set[str], folder: Path, labels: Path) -> None:
-    if unlabelled:
-        first = min(unlabelled)
-        have, are = ("has", "is") if len(unlabelled) == 1 else ("have", "are")
-        images = counted(len(unlabelled), "image")
-        warnings.warn(f"{images} in {folder} {have} no labels in {labels} and {are} left out, {first!r} first", stacklevel=5)
+@lru_cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=4)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 GREY = 0.299, 0.587, 0.114
@@ -32,17 +33,26 @@ def jitter_colors(pixels: Tensor, strength: float, rng: np.random.Generator) -> 
     return torch.lerp(grey.expand_as(pixels), pixels, factors[2]).clamp_(0, 1)
 
 
-def mix_crops(pixels: Tensor, mixup: float, cutmix: float, rng: np.random.Generator) -> tuple[Tensor, Mix | None]:
-    """Return mixed pixels (B, 3, H, W) and how they were mixed: by mixup (Zhang et al., 2018) or cutmix (Yun et al., 2019).
+def mix_crops(pixels: Tensor, crops_per_image: int, mixup: float, cutmix: float, rng: np.random.Generator) -> tuple[Tensor, Mix | None]:
+    """Return mixed pixels and how they were mixed: by mixup (Zhang et al., 2018) or cutmix (Yun et al., 2019).
 
-    `mixup` and `cutmix` are the alphas of the beta distribution of the share; 0 leaves that way out. With both, each step takes either.
+    Parameters
+    ----------
+    pixels : float (B, 3, H, W)
+        Crops, those of an image side by side. They are of two images at least: no crop is mixed with one of its own image.
+    crops_per_image : int
+        How many of them are of each image.
+    mixup, cutmix : float
+        Alphas of the beta distribution of the share; 0 leaves that way out. With both, each step takes either.
+    rng : Generator
+        What is drawn from.
     """
     if not mixup and not cutmix:
         return pixels, None
     by_cutting = bool(cutmix) and (not mixup or rng.random() < 0.5)
     alpha = cutmix if by_cutting else mixup
     share = float(rng.beta(alpha, alpha))
-    other = torch.from_numpy(rng.permutation(len(pixels))).to(pixels.device)
+    other = torch.from_numpy(_partners(len(pixels) // crops_per_image, crops_per_image, rng)).to(pixels.device)
     if not by_cutting:
         return torch.lerp(pixels[other], pixels, share), Mix(other, share)
     height, width = pixels.shape[2:]
@@ -51,6 +61,15 @@ def mix_crops(pixels: Tensor, mixup: float, cutmix: float, rng: np.random.Genera
     mixed = pixels.clone()
     mixed[:, :, top:bottom, left:right] = pixels[other, :, top:bottom, left:right]
     return mixed, Mix(other, 1 - (bottom - top) * (right - left) / (height * width))
+
+
+def _partners(num_images: int, crops_per_image: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return a random permutation of crops that sends each to a crop of another image: the n-th of one image to the n-th of another."""
+    images = rng.permuted(np.tile(np.arange(num_images), (crops_per_image, 1)), axis=1)
+    other = np.empty((num_images, crops_per_image), np.int64)
+    for place, circle in enumerate(images):  # each image takes the next one of a random circle
+        other[circle, place] = np.roll(circle, -1) * crops_per_image + place
+    return other.ravel()
 
 
 def _interval(length: int, share: float, rng: np.random.Generator) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +32,65 @@ def unknown_classes(folder: str | os.PathLike[str], found: int, num_classes: int
     return f"{folder}: {counts}. Say with --classes FILE which class folder has which number"
 
 
-def read_class_folders(path: str | os.PathLike[str]) -> list[str]:
-    """Return the class folders that a file lists, one to a line in the order of their numbers; what follows a blank is left out."""
-    names = [line.split()[0] for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+def read_class_folders(path: str | os.PathLike[str], num_classes: int | None = None) -> list[str]:
+    """Return the class folders that a file names, by their numbers; an empty text for a number that no folder has.
+
+    Parameters
+    ----------
+    path : path
+        Either a list: one folder to a line in the order of their numbers; what follows a blank is left out. Or a JSON object, which may
+        name some of the classes only: `{"folder": number, ...}`, or `{"number": ["folder", "name"], ...}`, as `imagenet_class_index.json`.
+    num_classes : int, optional
+        Number of classes, if known: as many has the result for a JSON object.
+
+    Raises
+    ------
+    ArgumentError
+        If a folder or a number occurs twice, or the file is neither.
+    MismatchError
+        If a number is beyond the classes.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    if text.lstrip().startswith("{"):
+        return _by_number(_read_object(text, path), num_classes, path)
+    names = [line.split()[0] for line in text.splitlines() if line.strip()]
     if len(set(names)) < len(names):
         raise ArgumentError(f"{path}: a class folder is listed twice")
     return names
 
 
+def _read_object(text: str, path: str | os.PathLike[str]) -> list[tuple[str, int]]:
+    """Return folders and numbers that a JSON object names."""
+    try:
+        pairs = json.loads(text, object_pairs_hook=lambda found: found)
+    except json.JSONDecodeError as error:
+        raise ArgumentError(f"{path}: expected a JSON object, or class folders, one to a line: {error}") from None
+    return [_folder_and_number(name, value, path) for name, value in pairs]
+
+
+def _folder_and_number(name: str, value: Any, path: str | os.PathLike[str]) -> tuple[str, int]:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0 and name:
+        return name, value
+    if isinstance(value, list) and value and isinstance(value[0], str) and value[0] and name.isdecimal():
+        return value[0], int(name)
+    raise ArgumentError(f'{path}: expected {{"folder": number}} or {{"number": ["folder", "name"]}}, got {name!r}: {value!r:.60}')
+
+
+def _by_number(pairs: Sequence[tuple[str, int]], num_classes: int | None, path: str | os.PathLike[str]) -> list[str]:
+    last = max((number for _, number in pairs), default=-1)
+    if num_classes is not None and last >= num_classes:
+        raise MismatchError(f"{path}: expected numbers of {num_classes} classes, 0 to {num_classes - 1}, got {last}")
+    folders, named = [""] * (last + 1 if num_classes is None else num_classes), set()
+    for folder, number in pairs:
+        if folders[number] or folder in named:
+            raise ArgumentError(f"{path}: class {number} or the folder {folder!r} is named twice")
+        folders[number] = folder
+        named.add(folder)
+    return folders
+
+
 def classes_of(keys: Sequence[str], folders: Sequence[str], where: str) -> NDArray[np.int64]:
-    """Return the class number of each image, int64 (n,): the place of its folder among `folders`.
+    """Return the class number of each image, int64 (n,): the place of its folder among `folders`, where empty ones are nobody's.
 
     Where images lie in none of them, but all in folders with decimal names, as in ImageNetV2, these are the numbers (unless those known
     are decimal too, and may count otherwise).
@@ -49,15 +100,16 @@ def classes_of(keys: Sequence[str], folders: Sequence[str], where: str) -> NDArr
     MismatchError
         If an image lies in no class folder.
     """
-    numbers = {name: number for number, name in enumerate(folders)}
+    numbers = {name: number for number, name in enumerate(folders) if name}
     names = class_folders(keys)
-    decimal = all(name.isdecimal() and int(name) < len(folders) for name in names) and not all(name.isdecimal() for name in folders)
+    decimal = all(name.isdecimal() and int(name) < len(folders) for name in names) and not all(name.isdecimal() for name in numbers)
     if decimal and not all(name in numbers for name in names):
         numbers = {name: int(name) for name in names}
+    known = sum(1 for name in folders if name)
     for key in keys:
         if _folder(key) not in numbers:
             advice = "Say with --classes FILE which class folder has which number"
-            raise MismatchError(f"{where}: the image {key!r} lies in none of the {counted(len(folders), 'class folder')}. {advice}")
+            raise MismatchError(f"{where}: the image {key!r} lies in none of the {counted(known, 'class folder')}. {advice}")
     return np.array([numbers[_folder(key)] for key in keys], np.int64)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.train_config import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig, check_names
-from softlabel_codec.trainer.classes import read_class_folders
 from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.files import read_result, write_json
 from softlabel_codec.trainer.loop import RESULT, train
@@ -78,8 +77,7 @@ def compare(
     need_libraries()
     cells = list(_plan(sources, Path(out), options, seeds, vary or {}))
     _check_cells(cells)
-    order = read_class_folders(options["classes"]) if options.get("classes") else ()
-    quality = label_quality(sources, str(options["images"]), order)
+    quality = label_quality(sources, str(options["images"]), options.get("classes"))
     unfinished = [config for cell in cells for config in cell.configs if _result(config, cell) is None]  # before the first run begins
     memory = ImageMemory()
     before = sum(len(cell.configs) for cell in cells) - len(unfinished)

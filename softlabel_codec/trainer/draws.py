@@ -42,7 +42,8 @@ def epoch_draws(config: TrainConfig, num_images: int, epoch: int, rank: int = 0,
     Raises
     ------
     ArgumentError
-        If a step takes more images than an epoch has, or cannot be shared evenly by the processes.
+        If a step takes more images than an epoch has, or cannot be shared evenly by the processes, or leaves a process a single image
+        where crops are to be mixed with those of other images.
     """
     at_a_time, order, place = _order(config, num_images, epoch)
     images_per_step = config.batch_size // at_a_time
@@ -53,6 +54,11 @@ def epoch_draws(config: TrainConfig, num_images: int, epoch: int, rank: int = 0,
     if images_per_step > len(order):
         raise ArgumentError(f"batch_size: a step takes {images}, but an epoch has only {len(order)}: make it smaller")
     share = images_per_step // world_size
+    if share == 1 and (config.mixup or config.cutmix):
+        raise ArgumentError(
+            f"batch_size: a step takes one image in each process, got mixup={config.mixup:g} and cutmix={config.cutmix:g}, which mix crops "
+            "of different images: make it larger, or crops_per_image smaller"
+        )
     steps = []
     for start in range(0, len(order) - images_per_step + 1, images_per_step):
         mine = order[start + rank * share : start + (rank + 1) * share]

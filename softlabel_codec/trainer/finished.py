@@ -42,7 +42,7 @@ class Student:
     crop : float
         Part of the shorter side that test images are cropped to.
     folders : list of str
-        Class folders in the order of their numbers; empty if nobody knows them.
+        Class folders in the order of their numbers, empty texts where there are none; empty if nobody knows them.
     """
 
     model: nn.Module
@@ -120,7 +120,7 @@ def evaluate(
     folder : path
         The images. Class folders with decimal names are taken for class numbers, as in ImageNetV2, where the student knows other names.
     classes : path, optional
-        File that lists class folders in the order of their numbers.
+        File that says which class folder has which number: see `read_class_folders`.
     real : path, optional
         JSON file of ImageNet ReaL.
     batch_size, workers, device
@@ -135,7 +135,8 @@ def evaluate(
         there are not as many as the network has classes.
     """
     where = find_device(device)
-    folders = read_class_folders(classes) if classes is not None else student.folders or _guessed(folder, student.num_classes)
+    known = read_class_folders(classes, student.num_classes) if classes is not None else student.folders
+    folders = known or _guessed(folder, student.num_classes)
     how = {"crop": student.crop, "interpolation": student.interpolation, "exif_orientation": student.exif_orientation}
     images = TestImages.of_folder(folder, folders, student.size, **how)
     model = student.model.to(where)

@@ -205,12 +205,12 @@ def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
     losses = torch.zeros((), dtype=torch.float64, device=here.device)
     started = asked = time.perf_counter()
     waited = 0.0
-    for place, batch in enumerate(run.loader.batches(steps)):
+    for place, (step, batch) in enumerate(zip(steps, run.loader.batches(steps), strict=True)):
         waited += time.perf_counter() - asked
         rate = learning_rate(config, epoch + place / len(steps), epoch + (place + 1) / len(steps))
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        losses += _step(run, batch, rng)
+        losses += _step(run, batch, step[0].num_crops, rng)
         if place % STEPS_BETWEEN_CHECKS == 0 or place + 1 == len(steps):
             _check_loss(float(here.mean(losses)) / (place + 1), epoch, place)
         progress(epoch * len(steps) + place + 1, config.epochs * len(steps))
@@ -221,12 +221,12 @@ def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
     return {"epoch": epoch, "steps": len(steps), "loss": loss, "learning_rate": rate, "seconds": seconds, "data_seconds": waited}
 
 
-def _step(run: Run, batch: Batch, rng: np.random.Generator) -> Tensor:
+def _step(run: Run, batch: Batch, crops_per_image: int, rng: np.random.Generator) -> Tensor:
     """Learn from one batch, and return its loss."""
     config = run.config
     labels = batch.labels if run.teacher is None else _teach(run.teacher, batch.pixels, run.setup.temperature)
     pixels = jitter_colors(batch.pixels.float() / 255, config.color_jitter, rng)
-    pixels, mix = mix_crops(pixels, config.mixup, config.cutmix, rng)
+    pixels, mix = mix_crops(pixels, crops_per_image, config.mixup, config.cutmix, rng)
     mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (run.setup.mean, run.setup.std))
     images = (pixels - mean) / std
     if config.channels_last:

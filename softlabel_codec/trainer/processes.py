@@ -12,7 +12,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import distributed, nn
 
-from softlabel_codec.errors import ArgumentError, SoftLabelError
+from softlabel_codec.errors import SoftLabelError
+from softlabel_codec.factories import device_by_name
 
 Made = TypeVar("Made")
 
@@ -108,13 +109,6 @@ def processes(device: str) -> Iterator[Processes]:
 
 def find_device(name: str, local_rank: int | None = None) -> torch.device:
     """Return a device by name, `auto` being CUDA where there is any; ArgumentError if it cannot be used."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank is not None:
+    if local_rank is not None and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
         name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"device {name!r} cannot be used: {error}") from None
-    return device
+    return device_by_name(name)

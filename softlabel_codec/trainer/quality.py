@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from softlabel_codec.images import image_size, load_image, path_of_key
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.train_config import TRUTH
-from softlabel_codec.trainer.classes import class_folders, classes_of
+from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders
 from softlabel_codec.trainer.label_maps import LabelMaps
 
 MAX_IMAGES = 200
@@ -48,7 +48,7 @@ class LabelQuality:
         return None if cross is None else max(0.0, cross - entropy)
 
 
-def label_quality(sources: Mapping[str, str], images: str, classes: Sequence[str] = ()) -> dict[str, LabelQuality]:
+def label_quality(sources: Mapping[str, str], images: str, classes: str | None = None) -> dict[str, LabelQuality]:
     """Return what labels are like on crops of the first label file among the sources: up to 200 images, 8 crops of each.
 
     Parameters
@@ -58,14 +58,15 @@ def label_quality(sources: Mapping[str, str], images: str, classes: Sequence[str
         is a label file. Label files with other crops are measured on their own ones, and not compared.
     images : str
         Folder of the images.
-    classes : sequence of str
-        Class folders in the order of their numbers, if they do not ascend.
+    classes : str, optional
+        File that says which class folder has which number, if they do not ascend: see `read_class_folders`.
     """
     stored = [labels for labels in sources.values() if labels.endswith(".slc")]
     if not stored:
         return {}
     with SoftLabelReader(stored[0]) as reader:
-        crops = _Crops.of(reader, images, classes)
+        folders = class_folders(reader.keys) if classes is None else read_class_folders(classes, reader.num_classes)
+        crops = _Crops.of(reader, images, folders)
     probs = {name: crops.probs(labels) for name, labels in sources.items()}
     found = {name: rows for name, rows in probs.items() if rows is not None}
     return {name: _quality(rows, crops.classes, found) for name, rows in found.items()}
@@ -110,10 +111,9 @@ class _Crops:
         numbers = np.unique(numbers)
         keys = [reader.keys[int(image)] for image in chosen]
         crops = [labelled.crops for labelled in reader.read_batch(chosen, np.tile(numbers, (len(chosen), 1)))]
-        order = folders or class_folders(reader.keys)
         classes = None
-        if len(order) == reader.num_classes:
-            classes = np.repeat(classes_of(keys, order, images), len(numbers))
+        if len(folders) == reader.num_classes:
+            classes = np.repeat(classes_of(keys, folders, images), len(numbers))
         return cls(images, keys, numbers, crops, reader.num_classes, classes)
 
     def probs(self, labels: str) -> _Probs | None:

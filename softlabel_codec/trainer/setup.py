@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.image_files import image_finder
 from softlabel_codec.images import list_images, path_of_key, resampling
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
@@ -23,7 +24,6 @@ from softlabel_codec.students import build_student, check_student, load_weights
 from softlabel_codec.summary import keys_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
-from softlabel_codec.torch.dataset import image_finder
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
 from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
 from softlabel_codec.trainer.batches import Finder, TrainingImages
@@ -171,8 +171,7 @@ def _load_teacher(config: TrainConfig) -> Teacher | None:
 def _stored_labels(config: TrainConfig) -> _Labels:
     reader = SoftLabelReader(config.labels, policy=config.policy)
     temperature = _temperature_of(reader, config.temperature)
-    source = StoredCrops(reader, config.seed, config.stored_crops, temperature)
-    source.check_crops_per_image(config.crops_per_image)
+    source = StoredCrops(reader, config.seed, config.crops_per_image, config.stored_crops, temperature)
     folders, num_classes = _classes(config, reader.keys, reader.num_classes)
     classes = _class_numbers(config, reader.keys, folders)
     if classes is not None:
@@ -295,8 +294,9 @@ def _load_maps(config: TrainConfig, keys: Sequence[str]) -> LabelMaps:
 
 def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) -> tuple[list[str], int]:
     """Return the class folders in the order of their numbers, or none if nobody can know that order; and C."""
-    folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes)
-    num_classes = of_labels or config.num_classes or len(folders)
+    known = of_labels or config.num_classes
+    folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes, known)
+    num_classes = known or len(folders)
     if config.num_classes not in (None, num_classes):
         raise MismatchError(f"{config.labels}: expected labels of {config.num_classes} classes, got {num_classes}")
     if config.classes is not None and len(folders) != num_classes:

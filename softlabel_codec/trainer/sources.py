@@ -49,10 +49,30 @@ class Source(Protocol):
 
 @dataclass
 class StoredCrops:
-    """Crops and labels of a label file; a temperature is for files that hold logits."""
+    """Crops and labels of a label file.
+
+    Attributes
+    ----------
+    reader : SoftLabelReader
+        The file.
+    seed : int
+        Decides the order of an image's crops.
+    crops_per_image : int
+        How many are taken at a time, at most.
+    stored_crops : int, optional
+        Use only so many of the crops of each image.
+    temperature : float
+        T of softmax(logits / T), for files that hold logits.
+
+    Raises
+    ------
+    ArgumentError
+        If an image has fewer crops than are to be used, or taken at a time.
+    """
 
     reader: SoftLabelReader
     seed: int
+    crops_per_image: int
     stored_crops: int | None = None
     temperature: float = 1.0
 
@@ -64,18 +84,14 @@ class StoredCrops:
                 f"stored_crops: {self.reader.path} has images with only {counted(int(available.min()), 'crop')}, got {self.stored_crops}"
             )
         self._num_crops = available if self.stored_crops is None else np.minimum(available, self.stored_crops)
-
-    def check_crops_per_image(self, wanted: int) -> None:
-        """Raise ArgumentError if an image has fewer crops than are taken at a time."""
-        fewest = int(self._num_crops.min(initial=wanted))
-        if fewest < wanted:
-            raise ArgumentError(
-                f"crops_per_image: expected at most {fewest}, the crops stored of an image in {self.reader.path}, got {wanted}"
-            )
+        fewest = int(self._num_crops.min(initial=self.crops_per_image))
+        if fewest < self.crops_per_image:
+            found = f"expected at most {fewest}, the crops stored of an image in {self.reader.path}, got {self.crops_per_image}"
+            raise ArgumentError(f"crops_per_image: {found}")
 
     def prepare(self, draws: Sequence[Draw]) -> list[ImageLabels]:
         images, places, counts = np.array(draws, np.int64).T
-        numbers = crops_at(self.seed, places[:, None] + np.arange(int(counts[0])), images, self._num_crops[images])
+        numbers = crops_at(self.seed, places[:, None] + np.arange(int(counts[0])), images, self._num_crops[images], self.crops_per_image)
         return list(self.reader.read_batch(images, numbers))
 
     def crops(self, draw: Draw, prepared: ImageLabels, size: tuple[int, int]) -> Crops:

@@ -1,0 +1,87 @@
+"""What a loader of any kind delivers, and what it goes through: for whoever looks at it from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
+
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
+from softlabel_codec.torch.pixels import Triple
+from softlabel_codec.torch.sampler import SoftLabelSampler
+from softlabel_codec.torch.targets import DenseTargets, SparseTargets, Targets
+
+Normalization = tuple[Triple, Triple]
+"""Mean and std of RGB in 0..1."""
+_DEEPEST = 10
+_DRAWN_FROM = ("sampler", "batch_sampler", "loader", "base_dataloader")
+
+
+def dataset_of(loader: Any) -> SoftLabelDataset | None:
+    """Return the dataset that a loader goes through, be it wrapped."""
+    inner, seen = loader, 0
+    while inner is not None and not isinstance(inner, SoftLabelDataset) and seen < _DEEPEST:
+        inner, seen = getattr(inner, "dataset", None), seen + 1
+    return inner if isinstance(inner, SoftLabelDataset) else None
+
+
+def keys_of_rows(loader: Any, dataset: SoftLabelDataset | None) -> Callable[[int, int], str] | None:
+    """Return what says which image a crop is of, by batch and row; None unless the loader goes through the dataset in order."""
+    if not isinstance(loader, DataLoader) or dataset is None or loader.dataset is not dataset or loader.batch_size is None:
+        return None
+    if not isinstance(loader.sampler, SequentialSampler) or loader.collate_fn is not collate_crops or dataset.num_damaged:
+        return None
+    keys, at_a_time, batch_size = dataset.keys, dataset.crops_per_image, loader.batch_size
+    return lambda batch, row: keys[batch * batch_size + row // at_a_time]
+
+
+@contextmanager
+def left_as_it_was(loader: Any, dataset: SoftLabelDataset | None) -> Iterator[None]:
+    """Let samplers and dataset go on as if nothing had been drawn in between."""
+    with ExitStack() as left:
+        for sampler in _samplers_of(loader):
+            left.enter_context(sampler.unmoved())
+        if dataset is not None:
+            left.enter_context(dataset.uncounted())
+        yield
+
+
+def _samplers_of(loader: Any) -> list[SoftLabelSampler]:
+    """Return the samplers of ours that a loader, or what wraps it, draws from."""
+    found: list[SoftLabelSampler] = []
+    waiting, seen = [loader], {id(loader)}
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, SoftLabelSampler):
+            found.append(part)
+            continue
+        for inner in (getattr(part, name, None) for name in _DRAWN_FROM):
+            if inner is not None and id(inner) not in seen:
+                seen.add(id(inner))
+                waiting.append(inner)
+    return found
+
+
+def pixels_and_targets(batch: Any, dataset: SoftLabelDataset | None, given: Normalization | None) -> tuple[Tensor, Targets]:
+    """Return pixels in 0..1, float (B, 3, H, W), and targets."""
+    try:
+        pixels, targets = batch
+        targets = DenseTargets(targets) if isinstance(targets, Tensor) and targets.is_floating_point() and targets.ndim == 2 else targets
+        sound = pixels.ndim == 4 and isinstance(targets, SparseTargets | DenseTargets) and len(pixels) == len(targets)
+    except (TypeError, ValueError, AttributeError):
+        sound = False
+    if not sound:
+        what = "batches of images (B, 3, H, W) and B targets, as collate_crops makes them"
+        raise ArgumentError(f"loader: expected {what}, got {type(batch).__name__}")
+    if pixels.dtype == torch.uint8:
+        return pixels.float() / 255, targets
+    normalisation = given if dataset is None or given is not None else dataset.normalization
+    if normalisation is None:
+        raise ArgumentError("loader: its images are floats: say with mean= and std= how they are normalised")
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in normalisation)
+    return pixels.float() * std + mean, targets
