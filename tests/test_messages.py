@@ -180,7 +180,7 @@ def test_one_epoch_is_not_spoken_of_as_many(shapes, tmp_path):
 @pytest.mark.parametrize("on_missing", ["raise", "skip"])
 def test_only_images_that_are_really_elsewhere_are_said_to_be(shapes, tmp_path, on_missing):
     shutil.copytree(shapes / "train", tmp_path / "train")
-    (tmp_path / "train" / "red").rename(tmp_path / "train" / "kept-red")
+    (tmp_path / "train" / "red").rename(tmp_path / ".kept-red")
     if on_missing == "raise":
         with pytest.raises(MismatchError, match=r"10 of 40 labelled images are not in .*Leave them out with on_missing='skip'"):
             SoftLabelDataset(tmp_path / "train", shapes / "labels.slc")
@@ -193,20 +193,8 @@ def test_only_images_that_are_really_elsewhere_are_said_to_be(shapes, tmp_path, 
 
 def test_the_check_knows_teachers_of_probabilities_and_weights_of_ones_own(shapes, tmp_path):
     how = ["--teacher", f"{shapes / 'teacher.py'}:probs"]
-    run(
-        "encode",
-        shapes / "train",
-        tmp_path / "a.slc",
-        *how,
-        "--teacher-output",
-        "probs",
-        "--crops",
-        4,
-        "--codec",
-        "dense",
-        "--device",
-        "cpu",
-    )
+    words = ["encode", shapes / "train", tmp_path / "a.slc", *how, "--crops", 4, "--codec", "dense", "--device", "cpu"]
+    run(*words, "--teacher-output", "probs")
     text = run("check", tmp_path / "a.slc", "--images", shapes / "train", *how)
     assert "they belong together" in text
     assert "those that made the labels" in text

@@ -175,13 +175,14 @@ def check_against_teacher(
 
 
 class _Look(NamedTuple):
-    """What was seen of the crops of a batch, float64 (B,) each, and the share of pixel values outside of 0..1."""
+    """What was seen of the crops of a batch, float64 (B,) each; whether all labels are sure; the share of pixel values outside of 0..1."""
 
     agree: _Floats
     margin: _Floats
-    difference: _Floats | None
+    difference: _Floats
     cross_entropy: _Floats
     entropy: _Floats
+    sure: bool
     outside: float
 
 
@@ -190,15 +191,16 @@ def _look(pixels: Tensor, targets: Targets, teacher: Callable[[Tensor], Any], ex
     targets = targets.to(device)
     logits = _logits(teacher, _changed(pixels.to(device), expected), targets) / temperature
     log_p = torch.log_softmax(logits, dim=1)
-    top, said = _top(targets)
+    top, said, sure = _top(targets)
     of_label = log_p.gather(1, top[:, None])[:, 0]
     dense = targets.dense().double()
     return _Look(
         agree=_numpy(log_p.argmax(dim=1) == top),
         margin=_numpy(log_p.amax(dim=1) - of_label),
-        difference=None if said is None else _numpy((of_label.exp() - said).abs()),
+        difference=_numpy((of_label.exp() - said).abs()),
         cross_entropy=_numpy(soft_cross_entropy(logits, targets, "none")),
         entropy=_numpy(-(dense * dense.clamp(min=_TINY).log()).sum(dim=1)),
+        sure=sure,
         outside=float(((pixels < -_EDGE) | (pixels > 1 + _EDGE)).double().mean()),
     )
 
@@ -221,8 +223,8 @@ def _tolerance(dataset: SoftLabelDataset | None) -> _Tolerance:
 def _judge(looked: Sequence[_Look], most: _Tolerance, key_of: Callable[[int, int], str] | None) -> TeacherCheck:
     places = [(batch, row) for batch, look in enumerate(looked) for row in range(len(look.agree))]
     agree, margin, cross_entropy, entropy = (np.concatenate([getattr(look, name) for look in looked]) for name in _JOINED)
-    differences = [look.difference for look in looked if look.difference is not None]
-    difference = np.concatenate(differences) if differences else None
+    hard = all(look.sure for look in looked)
+    difference = None if hard else np.concatenate([look.difference for look in looked])
     outside = float(np.mean([look.outside for look in looked]))
     wrong = margin / most.margin + (0 if difference is None else difference / most.difference)
     worst = []
@@ -278,15 +280,15 @@ def _logits(teacher: Callable[[Tensor], Any], images: Tensor, targets: Targets) 
     return logits.double()
 
 
-def _top(targets: Targets) -> tuple[Tensor, Tensor | None]:
-    """Return the top class of each label, int64 (B,), and its probability, if the label says it."""
+def _top(targets: Targets) -> tuple[Tensor, Tensor, bool]:
+    """Return the top class of each label, int64 (B,), and its probability; and whether all labels are that class and nothing else."""
     if isinstance(targets, SparseTargets):
         top, said = targets.indices[:, 0].long(), targets.values[:, 0].double()
         hard = targets.indices.shape[1] == 1 and not bool(targets.remainder.any())
     else:
         said, top = targets.probs.double().max(dim=1)
         hard = True
-    return top, None if hard and bool((said == 1).all()) else said
+    return top, said, hard and bool((said == 1).all())
 
 
 def _changed(pixels: Tensor, expected: Normalization) -> Tensor:
