@@ -35,14 +35,16 @@ class _NothingDropped(click.Command):
 
 
 def _refuse_repeated(order: list[click.Parameter], ctx: click.Context) -> None:
-    """Raise a usage error if an option stands twice in the order in which parameters were given, unless it collects values."""
-    seen: set[int] = set()
-    for parameter in order:
-        plain_flag = isinstance(parameter, click.Option) and parameter.is_flag and not parameter.secondary_opts
-        if isinstance(parameter, click.Option) and not (parameter.multiple or plain_flag):
-            if id(parameter) in seen:
-                raise click.UsageError(f"Option {'/'.join(f'{name!r}' for name in parameter.opts)} is given more than once.", ctx)
-            seen.add(id(parameter))
+    """Raise a usage error if an option that has one value stands twice in the order in which parameters were given."""
+    given = [option for option in order if isinstance(option, click.Option) and _has_one_value(option)]
+    for option in given:
+        if given.count(option) > 1:
+            raise click.UsageError(f"Option {'/'.join(f'{name!r}' for name in option.opts)} is given more than once.", ctx)
+
+
+def _has_one_value(option: click.Option) -> bool:
+    """Return whether an option given twice could contradict itself: it collects no values, and is no flag without an opposite."""
+    return not option.multiple and not (option.is_flag and not option.secondary_opts)
 
 
 class Command(_NothingDropped):
