@@ -25,10 +25,10 @@ demo: .venv/demo
 	$(BIN)/slcodec demo demo-output
 
 bench: .venv/bench
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks
 
 reliability: .venv/reliability
-	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python -m benchmarks.reliability
 
 clean:
 	rm -rf .venv .venv-floors demo-output

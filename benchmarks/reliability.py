@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, circumstances
+from benchmarks.measure.common import RESULTS, circumstances
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, REPORT = RESULTS / "reliability.json", Path(__file__).with_name("RELIABILITY.md")
@@ -287,10 +287,10 @@ def _wrong_uses() -> str:
     return "\n".join(
         [
             "## Labels used wrongly\n",
-            f"Made by `benchmarks/wrong_uses.py` ([results/wrong-uses.json](results/wrong-uses.json)), {found['date']}: what a loader "
-            f"delivers is shown to the teacher of the labels (`{codec}`, {found['num_crops']} crops of photographs). Agreement is that of "
-            "the top classes; margin is by how much, in nats, the teacher prefers its own top class to the label's; difference is that of "
-            "the top class's probability; means over crops. The tests have the same for other codecs.\n",
+            f"Made by `benchmarks/measure/wrong_uses.py` ([results/wrong-uses.json](results/wrong-uses.json)), {found['date']}: what a "
+            f"loader delivers is shown to the teacher of the labels (`{codec}`, {found['num_crops']} crops of photographs). Agreement is "
+            "that of the top classes; margin is by how much, in nats, the teacher prefers its own top class to the label's; difference is "
+            "that of the top class's probability; means over crops. The tests have the same for other codecs.\n",
             "| use | before | agreement | margin | difference | now |",
             "|---|---|---:|---:|---:|---|",
             *rows,

@@ -21,8 +21,7 @@ from softlabel_codec.errors import (
     TruncatedError,
     UnknownFeatureError,
 )
-from softlabel_codec.labelled import BatchLabels, ImageLabels
-from softlabel_codec.labels import DenseLabels, SparseLabels
+from softlabel_codec.labels import BatchLabels, DenseLabels, ImageLabels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.recover import recover
 from softlabel_codec.version import __version__

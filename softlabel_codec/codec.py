@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from softlabel_codec.checks.limits import MAX_KEPT_CLASSES
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.limits import MAX_KEPT_CLASSES
 
 STRATEGIES = ("hard", "smoothing", "marginal_smoothing", "marginal_renorm", "dense")
 POLICIES = ("uniform", "renorm", "tail")

@@ -12,24 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softlabel_codec.arguments import batch_crop_numbers, crop_numbers
-from softlabel_codec.blocks import BlockIndex, Blocks
+from softlabel_codec.block.columns import Column
+from softlabel_codec.block.layout import BlockImages
+from softlabel_codec.block.one_image import MAX_CROPS as MAX_FEW
+from softlabel_codec.block.one_image import FewCropsReader
+from softlabel_codec.checks.arguments import batch_crop_numbers, crop_numbers
+from softlabel_codec.checks.limits import MAX_SUMMARY_BYTES
 from softlabel_codec.codec import Codec
+from softlabel_codec.container.files import PARTIAL_SUFFIX, FileSource, located
+from softlabel_codec.container.framing import TRAILER, Index, Trailer
+from softlabel_codec.container.index import BlockIndex, Blocks
+from softlabel_codec.container.keys import Keys
+from softlabel_codec.container.msgpack_maps import Plain
+from softlabel_codec.container.scan import Beginning, read_beginning
+from softlabel_codec.container.summary import unpack_summary
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, StateError, TruncatedError
-from softlabel_codec.few import MAX_CROPS as MAX_FEW
-from softlabel_codec.few import FewCropsReader
-from softlabel_codec.frame import TRAILER, Index, Trailer
-from softlabel_codec.keys import Keys
-from softlabel_codec.labelled import BatchLabels, ImageLabels
-from softlabel_codec.labels import check_policy
-from softlabel_codec.limits import MAX_SUMMARY_BYTES
-from softlabel_codec.metadata import Plain
-from softlabel_codec.pack.block import BlockImages
-from softlabel_codec.pack.columns import Column
-from softlabel_codec.prefix import Beginning, read_beginning
+from softlabel_codec.labels import BatchLabels, ImageLabels, check_policy
 from softlabel_codec.quantise.codes import label_quantiser
-from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, located
-from softlabel_codec.summary import unpack_summary
 
 ON_CORRUPT = ("raise", "skip")
 _OTHER_CROPS = "an image has another number of crops in its block than the index says"

@@ -7,14 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from softlabel_codec.assembly import Assembly
+from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.builder import Assembly
+from softlabel_codec.container.files import PARTIAL_SUFFIX, FileSource, PartialFile
+from softlabel_codec.container.framing import TRAILER, Trailer
+from softlabel_codec.container.keys import Keys
+from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning, read_copy
+from softlabel_codec.container.summary import unpack_summary
 from softlabel_codec.errors import CorruptError, FormatError
-from softlabel_codec.frame import TRAILER, Trailer
-from softlabel_codec.keys import Keys
-from softlabel_codec.prefix import Beginning, BlockScan, read_beginning, read_copy
-from softlabel_codec.store import PARTIAL_SUFFIX, FileSource, PartialFile
-from softlabel_codec.summary import unpack_summary
-from softlabel_codec.wording import counted
 
 logger = logging.getLogger(__name__)
 

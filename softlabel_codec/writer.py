@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softlabel_codec.arguments import (
+from softlabel_codec.block.columns import ragged
+from softlabel_codec.block.layout import BlockImages
+from softlabel_codec.checks.arguments import (
     check_flips,
     check_fraction_crops,
     check_image_crc32,
@@ -23,20 +25,18 @@ from softlabel_codec.arguments import (
     check_num_crops,
     check_pixel_crops,
 )
-from softlabel_codec.arrays import as_array
-from softlabel_codec.assembly import Assembly
+from softlabel_codec.checks.arrays import as_array
+from softlabel_codec.checks.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block
 from softlabel_codec.codec import Codec
-from softlabel_codec.description import Description, difference
+from softlabel_codec.container.builder import Assembly
+from softlabel_codec.container.files import FileSource, PartialFile
+from softlabel_codec.container.framing import Header
+from softlabel_codec.container.metadata import Description, difference
+from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning
+from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, FormatError, LimitError, MismatchError, StateError
-from softlabel_codec.frame import Header
-from softlabel_codec.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block
-from softlabel_codec.pack.block import BlockImages
-from softlabel_codec.pack.columns import ragged
-from softlabel_codec.prefix import Beginning, BlockScan, read_beginning
 from softlabel_codec.quantise.codes import concatenate_codes, label_quantiser
 from softlabel_codec.sampler import CropSampler, crop_stream
-from softlabel_codec.store import FileSource, PartialFile
-from softlabel_codec.summary import check_skipped_keys
 from softlabel_codec.version import PACKAGE
 
 TARGET_BYTES_PER_BLOCK = 6144

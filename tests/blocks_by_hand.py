@@ -9,7 +9,7 @@ import numpy as np
 from test_pack import SAMPLER
 
 from softlabel_codec import Codec
-from softlabel_codec.pack.block import BlockImages, Layout
+from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.quantise.codes import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes
 

@@ -25,7 +25,7 @@ from softlabel_codec import (
     recover,
     writer,
 )
-from softlabel_codec.frame import BLOCK_HEAD, HEADER, MAGIC, TRAILER
+from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, MAGIC, TRAILER
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
 

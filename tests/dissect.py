@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 import zstandard
 
-from softlabel_codec.frame import BLOCK_HEAD, CRC, MAGIC, MARKER, TRAILER, Header, num_pages
+from softlabel_codec.container.framing import BLOCK_HEAD, CRC, MAGIC, MARKER, TRAILER, Header, num_pages
 
 TRAILER_FIELDS = (
     "keys_offset",

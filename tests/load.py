@@ -26,14 +26,15 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec import SoftLabelReader, SoftLabelWriter, store, writer
-from softlabel_codec.assembly import Assembly
-from softlabel_codec.frame import BLOCK_HEAD, TRAILER, Index, Trailer, pack_block, pack_copy, pack_key_pages
-from softlabel_codec.keys import key_order
-from softlabel_codec.prefix import Beginning, BlockScan, WholeBlock, read_beginning
+from softlabel_codec import SoftLabelReader, SoftLabelWriter, writer
+from softlabel_codec.container import files as store
+from softlabel_codec.container.builder import Assembly
+from softlabel_codec.container.files import FileSource, PartialFile
+from softlabel_codec.container.framing import BLOCK_HEAD, TRAILER, Index, Trailer, pack_block, pack_copy, pack_key_pages
+from softlabel_codec.container.keys import key_order
+from softlabel_codec.container.scan import Beginning, BlockScan, WholeBlock, read_beginning
+from softlabel_codec.container.summary import pack_summary
 from softlabel_codec.report import verify
-from softlabel_codec.store import FileSource, PartialFile
-from softlabel_codec.summary import pack_summary
 
 NUM_CLASSES, NUM_CROPS, KEPT = 1009, 8, 5
 CODEC = f"marginal_smoothing:k={KEPT},values=f32"

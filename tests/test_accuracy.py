@@ -2,24 +2,33 @@
 
 import io
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "accuracy")]
-
-import experiment  # noqa: E402
-import plan  # noqa: E402
-import report  # noqa: E402
-from accuracy import tables  # noqa: E402
+from benchmarks.accuracy import plan, tables
+from benchmarks.accuracy.experiment import Experiment, TimeUpError, run_name
+from benchmarks.accuracy.images import unpack
+from benchmarks.accuracy.labels import softmax
+from benchmarks.accuracy.plan import DEFAULT, FEW, FULL, MAPS, ONLINE, PADDED, TAIL, TRUTH, UNSURE, VIEWS, Row
+from benchmarks.accuracy.results import read_results
+from benchmarks.report import write as report
+from softlabel_codec import SoftLabelReader
+from softlabel_codec.teacher import load_teacher
 
 NUM_CLASSES, SIDE = 100, 64
-FEW = ("dense:values=f32", "marginal_smoothing:k=5", "marginal_smoothing:t=0.1,tail=30", "hard")
+ROWS = {
+    Row(TRUTH): 1,
+    Row(ONLINE, UNSURE): 1,
+    Row(MAPS, UNSURE): 1,
+    Row(FULL, UNSURE, stored=8): 2,
+    Row(DEFAULT, UNSURE, stored=8): 2,
+    Row(TAIL, UNSURE, FEW, stored=4): 1,
+    Row(FULL, UNSURE, stored=8, temperature=4.0): 1,
+    Row(VIEWS, UNSURE, PADDED, stored=0, crops_per_image=1): 1,
+}
 
 
 def write_data(path):
@@ -45,72 +54,83 @@ def write_data(path):
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    scale = replace(plan.SCALES["check"], images_per_class=2, seeds=1, quoted_seeds=2)
+    scale = plan.SCALES["check"]
+    scale = replace(scale, images_per_class=2, few_per_class=1, rows=ROWS, teachers={UNSURE: scale.teachers[UNSURE]})
     monkeypatch.setitem(plan.SCALES, "check", scale)
-    monkeypatch.setattr(plan, "CODECS", FEW)
-    monkeypatch.setattr(experiment, "CODECS", FEW)
+    monkeypatch.setattr("benchmarks.accuracy.experiment.MOST_CROPS", 8)
+    monkeypatch.setitem(tables.TITLES, "check", "Check")
+    monkeypatch.setitem(tables.COMMANDS, "check", "the same command")
     write_data(tmp_path / "data.npz")
+    unpack(tmp_path / "data.npz", tmp_path / "work" / "images", 2, 1)
     return tmp_path
 
 
 def run(folder, minutes):
-    experiment.Experiment("check", folder / "work", folder / "results", folder / "data.npz", minutes).run()
+    experiment = Experiment("check", folder / "work", folder / "results", minutes)
+    experiment.begin()
+    experiment.work()
 
 
-def test_the_experiment_in_parts(small, monkeypatch):
-    with pytest.raises(experiment.TimeUpError):
+def test_the_experiment_in_parts(small):
+    with pytest.raises(TimeUpError):
         run(small, minutes=0)
-    assert not (small / "results").exists()
+    path = small / "results" / "check.jsonl"
+    assert read_results(path) == []
     run(small, minutes=5)
-    (folder,) = (small / "results").iterdir()
-    cells = list(plan.cells(plan.SCALES["check"]))
-    assert {path.stem for path in folder.iterdir()} == {"labels", *(cell.name for cell in cells)}
-    crops = {(("crops_per_image", number),) for number in (1, 2, 8, 16)}
-    assert {cell.varied for cell in cells if cell.varied} == {*crops, (("stored_crops", 10),)}
-    changed = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    run(small, minutes=5)  # there is nothing left to do
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == changed
-    for path in folder.iterdir():
-        assert str(small) not in path.read_text()  # no path of this machine
-    facts = json.loads((folder / "labels.json").read_text())
-    assert facts["num_crops"] == 3200
-    assert facts["bytes_per_crop"]["hard"] < facts["bytes_per_crop"]["marginal_smoothing:k=5"] < facts["bytes_per_crop"]["maps"]
-
-    monkeypatch.setitem(tables.TITLES, "check", "Check")
-    monkeypatch.setattr(tables, "CODECS", FEW)
-    monkeypatch.setitem(tables.SCALES, "check", plan.SCALES["check"])
-    monkeypatch.setattr(tables, "cells", lambda scale: iter(cells))
-    text = tables.render(tables.load(small / "results"))
-    assert "The experiment on a GPU has not been run" in text
-    assert "| ReLabel-style maps |" in text
-    assert "Not run" not in text
-    path = folder / f"{cells[3].name}.json"
+    found = {result["name"]: result for result in read_results(path)}
+    wanted = {run_name(row, seed) for row, seeds in ROWS.items() for seed in range(seeds)}
+    assert {name for name, result in found.items() if result["kind"] == "run"} == wanted
+    assert str(small) not in path.read_text()  # no path of this machine
     whole = path.read_text()
-    path.write_text(whole[:50])  # cut off, as by a full disk
-    assert f"Not run: 1 of {len(cells)} runs." in tables.render(tables.load(small / "results"))
+    run(small, minutes=5)  # there is nothing left to do
+    assert path.read_text() == whole
+
+    text = tables.render(tables.load(small / "results"))
+    assert "**Not run: the experiment on a GPU.**" in text
+    assert "| ReLabel-style maps |" in text
+    assert "planned runs" not in text
+    path.write_text(whole[:-50])  # cut off, as by a full disk
+    assert f"Not run: 1 of {len(wanted)} planned runs" in tables.render(tables.load(small / "results"))
     run(small, minutes=5)
-    assert json.loads(path.read_text())["evaluation"] == json.loads(whole)["evaluation"]
+    again = {result["name"]: result for result in read_results(path)}
+    (last,) = (name for name in wanted if name not in {json.loads(line)["name"] for line in whole.splitlines()[:-1]})
+    assert again[last]["result"]["evaluation"] == found[last]["result"]["evaluation"]
 
 
-def test_claims_are_listed_whether_they_hold_or_not():
-    accuracies = {"dense:values=f32": (30, 31), "marginal_smoothing:k=5": (30, 31), "truth": (20, 21)}
-    accuracies |= dict.fromkeys(plan.TAILS, (35, 36)) | {"marginal_renorm:k=5": (1, 2), "smoothing": (3, 4)}
-    runs = [
-        {"source": source, "varied": {}, "seed": seed, "evaluation": {"top1": value / 100}}
-        for source, values in accuracies.items()
-        for seed, value in enumerate(values)
-    ]
-    facts = {"bytes_per_crop": dict(zip(plan.TAILS, (2.0, 3.9), strict=True))}
-    rows = tables._claims(tables.Results("cpu", facts, runs)).splitlines()[2:]
-    assert [row.split(" | ")[-1].removesuffix(" |") for row in rows] == ["**no**", "yes", "**no**", "not known", "yes"]
-    rows = tables._claims(tables.Results("cpu", {"bytes_per_crop": {}}, [])).splitlines()[2:]
-    assert [row.split(" | ")[-1].removesuffix(" |") for row in rows] == ["not known"] * 5
+def test_stored_labels_are_what_the_teacher_says(small, monkeypatch):
+    """The logits are read back as logits: probabilities in their place once gave labels that nothing in the file could show wrong."""
+    run(small, minutes=5)
+    labels = small / "work" / "labels"
+    with SoftLabelReader(labels / "unsure-logits.slc") as logits:
+        expected = softmax(logits.read(0).labels.vectors, 4.0)
+        online = logits.read(0).labels.dense()
+    for temperature, probs in ((4.0, expected), (1.0, online)):
+        row = Row(FULL, UNSURE, stored=8, temperature=temperature)
+        with SoftLabelReader(labels / f"{run_name(row)}.slc") as reader:
+            np.testing.assert_allclose(reader.read(0).labels.dense(), probs, atol=1e-6)
+            assert reader.metadata["temperature"] == temperature
+    facts = {result["name"]: result for result in read_results(small / "results" / "check.jsonl")}
+    assert facts[f"labels__{run_name(Row(FULL, UNSURE, stored=8))}.slc"]["kl"] == pytest.approx(0, abs=1e-6)
+    monkeypatch.setenv("SLCODEC_ACCURACY_WORK", str(small / "work"))
+    assert load_teacher(f"{plan.NETWORKS}:trained_small_teacher").model.head.out_features == NUM_CLASSES
+
+
+def test_claims_are_judged_by_their_intervals():
+    rows = {source: Row(source, UNSURE, stored=50) for source in (FULL, DEFAULT, TAIL, ONLINE)} | {TRUTH: Row(TRUTH)}
+    values = {FULL: [30, 31, 30, 31, 30], ONLINE: [30, 31, 30, 31, 30.1], TRUTH: [20, 21, 22, 21, 20], DEFAULT: [28, 29, 28, 29, 28]}
+    values[TAIL] = [30, 31]
+    runs = {rows[source]: dict(enumerate(found)) for source, found in values.items()}
+    one = tables.Results("cpu", runs, {}, {UNSURE: {"evaluation": {"top1": 0.35}}}, [])
+    verdicts = [line.split(" | ")[-1].removesuffix(" |") for line in tables._claims(one).splitlines()[2:]]
+    assert verdicts == [tables.HOLDS, tables.HOLDS, tables.FAILS, tables.UNKNOWN, tables.UNKNOWN]
+    paired = one.difference(rows[FULL], rows[TRUTH])
+    assert (round(paired.mean, 2), round(paired.low, 2), round(paired.high, 2)) == (9.6, 8.49, 10.71)
 
 
 def test_without_results_the_report_says_so(tmp_path):
     text = tables.render(tables.load(tmp_path))
-    assert "The experiment on a GPU has not been run" in text
-    assert "The smaller experiment on a CPU has not been run" in text
+    assert "**Not run: the experiment on a GPU.**" in text
+    assert "**Not run: the experiment on a CPU.**" in text
     assert "|" not in text
 
 

@@ -1,31 +1,17 @@
 """The benchmarks run, on few labels; the committed report is that of the committed result, and its goals are the issue's."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import random_probs
 
+from benchmarks.measure import distortion, epochs, images, limit, reading, scale, storage, writing, wrong_uses
+from benchmarks.measure.common import RESULTS, Labels, circumstances
+from benchmarks.report import figures
+from benchmarks.report import write as report
 from softlabel_codec.sampler import CropSampler
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import distortion  # noqa: E402
-import epochs  # noqa: E402
-import figures  # noqa: E402
-import images  # noqa: E402
-import limit  # noqa: E402
-import reading  # noqa: E402
-import report  # noqa: E402
-import scale  # noqa: E402
-import storage  # noqa: E402
-import writing  # noqa: E402
-import wrong_uses  # noqa: E402
-from common import Labels, circumstances  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +43,10 @@ def result(labels, tmp_path_factory):
             for name, value in settings.items():
                 patch.setattr(module, name, value)
         for section in (storage, distortion, limit, reading, writing, scale):
-            (folder / section.__name__).mkdir()
+            name = section.__name__.rpartition(".")[2]
+            (folder / name).mkdir()
             sizes = {"images": (100, 1000), "imagenet_images": 500} if section is scale else {}
-            found[section.__name__] = section.measure(labels, folder / section.__name__, **sizes)
+            found[name] = section.measure(labels, folder / name, **sizes)
     return found
 
 
@@ -140,7 +127,7 @@ def test_wrong_uses_are_measured(tmp_path, monkeypatch):
 
 
 def test_the_committed_result_on_wrong_uses():
-    found = json.loads((BENCHMARKS / "results" / "wrong-uses.json").read_text())
+    found = json.loads((RESULTS / "wrong-uses.json").read_text())
     for name, by_codec in found["uses"].items():
         for codec, one in by_codec.items():
             harmless = name.startswith("right") or (codec == "hard" and "temperature" in name)  # top classes do not depend on it

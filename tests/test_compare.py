@@ -13,10 +13,11 @@ from shapes import SAMPLER, options, write_shape_labels
 
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli.main import main
-from softlabel_codec.trainer import compare, comparison
-from softlabel_codec.trainer.label_maps import LabelMaps, make_label_maps
-from softlabel_codec.trainer.outcome import welch
-from softlabel_codec.trainer.quality import label_quality
+from softlabel_codec.compare import compare
+from softlabel_codec.compare import run as comparison
+from softlabel_codec.compare.outcome import welch
+from softlabel_codec.compare.quality import label_quality
+from softlabel_codec.label_maps.maps import LabelMaps, make_label_maps
 
 
 def base(shapes, **more):

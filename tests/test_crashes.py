@@ -29,8 +29,9 @@ from crashes.unbroken import (
     write,
 )
 
-from softlabel_codec import SoftLabelReader, SoftLabelWriter, StateError, TruncatedError, recover, store
-from softlabel_codec.store import partial_path
+from softlabel_codec import SoftLabelReader, SoftLabelWriter, StateError, TruncatedError, recover
+from softlabel_codec.container import files as store
+from softlabel_codec.container.files import partial_path
 
 IMAGES = some_images((3, 40, 7, 200, 1))
 

@@ -23,9 +23,9 @@ from softlabel_codec import (
     UnknownFeatureError,
     recover,
 )
-from softlabel_codec.compress import compress_columns, decompress
-from softlabel_codec.frame import HEADER, Header, pack_block
-from softlabel_codec.metadata import _distinct_keys, pack_map, unpack_map
+from softlabel_codec.container.framing import HEADER, Header, pack_block
+from softlabel_codec.container.msgpack_maps import _distinct_keys, pack_map, unpack_map
+from softlabel_codec.container.zstd_frames import compress_columns, decompress
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
 
@@ -259,7 +259,7 @@ def test_damaged_images_are_skipped_if_asked(damaged_file):
 
 def test_a_sampler_that_differs_is_not_skipped_over(tmp_path, monkeypatch):
     write_labels(tmp_path / "a.slc", counts=[100] * 3, crops="derived", sampler=CropSampler(seed=0))
-    monkeypatch.setattr("softlabel_codec.pack.block.crops_crc32", lambda crops, flips: 0)
+    monkeypatch.setattr("softlabel_codec.block.layout.crops_crc32", lambda crops, flips: 0)
     with SoftLabelReader(tmp_path / "a.slc", on_corrupt="skip") as reader, pytest.raises(CorruptError, match="the crops that the sampler"):
         reader.read_batch([0, 1, 2])
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from softlabel_codec import SoftLabelReader, StateError
 from softlabel_codec.cli.main import main
+from softlabel_codec.compare.outcome import Interval, Row
 from softlabel_codec.demo import run_demo, story
 from softlabel_codec.demo.fkd_size import fkd_bytes_per_crop, write_fkd_file
 from softlabel_codec.demo.outcome import verdict
 from softlabel_codec.demo.photographs import INPUT_SIZE, PHOTOGRAPHS, PIECE_SIDE, PIECES, PIECES_PER_SIDE, photograph, piece_box
-from softlabel_codec.fkd import import_fkd
+from softlabel_codec.formats.fkd import import_fkd
 from softlabel_codec.report import verify
-from softlabel_codec.trainer.outcome import Interval, Row
 
 ROWS = [*story.CODECS, "ground truth"]
 SMALL = {"TEACHER_EPOCHS": 10, "STUDENT_EPOCHS": 3, "SEEDS": 2, "CROPS": 4}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from softlabel_codec.images import apply_crop, load_image
+from softlabel_codec.images.files import apply_crop, load_image
 from softlabel_codec.torch.device import cut_crops
 from softlabel_codec.torch.pixels import to_tensor
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from softlabel_codec import SoftLabelReader
 from softlabel_codec.cli.main import main
-from softlabel_codec.fkd import import_fkd
+from softlabel_codec.formats.fkd import import_fkd
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import EncodeConfig, encode
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from softlabel_codec import ArgumentError, CorruptError, MismatchError
 from softlabel_codec.cli.main import main
-from softlabel_codec.images import center_crop
+from softlabel_codec.images.files import center_crop
+from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students import build_student
-from softlabel_codec.train_config import TrainConfig
 from softlabel_codec.trainer import Student, evaluate, load_student, train
 from softlabel_codec.trainer.classes import read_class_folders
 from softlabel_codec.trainer.evaluation import calibration_error, read_real

@@ -24,11 +24,11 @@ from softlabel_codec import (
     SoftLabelWriter,
     StateError,
     TruncatedError,
-    assembly,
     recover,
 )
 from softlabel_codec import writer as writer_module
-from softlabel_codec.compress import store_columns
+from softlabel_codec.container import builder as assembly
+from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler

@@ -18,8 +18,7 @@ from softlabel_codec import (
     TruncatedError,
     UnknownFeatureError,
 )
-from softlabel_codec.compress import compress_columns, compressed_sizes, decompress, decompress_many, store_columns
-from softlabel_codec.frame import (
+from softlabel_codec.container.framing import (
     MIN_BLOCK_BYTES,
     Header,
     Index,
@@ -35,6 +34,7 @@ from softlabel_codec.frame import (
     with_crc32,
     without_crc32,
 )
+from softlabel_codec.container.zstd_frames import compress_columns, compressed_sizes, decompress, decompress_many, store_columns
 
 MAGIC = b"\x89SLC\r\n\x1a\n"
 

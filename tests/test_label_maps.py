@@ -9,11 +9,12 @@ from click.testing import CliRunner
 
 from softlabel_codec import CorruptError, MismatchError
 from softlabel_codec.cli.main import main
-from softlabel_codec.images import list_images, load_image
+from softlabel_codec.images.files import list_images, load_image
+from softlabel_codec.label_maps import LabelMaps, make_label_maps
+from softlabel_codec.label_maps.maps import SIDE
 from softlabel_codec.teacher import load_teacher
 from softlabel_codec.torch.pixels import normalize, to_tensor
-from softlabel_codec.trainer import LabelMaps, make_label_maps, train
-from softlabel_codec.trainer.label_maps import SIDE
+from softlabel_codec.trainer import train
 
 
 def random_maps(num_classes=30, num_images=2):

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softlabel_codec import Codec, CorruptError
-from softlabel_codec.few import FewCropsReader
-from softlabel_codec.pack.block import BlockImages, Layout
-from softlabel_codec.pack.columns import Column, from_bits, from_planes, get_varint, grouped, put_varint, to_bits, to_planes, width_of
-from softlabel_codec.pack.indices import pack_indices, unpack_ranks
-from softlabel_codec.pack.keys import pack_keys, unpack_keys
+from softlabel_codec.block.columns import Column, from_bits, from_planes, get_varint, grouped, put_varint, to_bits, to_planes, width_of
+from softlabel_codec.block.indices import pack_indices, unpack_ranks
+from softlabel_codec.block.keys import pack_keys, unpack_keys
+from softlabel_codec.block.layout import BlockImages, Layout
+from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.quantise.codes import SparseCodes, concatenate_codes, label_quantiser
 from softlabel_codec.sampler import CropSampler, crop_stream
 

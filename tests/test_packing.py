@@ -33,9 +33,7 @@ from blocks_by_hand import (
 from test_pack import SAMPLER, block_images, content_of, same_codes
 
 from softlabel_codec import Codec, CorruptError
-from softlabel_codec.compress import store_columns
-from softlabel_codec.pack.block import BlockImages, Layout
-from softlabel_codec.pack.columns import (
+from softlabel_codec.block.columns import (
     Column,
     exclusive_cumsum,
     from_bits,
@@ -49,11 +47,13 @@ from softlabel_codec.pack.columns import (
     to_planes,
     width_of,
 )
-from softlabel_codec.pack.crops import CROP_MODES, STORED_CROPS, crop_mode, crops_crc32
-from softlabel_codec.pack.fields import Fields
-from softlabel_codec.pack.indices import PackedIndices, check_distinct, class_bits, pack_indices, unpack_ranks
-from softlabel_codec.pack.keys import decode_key, pack_keys, unpack_keys
-from softlabel_codec.pack.tails import one_tail, pack_tails
+from softlabel_codec.block.crops import CROP_MODES, STORED_CROPS, crop_mode, crops_crc32
+from softlabel_codec.block.indices import PackedIndices, check_distinct, class_bits, pack_indices, unpack_ranks
+from softlabel_codec.block.keys import decode_key, pack_keys, unpack_keys
+from softlabel_codec.block.layout import BlockImages, Layout
+from softlabel_codec.block.rows import Fields
+from softlabel_codec.block.tails import one_tail, pack_tails
+from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.quantise.codes import SparseCodes, concatenate_codes, label_quantiser
 from softlabel_codec.quantise.tails import TailCodes
 from softlabel_codec.sampler import crop_stream

@@ -17,8 +17,8 @@ from torch import nn
 
 from softlabel_codec import Codec
 from softlabel_codec.cli.codecs import STRINGS
+from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students import build_student
-from softlabel_codec.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

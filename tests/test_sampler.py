@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softlabel_codec import ArgumentError
-from softlabel_codec.crop_choice import choose_crops, crops_at
+from softlabel_codec.crops.choice import choose_crops, crops_at
 from softlabel_codec.sampler import CropSampler, crop_stream, philox4x32, portable_exp
 
 VECTORS = Path(__file__).parents[1] / "spec" / "crop-sampler-v1-vectors.json"

@@ -16,9 +16,9 @@ from PIL import Image
 from vectors import invalid, valid
 
 from softlabel_codec import ArgumentError, Codec, FormatError, LimitError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec.checks.limits import MAX_TABLE_ENTRIES
 from softlabel_codec.cli.main import main
-from softlabel_codec.frame import Header
-from softlabel_codec.limits import MAX_TABLE_ENTRIES
+from softlabel_codec.container.framing import Header
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.torch import SoftLabelDataset
 

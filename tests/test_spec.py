@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from vectors.valid import FOLDER
 
-from softlabel_codec import codec, errors, frame, limits
+from softlabel_codec import codec, errors
+from softlabel_codec.block.crops import CROP_MODES
+from softlabel_codec.block.layout import Layout
+from softlabel_codec.checks import limits
 from softlabel_codec.codec import Codec
-from softlabel_codec.pack.block import Layout
-from softlabel_codec.pack.crops import CROP_MODES
+from softlabel_codec.container import framing as frame
 from softlabel_codec.sampler import CropSampler
 
 SPEC = Path(__file__).parents[1] / "spec"

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, StateError
-from softlabel_codec.images import apply_crop, load_image
+from softlabel_codec.images.files import apply_crop, load_image
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import EncodeConfig, batches, encode, load_teacher
 from softlabel_codec.teacher.batches import CropBatches, Plan, Run, load_batches

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from softlabel_codec import ArgumentError
 from softlabel_codec.cli.main import main
-from softlabel_codec.train_config import TrainConfig
+from softlabel_codec.options.train import TrainConfig
 
 LEAST = {"images": "train", "labels": "a.slc", "out": "run"}
 

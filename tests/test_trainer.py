@@ -21,17 +21,18 @@ from torch.nn.functional import cross_entropy
 import softlabel_codec
 from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter, StateError
 from softlabel_codec.cli.main import main
-from softlabel_codec.crop_choice import crops_at
-from softlabel_codec.images import list_images
+from softlabel_codec.container.whole_files import read_result, write_json
+from softlabel_codec.crops.choice import crops_at
+from softlabel_codec.images.files import list_images
+from softlabel_codec.label_maps import make_label_maps
+from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students import build_student, load_weights
 from softlabel_codec.teacher.load import load_teacher, weights_sha256
 from softlabel_codec.torch import DenseTargets, soft_cross_entropy, to_targets
 from softlabel_codec.torch.workers import SHARED_MEMORY
-from softlabel_codec.train_config import TrainConfig
-from softlabel_codec.trainer import evaluate, load_student, make_label_maps, train
+from softlabel_codec.trainer import evaluate, load_student, train
 from softlabel_codec.trainer.augment import jitter_colors, mix_crops
 from softlabel_codec.trainer.draws import Draw, epoch_draws
-from softlabel_codec.trainer.files import read_result, write_json
 from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.optimisers import learning_rate, parameter_groups
 from softlabel_codec.trainer.setup import set_up

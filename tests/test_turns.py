@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Distribute
 
 import softlabel_codec
 from softlabel_codec import ArgumentError, MismatchError
-from softlabel_codec.crop_choice import choose_crops
+from softlabel_codec.crops.choice import choose_crops
 from softlabel_codec.torch import ImageTurn, SoftLabelDataset, SoftLabelSampler, collate_crops
 
 CONTEXTS = ["fork", "spawn", "forkserver"]

@@ -16,11 +16,11 @@ import pytest
 from conftest import random_probs, write_labels
 
 from softlabel_codec import CorruptError, FormatError, SoftLabelReader, SoftLabelWriter, recover
-from softlabel_codec.frame import HEADER
-from softlabel_codec.prefix import BlockScan, read_beginning
+from softlabel_codec.container.files import FileSource
+from softlabel_codec.container.framing import HEADER
+from softlabel_codec.container.scan import BlockScan, read_beginning
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.store import FileSource
 
 COUNTS = [12] * 40
 

@@ -15,7 +15,7 @@ import pytest
 FEWEST = 1500
 """How many tests need no torch, about: far fewer mean that they are told apart wrongly."""
 ROOT = Path(__file__).resolve().parents[1]
-PLACES = (ROOT, ROOT / "tests", ROOT / "benchmarks")
+PLACES = (ROOT, ROOT / "tests")
 """Where tests find modules of this repository."""
 
 

@@ -1,265 +1,250 @@
-"""The accuracy experiment on 100 classes of Tiny-ImageNet: python benchmarks/accuracy/experiment.py WORK [--scale gpu|cpu|check].
-
-Trains a teacher, labels 100 crops of each image, writes the labels in all codecs, and trains students from each. It stops after
---minutes and continues from what is there: run it again until it says that everything is done (exit code 0; 3: there is more to
-do). Results, one JSON file per run, go to `results/SCALE-TEACHER/`, where TEACHER is the beginning of the fingerprint of the full
-labels, since runs of different teachers do not belong into one table. On another machine, put `teacher-f16.pt` into an empty WORK
-to go on with the same teacher. `tables.py` makes the tables of the report.
-"""
+"""The tasks of the accuracy experiment: teachers, labels, students. Each is done once, by one of several processes."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import io
 import os
+import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import networks
-import numpy as np
 import torch
-from PIL import Image
-from plan import CODECS, HERE, REFERENCE, SCALES, Cell, Scale, cells
 
-from softlabel_codec import SoftLabelReader, SoftLabelWriter
-from softlabel_codec.sampler import CropSampler
-from softlabel_codec.teacher import EncodeConfig, encode
-from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
-from softlabel_codec.trainer import ImageMemory, make_label_maps, train
-from softlabel_codec.trainer.files import read_result, whole_file, write_json
-from softlabel_codec.trainer.outcome import machine
-from softlabel_codec.trainer.quality import label_quality
+from benchmarks.accuracy import networks
+from benchmarks.accuracy.images import MARGIN, SIDE
+from benchmarks.accuracy.labels import SAMPLER, VIEW_SAMPLER, write_labels, write_views
+from benchmarks.accuracy.plan import ALL, FEW, HERE, MAPS, MOST_CROPS, ONLINE, PADDED, SCALES, TRUTH, VIEWS, Row, Scale
+from benchmarks.accuracy.results import add_result, read_results
+from softlabel_codec.compare.outcome import machine
+from softlabel_codec.container.whole_files import read_result, whole_file
+from softlabel_codec.errors import SoftLabelError
+from softlabel_codec.label_maps import make_label_maps
+from softlabel_codec.options.train import TrainConfig
+from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
+from softlabel_codec.teacher.load import weights_sha256
+from softlabel_codec.trainer import ImageMemory, Student, evaluate, train
 from softlabel_codec.version import library_versions
 
-DATA = HERE.parents[2] / "shared" / "data" / "tiny-imagenet-100.npz"
-SAMPLER = CropSampler(seed=0, scale=(0.25, 1.0))
-MORE_TO_DO = 3
-TEACHERS = {"resnet34": "trained_resnet34", "small_teacher": "trained_small_teacher"}
+LOGITS = "dense:values=f32,content=logits"
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class TimeUpError(Exception):
     """The time of this call is over."""
 
 
-class Experiment:
-    """The experiment in a folder, step by step; each step is left out if what it makes is there."""
+@dataclass(frozen=True)
+class Task:
+    """Something to be done once.
 
-    def __init__(self, scale_name: str, work: Path, results: Path, data: Path, minutes: float) -> None:
+    Attributes
+    ----------
+    name : str
+        What it is called in the folder of what somebody has begun.
+    needs : tuple of Path
+        Files that must be there before.
+    make : callable
+        Does it.
+    """
+
+    name: str
+    needs: tuple[Path, ...]
+    make: Callable[[], None]
+
+
+class Experiment:
+    """The experiment in a folder.
+
+    Parameters
+    ----------
+    scale_name : str
+        One of `SCALES`.
+    work : Path
+        Folder of images, teachers, labels and runs.
+    results : Path
+        Folder of the results: all of a scale go to one file, a JSON object to a line.
+    minutes : float
+        After so long, TimeUpError is raised between two steps.
+    workers : int
+        Processes that cut images for each teacher.
+    """
+
+    def __init__(self, scale_name: str, work: Path, results: Path, minutes: float, workers: int = 1) -> None:
         self.scale: Scale = SCALES[scale_name]
-        self._name, self._work, self._results, self._data = scale_name, work, results, data
+        self._work, self._results, self._workers = work, results / f"{scale_name}.jsonl", workers
         self._end = time.monotonic() + 60 * minutes
         self._memory = ImageMemory()
-        work.mkdir(parents=True, exist_ok=True)
         os.environ[networks.WORK] = str(work.absolute())
 
-    def run(self) -> None:
-        """Do what is left; TimeUpError if time ends before that."""
-        self._unpack()
-        self._train_teacher()
-        self._label()
-        folder = self._results / f"{self._name}-{self._fingerprint()}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._describe(folder / "labels.json")
-        for cell in cells(self.scale):
-            self._train_student(cell, folder / f"{cell.name}.json")
+    def begin(self) -> None:
+        """Mark what is done, and forget what was begun only; before any process works."""
+        shutil.rmtree(self._work / "begun", ignore_errors=True)
+        (self._work / "begun").mkdir(parents=True)
+        self._results.parent.mkdir(parents=True, exist_ok=True)
+        for result in read_results(self._results):
+            (self._work / "begun" / result["name"]).touch()
+
+    def work(self) -> None:
+        """Do what nobody has begun until nothing is left; TimeUpError if time ends before that."""
+        left = list(self._tasks())
+        while left:
+            self._check_time()
+            ready = next((task for task in left if all(path.exists() for path in task.needs)), None)
+            if ready is None:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            else:
+                left.remove(ready)
+                if self._claim(ready):
+                    try:
+                        ready.make()
+                    except SoftLabelError as error:
+                        print(error, file=sys.stderr)
+
+    def _claim(self, task: Task) -> bool:
+        try:
+            (self._work / "begun" / task.name).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def _check_time(self, *progress: Any) -> None:
         if time.monotonic() > self._end:
             raise TimeUpError
 
-    def _say(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+    def _write(self, kind: str, name: str, seconds: float, **found: Any) -> None:
+        """Add a result to the file."""
+        versions = library_versions("softlabel_codec", "numpy", "pillow", "torch", "zstandard")
+        where = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions, "seconds": round(seconds, 1)}
+        add_result(self._results, {"kind": kind, "name": name, **where, **found})
+        print(f"{time.strftime('%H:%M:%S')}  {name}  {seconds:.1f} s", file=sys.stderr, flush=True)
 
-    def _unpack(self) -> None:
-        """Write the images as folders of PNG files, which decode fast and lose nothing."""
-        done = self._work / "images" / "done"
-        if done.exists():
-            return
-        self._say("unpacking images")
-        with np.load(self._data) as data:
-            for split, per_class in (("train", self.scale.images_per_class), ("val", self.scale.images_per_class)):
-                _unpack(data, split, per_class, self._work / "images" / split)
-        done.touch()
+    def _tasks(self) -> Iterator[Task]:
+        for teacher in self.scale.teachers:
+            yield Task(f"teacher-{teacher}", (), partial(self._train_teacher, teacher))
+            yield Task(f"logits-{teacher}", (self._weights(teacher),), partial(self._label, teacher))
+        made = set()
+        for row, seed in self.scale.runs():
+            needs = [self._weights(row.teacher)] if row.source == ONLINE else []
+            for path, labels in self._files(row):
+                if path not in made:
+                    yield Task(_label_name(path), self._needs_of_labels(labels), partial(self._write_labels, path, labels))
+                made.add(path)
+                needs.append(path)
+            yield Task(run_name(row, seed), tuple(needs), partial(self._train_student, row, seed))
 
-    def _options(self, out: Path, **more: Any) -> dict[str, Any]:
-        images = {"images": str(self._work / "images" / "train"), "val": str(self._work / "images" / "val")}
-        how = {"mean": networks.MEAN, "std": networks.STD, "device": self.scale.device, "resume": True}
-        return {**images, "out": str(out), **how, **self.scale.common, **more}
+    def _images(self, name: str, split: str) -> Path:
+        return self._work / "images" / (ALL if (name, split) == (FEW, "val") else name) / split
 
-    def _train_teacher(self) -> None:
-        kept = self._work / "teacher-f16.pt"
-        if kept.exists():
-            return
-        self._say("training the teacher")
-        crops = {"scale": SAMPLER.scale, "ratio": SAMPLER.ratio, "flip_probability": SAMPLER.flip_probability}
-        options = self._options(self._work / "teacher", labels=TRUTH, crops_per_image=1, val_epochs=10, **crops, **self.scale.teacher)
-        report = train(TrainConfig.from_mapping(options), self._check_time, self._memory)
-        weights = torch.load(self._work / "teacher" / "weights.pt", map_location="cpu", weights_only=True)
-        with whole_file(kept) as file:
-            torch.save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, file)
-        self._say(f"teacher: {(report.evaluation or {})['top1']:.2%}")
+    def _weights(self, teacher: str) -> Path:
+        return self._work / f"teacher-{teacher}.pt"
 
-    @property
-    def _teacher(self) -> str:
-        return f"{HERE / 'networks.py'}:{TEACHERS[self.scale.teacher['student'].rpartition(':')[2]]}"
+    def _logits(self, teacher: str) -> Path:
+        return self._work / "labels" / f"{teacher}-logits.slc"
 
-    def _labels(self, codec: str) -> Path:
-        return self._work / "labels" / f"{codec.replace(':', '-').replace(',', '-')}.slc"
+    def _network(self, teacher: str) -> str:
+        return f"{HERE / 'networks.py'}:trained_{self.scale.teachers[teacher]['student'].rpartition(':')[2]}"
 
-    def _label(self) -> None:
-        """Run the teacher once, keeping all probabilities; then write every other codec from those, and label maps."""
-        full = self._labels(REFERENCE)
-        full.parent.mkdir(exist_ok=True)
-        if not full.exists():
-            self._say(f"labelling {self.scale.crops} crops of each image")
-            size, on_gpu = self.scale.common["size"], self.scale.device == "cuda"
+    def _files(self, row: Row) -> Iterator[tuple[Path, Row]]:
+        """Yield the label file of a row, if it has one, with the row reduced to what the file depends on."""
+        if row.source not in (TRUTH, ONLINE):
+            reduced = Row(row.source, row.teacher, row.images, row.stored, temperature=row.temperature)
+            suffix = ".npz" if row.source == MAPS else ".slc"
+            yield self._work / "labels" / f"{run_name(reduced)}{suffix}", reduced
+
+    def _needs_of_labels(self, row: Row) -> tuple[Path, ...]:
+        return (self._weights(row.teacher) if row.source in (MAPS, VIEWS) else self._logits(row.teacher),)
+
+    def _options(self, out: Path, images: str, **more: Any) -> dict[str, Any]:
+        folders = {"images": str(self._images(images, "train")), "val": str(self._images(images, "val"))}
+        val_crop = SIDE / (SIDE + 2 * MARGIN) if images == PADDED else 1.0
+        how = {"mean": networks.MEAN, "std": networks.STD, "device": self.scale.device, "resume": True, "val_crop": val_crop}
+        return {**folders, "out": str(out), **how, **self.scale.common, **more}
+
+    def _train_teacher(self, teacher: str) -> None:
+        started, kept = time.monotonic(), self._weights(teacher)
+        if not kept.exists():
+            crops = {"scale": SAMPLER.scale, "ratio": SAMPLER.ratio, "flip_probability": SAMPLER.flip_probability}
+            options = self.scale.teachers[teacher]
+            more = {"labels": TRUTH, "crops_per_image": 1, "val_epochs": options["epochs"], **crops, **options}
+            train(TrainConfig.from_mapping(self._options(self._work / "runs" / teacher, ALL, **more)), self._check_time, self._memory)
+            weights = torch.load(self._work / "runs" / teacher / "weights.pt", map_location="cpu", weights_only=True)
+            with whole_file(kept) as file:
+                torch.save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, file)
+        found = load_teacher(self._network(teacher))
+        student = Student(found.model, networks.NUM_CLASSES, self.scale.common["size"], found.mean, found.std, crop=1.0)
+        evaluation = dataclasses.asdict(evaluate(student, str(self._images(ALL, "val")), device=self.scale.device))
+        about = {"teacher": teacher, "weights_sha256": weights_sha256(found.model), "options": self.scale.teachers[teacher]}
+        self._write("teacher", f"teacher-{teacher}", time.monotonic() - started, **about, evaluation=evaluation)
+
+    def _label(self, teacher: str) -> None:
+        """Run a teacher once over all crops, keeping its logits."""
+        started = time.monotonic()
+        self._logits(teacher).parent.mkdir(exist_ok=True)
+        if not self._logits(teacher).exists():
             config = EncodeConfig(
-                images=str(self._work / "images" / "train"),
-                out=str(full),
-                teacher=self._teacher,
-                codec=REFERENCE,
-                crops=self.scale.crops,
+                images=str(self._images(ALL, "train")),
+                out=str(self._logits(teacher)),
+                teacher=self._network(teacher),
+                codec=LOGITS,
+                crops=MOST_CROPS,
                 sampler=SAMPLER,
-                size=size,
-                batch_size=1024 if on_gpu else 256,
-                workers=min(16, os.cpu_count() or 1) if on_gpu else 1,
+                size=self.scale.common["size"],
+                batch_size=1024 if self.scale.device == "cuda" else 256,
+                workers=self._workers,
                 device=self.scale.device,
                 precision="float32",
             )
             encode(config, self._check_time)
-        for codec in CODECS:
-            if not self._labels(codec).exists():
-                self._check_time()
-                self._say(f"writing {codec}")
-                _copy_labels(full, self._labels(codec), codec)
-        maps = self._work / "labels" / "maps.npz"
-        if not maps.exists():
-            self._check_time()
-            self._say("making label maps")
-            found = make_label_maps(
-                self._work / "images" / "train", self._teacher, size=self.scale.common["size"], device=self.scale.device
-            )
-            found.save(maps)
+        self._write("encode", f"logits-{teacher}", time.monotonic() - started, teacher=teacher, crops=MOST_CROPS)
 
-    def _fingerprint(self) -> str:
-        with SoftLabelReader(self._labels(REFERENCE)) as reader:
-            return reader.fingerprint[:8]
+    def _write_labels(self, path: Path, row: Row) -> None:
+        started = time.monotonic()
+        unfinished = path.with_name("unfinished-" + path.name)
+        if row.source == MAPS:
+            images = self._images(row.images, "train")
+            maps = make_label_maps(images, self._network(row.teacher), size=self.scale.common["size"], device=self.scale.device)
+            maps.save(unfinished)
+            found: dict[str, Any] = {"bytes": unfinished.stat().st_size, "num_images": len(maps.numbers)}
+        elif row.source == VIEWS:
+            found = write_views(self._images(row.images, "train"), unfinished, self._network(row.teacher), self.scale.device)
+        else:
+            images = self._images(row.images, "train")
+            found = write_labels(self._logits(row.teacher), unfinished, row.source, row.stored, row.temperature, images)
+        self._write("labels", _label_name(path), time.monotonic() - started, row=dataclasses.asdict(row), **found)
+        unfinished.replace(path)
 
-    def _sources(self) -> dict[str, str]:
-        stored = {codec: str(self._labels(codec)) for codec in CODECS}
-        return {**stored, "maps": str(self._work / "labels" / "maps.npz"), "truth": TRUTH, "online": ONLINE}
-
-    def _describe(self, path: Path) -> None:
-        """Write down what is known of the labels before any student."""
-        if read_result(path) is not None:
-            return
-        sources = self._sources()
-        images = str(self._work / "images" / "train")
-        quality = label_quality(sources, images)
-        with SoftLabelReader(sources[REFERENCE]) as reader:
-            num_images, num_crops, num_classes = len(reader), int(reader.num_crops.sum()), reader.num_classes
-        sizes = {name: Path(labels).stat().st_size / num_crops for name, labels in sources.items() if Path(labels).is_file()}
-        teacher = TrainConfig.from_mapping(self._options(Path("teacher"), labels=ONLINE, teacher=self._teacher, epochs=1))
-        facts = {
-            "scale": self._name,
-            "num_images": num_images,
-            "num_crops": num_crops,
-            "teacher": self.scale.teacher,
-            "teacher_top1": _evaluate_teacher(teacher, num_classes),
-            "student": self.scale.student,
-            "common": self.scale.common,
-            "bytes_per_crop": sizes,
-            "entropy": quality[REFERENCE].entropy,
-            "quality": {name: dataclasses.asdict(said) for name, said in quality.items()},
-        }
-        write_json(path, _portable(facts))
-
-    def _train_student(self, cell: Cell, path: Path) -> None:
-        if read_result(path) is not None:
-            return
-        self._check_time()
-        labels = self._sources()[cell.source]
-        fresh = {"scale": SAMPLER.scale, "ratio": SAMPLER.ratio, "flip_probability": SAMPLER.flip_probability}
-        more: dict[str, Any] = {} if labels.endswith(".slc") else fresh
-        if labels == ONLINE:
-            more["teacher"] = self._teacher
-        often = {"val_epochs": self.scale.student["epochs"], "checkpoint_epochs": 5, "seed": cell.seed}
-        out = self._work / "runs" / cell.name
-        options = self._options(out, labels=labels, **more, **often, **self.scale.student, **dict(cell.varied))
-        report = train(TrainConfig.from_mapping(options), self._check_time, self._memory)
+    def _train_student(self, row: Row, seed: int) -> None:
+        out = self._work / "runs" / run_name(row, seed)
+        options = {**self.scale.students[row.student], "crops_per_image": row.crops_per_image, "mixup": row.mixup, "seed": seed}
+        options["epochs"] = {ALL: options["epochs"], FEW: self.scale.few_epochs, PADDED: self.scale.padded_epochs}[row.images]
+        options["val_epochs"] = options["epochs"]
+        files = [str(path) for path, _ in self._files(row)]
+        options["labels"] = files[0] if files else row.source
+        if row.source in (TRUTH, ONLINE, MAPS):
+            sampler = VIEW_SAMPLER if row.images == PADDED else SAMPLER
+            options |= {"scale": sampler.scale, "ratio": sampler.ratio, "flip_probability": sampler.flip_probability}
+        if row.source == ONLINE:
+            options["teacher"] = self._network(row.teacher)
+        if row.source in (ONLINE, MAPS):
+            options["temperature"] = row.temperature
+        report = train(TrainConfig.from_mapping(self._options(out, row.images, **options)), self._check_time, self._memory)
         result = read_result(out / "result.json") or {}
-        versions = library_versions("softlabel_codec", "numpy", "pillow", "torch", "zstandard")
-        circumstances = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions}
-        own = {"source": cell.source, "varied": dict(cell.varied), "seed": cell.seed}
-        write_json(path, _portable({**own, **circumstances, **result}))
-        self._say(f"{cell.name}: {(report.evaluation or {})['top1']:.2%} in {report.seconds:.1f} s")
+        shutil.rmtree(out)
+        self._write("run", run_name(row, seed), report.seconds, row=dataclasses.asdict(row), seed=seed, result=result)
 
 
-def _unpack(data: Any, split: str, per_class: int | None, folder: Path) -> None:
-    jpeg, offsets = data[f"{split}_jpeg"], data[f"{split}_offsets"]
-    seen: dict[int, int] = {}
-    for number, (key, label) in enumerate(zip(data[f"{split}_keys"], data[f"{split}_labels"].tolist(), strict=True)):
-        seen[label] = seen.get(label, 0) + 1
-        if per_class is not None and seen[label] > per_class:
-            continue
-        path = folder / Path(key.decode()).with_suffix(".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.open(io.BytesIO(jpeg[offsets[number] : offsets[number + 1]].tobytes()))
-        image.convert("RGB").save(path, compress_level=1)
+def run_name(row: Row, seed: int | None = None) -> str:
+    """Return what the runs of a row, or one of them, are called."""
+    usual = Row(row.source)
+    parts = [row.source.replace(":", "-").replace(",", "-")]
+    parts += [f"{name}={value}" for name, value in dataclasses.asdict(row).items() if value != getattr(usual, name)]
+    return "__".join([*parts, *([] if seed is None else [f"seed={seed}"])])
 
 
-def _copy_labels(full: Path, path: Path, codec: str) -> None:
-    with (
-        SoftLabelReader(full) as reader,
-        SoftLabelWriter(path, reader.num_classes, codec, reader.metadata, crops="derived", sampler=SAMPLER, overwrite=True) as writer,
-    ):
-        for key, image in zip(reader.keys, reader, strict=True):
-            writer.add(key, image_size=image.image_size, probs=image.labels.dense())
-
-
-def _evaluate_teacher(config: TrainConfig, num_classes: int) -> float:
-    """Return the accuracy of the teacher as it labels: in half precision weights."""
-    from softlabel_codec.teacher import load_teacher
-    from softlabel_codec.trainer import Student, evaluate
-
-    assert config.teacher is not None
-    assert config.val is not None
-    teacher = load_teacher(config.teacher)
-    student = Student(teacher.model, num_classes, config.size, teacher.mean, teacher.std, crop=config.val_crop)
-    return evaluate(student, config.val, device=config.device).top1
-
-
-def _portable(value: Any) -> Any:
-    """Return a value without paths of this machine: only the last part of each is kept."""
-    if isinstance(value, dict):
-        return {name: _portable(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_portable(part) for part in value]
-    if isinstance(value, str) and value.startswith("/"):
-        return Path(value).name
-    return value
-
-
-def main() -> None:
-    """Do as much as fits into the time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder for images, labels and runs")
-    parser.add_argument("--scale", choices=SCALES, default="gpu")
-    parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--data", type=Path, default=DATA)
-    options = parser.parse_args()
-    experiment = Experiment(options.scale, options.work, options.results, options.data, options.minutes)
-    try:
-        experiment.run()
-    except TimeUpError:
-        print("time is up: run it again to go on", file=sys.stderr)
-        sys.exit(MORE_TO_DO)
-    print("everything is done", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()
+def _label_name(path: Path) -> str:
+    return f"labels__{path.name}"

@@ -1,37 +1,69 @@
-"""What the accuracy experiment trains: sources, ablations, and how large everything is at each scale."""
+"""What the accuracy experiment trains: the rows of its tables, and how large everything is at each scale."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-REFERENCE = "dense:values=f32"
+NETWORKS = HERE / "networks.py"
+TRUTH, ONLINE, MAPS, VIEWS = "truth", "online", "maps", "views"
+FULL = "dense:values=f32"
 DEFAULT = "marginal_smoothing:k=5"
-TAILS = ("marginal_smoothing:t=0.1,tail=30", "marginal_smoothing:t=0.05,tail=100")
-QUOTED = ("truth", "online", REFERENCE, DEFAULT, *TAILS)
-"""Rows that the README quotes: they get more seeds."""
-CODECS = (
-    REFERENCE,
-    "dense:values=f16",
-    DEFAULT,
-    "marginal_smoothing:k=5,values=f32",
-    "marginal_smoothing:k=5,values=f16",
-    "marginal_smoothing:k=5,step=0.125",
-    "marginal_smoothing:k=5,step=0.25",
-    "marginal_smoothing:k=10",
-    "marginal_smoothing:t=0.02",
-    *TAILS,
-    "marginal_renorm:k=5",
-    "smoothing",
-    "hard",
-)
-OTHERS = ("truth", "online", "maps")
+TAIL = "marginal_smoothing:t=0.05,tail=100"
+TAILS = ("marginal_smoothing:t=0.1,tail=30", TAIL, "marginal_smoothing:t=0.02,tail=100")
+CODECS = (FULL, DEFAULT, "marginal_smoothing:k=10", *TAILS, "marginal_renorm:k=5", "smoothing", "hard")
+SURE, UNSURE = "sure", "unsure"
+ALL, FEW, PADDED = "all", "few", "padded"
+STORED_CROPS = (4, 10, 25)
+MOST_CROPS = 50
+CROPS_PER_IMAGE = (1, 2, 8, 16)
 USUAL_CROPS_PER_IMAGE = 4
-CROPS_PER_IMAGE = (1, 2, USUAL_CROPS_PER_IMAGE, 8, 16)
-STORED_CROPS = (10, 25, 50, 100)
+HIGH_TEMPERATURE = 4.0
+MIXUP = 0.2
+
+
+@dataclass(frozen=True)
+class Row:
+    """Students of one kind, which differ in their seed only.
+
+    Attributes
+    ----------
+    source : str
+        A codec; or `truth`, the classes; `online`, the teacher in every step; `maps`, label maps; `views`, all views of a padded
+        image, stored with `FULL`.
+    teacher : str
+        Who labels: `sure` or `unsure`; empty for `truth`.
+    images : str
+        `all`; `few`, a tenth of them for ten times as many draws; `padded`, the few with a margin of two pixels.
+    stored : int
+        Stored crops of each image, M; 0 where none are stored.
+    crops_per_image : int
+        Crops of an image that are taken at a time, N.
+    temperature : float
+        Of the labels and the student.
+    mixup : float
+        Alpha of mixup.
+    student : str
+        `usual` or `large`.
+    """
+
+    source: str
+    teacher: str = SURE
+    images: str = ALL
+    stored: int = MOST_CROPS
+    crops_per_image: int = USUAL_CROPS_PER_IMAGE
+    temperature: float = 1.0
+    mixup: float = 0.0
+    student: str = "usual"
+
+    def __post_init__(self) -> None:
+        if self.source in (TRUTH, ONLINE, MAPS):
+            object.__setattr__(self, "stored", 0)
+        if self.source == TRUTH:
+            object.__setattr__(self, "teacher", "")
 
 
 @dataclass(frozen=True)
@@ -40,93 +72,139 @@ class Scale:
 
     Attributes
     ----------
-    images_per_class : int or None
-        Training images of each class; None: all.
-    crops : int
-        Stored crops of each image.
-    seeds, quoted_seeds : int
-        Students of each row, and of those that the README quotes.
-    ablations : bool
-        Whether the numbers of crops are varied too.
-    teacher, student : dict
-        Options of their training.
+    images_per_class, few_per_class : int or None
+        Training images of each class in `all` and in `few`; None: as many as there are.
+    rows : mapping of Row to int
+        What is trained, with how many seeds each.
+    teachers : mapping of str to dict
+        Options of the training of each teacher.
+    students : mapping of str to dict
+        Options of the training of each kind of student.
+    few_epochs, padded_epochs : int
+        Epochs on few images, and on padded ones.
     device : str
         Where it is meant to run.
+    common : dict
+        Options of teachers and students.
     """
 
     images_per_class: int | None
-    crops: int
-    seeds: int
-    quoted_seeds: int
-    ablations: bool
-    teacher: dict[str, Any]
-    student: dict[str, Any]
+    few_per_class: int
+    rows: Mapping[Row, int]
+    teachers: Mapping[str, dict[str, Any]]
+    students: Mapping[str, dict[str, Any]]
+    few_epochs: int
+    padded_epochs: int
     device: str
     common: dict[str, Any] = field(default_factory=dict)
+
+    def runs(self) -> Iterator[tuple[Row, int]]:
+        """Yield all rows and seeds, those of one seed before those of the next: a part of the experiment is a small whole one."""
+        for seed in range(max(self.rows.values())):
+            yield from ((row, seed) for row, seeds in self.rows.items() if seed < seeds)
+
+
+def _codecs(teacher: str) -> Iterator[Row]:
+    yield from (Row(source, teacher) for source in (FULL, TRUTH, ONLINE, MAPS, *CODECS[1:]))
+
+
+def _crops() -> Iterator[Row]:
+    yield from (Row(source, stored=stored) for stored in STORED_CROPS for source in (FULL, TAIL, DEFAULT))
+
+
+def _few() -> Iterator[Row]:
+    for source in (TRUTH, ONLINE):
+        yield Row(source, images=FEW)
+    yield from (Row(source, images=FEW, stored=stored) for stored in (*STORED_CROPS, MOST_CROPS) for source in (FULL, TAIL, DEFAULT))
+
+
+def _exact() -> Iterator[Row]:
+    yield from (Row(source, images=PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
+
+
+def _settings() -> Iterator[Row]:
+    for source in (FULL, DEFAULT, *TAILS[1:]):
+        yield Row(source, temperature=HIGH_TEMPERATURE)
+    for source in (FULL, TRUTH, DEFAULT, TAIL):
+        yield Row(source, mixup=MIXUP)
+    yield from (Row(source, crops_per_image=number) for number in CROPS_PER_IMAGE for source in (TAIL, TRUTH))
+
+
+def _large() -> Iterator[Row]:
+    yield from (Row(source, student="large") for source in (FULL, TRUTH, TAIL, DEFAULT))
+
+
+def _seeds(**numbers: tuple[Iterator[Row], int]) -> dict[Row, int]:
+    found: dict[Row, int] = {}
+    for rows, seeds in numbers.values():
+        for row in rows:
+            found.setdefault(row, seeds)
+    return found
 
 
 _SGD = {"optimizer": "sgd", "nesterov": True, "weight_decay": 5e-4, "warmup_epochs": 2.0}
 _ADAM = {"optimizer": "adamw", "weight_decay": 0.05, "warmup_epochs": 1.0}
-_NETWORKS = HERE / "networks.py"
 
 SCALES = {
     "gpu": Scale(
         images_per_class=None,
-        crops=100,
-        seeds=3,
-        quoted_seeds=5,
-        ablations=True,
-        teacher={"student": f"{_NETWORKS}:resnet34", "epochs": 100, "batch_size": 512, "learning_rate": 0.4, **_SGD},
-        student={"student": f"{_NETWORKS}:resnet18", "epochs": 40, "batch_size": 512, "learning_rate": 0.4, **_SGD},
+        few_per_class=22,
+        rows=_seeds(
+            sure=(_codecs(SURE), 5),
+            few=(_few(), 5),
+            crops=(_crops(), 5),
+            unsure=(_codecs(UNSURE), 5),
+            exact=(_exact(), 8),
+            settings=(_settings(), 5),
+            large=(_large(), 3),
+        ),
+        teachers={
+            UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM},
+            SURE: {"student": f"{NETWORKS}:resnet18", "epochs": 60, "batch_size": 512, "learning_rate": 0.4, **_SGD},
+        },
+        students={
+            "usual": {"student": f"{NETWORKS}:resnet10", "epochs": 40, "batch_size": 512, "learning_rate": 0.4, **_SGD},
+            "large": {"student": f"{NETWORKS}:resnet18", "epochs": 40, "batch_size": 512, "learning_rate": 0.4, **_SGD},
+        },
+        few_epochs=400,
+        padded_epochs=150,
         device="cuda",
-        common={"size": 64, "val_crop": 1.0, "in_memory": True},
+        common={"size": 32, "in_memory": True, "checkpoint_epochs": 10},
     ),
     "cpu": Scale(
         images_per_class=None,
-        crops=100,
-        seeds=1,
-        quoted_seeds=5,
-        ablations=False,
-        teacher={"student": f"{_NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM},
-        student={"student": f"{_NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM},
+        few_per_class=22,
+        rows=dict.fromkeys(_codecs(UNSURE), 5),
+        teachers={UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM}},
+        students={"usual": {"student": f"{NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM}},
+        few_epochs=200,
+        padded_epochs=150,
         device="cpu",
-        common={"size": 32, "val_crop": 1.0},
+        common={"size": 32},
     ),
     "check": Scale(
         images_per_class=4,
-        crops=16,
-        seeds=1,
-        quoted_seeds=2,
-        ablations=True,
-        teacher={"student": f"{_NETWORKS}:small_teacher", "epochs": 2, "batch_size": 64, "learning_rate": 4e-3, **_ADAM},
-        student={"student": "small", "epochs": 1, "batch_size": 64, "learning_rate": 8e-3, **_ADAM, "warmup_epochs": 0.0},
+        few_per_class=2,
+        rows=_seeds(
+            sure=(_codecs(SURE), 2),
+            few=(_few(), 1),
+            crops=(_crops(), 1),
+            unsure=(_codecs(UNSURE), 1),
+            exact=(_exact(), 1),
+            settings=(_settings(), 1),
+            large=(_large(), 1),
+        ),
+        teachers={
+            UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 2, "batch_size": 64, "learning_rate": 4e-3, **_ADAM},
+            SURE: {"student": f"{NETWORKS}:resnet18", "epochs": 1, "batch_size": 64, "learning_rate": 0.1, **_SGD},
+        },
+        students={
+            "usual": {"student": "small", "epochs": 1, "batch_size": 64, "learning_rate": 8e-3, **_ADAM, "warmup_epochs": 0.0},
+            "large": {"student": "small", "epochs": 1, "batch_size": 64, "learning_rate": 8e-3, **_ADAM, "warmup_epochs": 0.0},
+        },
+        few_epochs=1,
+        padded_epochs=1,
         device="cpu",
-        common={"size": 32, "val_crop": 1.0},
+        common={"size": 32, "in_memory": True},
     ),
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A run of the experiment: a source, what differs from the others, and a seed."""
-
-    source: str
-    varied: tuple[tuple[str, int], ...]
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """What its result is called."""
-        parts = [self.source.replace(":", "-").replace(",", "-"), *(f"{name}={value}" for name, value in self.varied), f"seed={self.seed}"]
-        return "__".join(parts)
-
-
-def cells(scale: Scale) -> Iterator[Cell]:
-    """Yield all runs; those of one seed before those of the next, so that a part of the experiment is a small whole one."""
-    for seed in range(max(scale.seeds, scale.quoted_seeds)):
-        for source in (*OTHERS, *CODECS):
-            if seed < (scale.quoted_seeds if source in QUOTED else scale.seeds):
-                yield Cell(source, (), seed)
-        if scale.ablations and seed < scale.seeds:
-            yield from (Cell(DEFAULT, (("crops_per_image", value),), seed) for value in CROPS_PER_IMAGE if value != USUAL_CROPS_PER_IMAGE)
-            yield from (Cell(DEFAULT, (("stored_crops", value),), seed) for value in STORED_CROPS if value < scale.crops)

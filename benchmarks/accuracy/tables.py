@@ -3,174 +3,257 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from accuracy.plan import CODECS, CROPS_PER_IMAGE, DEFAULT, OTHERS, REFERENCE, SCALES, STORED_CROPS, TAILS, USUAL_CROPS_PER_IMAGE, cells
-from softlabel_codec.trainer.files import read_result
-from softlabel_codec.trainer.outcome import Interval, welch
+from scipy import stats
+
+from benchmarks.accuracy.plan import (
+    ALL,
+    DEFAULT,
+    FEW,
+    FULL,
+    HIGH_TEMPERATURE,
+    MAPS,
+    MIXUP,
+    ONLINE,
+    PADDED,
+    SCALES,
+    SURE,
+    TAIL,
+    TRUTH,
+    VIEWS,
+    Row,
+)
+from benchmarks.accuracy.results import read_results
+from softlabel_codec.compare.outcome import CONFIDENCE, Interval
 
 RESULTS = Path(__file__).with_name("results")
-MARGIN = 0.5
-TITLES = {"gpu": "On a GPU", "cpu": "On a CPU: smaller networks and images"}
-TAIL_BYTES_PER_CROP = 3.5
-"""What the image-tail codec may cost."""
-NOT_RUN = {
-    "gpu": "**The experiment on a GPU has not been run: none was at hand.** One command does it, in parts: "
-    "`python benchmarks/accuracy/experiment.py WORK`.",
-    "cpu": "**The smaller experiment on a CPU has not been run.** One command does it, in parts: "
-    "`python benchmarks/accuracy/experiment.py WORK --scale cpu`.",
-}
-NAMES = {"truth": "ground truth", "online": "teacher in every step", "maps": "ReLabel-style maps"}
+TITLES = {"gpu": "On a GPU", "cpu": "On a CPU"}
+COMMANDS = {scale: f"`python -m benchmarks.accuracy WORK --scale {scale}`" for scale in TITLES}
+NAMES = {TRUTH: "ground truth", ONLINE: "teacher in every step", MAPS: "ReLabel-style maps", VIEWS: "all 50 views, stored"}
+FEWEST_SEEDS = 5
+"""Pairs of students that a verdict needs."""
+KEPT, LOST = 0.3, 0.5
+"""What a codec may cost in points, and how far its interval may reach."""
+HOLDS, FAILS, UNKNOWN = "holds", "**does not hold**", "not yet known"
 
 
 @dataclass(frozen=True)
 class Results:
-    """Results of one teacher: facts about labels, and accuracies in percent by source, what varies, and seed."""
+    """Results of one scale: accuracies in percent by row and seed, what is known of label files by row, and of teachers by name."""
 
     scale: str
-    facts: dict[str, Any]
-    runs: list[dict[str, Any]]
+    runs: dict[Row, dict[int, float]]
+    labels: dict[Row, dict[str, Any]]
+    teachers: dict[str, dict[str, Any]]
+    circumstances: list[dict[str, Any]]
 
-    def accuracies(self, source: str, **varied: int) -> list[float]:
-        """Return the accuracies of the students of a row."""
-        return [100 * run["evaluation"]["top1"] for run in self.runs if run["source"] == source and run["varied"] == varied]
+    def known_of(self, row: Row) -> dict[str, Any]:
+        """Return what is known of the labels of a row."""
+        return self.labels.get(Row(row.source, row.teacher, row.images, row.stored, temperature=row.temperature), {})
+
+    def difference(self, row: Row, other: Row) -> Interval | None:
+        """Return by how much a row is above another, of students with the same seed, and its 95 % interval; None for fewer than two."""
+        ours, theirs = self.runs.get(row, {}), self.runs.get(other, {})
+        pairs = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+        if len(pairs) < 2:
+            return None
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1)) * stdev(pairs) / math.sqrt(len(pairs))
+        return Interval(mean(pairs), mean(pairs) - reach, mean(pairs) + reach)
+
+    def pairs(self, row: Row, other: Row) -> int:
+        """Return how many seeds two rows have in common."""
+        return len(self.runs.get(row, {}).keys() & self.runs.get(other, {}).keys())
 
 
 def load(results: Path = RESULTS) -> list[Results]:
-    """Return the results at hand, of each scale those of the teacher with the most runs."""
-    found: dict[str, list[Results]] = defaultdict(list)
-    for labels in results.glob("*/labels.json"):
-        facts = read_result(labels)
-        runs = [read_result(path) for path in sorted(labels.parent.glob("*__seed=*.json"))]
-        if facts is not None:
-            found[facts["scale"]].append(Results(facts["scale"], facts, [run for run in runs if run is not None]))
-    return [max(found[scale], key=lambda one: len(one.runs)) for scale in SCALES if scale in TITLES and scale in found]
+    """Return the results at hand, by scale."""
+    return [_load(scale, results / f"{scale}.jsonl") for scale in TITLES if (results / f"{scale}.jsonl").exists()]
+
+
+def _load(scale: str, path: Path) -> Results:
+    runs: dict[Row, dict[int, float]] = {}
+    labels, teachers, circumstances = {}, {}, []
+    for result in read_results(path):
+        if result["kind"] == "run":
+            runs.setdefault(Row(**result["row"]), {})[result["seed"]] = 100 * result["result"]["evaluation"]["top1"]
+            circumstances.append(result)
+        elif result["kind"] == "labels":
+            labels[Row(**result["row"])] = result
+        elif result["kind"] == "teacher":
+            teachers[result["teacher"]] = result
+    return Results(scale, runs, labels, teachers, circumstances)
 
 
 def render(results: Sequence[Results]) -> str:
     """Return the section of the report."""
     parts = [_head(results)]
     for one in results:
-        parts += [_describe(one), _sources(one), _claims(one), _why(one), _ablations(one), _missing(one)]
+        parts += [_describe(one), _claims(one)]
+        parts += [_sources(one, teacher) for teacher in one.teachers]
+        parts += [_crops(one, images) for images in (ALL, FEW)]
+        parts += [_settings(one), _missing(one)]
     return "\n\n".join(part.strip() for part in parts if part)
 
 
 def _head(results: Sequence[Results]) -> str:
-    scales = {one.scale for one in results}
-    absent = " ".join(NOT_RUN[scale] for scale in TITLES if scale not in scales)
+    absent = [scale for scale in TITLES if scale not in {one.scale for one in results}]
+    not_run = " ".join(f"**Not run: the experiment {TITLES[scale][0].lower()}{TITLES[scale][1:]}.** {COMMANDS[scale]} runs it, in parts." for scale in absent)
     return f"""
-100 classes of Tiny-ImageNet. A teacher labels crops of each image once, and the same student is trained from each kind of labels: same images, crops of the same distribution, same recipe, several seeds.
-Differences are from `{REFERENCE}`, with 95 % intervals (Welch) of what seeds make of it; that other validation images would give other numbers is not in them. Where no row varies, nothing is known and no interval given.
-Accuracy is top-1 in % on 5,000 validation images. {absent}
+100 classes of Tiny-ImageNet, crops of 32 pixels. A teacher labels crops of each image once, and students are trained from each kind of labels: same images, crops of the same distribution, same recipe, several seeds.
+Accuracy is top-1 in % on 5,000 validation images, with its standard deviation over seeds. Differences are means over pairs of students with the same seed, with 95 % intervals (t distribution); that other validation images would give other numbers is not in them.
+A claim is judged from {FEWEST_SEEDS} pairs on, by its interval. {not_run}
 """
 
 
 def _describe(one: Results) -> str:
-    facts, runs = one.facts, one.runs
-    machines = sorted({run["machine"] for run in runs})
-    dates = sorted({run["date"] for run in runs})
+    machines = sorted({run["machine"] for run in one.circumstances})
+    dates = sorted({run["date"] for run in one.circumstances})
+    teachers = [f"`{name}`, {100 * found['evaluation']['top1']:.1f} %" for name, found in one.teachers.items()]
+    student = SCALES[one.scale].students["usual"]
     return f"""
 ### {TITLES[one.scale]}
 
-{facts["num_images"]:,} images, {facts["num_crops"]:,} stored crops of {facts["common"]["size"]} pixels. Teacher `{_network(facts["teacher"])}`, {100 * facts["teacher_top1"]:.1f} %; student `{_network(facts["student"])}`,
-{facts["student"]["epochs"]} epochs, {USUAL_CROPS_PER_IMAGE} crops of an image at a time. {len(runs)} runs on {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}.
+Teachers: {" and ".join(teachers)}. Student `{student["student"].rpartition(":")[2]}`, {student["epochs"]} crops of each of 22,000 images, 4 of an image at a time unless said otherwise. {sum(map(len, one.runs.values()))} runs on {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}.
 """
 
 
-def _network(options: dict[str, Any]) -> str:
-    return str(options["student"]).rpartition(":")[2]
-
-
-def _sources(one: Results) -> str:
-    reference = one.accuracies(REFERENCE)
-    entropy = one.facts["entropy"]
-    rows = []
-    for source in (*CODECS, *OTHERS):
-        values, said = one.accuracies(source), one.facts["quality"].get(source)
-        if not values:
-            continue
-        cross = said and said["cross_entropy"].get(REFERENCE)
-        rows.append(
-            (
-                NAMES.get(source, f"`{source}`"),
-                _mean(values),
-                len(values),
-                "" if source == REFERENCE else _interval(welch(values, reference)),
-                _number(one.facts["bytes_per_crop"].get(source), 2),
-                "infinite" if said and cross is None else _number(None if cross is None else max(0.0, cross - entropy), 3),
-                *(_number(said and said[name], 3) for name in ("confidence", "entropy", "agreement")),
-            )
-        )
-    columns = ["labels", "top-1", "n", "difference", "bytes per crop", "KL", "confidence", "entropy", "agreement"]
-    return _table(columns, rows)
+def _most(one: Results, **fields: Any) -> int:
+    """Return the largest number of stored crops of rows with these fields."""
+    return max((row.stored for row in one.runs if all(getattr(row, name) == value for name, value in fields.items())), default=0)
 
 
 def _claims(one: Results) -> str:
-    """Return what must hold, and whether it does, as far as the runs at hand tell."""
-    k5, full, truth = (one.accuracies(source) for source in (DEFAULT, REFERENCE, "truth"))
-    kept, above = welch(k5, full), welch(full, truth)
-    good = kept and abs(kept.mean) <= 0.3 and kept.low >= -MARGIN and kept.high <= MARGIN
-    rows = [(f"`{DEFAULT}` within 0.3 of `{REFERENCE}`, interval inside +-{MARGIN}", _interval(kept), _yes(good))]
-    for tail in TAILS:
-        better, size = welch(one.accuracies(tail), k5), one.facts["bytes_per_crop"].get(tail)
-        small = None if size is None else size <= TAIL_BYTES_PER_CROP
-        good = False if small is False else small and better and better.mean >= 0
-        measured = f"{_interval(better)} at {_number(size, 2)} bytes"
-        rows.append((f"`{tail}` at least as good as `{DEFAULT}`, at most {TAIL_BYTES_PER_CROP} bytes per crop", measured, _yes(good)))
-    ranked = (DEFAULT, "marginal_renorm:k=5", "smoothing", "hard")
-    means = {name: mean(one.accuracies(name)) for name in ranked if one.accuracies(name)}
-    order = sorted(means, key=lambda name: -means[name])
-    good = (order[0] == DEFAULT and order[-1] == "hard") if len(order) == len(ranked) else None
-    rows.append(("marginal smoothing best, hard worst", " > ".join(f"`{name}`" for name in order), _yes(good)))
-    rows.append(("soft labels above ground truth", _interval(above), _yes(above and above.low > 0)))
-    return _table(["what must hold", "measured", "holds"], rows)
+    """Return what is claimed, and whether it holds, as far as the runs at hand tell."""
+    rows: list[tuple[str, ...]] = []
+
+    def judge(claim: str, row: Row, other: Row, verdict: Callable[[Interval], bool | None]) -> None:
+        found, pairs = one.difference(row, other), one.pairs(row, other)
+        said = UNKNOWN
+        if found is not None and pairs >= FEWEST_SEEDS:
+            said = {True: HOLDS, False: FAILS, None: UNKNOWN}[verdict(found)]
+        rows.append((claim, str(pairs), _interval(found), said))
+
+    for teacher in one.teachers:
+        most = _most(one, teacher=teacher, images=ALL)
+        full, k5, tail = (Row(source, teacher, stored=most) for source in (FULL, DEFAULT, TAIL))
+        online, truth = Row(ONLINE, teacher), Row(TRUTH)
+        judge(f"{teacher}: {most} stored crops with full labels are as good as the teacher in every step", full, online, _no_loss)
+        judge(f"{teacher}: full labels are above ground truth", full, truth, _above)
+        judge(f"{teacher}: `{DEFAULT}` is within {KEPT} of full labels", k5, full, _small_loss)
+        judge(f"{teacher}: `{TAIL}` is within {KEPT} of full labels", tail, full, _small_loss)
+        judge(f"{teacher}: `{TAIL}` is at least as good as `{DEFAULT}`", tail, k5, _not_below)
+    if SURE in one.teachers:
+        views, fresh = (Row(source, images=PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
+        judge("all 50 views of a padded image, stored, are as good as the teacher in every step", views, fresh, _no_loss)
+        for images in (ALL, FEW):
+            most = _most(one, teacher=SURE, images=images)
+            for stored in sorted({row.stored for row in one.runs if row.images == images and row.stored} - {most}):
+                few, many = Row(FULL, images=images, stored=stored), Row(FULL, images=images, stored=most)
+                judge(f"{stored} crops with full labels are as good as {most} ({images} images)", few, many, _no_loss)
+    return _table(["claim", "pairs", "difference", "verdict"], rows)
 
 
-def _why(one: Results) -> str:
-    """Return what explains a loss with the default codec: how unsure the teacher is, and how far the labels of a codec are from it."""
-    quality, entropy = one.facts["quality"], one.facts["entropy"]
-    far = {source: quality[source]["cross_entropy"][REFERENCE] - entropy for source in (DEFAULT, *TAILS) if source in quality}
-    lost = welch(one.accuracies(DEFAULT), one.accuracies(REFERENCE))
-    if lost is None or lost.mean >= -0.3 or len(far) < 3:
+def _no_loss(found: Interval) -> bool | None:
+    return True if found.low >= -LOST else False if found.high < 0 else None
+
+
+def _small_loss(found: Interval) -> bool | None:
+    return found.mean >= -KEPT and found.low >= -LOST if found.high >= -KEPT else False
+
+
+def _not_below(found: Interval) -> bool | None:
+    return True if found.low >= -KEPT else False if found.high < 0 else None
+
+
+def _above(found: Interval) -> bool | None:
+    return True if found.low > 0 else False if found.high < 0 else None
+
+
+def _sources(one: Results, teacher: str) -> str:
+    most = _most(one, teacher=teacher, images=ALL)
+    usual = [row for row in one.runs if row == Row(row.source, row.teacher, stored=row.stored) and row.teacher in (teacher, "")]
+    rows = [row for row in usual if row.stored in (most, 0)]
+    entropy = one.known_of(Row(FULL, teacher, stored=most)).get("entropy")
+    sure = (
+        ""
+        if entropy is None
+        else f" Its labels have {entropy:.2f} nats of entropy, as many as {math.exp(entropy):.0f} equally probable classes."
+    )
+    return f"Labels of the teacher `{teacher}`.{sure}\n\n" + _rows(one, rows, Row(FULL, teacher, stored=most))
+
+
+def _rows(one: Results, rows: Sequence[Row], reference: Row) -> str:
+    """Return a table of rows of one teacher, the best first."""
+    lines = []
+    for row in sorted(rows, key=lambda row: -mean(one.runs[row].values())):
+        values, known = list(one.runs[row].values()), one.known_of(row)
+        size = known["bytes"] / known["num_images"] if known else None
+        difference = "" if row == reference else _interval(one.difference(row, reference))
+        lines.append((_name(row), _mean(values), len(values), difference, _number(size, 0), _number(known.get("kl"), 3)))
+    return _table(["labels", "top-1", "n", "above full labels", "bytes per image", "KL"], lines)
+
+
+def _crops(one: Results, images: str) -> str:
+    """Return the table of numbers of stored crops: accuracy, and bytes per image."""
+    rows = [row for row in one.runs if row == Row(row.source, SURE, images, row.stored) and row.source in (FULL, TAIL, DEFAULT)]
+    numbers = sorted({row.stored for row in rows})
+    if len(numbers) < 2:
         return ""
-    smoothing, hard = (one.accuracies(source) for source in ("smoothing", "hard"))
-    below = bool(smoothing and hard) and mean(smoothing) < mean(hard)
-    even = f" `smoothing` spreads {1 - quality['smoothing']['confidence']:.0%} evenly, and is below `hard`." if below else ""
-    return f"""
-Why `{DEFAULT}` loses here: this teacher is unsure. Its labels have {entropy:.2f} nats of entropy, as many as {math.exp(entropy):.0f} equally probable classes, so that five classes with an even rest
-are {far[DEFAULT]:.2f} nats (KL) from them. Image tails keep more of the rest in the same bytes or fewer: {", ".join(f"`{tail}` is {far[tail]:.2f} nats away" for tail in TAILS)}.{even} (Section 2 has the distances for a teacher of ImageNet.)
-"""
+    lines = []
+    for source in (FULL, TAIL, DEFAULT):
+        cells = []
+        for stored in numbers:
+            row = Row(source, SURE, images, stored)
+            values, known = list(one.runs.get(row, {}).values()), one.known_of(row)
+            cells.append(
+                f"{_mean(values)} (n = {len(values)}, {known['bytes'] / known['num_images']:.0f} bytes)" if values and known else ""
+            )
+        lines.append((f"`{source}`", *cells))
+    what = "few images (22 of each class), ten times as many draws of each" if images == FEW else "all images"
+    return f"Stored crops of each image, {what}:\n\n" + _table(["labels", *map(str, numbers)], lines)
 
 
-def _ablations(one: Results) -> str:
-    ways = [
-        ("crops_per_image", f"Crops of an image that are taken at a time (`{DEFAULT}`)", CROPS_PER_IMAGE, USUAL_CROPS_PER_IMAGE),
-        ("stored_crops", f"Stored crops of an image (`{DEFAULT}`)", STORED_CROPS, SCALES[one.scale].crops),
-    ]
+def _settings(one: Results) -> str:
+    """Return the tables of rows with another setting than usual, each beside its own full labels."""
+    most = _most(one, teacher=SURE, images=ALL)
+    settings: dict[str, dict[str, Any]] = {
+        f"Temperature {HIGH_TEMPERATURE:g}": {"temperature": HIGH_TEMPERATURE},
+        f"Mixup {MIXUP}": {"mixup": MIXUP},
+        "The larger student": {"student": "large"},
+    }
     parts = []
-    for option, title, numbers, usual in ways:
-        found = [(number, one.accuracies(DEFAULT, **({} if number == usual else {option: number}))) for number in numbers]
-        rows = [(number, _mean(values), len(values)) for number, values in found if values]
-        if len(rows) > 1:
-            parts.append(f"{title}:\n\n{_table(['crops', 'top-1', 'n'], rows)}")
+    for title, fields in settings.items():
+        rows = [row for row in one.runs if row == replace(Row(row.source, row.teacher, stored=row.stored), **fields)]
+        if rows:
+            parts.append(f"{title}:\n\n{_rows(one, rows, Row(FULL, stored=most, **fields))}")
+    numbers = sorted({row.crops_per_image for row in one.runs if row.images == ALL})
+    if len(numbers) > 1:
+        found = [[one.runs.get(Row(source, stored=most, crops_per_image=number), {}) for number in numbers] for source in (TAIL, TRUTH)]
+        lines = [
+            (name, *(f"{_mean(list(values.values()))} (n = {len(values)})" if values else "" for values in runs))
+            for name, runs in zip((f"`{TAIL}`", NAMES[TRUTH]), found, strict=True)
+        ]
+        parts.append("Crops of an image that are taken at a time:\n\n" + _table(["labels", *map(str, numbers)], lines))
     return "\n\n".join(parts)
 
 
 def _missing(one: Results) -> str:
-    names = {(run["source"], tuple(run["varied"].items()), run["seed"]) for run in one.runs}
-    missing = [cell for cell in cells(SCALES[one.scale]) if (cell.source, cell.varied, cell.seed) not in names]
-    if not missing:
-        return "" if SCALES[one.scale].ablations else "The numbers of crops were not varied here."
-    return f"Not run: {len(missing)} of {len(missing) + len(names)} runs."
+    planned = list(SCALES[one.scale].runs())
+    missing = [(row, seed) for row, seed in planned if seed not in one.runs.get(row, {})]
+    return f"Not run: {len(missing)} of {len(planned)} planned runs; {COMMANDS[one.scale]} goes on." if missing else ""
+
+
+def _name(row: Row) -> str:
+    return NAMES.get(row.source, f"`{row.source}`")
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{mean(values):.2f}" + (f" +- {stdev(values):.2f}" if len(values) > 1 else "")
+    return "" if not values else f"{mean(values):.2f}" + (f" +- {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def _interval(found: Interval | None) -> str:
@@ -178,12 +261,7 @@ def _interval(found: Interval | None) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _yes(good: object) -> str:
-    """Return whether a claim holds; None: nobody knows."""
-    return "not known" if good is None else "yes" if good else "**no**"
+    return "" if value is None else f"{value:,.{digits}f}"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

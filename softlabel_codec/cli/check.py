@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.commands import command, json_option, quiet_option
 from softlabel_codec.cli.output import BAD_INPUT, print_json, print_pairs, progress_bar
-from softlabel_codec.wording import counted
 
 if TYPE_CHECKING:  # imports torch
     from softlabel_codec.teacher import LabelsCheck

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS
+from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.codecs import CODEC
 from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
-from softlabel_codec.wording import counted
 
 if TYPE_CHECKING:  # imports torch
     from softlabel_codec.teacher import EncodeReport

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from softlabel_codec.arguments import ON_ERROR
+from softlabel_codec.checks.arguments import ON_ERROR
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.codecs import CODEC
 from softlabel_codec.cli.commands import Command, FileToWrite, Group, json_option, quiet_option
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
-from softlabel_codec.wording import counted
 
 
 @click.group("import", cls=Group)
@@ -31,7 +31,7 @@ def import_group() -> None:
 @json_option
 def import_fkd_command(folder: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert the label files of FKD's generator in FOLDER. No code in them ever runs."""
-    from softlabel_codec.fkd import import_fkd  # noqa: PLC0415  imports torch
+    from softlabel_codec.formats.fkd import import_fkd  # noqa: PLC0415  imports torch
 
     with progress_bar("file", quiet) as progress:
         report = import_fkd(folder, out, progress=progress, **options)

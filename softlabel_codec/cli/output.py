@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from softlabel_codec.wording import counted
+from softlabel_codec.checks.wording import counted
 
 BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes of commands, beside 0."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.output import print_pairs, print_table
 from softlabel_codec.report import FileReport, StatsReport
-from softlabel_codec.wording import counted
 
 if TYPE_CHECKING:  # imports torch
-    from softlabel_codec.trainer.outcome import CompareReport, Row
+    from softlabel_codec.compare.outcome import CompareReport, Row
 
 MOST_SKIPPED = 10
 

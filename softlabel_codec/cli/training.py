@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from softlabel_codec.arguments import EXIF_POLICIES, INTERPOLATIONS
+from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_comparison
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.train_config import TYPES, TrainConfig, read_options
-from softlabel_codec.wording import counted
+from softlabel_codec.options.train import TYPES, TrainConfig, read_options
 
 _OF_A_RUN = ("labels", "out", "seed", "resume")
 Command = Callable[..., Any]
@@ -108,7 +108,7 @@ def compare_command(
 
     Runs, table and picture are written to OUT. Stopped, the same command continues; finished runs are not repeated.
     """
-    from softlabel_codec.trainer import compare  # noqa: PLC0415  imports torch
+    from softlabel_codec.compare import compare  # noqa: PLC0415  imports torch
 
     named = _named("source", sources)
     varied = {name: [_value(part) for part in values.split(",")] for name, values in _named("vary", vary).items()}
@@ -170,7 +170,7 @@ def evaluate_command(images: str, weights: str, student: str | None, num_classes
 @quiet_option
 def label_maps_command(images: str, out: str, teacher: str, quiet: bool, **options: Any) -> None:
     """Write ReLabel-style label maps of a folder of images, to compare with."""
-    from softlabel_codec.trainer import make_label_maps  # noqa: PLC0415  imports torch
+    from softlabel_codec.label_maps import make_label_maps  # noqa: PLC0415  imports torch
 
     with progress_bar("image", quiet) as progress:
         maps = make_label_maps(images, teacher, progress=progress, **options)

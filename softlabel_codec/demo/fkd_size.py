@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from softlabel_codec.codec import Codec
-from softlabel_codec.labelled import ImageLabels
-from softlabel_codec.labels import SparseLabels
+from softlabel_codec.labels import ImageLabels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 
 

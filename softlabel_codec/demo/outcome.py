@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import click
 
-from softlabel_codec.trainer.outcome import CompareReport, Row
+from softlabel_codec.compare.outcome import CompareReport, Row
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from softlabel_codec.demo.outcome import Outcome
 from softlabel_codec.demo.photographs import PHOTOGRAPHS, PIECE_SIDE, photograph, piece_box
-from softlabel_codec.labelled import ImageLabels
+from softlabel_codec.labels import ImageLabels
 from softlabel_codec.reader import SoftLabelReader
 
 SHOWN = "cat"

@@ -22,17 +22,18 @@ import torch
 
 from softlabel_codec.cli.output import progress_bar
 from softlabel_codec.cli.tables import show_inspection
+from softlabel_codec.compare import compare
+from softlabel_codec.container.files import partial_path
+from softlabel_codec.container.whole_files import write_json
 from softlabel_codec.demo.fkd_size import fkd_bytes_per_crop
 from softlabel_codec.demo.outcome import Outcome, show_students
 from softlabel_codec.demo.photographs import INPUT_SIZE, MEAN, PHOTOGRAPHS, PIECES, PIECES_PER_SIDE, STD, write_pieces
 from softlabel_codec.demo.picture import draw
 from softlabel_codec.errors import StateError
+from softlabel_codec.options.train import TRUTH, TrainConfig
 from softlabel_codec.report import inspect
-from softlabel_codec.store import partial_path
 from softlabel_codec.teacher import EncodeConfig, encode
-from softlabel_codec.train_config import TRUTH, TrainConfig
-from softlabel_codec.trainer import compare, train
-from softlabel_codec.trainer.files import write_json
+from softlabel_codec.trainer import train
 
 CROPS = 100
 SEEDS = 10

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.arrays import as_array
+from softlabel_codec.checks.arrays import as_array
+from softlabel_codec.checks.limits import MAX_KEPT_CLASSES
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.limits import MAX_KEPT_CLASSES
 
 SUM_TOLERANCE = 1e-3
 

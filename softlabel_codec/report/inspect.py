@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from softlabel_codec.compress import compressed_sizes
+from softlabel_codec.block.columns import Column, grouped, much_text
+from softlabel_codec.container.files import FileSource
+from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER
+from softlabel_codec.container.scan import BlockScan, read_beginning
+from softlabel_codec.container.zstd_frames import compressed_sizes
 from softlabel_codec.errors import FormatError
-from softlabel_codec.frame import BLOCK_HEAD, HEADER, TRAILER
-from softlabel_codec.pack.columns import Column, grouped, much_text
-from softlabel_codec.prefix import BlockScan, read_beginning
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.store import FileSource
 
 Sizes = dict[str, float]
 

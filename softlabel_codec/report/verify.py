@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from softlabel_codec.container.files import FileSource
+from softlabel_codec.container.framing import TRAILER, unpack_copy
+from softlabel_codec.container.scan import BlockScan, read_beginning
+from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, SoftLabelError
-from softlabel_codec.frame import TRAILER, unpack_copy
-from softlabel_codec.prefix import BlockScan, read_beginning
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.store import FileSource
-from softlabel_codec.summary import keys_sha256
 
 CHUNK_BYTES = 2**24
 Progress = Callable[[int, int], None]
@@ -134,8 +134,8 @@ def verify(
 
 def _compare_images(reader: SoftLabelReader, images: Path, findings: _Findings, progress: Progress) -> int:
     """Look at all images of a folder that are labelled, and return how many there are."""
-    from softlabel_codec.image_files import ON_MISSING, find_images  # noqa: PLC0415  needs Pillow, which the rest does without
-    from softlabel_codec.images import compare_file  # noqa: PLC0415
+    from softlabel_codec.images.files import compare_file  # noqa: PLC0415
+    from softlabel_codec.images.finding import ON_MISSING, find_images  # noqa: PLC0415  needs Pillow, which the rest does without
 
     try:
         with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.factories import call_factory, foreign_library, run_foreign
+from softlabel_codec.students.factories import call_factory, foreign_library, run_foreign
 from softlabel_codec.students.mobilenet import MobileNetV2
 from softlabel_codec.students.resnet import STAGES, ResNet
 from softlabel_codec.students.small import SmallNetwork

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from softlabel_codec.container.framing import MAGIC
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
-from softlabel_codec.frame import MAGIC
 
 _NAMES_OF_STATES = ("average", "state_dict_ema", "model_ema", "ema", "state_dict", "model")
 """Under which a checkpoint keeps a network's state: ours, timm's, torchvision's and others'. An average is what such a run is judged by."""

@@ -3,8 +3,8 @@
 >>> from softlabel_codec.teacher import EncodeConfig, encode
 """
 
+from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.teacher.check import LabelsCheck, check_labels
-from softlabel_codec.teacher.config import EncodeConfig
 from softlabel_codec.teacher.encode import EncodeReport, encode
 from softlabel_codec.teacher.load import Teacher, load_teacher
 

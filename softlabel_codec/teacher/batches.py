@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from softlabel_codec.arguments import check_image_size
+from softlabel_codec.checks.arguments import check_image_size
 from softlabel_codec.errors import LimitError
-from softlabel_codec.images import apply_crop, image_size, is_about_the_image, path_of_key, read_image
+from softlabel_codec.images.files import apply_crop, image_size, is_about_the_image, path_of_key, read_image
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes

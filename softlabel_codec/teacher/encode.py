@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
+from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.factories import device_by_name
-from softlabel_codec.images import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key
-from softlabel_codec.interrupted import saying_what_is_kept
+from softlabel_codec.images.files import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key
+from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
-from softlabel_codec.summary import keys_sha256
+from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batches
-from softlabel_codec.teacher.config import EncodeConfig
 from softlabel_codec.teacher.finished import check_made_alike
+from softlabel_codec.teacher.interrupted import saying_what_is_kept
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.workers import is_killed_worker, workers_watched
 from softlabel_codec.version import PACKAGE, library_versions
-from softlabel_codec.wording import counted
 from softlabel_codec.writer import SoftLabelWriter
 
 Progress = Callable[[int, int], None]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
-from softlabel_codec.description import Description, difference
+from softlabel_codec.container.metadata import Description, difference
 from softlabel_codec.errors import FormatError
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.wording import counted
 
 NOT_COMPARED = ("package", "libraries")
 """Metadata that an update changes: no reason to label everything again."""

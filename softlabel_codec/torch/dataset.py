@@ -17,11 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from softlabel_codec.arguments import check_choice, check_whole
-from softlabel_codec.crop_choice import choose_crops
+from softlabel_codec.checks.arguments import check_choice, check_whole
+from softlabel_codec.crops.choice import choose_crops
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.image_files import Images, ImageSource, find_images
-from softlabel_codec.images import (
+from softlabel_codec.images.files import (
     apply_crop,
     apply_crop_to_reduced,
     check_image,
@@ -31,8 +30,8 @@ from softlabel_codec.images import (
     load_reduced,
     resampling,
 )
-from softlabel_codec.labelled import BatchLabels, ImageLabels
-from softlabel_codec.labels import Labels, concatenate_labels
+from softlabel_codec.images.finding import Images, ImageSource, find_images
+from softlabel_codec.labels import BatchLabels, ImageLabels, Labels, concatenate_labels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.geometry import WHY, refuse_geometry
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize, to_tensor

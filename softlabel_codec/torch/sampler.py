@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import distributed
 from torch.utils.data import DistributedSampler, Subset
 
-from softlabel_codec.arguments import check_whole
+from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.torch.turns import ImageTurn, check_epoch
 

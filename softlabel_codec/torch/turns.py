@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from softlabel_codec.arguments import check_whole
+from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.torch.shared import SharedTensor
 

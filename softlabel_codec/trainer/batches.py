@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import MismatchError, SoftLabelError
-from softlabel_codec.images import apply_crop, image_size, load_image
+from softlabel_codec.images.files import apply_crop, image_size, load_image
 from softlabel_codec.labels import Labels, concatenate_labels
-from softlabel_codec.summary import keys_sha256
 from softlabel_codec.torch.device import cut_crops
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.targets import Targets, to_targets

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.whole_files import read_result, whole_file, write_json
 from softlabel_codec.errors import CorruptError, MismatchError, StateError
+from softlabel_codec.options.train import WHERE_IT_RUNS, TrainConfig
 from softlabel_codec.students import read_weights
 from softlabel_codec.teacher.load import weights_sha256
-from softlabel_codec.train_config import WHERE_IT_RUNS, TrainConfig
-from softlabel_codec.trainer.files import read_result, whole_file, write_json
-from softlabel_codec.wording import counted
 
 NAME, WEIGHTS = "checkpoint.pt", "weights.pt"
 SHA256 = "weights_sha256"

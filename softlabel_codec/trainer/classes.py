@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.wording import counted
 
 
 def class_folders(keys: Iterable[str]) -> list[str]:

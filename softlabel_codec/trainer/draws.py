@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.train_config import TrainConfig
-from softlabel_codec.wording import counted
+from softlabel_codec.options.train import TrainConfig
 
 
 class Draw(NamedTuple):

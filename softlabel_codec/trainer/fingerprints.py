@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.summary import keys_sha256
+from softlabel_codec.container.summary import keys_sha256
 
 _PART_BYTES = 2**20
 

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.images import list_images
+from softlabel_codec.images.files import list_images
 from softlabel_codec.students import build_student, check_student, network_state, read_weights, take_weights
+from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.teacher.load import weights_sha256
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
 from softlabel_codec.trainer.checkpoint import SHA256, is_checkpoint, read_about
 from softlabel_codec.trainer.classes import class_folders, read_class_folders, unknown_classes
 from softlabel_codec.trainer.evaluation import Evaluation, Evaluator, TestImages
-from softlabel_codec.trainer.processes import find_device
 
 _HOW = ("size", "mean", "std", "interpolation", "exif_orientation", "crop", "folders")
 """Attributes of a `Student` that the files of its run know."""
@@ -134,7 +134,7 @@ def evaluate(
         If an image lies in none of the class folders; or neither student nor `classes` says which class folder has which number, and
         there are not as many as the network has classes.
     """
-    where = find_device(device)
+    where = device_by_name(device)
     known = read_class_folders(classes, student.num_classes) if classes is not None else student.folders
     folders = known or _guessed(folder, student.num_classes)
     how = {"crop": student.crop, "interpolation": student.interpolation, "exif_orientation": student.exif_orientation}

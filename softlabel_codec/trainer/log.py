@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from softlabel_codec.train_config import TrainConfig
-from softlabel_codec.trainer.files import write_text
+from softlabel_codec.container.whole_files import write_text
+from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.version import library_versions
 
 NAME = "log.jsonl"

@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.whole_files import write_json
 from softlabel_codec.errors import StateError
-from softlabel_codec.interrupted import Interrupted
+from softlabel_codec.options.train import TrainConfig
+from softlabel_codec.teacher.interrupted import Interrupted
 from softlabel_codec.torch import DenseTargets, soft_cross_entropy
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import workers_watched
-from softlabel_codec.train_config import TrainConfig
 from softlabel_codec.trainer.augment import Mix, jitter_colors, mix_crops
 from softlabel_codec.trainer.batches import Batch, DeviceLoader, HostLoader, Loader
 from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, save_checkpoint, save_weights
 from softlabel_codec.trainer.draws import check_draws, epoch_draws
 from softlabel_codec.trainer.evaluation import LOWER_THE_RATE, Evaluator
-from softlabel_codec.trainer.files import write_json
 from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.optimisers import learning_rate, make_optimizer
 from softlabel_codec.trainer.processes import Processes, processes
 from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_student, set_up
-from softlabel_codec.wording import counted
 
 Progress = Callable[[int, int], None]
 RESULT = "result.json"

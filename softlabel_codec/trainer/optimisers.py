@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from softlabel_codec.train_config import MOMENTUM, TrainConfig
+from softlabel_codec.options.train import MOMENTUM, TrainConfig
 
 NOT_DECAYED = ("class_token", "positions", "cls_token", "dist_token", "pos_embed", "pos_embedding")
 """What tokens and positions of transformers are called here, in timm and in torchvision."""

@@ -13,7 +13,7 @@ import torch
 from torch import distributed, nn
 
 from softlabel_codec.errors import SoftLabelError
-from softlabel_codec.factories import device_by_name
+from softlabel_codec.students.factories import device_by_name
 
 Made = TypeVar("Made")
 

@@ -14,26 +14,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
+from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.image_files import image_finder
-from softlabel_codec.images import list_images, path_of_key, resampling
+from softlabel_codec.images.files import list_images, path_of_key, resampling
+from softlabel_codec.images.finding import image_finder
+from softlabel_codec.label_maps.maps import LabelMaps
+from softlabel_codec.options.train import ONLINE, TRUTH, TrainConfig
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
-from softlabel_codec.summary import keys_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
-from softlabel_codec.train_config import ONLINE, TRUTH, TrainConfig
 from softlabel_codec.trainer.batches import Finder, TrainingImages
 from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders, unknown_classes
 from softlabel_codec.trainer.evaluation import Evaluator, TestImages
 from softlabel_codec.trainer.fingerprints import file_sha256, images_sha256
-from softlabel_codec.trainer.label_maps import LabelMaps
 from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.sources import FreshCrops, MappedCrops, Source, StoredCrops
-from softlabel_codec.wording import counted
 
 OnlineTeacher = Callable[[Tensor], Tensor]
 _CROPS_COMPARED = 200

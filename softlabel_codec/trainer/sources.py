@@ -9,16 +9,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.crop_choice import crops_at
+from softlabel_codec.checks.wording import counted
+from softlabel_codec.crops.choice import crops_at
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.images import crops_in_pixels
-from softlabel_codec.labelled import ImageLabels
-from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
+from softlabel_codec.images.files import crops_in_pixels
+from softlabel_codec.label_maps.maps import LabelMaps
+from softlabel_codec.labels import DenseLabels, ImageLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.trainer.draws import Draw
-from softlabel_codec.trainer.label_maps import LabelMaps
-from softlabel_codec.wording import counted
 
 
 class Crops(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 
 from crashes.unbroken import NOTHING, RENAMED, STATES, Unbroken, check_contents, contents, write
 from softlabel_codec import FormatError, SoftLabelReader, TruncatedError, recover
+from softlabel_codec.container.files import partial_path
 from softlabel_codec.report import verify
-from softlabel_codec.store import partial_path
 
 
 @dataclass(frozen=True)

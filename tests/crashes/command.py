@@ -16,7 +16,7 @@ from PIL import Image
 
 from crashes.aftermath import Aftermath, Outcome, check_aftermath
 from crashes.unbroken import Unbroken, clear
-from softlabel_codec.store import partial_path
+from softlabel_codec.container.files import partial_path
 
 
 @dataclass(frozen=True)

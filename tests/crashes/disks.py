@@ -21,8 +21,8 @@ from crashes.processes import told_by_child
 from crashes.scripted import ScriptedOs, scripted
 from crashes.unbroken import Unbroken, check_contents, clear, contents, unbroken_run, write
 from softlabel_codec import CorruptError, FormatError, SoftLabelReader, recover
+from softlabel_codec.container.files import partial_path
 from softlabel_codec.report import verify
-from softlabel_codec.store import partial_path
 
 
 @dataclass(frozen=True)

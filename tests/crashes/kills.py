@@ -20,7 +20,7 @@ from crashes.processes import INTERRUPTED, end_of, in_child
 from crashes.scripted import Scenario, ScriptedOs, calls_of, dawdle, die_after, die_before, die_halfway, scenarios, scripted
 from crashes.unbroken import COUNTS, Unbroken, clear, unbroken_run, write
 from softlabel_codec import recover
-from softlabel_codec.store import partial_path
+from softlabel_codec.container.files import partial_path
 
 
 @dataclass(frozen=True)

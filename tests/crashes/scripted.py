@@ -15,8 +15,9 @@ from typing import Any
 from unittest import mock
 
 from crashes.unbroken import Unbroken, clear, some_images, write
-from softlabel_codec import SoftLabelWriter, store
-from softlabel_codec.store import partial_path
+from softlabel_codec import SoftLabelWriter
+from softlabel_codec.container import files as store
+from softlabel_codec.container.files import partial_path
 
 Deed = Callable[[str, Callable[..., Any], tuple[Any, ...]], Any]
 """What is done instead of a call: its name, the real function and the arguments."""

@@ -11,9 +11,9 @@ from unittest import mock
 import numpy as np
 
 from softlabel_codec import SoftLabelReader, SoftLabelWriter, writer
+from softlabel_codec.container.files import partial_path
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.store import partial_path
 
 CODEC, NUM_CLASSES, IMAGE_SIZE = "marginal_smoothing:k=5", 20, (48, 64)
 METADATA = {"teacher": "tiny", "notes": "x" * 50}

@@ -9,9 +9,9 @@ import minimal_reader
 import numpy as np
 
 from softlabel_codec.codec import Codec
+from softlabel_codec.container.msgpack_maps import unpack_map
 from softlabel_codec.errors import ArgumentError, FormatError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
-from softlabel_codec.metadata import unpack_map
 
 MAX_SLOW_BYTES = 2**16
 MAX_SLOW_CLASSES = 2**14

@@ -12,8 +12,8 @@ import numpy as np
 from dissect import Pieces
 
 from softlabel_codec import SoftLabelWriter, writer
+from softlabel_codec.block.layout import Layout
 from softlabel_codec.codec import Codec
-from softlabel_codec.pack.block import Layout
 from softlabel_codec.sampler import CropSampler
 
 SAMPLER = CropSampler(seed=7, scale=(0.1, 0.9))

@@ -13,7 +13,7 @@ from typing import Any
 from fuzz.limits import within_a_second
 from fuzz.scratch import scratch_folder
 from softlabel_codec.errors import CorruptError, MismatchError
-from softlabel_codec.fkd import label_codec, read_fkd_file
+from softlabel_codec.formats.fkd import label_codec, read_fkd_file
 
 LABEL_TYPES = ("hard", "smoothing", "marginal_smoothing_k5", "marginal_renorm_k2")
 RAW = len(LABEL_TYPES)

@@ -26,7 +26,12 @@ from mutation.mutants import Mutant, mutants_of
 from mutation.trials import KILLED, SURVIVED, TIMED_OUT, Trials
 
 REPOSITORY = Path(__file__).parents[2]
-TARGETS = ("softlabel_codec/frame.py", "softlabel_codec/compress.py", "softlabel_codec/pack", "softlabel_codec/quantise")
+TARGETS = (
+    "softlabel_codec/container/framing.py",
+    "softlabel_codec/container/zstd_frames.py",
+    "softlabel_codec/pack",
+    "softlabel_codec/quantise",
+)
 OWN_TESTS = {"frame": "test_framing.py", "compress": "test_framing.py", "pack": "test_packing.py", "quantise": "test_quantising.py"}
 TESTS = ("test_framing.py", "test_packing.py", "test_quantising.py")
 """Only these have to notice a defect: no test of the reader, the writer or the files as a whole helps them."""

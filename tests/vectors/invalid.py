@@ -24,12 +24,12 @@ import zstandard
 from dissect import Pieces, compressed
 
 from softlabel_codec import Codec, SoftLabelWriter, writer
-from softlabel_codec.frame import BLOCK_HEAD, HEADER, TRAILER, Header
-from softlabel_codec.pack.block import BlockImages, Layout
-from softlabel_codec.pack.columns import Column, to_bits, to_planes
+from softlabel_codec.block.columns import Column, to_bits, to_planes
+from softlabel_codec.block.layout import BlockImages, Layout
+from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER, Header
+from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.quantise.codes import SparseCodes
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.summary import keys_sha256
 
 REFUSED_FOLDER = Path(__file__).parents[2] / "spec" / "vectors" / "invalid"
 VERIFIER_FOLDER = REFUSED_FOLDER.with_name("invalid-for-verifiers")

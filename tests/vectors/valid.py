@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 
 from softlabel_codec import SoftLabelReader, SoftLabelWriter
-from softlabel_codec.frame import HEADER
+from softlabel_codec.container.framing import HEADER
 from softlabel_codec.sampler import CropSampler
 
 FOLDER = Path(__file__).parents[2] / "spec" / "vectors" / "valid"

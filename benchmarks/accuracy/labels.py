@@ -1,0 +1,97 @@
+"""The labels of the accuracy experiment: what a teacher says once, written with every codec, and all views of padded images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.accuracy.images import MARGIN, SIDE
+from softlabel_codec import SoftLabelReader, SoftLabelWriter
+from softlabel_codec.images.files import apply_crop, list_images, load_image
+from softlabel_codec.labels import DenseLabels, Labels
+from softlabel_codec.sampler import CropSampler
+from softlabel_codec.teacher import load_teacher
+from softlabel_codec.torch.pixels import normalize, to_tensor
+
+SAMPLER = CropSampler(seed=0, scale=(0.25, 1.0))
+_AREA = SIDE**2 / (SIDE + 2 * MARGIN) ** 2
+VIEW_SAMPLER = CropSampler(seed=0, scale=(_AREA, _AREA), ratio=(1.0, 1.0))
+"""Crops of a padded image: one of 25 places, mirrored or not."""
+COMPARED_IMAGES = 500
+VIEWS_PER_IMAGE = 2 * (2 * MARGIN + 1) ** 2
+
+FloatArray = NDArray[np.float64]
+
+
+def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Return probabilities of logits at a temperature."""
+    scaled = logits.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    probs: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probs
+
+
+def write_labels(logits: Path, path: Path, codec: str, stored: int, temperature: float, images: Path) -> dict[str, Any]:
+    """Write the first crops of each image, of those in a folder, with a codec; return what is known of the labels.
+
+    Returns
+    -------
+    dict
+        `bytes`, `num_images`, and of crops of up to 500 images the means of `entropy` in nats and `confidence` of the teacher, and
+        `kl`: KL(teacher || labels as read) in nats, None where it is infinite.
+    """
+    crops = range(stored)
+    with SoftLabelReader(logits) as reader:
+        metadata = {**reader.metadata, "temperature": temperature}
+        with SoftLabelWriter(path, reader.num_classes, codec, metadata, crops="derived", sampler=SAMPLER, overwrite=True) as writer:
+            for number, key in enumerate(reader.keys):
+                if (images / key).exists():
+                    image = reader.read(number, crops)
+                    writer.add(key, image_size=image.image_size, probs=softmax(_logits(image.labels), temperature))
+        return {"bytes": path.stat().st_size, **_compared(reader, path, crops, temperature)}
+
+
+def _logits(labels: Labels) -> NDArray[np.float32]:
+    assert isinstance(labels, DenseLabels)
+    assert labels.content == "logits"
+    return labels.vectors  # dense() gives probabilities
+
+
+def _compared(logits: SoftLabelReader, path: Path, crops: range, temperature: float) -> dict[str, Any]:
+    parts = []
+    with SoftLabelReader(path) as reader:
+        for number in np.unique(np.linspace(0, len(reader) - 1, COMPARED_IMAGES).astype(np.int64)).tolist():
+            p = softmax(_logits(logits.read(reader.keys[number], crops).labels), temperature).astype(np.float64)
+            q = reader.read(number, crops).labels.dense().astype(np.float64)
+            q /= q.sum(axis=1, keepdims=True)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                entropy = -np.where(p > 0, p * np.log(p), 0).sum(axis=1)
+                kl = np.where(p > 0, p * (np.log(p) - np.log(q)), 0).sum(axis=1)
+            parts.append((entropy, p.max(axis=1), kl))
+        entropy, confidence, kl = (float(np.concatenate(values).mean()) for values in zip(*parts, strict=True))
+        return {"num_images": len(reader), "entropy": entropy, "confidence": confidence, "kl": kl if np.isfinite(kl) else None}
+
+
+def write_views(images: Path, path: Path, teacher: str, device: str) -> dict[str, Any]:
+    """Write all 50 views of each padded image with the teacher's probabilities as 32-bit floats; return what is known of them."""
+    found = load_teacher(teacher)
+    model = found.model.to(device).eval()
+    places = [(top, left) for top in range(2 * MARGIN + 1) for left in range(2 * MARGIN + 1)]
+    crops = np.array([(top, left, SIDE, SIDE) for top, left in places for _ in range(2)])
+    flips = np.arange(len(crops)) % 2 == 1
+    keys = list_images(images)
+    with SoftLabelWriter(path, 100, "dense:values=f32", {"temperature": 1.0, "teacher": found.name}, overwrite=True) as writer:
+        for key in keys:
+            image = load_image(images / key)
+            cut = [
+                apply_crop(image, crop, flip, SIDE, found.interpolation) for crop, flip in zip(crops.tolist(), flips.tolist(), strict=True)
+            ]
+            with torch.inference_mode():
+                logits = model(normalize(to_tensor(cut).to(device), found.mean, found.std)).float()
+            probs = torch.softmax(logits, dim=1).cpu().numpy()
+            writer.add(key, image_size=(SIDE + 2 * MARGIN,) * 2, crops=crops, flips=flips, probs=probs)
+    return {"bytes": path.stat().st_size, "num_images": len(keys), "kl": 0.0}

@@ -1,0 +1,1 @@
+"""What is measured: sizes, distances, speeds, the limit."""

@@ -1,0 +1,192 @@
+"""Crops and flips: exact pixels as words, fractions of the image, or derived from a sampler (spec/container-v1.md, section 5.3)."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.block.columns import Column, IntArray, from_planes, to_planes, width_of
+from softlabel_codec.block.rows import BlockRows
+from softlabel_codec.errors import CorruptError
+from softlabel_codec.sampler import CropSampler
+
+Flips = NDArray[np.bool_]
+
+NO_RATIO_BOUND = 65535
+OUTSIDE = "a crop is not inside its image"
+_WIDE = "a crop word is wider than 8 bytes"
+_HALF_KNOWN = "an image has a height or a width, but not both"
+_NOT_FINITE = "a crop fraction is not finite"
+
+
+class CropMode(Protocol):
+    """How crop coordinates and flips are stored. One instance describes a file."""
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """Names and struct codes of the crop fields of a block."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of unpacked coordinates."""
+
+    def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
+        """Return fields and columns of crops (R, 4) whose images have these sizes (R,)."""
+
+    def end(self, rows: BlockRows, at: IntArray) -> IntArray:
+        """Return where the columns that begin at `at` end."""
+
+    def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
+        """Return crops (R, 4): top, left, height, width, and flips (R,); `streams` (B,) are the crop streams of the images."""
+
+
+class PixelCrops:
+    """Exact integer pixels."""
+
+    dtype = np.dtype(np.int32)
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        return [("height_min", "H"), ("height_max", "H"), ("ratio_min", "H"), ("ratio_max", "H"), ("crop_width", "B")]
+
+    def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
+        top, left, crop_height, crop_width = np.asarray(crops, np.int64).T
+        ratio_max = int((256 * (crop_width - 1) // crop_height).max()) + 1
+        ratio_min = int((-(-256 * (crop_width + 1) // crop_height)).min()) - 1
+        fields = {
+            "height_min": int(crop_height.min()),
+            "height_max": int(crop_height.max()),
+            "ratio_min": min(ratio_min, ratio_max, NO_RATIO_BOUND),
+            "ratio_max": min(ratio_max, NO_RATIO_BOUND),
+        }
+        low = np.maximum(1, crop_height * fields["ratio_min"] >> 8)
+        high = np.minimum(width, (crop_height * ratio_max + 255) >> 8) if ratio_max < NO_RATIO_BOUND else width
+        word = left.astype(np.uint64)
+        for digit, radix in (
+            (top, height - crop_height + 1),
+            (crop_width - low, high - low + 1),
+            (crop_height - fields["height_min"], np.int64(fields["height_max"] - fields["height_min"] + 1)),
+        ):
+            word = word * radix.astype(np.uint64) + digit.astype(np.uint64)
+        fields["crop_width"] = width_of(int(word.max()))
+        planes = to_planes(word, fields["crop_width"])
+        lower = [Column("crops", plane, noise=True) for plane in planes[:-1]]  # only the highest plane is far from random
+        return fields, [_pack_flips(flips), *lower, *(Column("crops", plane) for plane in planes[-1:])]
+
+    def end(self, rows: BlockRows, at: IntArray) -> IntArray:
+        word_bytes = rows.field("crop_width")
+        if (word_bytes > 8).any():
+            raise CorruptError(_WIDE)
+        return rows.advance(at, ((rows.num_crops + 7) >> 3) + rows.num_crops * word_bytes)
+
+    def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
+        start = at + ((rows.num_crops + 7) >> 3)
+        word = from_planes(rows.data, start, rows.num_crops, rows.field("crop_width"), rows.row).view(np.uint64)
+        height_min, ratio_max = rows.field("height_min"), rows.field("ratio_max")
+        word, height = _take_digit(word, rows.field("height_max") - height_min + 1)
+        height += height_min
+        low = np.maximum(1, height * rows.field("ratio_min") >> 8)
+        bound = np.minimum(rows.width, (height * ratio_max + 255) >> 8)
+        high = np.where(ratio_max == NO_RATIO_BOUND, rows.width, bound)
+        word, width = _take_digit(word, high - low + 1)
+        width += low
+        word, top = _take_digit(word, rows.height - height + 1)
+        left = word.view(np.int64)
+        if ((left < 0) | (left > rows.width - width) | (height < 1)).any():
+            raise CorruptError(OUTSIDE)
+        return np.stack([top, left, height, width], axis=1).astype(self.dtype), _unpack_flips(rows, at)
+
+
+@dataclass(frozen=True)
+class FractionCrops:
+    """Fractions of the image's height and width, as floats of 4 or 2 bytes, kept bit for bit."""
+
+    dtype: np.dtype[Any]
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        return []
+
+    def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
+        bits = np.asarray(crops, self.dtype).view(f"<u{self.dtype.itemsize}")
+        planes = [Column("crops", plane) for column in bits.T for plane in to_planes(column, self.dtype.itemsize)]
+        return {}, [_pack_flips(flips), *planes]
+
+    def end(self, rows: BlockRows, at: IntArray) -> IntArray:
+        return rows.advance(at, ((rows.num_crops + 7) >> 3) + rows.num_crops * (4 * self.dtype.itemsize))
+
+    def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
+        if (np.count_nonzero(rows.image_sizes, axis=1) == 1).any():
+            raise CorruptError(_HALF_KNOWN)
+        size = self.dtype.itemsize
+        first = at + ((rows.num_crops + 7) >> 3)
+        start = first[:, None] + np.arange(4) * size * rows.num_crops[:, None]
+        bits = from_planes(rows.data, start, rows.num_crops[:, None], np.array(size), rows.row[:, None])
+        crops = bits.astype(f"<u{size}").view(self.dtype)
+        if not np.isfinite(crops).all():
+            raise CorruptError(_NOT_FINITE)
+        return crops, _unpack_flips(rows, at)
+
+
+@dataclass(frozen=True)
+class DerivedCrops:
+    """Nothing but a checksum: the crops are those of a sampler (spec/crop-sampler-v1.md)."""
+
+    sampler: CropSampler
+    dtype = np.dtype(np.int32)
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        return [("crops_crc32", "I")]
+
+    def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
+        return {"crops_crc32": crops_crc32(crops, flips)}, []
+
+    def end(self, rows: BlockRows, at: IntArray) -> IntArray:
+        return at
+
+    def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
+        assert streams is not None
+        if (rows.image_sizes < 1).any():
+            raise CorruptError(OUTSIDE)
+        crops, flips = self.sampler.sample_rows(streams[rows.owner], rows.number, rows.height, rows.width)
+        return crops.astype(self.dtype), flips
+
+
+def crops_crc32(crops: NDArray[Any], flips: Flips) -> int:
+    """Return the CRC-32 of crops (R, 4) and flips (R,), as a block with derived crops holds it."""
+    return zlib.crc32(_pack_flips(flips).data, zlib.crc32(np.asarray(crops, "<u2").tobytes()))
+
+
+def _pack_flips(flips: Flips) -> Column:
+    return Column("flips", np.packbits(flips, bitorder="little").tobytes(), noise=True)
+
+
+def _unpack_flips(rows: BlockRows, at: IntArray) -> Flips:
+    bits: Flips = (rows.data[at + (rows.row >> 3)] >> (rows.row & 7).astype(np.uint8) & 1).astype(np.bool_)
+    return bits
+
+
+STORED_CROPS: dict[str, CropMode] = {
+    "pixels": PixelCrops(),
+    "fractions:f32": FractionCrops(np.dtype("<f4")),
+    "fractions:f16": FractionCrops(np.dtype("<f2")),
+}
+DERIVED = "derived"
+CROP_MODES = (*STORED_CROPS, DERIVED)
+
+
+def crop_mode(name: str, sampler: CropSampler | None) -> CropMode:
+    """Return the crop mode of that name, one of `CROP_MODES`; `sampler` is where derived crops come from."""
+    return STORED_CROPS[name] if sampler is None else DerivedCrops(sampler)
+
+
+def _take_digit(word: NDArray[np.uint64], radix: IntArray) -> tuple[NDArray[np.uint64], IntArray]:
+    if (radix < 1).any():
+        raise CorruptError(OUTSIDE)
+    quotient, digit = np.divmod(word, radix.view(np.uint64))
+    return quotient, digit.view(np.int64)

@@ -1,0 +1,147 @@
+"""The content of a block: images, crops and labels as one run of bytes (spec/container-v1.md, section 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.block.columns import Column, IntArray
+from softlabel_codec.block.crops import DERIVED, CropMode, crop_mode, crops_crc32
+from softlabel_codec.block.dense import DensePacker
+from softlabel_codec.block.keys import pack_keys, unpack_keys
+from softlabel_codec.block.rows import BlockRows, Fields
+from softlabel_codec.block.sparse import SparsePacker
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import CorruptError
+from softlabel_codec.sampler import CropSampler, crop_stream
+
+
+@dataclass(frozen=True)
+class BlockImages:
+    """Everything in a block: n images with R crops together.
+
+    Attributes
+    ----------
+    keys : list of str
+        One for each image.
+    sizes : int64 (n, 2)
+        Height and width of each image in pixels; 0 if unknown.
+    counts : int64 (n,)
+        Crops of each image.
+    crops : (R, 4)
+        top, left, height, width: integer pixels, or fractions of the image.
+    flips : bool (R,)
+        Whether each crop is mirrored.
+    codes : SparseCodes, or unsigned integers (R, C)
+        Labels of each crop.
+    image_crc32s : int64 (n,) or None
+        CRC-32 of each image's file, if the file keeps them.
+    """
+
+    keys: list[str]
+    sizes: IntArray
+    counts: IntArray
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    codes: Any
+    image_crc32s: IntArray | None = None
+
+
+class CropRows(NamedTuple):
+    """Chosen crops of some images: `crops`, `flips` and `codes` as in `BlockImages`, image after image."""
+
+    crops: NDArray[Any]
+    flips: NDArray[np.bool_]
+    codes: Any
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the blocks of one file are laid out; made once when a file is opened."""
+
+    codec: Codec
+    num_classes: int
+    crops: str = "pixels"
+    sampler: CropSampler | None = None
+    checksums: bool = False
+    mode: CropMode = field(init=False, repr=False)
+    labels: SparsePacker | DensePacker = field(init=False, repr=False)
+    fields: Fields = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        mode = crop_mode(self.crops, self.sampler)
+        labels = (DensePacker if self.codec.family == "dense" else SparsePacker)(self.codec, self.num_classes)
+        names, codes = zip(("num_images", "H"), *mode.fields, *labels.fields, strict=True)
+        object.__setattr__(self, "mode", mode)
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "fields", Fields(names, "".join(codes), self.checksums))
+
+    @property
+    def derived(self) -> bool:
+        """Whether crops are derived from a sampler and not stored."""
+        return self.crops == DERIVED
+
+    def pack(self, images: BlockImages) -> list[Column]:
+        """Return the content of a block as columns, in order."""
+        crop_height, crop_width = np.repeat(images.sizes, images.counts, axis=0).T
+        crop_fields, crop_columns = self.mode.pack(images.crops, images.flips, crop_height, crop_width)
+        label_fields, label_columns = self.labels.pack(images.codes, images.counts)
+        values = {"num_images": len(images.keys), **crop_fields, **label_fields}
+        table = np.concatenate([images.counts - 1, images.sizes[:, 0], images.sizes[:, 1]]).astype("<u2")
+        return [
+            Column("fields", self.fields.struct.pack(*(values[name] for name in self.fields.names))),
+            Column("images", table.tobytes()),
+            *([] if images.image_crc32s is None else [Column("checksums", images.image_crc32s.astype("<u4").tobytes(), noise=True)]),
+            *crop_columns,
+            *label_columns,
+            Column("keys", pack_keys(images.keys), text=True),
+        ]
+
+    def unpack(
+        self, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None, streams: IntArray | None = None
+    ) -> tuple[CropRows, BlockRows]:
+        """Return chosen crops of many images, and what is known of these images.
+
+        Parameters
+        ----------
+        contents : sequence of bytes
+            Contents of blocks, each of which holds at least one wanted image.
+        block, slot : int64 (B,)
+            For each wanted image, its block in `contents` and its place there.
+        crops : int64 (B, N) or None
+            Wanted crop numbers of each image; None for all crops of each.
+        streams : int64 (B,), optional
+            The crop stream of each image, needed if crops are derived.
+
+        Raises
+        ------
+        CorruptError
+            If a content is not what the specification says, or has no crop of that number.
+        """
+        rows = BlockRows(self.fields, contents, block, slot, crops)
+        codes, _ = self.labels.unpack(rows, self.mode.end(rows, rows.after))
+        return CropRows(*self.mode.unpack(rows, rows.after, streams), codes), rows
+
+    def unpack_all(self, content: bytes) -> BlockImages:
+        """Return everything in a block; CorruptError unless it fills the content exactly."""
+        num_images = int.from_bytes(content[:2], "little")
+        if not num_images:
+            raise CorruptError("a block has no images")
+        rows = BlockRows(self.fields, [content], np.zeros(num_images, np.int64), np.arange(num_images), None)
+        codes, after = self.labels.unpack(rows, self.mode.end(rows, rows.after), thorough=True)
+        keys = unpack_keys(content[int(after[0]) :], num_images)
+        streams = np.array([crop_stream(key) for key in keys]) if self.derived else None
+        crops, flips = self.mode.unpack(rows, rows.after, streams)
+        self._check_crops(rows, content, crops, flips)
+        return BlockImages(keys, rows.image_sizes, rows.image_rows, crops, flips, codes, rows.image_crc32s)
+
+    def _check_crops(self, rows: BlockRows, content: bytes, crops: NDArray[Any], flips: NDArray[np.bool_]) -> None:
+        if self.derived:
+            if crops_crc32(crops, flips) != int(rows.field("crops_crc32")[0]):
+                raise CorruptError("the crops that the sampler gives are not those that were labelled")
+        elif len(flips) % 8 and content[int(rows.after[0]) + len(flips) // 8] >> len(flips) % 8:
+            raise CorruptError("unused flip bits are not 0")

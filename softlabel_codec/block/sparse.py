@@ -1,0 +1,221 @@
+"""Label columns of sparse codecs: counts, remainders, indices, values and palettes (spec/sparse-v1.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.block.columns import Column, IntArray, from_planes, to_planes, width_of
+from softlabel_codec.block.indices import BAD_CLASS, LOOK_BACK, check_distinct, pack_indices
+from softlabel_codec.block.palettes import classes_of, pack_palettes, unpack_palettes
+from softlabel_codec.block.rows import BlockRows
+from softlabel_codec.block.tails import pack_tails, unpack_tails
+from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, MAX_TABLE_ENTRIES, fits_block
+from softlabel_codec.codec import Codec
+from softlabel_codec.errors import CorruptError
+from softlabel_codec.quantise.codes import SparseCodes
+from softlabel_codec.quantise.values import VALUE_WIDTH
+
+WIDE = "a column is wider than it may be"
+WASTEFUL = "a block has a crop that keeps too many classes for so many crops"
+TOO_MANY = "a crop keeps more classes than there are"
+
+
+class Entries(NamedTuple):
+    """Where the entries of crops stand in the columns of their blocks.
+
+    Attributes
+    ----------
+    first, num : int64 (R,)
+        First entry of each wanted crop, and how many it has.
+    several_before : int64 (R,)
+        Crops before it in its block that have several entries.
+    total, several : int64 (R,)
+        Entries in its block, and crops that have several.
+    """
+
+    first: IntArray
+    num: IntArray
+    several_before: IntArray
+    total: IntArray
+    several: IntArray
+
+
+@dataclass(frozen=True)
+class SparsePacker:
+    """How the labels of a sparse codec become columns. One instance describes a file."""
+
+    codec: Codec
+    num_classes: int
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """Names and struct codes of the label fields of a block."""
+        fields = [("palettes", "B"), ("index_width", "B")]
+        if self.codec.t is not None:
+            fields += [("count_width", "B")]
+        if self.codec.values == "log8":
+            fields += [("remainder_base", "h"), ("remainder_width", "B")]
+        if self.codec.tail:
+            fields += [("tail_width", "B")]
+        return fields
+
+    @property
+    def _value_width(self) -> int:
+        return VALUE_WIDTH[self.codec.values]
+
+    @property
+    def _implied_values(self) -> int:
+        return 1 if self.codec.values == "log8" else 0  # the top class is its own reference
+
+    def pack(self, codes: SparseCodes, counts: IntArray) -> tuple[dict[str, int], list[Column]]:
+        """Return the fields and columns of the labels of a block, whose images have `counts` crops."""
+        kept = codes.indices >= 0
+        packed = pack_indices(codes.indices, counts, self.num_classes)
+        fields = {"palettes": int(packed.sizes is not None), "index_width": width_of(int(packed.codes.max()))}
+        columns: list[Column] = []
+        if self.codec.t is not None:
+            more = kept.sum(axis=1) - 1
+            fields["count_width"] = width_of(int(more.max()))
+            columns += _planes("counts", more, fields["count_width"])
+        if codes.remainders is not None and codes.values is not None:
+            above_last = codes.remainders - codes.values[np.arange(len(kept)), kept.sum(axis=1) - 1]
+            base = int(above_last.min())
+            fields |= {"remainder_base": base, "remainder_width": width_of(int(above_last.max()) - base)}
+            one = ~kept[:, 1:].any(axis=1)
+            columns += _planes("remainders", above_last[one] - base, fields["remainder_width"])
+            columns += _planes("remainders", above_last[~one] - base, fields["remainder_width"])
+        columns += _planes("indices", packed.codes, fields["index_width"])
+        columns += self._pack_values(codes, kept)
+        columns += pack_palettes(packed, self.num_classes)
+        if codes.tails is not None:
+            tail_fields, tail_columns = pack_tails(codes.tails, packed)
+            fields |= tail_fields
+            columns += tail_columns
+        return fields, columns
+
+    def _pack_values(self, codes: SparseCodes, kept: NDArray[np.bool_]) -> list[Column]:
+        if codes.values is None:
+            return []
+        steps = np.diff(codes.values, axis=1, prepend=0)  # planes hold them modulo their width
+        lead = self._implied_values
+        leads, rest = slice(lead, lead + 1), slice(lead + 1, None)
+        return [
+            *_planes("values", steps[:, leads][kept[:, leads]], self._value_width),
+            *_planes("values", steps[:, rest][kept[:, rest]], self._value_width),
+        ]
+
+    def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[SparseCodes, IntArray]:
+        """Return the codes of the wanted crops, whose label columns begin at `at`, and where the columns end.
+
+        CorruptError if they cannot be what the specification says; `thorough` also looks at what these crops do not need.
+        """
+        entries, at = self._unpack_counts(rows, at)
+        self._check_length(rows, at, entries)
+        kept = np.arange(int(entries.num.max(initial=1))) < entries.num[:, None]
+        above_last, at = self._unpack_remainders(rows, at, entries)
+        index_codes, at = _unpack_index_codes(rows, at, entries, kept)
+        values, at = self._unpack_values(rows, at, entries, kept)
+        palettes, at = unpack_palettes(rows, at, self.num_classes)
+        if thorough:
+            palettes.check(self.num_classes)
+        indices = np.where(kept, classes_of(rows, index_codes, kept, palettes), -1)
+        if int(indices.max(initial=0)) >= self.num_classes:
+            raise CorruptError(BAD_CLASS)
+        if thorough:
+            check_distinct(indices)
+        remainders = above_last if above_last is None or values is None else above_last + values[np.arange(len(kept)), entries.num - 1]
+        if not self.codec.tail:
+            return SparseCodes(indices, values, remainders), at
+        tails, at = unpack_tails(rows, at, palettes, self.codec.tail, self.num_classes)
+        return SparseCodes(indices, values, remainders, tails, rows.owner), at
+
+    def _check_length(self, rows: BlockRows, at: IntArray, entries: Entries) -> None:
+        """Raise CorruptError if blocks are too short for their entries, before anything is made that has a place for each of these."""
+        if (rows.field("index_width") > 4).any():
+            raise CorruptError(WIDE)
+        num_values = entries.total - self._implied_values * rows.num_crops if self._value_width else 0
+        rows.advance(at, entries.total * rows.field("index_width") + num_values * self._value_width)
+
+    def _unpack_counts(self, rows: BlockRows, at: IntArray) -> tuple[Entries, IntArray]:
+        k = self.codec.kept_classes
+        if k is not None:
+            several = rows.num_crops * (k > 1)
+            return Entries(rows.row * k, np.full(len(rows.row), k), rows.row * (k > 1), rows.num_crops * k, several), at
+        width = rows.field("count_width")
+        if (width > 2).any():
+            raise CorruptError(WIDE)
+        after = rows.advance(at, rows.num_crops * width)
+        more: NDArray[Any] = rows.crop_bytes(at, width > 0)  # classes of each crop, less 1
+        if (width > 1).any():
+            more = more + 256 * rows.crop_bytes(at + rows.num_crops, width > 1).astype(np.uint16)
+        if int(more.max()) >= min(self.num_classes, MAX_KEPT_CLASSES):
+            raise CorruptError(TOO_MANY)
+        _check_table(more, rows.block_crops)
+        before, total = rows.sums_before(more)
+        several_before, several = rows.sums_before(more > 0)
+        num = more[rows.crop].astype(np.int64) + 1
+        return Entries(before + rows.row, num, several_before, total + rows.num_crops, several), after
+
+    def _unpack_remainders(self, rows: BlockRows, at: IntArray, entries: Entries) -> tuple[IntArray | None, IntArray]:
+        if self.codec.values != "log8":
+            return None, at
+        width = rows.field("remainder_width")
+        if (width > 2).any():
+            raise CorruptError(WIDE)
+        singles = rows.num_crops - entries.several
+        others_at = rows.advance(at, singles * width)
+        after = rows.advance(others_at, entries.several * width)
+        one = entries.num == 1
+        start, count = np.where(one, at, others_at), np.where(one, singles, entries.several)
+        place = np.where(one, rows.row - entries.several_before, entries.several_before)
+        return from_planes(rows.data, start, count, width, place) + rows.field("remainder_base"), after
+
+    def _unpack_values(self, rows: BlockRows, at: IntArray, entries: Entries, kept: NDArray[np.bool_]) -> tuple[IntArray | None, IntArray]:
+        if self.codec.values == "none":
+            return None, at
+        width, lead = self._value_width, self._implied_values
+        num_leads, leads_before = (entries.several, entries.several_before) if lead else (rows.num_crops, rows.row)
+        num_rest = entries.total - num_leads - lead * rows.num_crops
+        rest_at = rows.advance(at, num_leads * width)
+        after = rows.advance(rest_at, num_rest * width)
+        steps = np.zeros(kept.shape, np.int64)
+        if kept.shape[1] > lead:
+            steps[:, lead] = _gather(rows, at, num_leads, width, leads_before, kept[:, lead])
+        if kept.shape[1] > lead + 1:
+            first = entries.first - leads_before - lead * rows.row
+            place = first[:, None] + np.arange(kept.shape[1] - lead - 1)
+            steps[:, lead + 1 :] = _gather(rows, rest_at[:, None], num_rest[:, None], width, place, kept[:, lead + 1 :])
+        return np.cumsum(steps, axis=1), after
+
+
+def _check_table(more: NDArray[Any], block_crops: IntArray) -> None:
+    """Raise CorruptError if a block may not hold its crops together: `more` of all blocks are their classes, less 1."""
+    if (int(more.max()) + 1) * int(block_crops.max()) <= MAX_TABLE_ENTRIES:
+        return
+    for counts in np.split(more.astype(np.int64) + 1, np.cumsum(block_crops)[:-1]):
+        if not fits_block(len(counts), int(counts.sum()), int(counts.max())):
+            raise CorruptError(WASTEFUL)
+
+
+def _planes(name: str, values: NDArray[np.int64], width: int) -> list[Column]:
+    return [Column(name, plane) for plane in to_planes(values, width)]
+
+
+def _gather(rows: BlockRows, at: IntArray, count: IntArray, width: int, place: IntArray, there: NDArray[np.bool_]) -> IntArray:
+    """Return integers of a column at the places that are `there`, and 0 elsewhere."""
+    return np.where(there, from_planes(rows.data, np.where(there, at, 0), count * there, np.array(width), np.where(there, place, 0)), 0)
+
+
+def _unpack_index_codes(rows: BlockRows, at: IntArray, entries: Entries, kept: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
+    width = rows.field("index_width")
+    after = rows.advance(at, entries.total * width)
+    if ((width == 0) & (entries.num > LOOK_BACK + 1)).any():
+        raise CorruptError(BAD_CLASS)  # codes of 0 name no more distinct classes than that
+    place = np.where(kept, entries.first[:, None] + np.arange(kept.shape[1]), 0)
+    codes = from_planes(rows.data, at[:, None], entries.total[:, None], width[:, None], place)
+    codes[~kept] = 0
+    return codes, after

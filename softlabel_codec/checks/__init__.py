@@ -1,0 +1,1 @@
+"""What callers pass, and what the format allows."""

@@ -1,0 +1,235 @@
+"""What came out of a comparison: rows of means, differences with their intervals, and a picture."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev, variance
+from typing import Any
+
+import torch
+
+from softlabel_codec.compare.quality import LabelQuality
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.version import library_versions
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference of means, and its 95 % confidence interval by Welch's t-test."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A label source (with the options that vary), and what students make of it.
+
+    Attributes
+    ----------
+    name, labels : str
+        The source.
+    codec : str or None
+        Of a label file.
+    varied : dict
+        Options that differ from row to row.
+    seeds : list of int
+        One student each.
+    accuracies : list of float
+        Top-1 of each on the validation images, in percent.
+    mean, standard_deviation : float
+        Of these; the standard deviation is None for one student.
+    difference : Interval or None
+        Mean accuracy less that of the reference, in points, with what the seeds make of it: not what other validation images would. None
+        for the reference itself, and if nothing is known of the spread, as with one student.
+    within_margin : bool or None
+        Whether the whole interval lies within the margin.
+    bytes_per_crop : float or None
+        File size by stored crops; of label maps, by the crops stored of the same images; None where nothing is stored.
+    kl : float or None
+        Mean KL divergence of the labels from the reference's on the same crops, in nats; None where unknown or infinite.
+    quality : LabelQuality or None
+        What the labels are like.
+    seconds_per_epoch, data_seconds_per_epoch : float
+        Mean time of an epoch, and how much of it the process waited for data.
+    """
+
+    name: str
+    labels: str
+    codec: str | None
+    varied: dict[str, Any]
+    seeds: list[int]
+    accuracies: list[float]
+    mean: float
+    standard_deviation: float | None
+    difference: Interval | None
+    within_margin: bool | None
+    bytes_per_crop: float | None
+    kl: float | None
+    quality: LabelQuality | None
+    seconds_per_epoch: float
+    data_seconds_per_epoch: float
+
+    @property
+    def title(self) -> str:
+        """The source with the options that vary."""
+        return ", ".join([self.name, *(f"{name}={value}" for name, value in self.varied.items())])
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """What came out of a comparison.
+
+    Attributes
+    ----------
+    date, machine, versions
+        When and where.
+    options : dict
+        Options of all runs.
+    reference : str
+        Source that the others are compared with.
+    margin : float
+        In points of accuracy.
+    rows : list of Row
+        One for each source and variation.
+    """
+
+    date: str
+    machine: str
+    versions: dict[str, str]
+    options: dict[str, Any]
+    reference: str
+    margin: float
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row before it is worked out: a source, the options that vary, and the results of its runs as they were written, by seed."""
+
+    name: str
+    varied: dict[str, Any]
+    results: dict[int, dict[str, Any]]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Top-1 of each run in percent."""
+        return [100 * float(result["evaluation"]["top1"]) for result in self.results.values()]
+
+
+def make_report(
+    cells: Sequence[Cell],
+    sources: Mapping[str, str],
+    quality: Mapping[str, LabelQuality],
+    options: Mapping[str, Any],
+    reference: str,
+    margin: float,
+) -> CompareReport:
+    """Return the report of a comparison whose runs are all finished."""
+    of_reference = {str(cell.varied): cell.accuracies for cell in cells if cell.name == reference}
+    rows = []
+    for cell in cells:
+        values, results, said = cell.accuracies, cell.results.values(), quality.get(cell.name)
+        difference = None if cell.name == reference else welch(values, of_reference[str(cell.varied)])
+        rows.append(
+            Row(
+                name=cell.name,
+                labels=sources[cell.name],
+                codec=_codec(sources[cell.name]),
+                varied=cell.varied,
+                seeds=list(cell.results),
+                accuracies=values,
+                mean=mean(values),
+                standard_deviation=stdev(values) if len(values) > 1 else None,
+                difference=difference,
+                within_margin=None if difference is None else -margin <= difference.low and difference.high <= margin,
+                bytes_per_crop=_bytes_per_crop(sources[cell.name], sources),
+                kl=None if said is None or reference not in quality else said.kl(reference, quality[reference].entropy),
+                quality=said,
+                seconds_per_epoch=mean(result["seconds"] / result["epochs"] for result in results),
+                data_seconds_per_epoch=mean(result["data_seconds"] / result["epochs"] for result in results),
+            )
+        )
+    versions = {"python": platform.python_version(), **library_versions("softlabel_codec", "numpy", "pillow", "torch", "zstandard")}
+    return CompareReport(time.strftime("%Y-%m-%d"), machine(), versions, dict(options), reference, margin, rows)
+
+
+def need_libraries() -> None:
+    """Raise ArgumentError if what a report needs is not installed: better now than after hours of training."""
+    try:
+        import matplotlib.figure  # noqa: F401, PLC0415
+        import scipy.stats  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise ArgumentError(f"compare: {error.name} is not installed: pip install 'softlabel_codec[compare]'") from None
+
+
+def welch(values: Sequence[float], others: Sequence[float]) -> Interval | None:
+    """Return how much higher the mean of some values is than that of others, with its interval; None where their spread is not known.
+
+    That is if either are fewer than two, or if neither vary at all: two students that happen to be equally good are no certainty.
+    """
+    if len(values) < 2 or len(others) < 2:
+        return None
+    from scipy.stats import t  # noqa: PLC0415  only here
+
+    found = mean(values) - mean(others)
+    one, other = variance(values) / len(values), variance(others) / len(others)
+    if one + other == 0:
+        return None
+    freedom = (one + other) ** 2 / (one**2 / (len(values) - 1) + other**2 / (len(others) - 1))
+    half = float(t.ppf(0.5 + CONFIDENCE / 2, freedom)) * math.sqrt(one + other)
+    return Interval(found, found - half, found + half)
+
+
+def _codec(labels: str) -> str | None:
+    if not labels.endswith(".slc"):
+        return None
+    with SoftLabelReader(labels) as reader:
+        return reader.codec
+
+
+def _bytes_per_crop(labels: str, sources: Mapping[str, str]) -> float | None:
+    """Return the size of a file of labels by the number of crops; label maps serve as many as the first label file has."""
+    first = next((path for path in sources.values() if path.endswith(".slc")), None)
+    counted = labels if labels.endswith(".slc") else first
+    if not labels.endswith((".slc", ".npz")) or counted is None:
+        return None
+    with SoftLabelReader(counted) as reader:
+        return Path(labels).stat().st_size / int(reader.num_crops.sum())
+
+
+def machine() -> str:
+    """Return what computes here, in words."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def draw_comparison(report: CompareReport, path: str | Path) -> None:
+    """Draw accuracy over bytes per crop: each student, and the mean of each row; sources that store nothing are dashed lines."""
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for row in report.rows:
+        if row.bytes_per_crop is None:
+            axes.axhline(row.mean, linestyle="--", linewidth=1, color="grey")
+            place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "xytext": (3, 2), "fontsize": 8}
+            axes.annotate(row.title, (0, row.mean), **place)
+            continue
+        points = axes.plot([row.bytes_per_crop] * len(row.accuracies), row.accuracies, "o", alpha=0.35, markersize=4)
+        axes.plot(row.bytes_per_crop, row.mean, "_", markersize=16, markeredgewidth=2, color=points[0].get_color(), label=row.title)
+    if any(row.bytes_per_crop is not None for row in report.rows):
+        axes.set_xscale("log")
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.set(xlabel="bytes per crop", ylabel="top-1 accuracy in %", title="Students by what their labels cost")
+    figure.savefig(str(path), dpi=120)

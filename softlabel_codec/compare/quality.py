@@ -1,0 +1,147 @@
+"""What the labels of each source say of the same crops: how sure they are, how often right, and how far from the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.images.files import image_size, load_image, path_of_key
+from softlabel_codec.label_maps.maps import LabelMaps
+from softlabel_codec.options.train import TRUTH
+from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders
+
+MAX_IMAGES = 200
+MAX_CROPS = 8
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LabelQuality:
+    """What the labels of a source are like, as means over crops.
+
+    Attributes
+    ----------
+    confidence : float
+        Probability of the most probable class.
+    entropy : float
+        In nats.
+    agreement : float or None
+        Share of crops whose most probable class is that of their image, if it is known.
+    cross_entropy : dict
+        For each source with labels of the same crops, the cross-entropy -sum p ln q in nats of its labels p and these labels q; None where
+        it is infinite: a class that p holds possible has no probability in q.
+    """
+
+    confidence: float
+    entropy: float
+    agreement: float | None
+    cross_entropy: dict[str, float | None]
+
+    def kl(self, reference: str, entropy: float) -> float | None:
+        """Return the divergence of these labels from those of a reference with that entropy, in nats; None if unknown or infinite."""
+        cross = self.cross_entropy.get(reference)
+        return None if cross is None else max(0.0, cross - entropy)
+
+
+def label_quality(sources: Mapping[str, str], images: str, classes: str | None = None) -> dict[str, LabelQuality]:
+    """Return what labels are like on crops of the first label file among the sources: up to 200 images, 8 crops of each.
+
+    Parameters
+    ----------
+    sources : mapping of str to str
+        Label sources by name, as `TrainConfig.labels` takes them. Those that only a teacher knows are left out, and so are all if none
+        is a label file. Label files with other crops are measured on their own ones, and not compared.
+    images : str
+        Folder of the images.
+    classes : str, optional
+        File that says which class folder has which number, if they do not ascend: see `read_class_folders`.
+    """
+    stored = [labels for labels in sources.values() if labels.endswith(".slc")]
+    if not stored:
+        return {}
+    with SoftLabelReader(stored[0]) as reader:
+        folders = class_folders(reader.keys) if classes is None else read_class_folders(classes, reader.num_classes)
+        crops = _Crops.of(reader, images, folders)
+    probs = {name: crops.probs(labels) for name, labels in sources.items()}
+    found = {name: rows for name, rows in probs.items() if rows is not None}
+    return {name: _quality(rows, crops.classes, found) for name, rows in found.items()}
+
+
+def _quality(labels: _Probs, classes: NDArray[np.int64] | None, sources: Mapping[str, _Probs]) -> LabelQuality:
+    agreement = None if classes is None else float((labels.rows.argmax(axis=1) == classes).mean())
+    comparable = {name: other.rows for name, other in sources.items() if other.same_crops and labels.same_crops}
+    cross = {name: _cross_entropy(rows, labels.rows) for name, rows in comparable.items()}
+    entropy = _cross_entropy(labels.rows, labels.rows)
+    return LabelQuality(float(labels.rows.max(axis=1).mean()), entropy or 0.0, agreement, cross)
+
+
+def _cross_entropy(p: FloatArray, q: FloatArray) -> float | None:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * np.log(q), 0.0)
+    total = -float(terms.sum()) / len(p)
+    return total if np.isfinite(total) else None
+
+
+@dataclass(frozen=True)
+class _Probs:
+    rows: FloatArray
+    same_crops: bool = True
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """Chosen crops of a label file."""
+
+    images: str
+    keys: list[str]
+    numbers: NDArray[np.int64]
+    crops: list[NDArray[np.int64]]
+    num_classes: int
+    classes: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, reader: SoftLabelReader, images: str, folders: Sequence[str]) -> _Crops:
+        chosen = np.unique(np.linspace(0, len(reader) - 1, min(MAX_IMAGES, len(reader))).astype(np.int64))
+        numbers = np.linspace(0, int(reader.num_crops[chosen].min()) - 1, MAX_CROPS).astype(np.int64)
+        numbers = np.unique(numbers)
+        keys = [reader.keys[int(image)] for image in chosen]
+        crops = [labelled.crops for labelled in reader.read_batch(chosen, np.tile(numbers, (len(chosen), 1)))]
+        classes = None
+        if len(folders) == reader.num_classes:
+            classes = np.repeat(classes_of(keys, folders, images), len(numbers))
+        return cls(images, keys, numbers, crops, reader.num_classes, classes)
+
+    def probs(self, labels: str) -> _Probs | None:
+        """Return what a source says of these crops; None if only a teacher knows."""
+        if labels.endswith(".slc"):
+            return self._stored(labels)
+        if labels.endswith(".npz"):
+            return _Probs(_normalised(self._mapped(LabelMaps.load(labels))))
+        if labels == TRUTH and self.classes is not None:
+            return _Probs(np.eye(self.num_classes)[self.classes])
+        return None
+
+    def _stored(self, labels: str) -> _Probs | None:
+        with SoftLabelReader(labels) as reader:
+            places = {key: place for place, key in enumerate(reader.keys)}
+            if not all(key in places and reader.num_crops[places[key]] > self.numbers[-1] for key in self.keys):
+                return None
+            found = list(reader.read_batch([places[key] for key in self.keys], np.tile(self.numbers, (len(self.keys), 1))))
+        same = all(np.array_equal(labelled.crops, crops) for labelled, crops in zip(found, self.crops, strict=True))
+        return _Probs(_normalised(np.concatenate([labelled.labels.dense() for labelled in found])), same)
+
+    def _mapped(self, maps: LabelMaps) -> NDArray[np.float32]:
+        sizes = [image_size(load_image(path_of_key(Path(self.images), key), maps.exif_orientation)) for key in self.keys]
+        mapped = [maps.labels(key, crops, size).dense() for key, crops, size in zip(self.keys, self.crops, sizes, strict=True)]
+        return np.concatenate(mapped)
+
+
+def _normalised(rows: NDArray[np.float32]) -> FloatArray:
+    exact = rows.astype(np.float64)
+    normalised: FloatArray = exact / exact.sum(axis=1, keepdims=True)
+    return normalised

@@ -1,0 +1,223 @@
+"""`compare`: train the same student from several label sources and seeds, and see whether it is as good and what the labels cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softlabel_codec.checks.wording import counted
+from softlabel_codec.compare.outcome import Cell, CompareReport, draw_comparison, make_report, need_libraries
+from softlabel_codec.compare.quality import label_quality
+from softlabel_codec.container.whole_files import read_result, write_json
+from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.options.train import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig, check_names
+from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.trainer.draws import check_draws
+from softlabel_codec.trainer.loop import RESULT, train
+from softlabel_codec.trainer.memory import ImageMemory
+from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
+
+Progress = Callable[[int, int], None]
+TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
+logger = logging.getLogger(__name__)
+OF_A_RUN = ("labels", "out", "seed", "resume")
+"""Options that a comparison decides for each run."""
+_OF_THE_TEACHER = ("teacher", "teacher_weights", "teacher_output")
+_OF_FRESH_CROPS = ("scale", "ratio", "flip_probability")
+_OF_LABELS = (*_OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature")
+
+
+def compare(
+    sources: Mapping[str, str],
+    out: str | Path,
+    options: Mapping[str, Any],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    reference: str | None = None,
+    margin: float = 0.5,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    progress: Progress | None = None,
+) -> CompareReport:
+    """Train a student from each source with each seed, and say how they compare. What was trained before is not trained again.
+
+    Parameters
+    ----------
+    sources : mapping of str to str
+        Label sources by name, as `TrainConfig.labels` takes them.
+    out : path
+        Folder for the runs, the table (`compare.json`) and the picture (`compare.png`).
+    options : mapping
+        What else `TrainConfig` takes, `images` and `val` at least. Fresh crops and preprocessing of sources without stored crops are
+        those of the first label file, unless given.
+    seeds : sequence of int
+        One run each.
+    reference : str, optional
+        Name of the source that the others are compared with; by default the first.
+    margin : float
+        What difference in points would not matter.
+    vary : mapping of str to sequence, optional
+        Options and the values that each is to have, all combinations: `{"crops_per_image": [1, 2, 4]}`.
+    progress : callable, optional
+        Called with training steps done and in all of all runs.
+
+    Raises
+    ------
+    ArgumentError, MismatchError, FormatError
+        If there is nothing to compare, an option is unknown or wrong, sources do not label the same images, or runs of other options,
+        labels or images are in the folder; nothing has been trained then.
+    """
+    reference = reference or next(iter(sources), "")
+    _check_request(sources, options, seeds, reference, vary or {})
+    need_libraries()
+    cells = list(_plan(sources, Path(out), options, seeds, vary or {}))
+    _check_cells(cells)
+    quality = label_quality(sources, str(options["images"]), options.get("classes"))
+    unfinished = [config for cell in cells for config in cell.configs if _result(config, cell) is None]  # before the first run begins
+    memory = ImageMemory()
+    before = sum(len(cell.configs) for cell in cells) - len(unfinished)
+    logger.info("%s: %s to train, %d trained before", out, counted(len(unfinished), "student"), before)
+    for number, config in enumerate(unfinished):
+        train(config, _part_of(progress, number, len(unfinished)), memory)
+    finished = [Cell(cell.name, cell.varied, {config.seed: _result(config, cell) or {} for config in cell.configs}) for cell in cells]
+    report = make_report(finished, sources, quality, options, reference, margin)
+    write_json(Path(out) / TABLE, dataclasses.asdict(report))
+    draw_comparison(report, Path(out) / PICTURE)
+    logger.info("%s: finished", out)
+    return report
+
+
+def _check_request(
+    sources: Mapping[str, str], options: Mapping[str, Any], seeds: Sequence[int], reference: str, vary: Mapping[str, Sequence[Any]]
+) -> None:
+    check_names([*options, *vary])
+    if not sources or not seeds:
+        raise ArgumentError("a comparison needs at least one source and one seed")
+    if reference not in sources:
+        raise ArgumentError(f"reference: expected one of {', '.join(sources)}, got {reference!r}")
+    for name in OF_A_RUN:
+        if name in options or name in vary:
+            raise ArgumentError(f"{name}: is not for a comparison, which decides it for each run")
+    for name, values in {"seeds": seeds, **vary}.items():
+        if not values or any(value in values[:place] for place, value in enumerate(values)):
+            raise ArgumentError(f"{name}: expected values that differ, got {list(values)}")
+    if not options.get("val"):
+        raise ArgumentError("val: a comparison needs validation images")
+    if len({_file_name(name) for name in sources}) < len(sources):
+        raise ArgumentError(f"two sources would have folders of the same name: {', '.join(sources)}")
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A row whose runs are described, and the fingerprints of what they train on and are measured with."""
+
+    name: str
+    varied: dict[str, Any]
+    configs: list[TrainConfig]
+    fingerprints: dict[str, str]
+    num_images: int
+
+
+def _plan(
+    sources: Mapping[str, str], out: Path, options: Mapping[str, Any], seeds: Sequence[int], vary: Mapping[str, Sequence[Any]]
+) -> Iterator[_Planned]:
+    """Yield all rows, each run described, and set up as far as it can be without training."""
+    of_labels = _options_of_labels(sources)
+    for values in itertools.product(*vary.values()):
+        varied = dict(zip(vary, values, strict=True))
+        for name, labels in sources.items():
+            configs = []
+            for seed in seeds:
+                folder = out / RUNS / "-".join([_file_name(name), *(f"{key}={value}" for key, value in varied.items()), f"seed={seed}"])
+                given = {**options, **varied, "labels": labels, "seed": seed, "out": str(folder), "resume": True}
+                configs.append(TrainConfig.from_mapping(_fitting(given, of_labels, labels)))
+            fingerprints, num_images = _try(configs[0])  # seeds make no difference to them
+            yield _Planned(name, varied, configs, fingerprints, num_images)
+
+
+def _try(config: TrainConfig) -> tuple[dict[str, str], int]:
+    """Do all that a run does before its first step, so that what is wrong is an error now; return fingerprints and number of images."""
+    device = device_by_name(config.device)
+    setup = set_up(config)
+    num_images = len(setup.images.source.keys)
+    check_draws(config, num_images)
+    make_student(config, setup, device)
+    make_online_teacher(config, setup, device)
+    images = find_test_images(config, setup)
+    assert images is not None  # a comparison has validation images
+    return {**setup.trained_on, "val": images.sha256()}, num_images
+
+
+def _check_cells(cells: Sequence[_Planned]) -> None:
+    """Raise MismatchError unless all sources label the same images: a student of fewer images tells nothing about the labels."""
+    firsts: dict[str, _Planned] = {}
+    for cell in cells:
+        first = firsts.setdefault(str(cell.varied), cell)
+        if cell.fingerprints["images"] != first.fingerprints["images"]:
+            counts = f"{counted(cell.num_images, 'image')}, {first.name!r} on {first.num_images}"
+            advice = "Compare labels of the same images (and classes)"
+            raise MismatchError(f"sources: {cell.name!r} would train on {counts}, and not the same ones. {advice}")
+
+
+def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
+    """Return how crops were drawn and prepared for the first label file, as far as it says."""
+    for labels in sources.values():
+        if labels.endswith(".slc"):
+            with SoftLabelReader(labels) as reader:
+                said, sampler = reader.metadata, reader.sampler
+            crops = _mapping(said.get("crop_sampler")) if sampler is None else sampler.describe()
+            known = {**crops, **_mapping(said.get("preprocessing")), "temperature": said.get("temperature")}
+            return {name: known[name] for name in _OF_LABELS if known.get(name) is not None}
+    return {}
+
+
+def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -> dict[str, Any]:
+    """Return the options of a run without those that its source has no use for."""
+    stored = labels.endswith(".slc")
+    useless = {*(_OF_FRESH_CROPS if stored else ("stored_crops", "policy"))}
+    useless |= set() if labels == ONLINE else set(_OF_THE_TEACHER)
+    useless |= {"temperature"} if labels == TRUTH else set()
+    defaults = {} if stored else of_labels
+    return {name: value for name, value in {**defaults, **given}.items() if name not in useless}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _file_name(name: str) -> str:
+    return "".join(char if char.isalnum() or char in "._=" else "-" for char in name)
+
+
+def _part_of(progress: Progress | None, number: int, runs: int) -> Progress | None:
+    """Return what a run may call with its own steps, so that `progress` learns about those of all runs."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, runs * total)
+
+
+def _result(config: TrainConfig, cell: _Planned) -> dict[str, Any] | None:
+    """Return the result of a run; None if it is not finished, or was measured with other images than are wanted now.
+
+    Raises
+    ------
+    MismatchError
+        If it is that of other options, labels or images.
+    """
+    found = read_result(Path(config.out) / RESULT)
+    if found is None:
+        return None
+    for name, wanted in config.to_mapping().items():
+        if name not in WHERE_IT_RUNS and found["config"].get(name) != wanted:
+            expected = f"expected {name}={wanted!r}, got {found['config'].get(name)!r}"
+            raise MismatchError(f"{config.out}: a run of other options: {expected}. Use another folder, or remove this one")
+    for what in ("labels", "images"):
+        if found.get(what) != cell.fingerprints[what]:
+            advice = "Use another folder, or remove this one"
+            raise MismatchError(f"{config.out}: a run with other {what} than {getattr(config, what)}. {advice}")
+    return found if found.get("val") == cell.fingerprints["val"] else None

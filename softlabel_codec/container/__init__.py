@@ -1,0 +1,1 @@
+"""Between blocks and a file: framing, metadata, index, keys, and the files themselves."""

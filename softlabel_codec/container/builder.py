@@ -1,0 +1,127 @@
+"""A container file under construction: blocks are appended, then keys, summary, index and trailer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from softlabel_codec.block.columns import grouped, much_text
+from softlabel_codec.block.layout import BlockImages, Layout
+from softlabel_codec.checks.limits import max_content_bytes
+from softlabel_codec.container.files import FileSource, PartialFile
+from softlabel_codec.container.framing import KEYS_ASCEND, TRAILER, Index, Trailer, pack_block, pack_copy, pack_key_pages
+from softlabel_codec.container.keys import key_order
+from softlabel_codec.container.scan import Beginning, BlockScan
+from softlabel_codec.container.summary import pack_summary
+from softlabel_codec.container.zstd_frames import compress_columns, store_columns
+from softlabel_codec.errors import CorruptError
+
+
+class Assembly:
+    """Appends whole blocks to a partial file and knows what is in it.
+
+    Attributes
+    ----------
+    image_crc32s : dict
+        For each image so far, in order, its key and the CRC-32 of its file; None where the file keeps none.
+    num_blocks : int
+        Blocks so far.
+    """
+
+    def __init__(self, file: PartialFile) -> None:
+        self.image_crc32s: dict[str, int | None] = {}
+        self._file = file
+        self._beginning = b""
+        self._block_lengths: list[int] = []
+        self._block_images: list[int] = []
+        self._crop_counts: list[int] = []
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self._block_lengths)
+
+    def begin(self, beginning: bytes) -> None:
+        """Write header and metadata to an empty file."""
+        self._beginning = beginning
+        self._file.append(beginning)
+
+    def add_images(self, images: BlockImages, layout: Layout, metadata_crc32: int) -> None:
+        """Append a block of these images to a file of that layout, whose metadata have that checksum."""
+        columns = layout.pack(images)
+        parts = [b"".join(column.data for column in group) for group in grouped(columns)]
+        payload = compress_columns(parts, text=much_text(columns))
+        if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would take it for a decompression bomb
+            payload = store_columns(parts)
+        crc32s = None if images.image_crc32s is None else images.image_crc32s.tolist()
+        self.add_payload(payload, metadata_crc32, images.keys, images.counts.tolist(), crc32s)
+
+    def add_payload(
+        self, payload: bytes, metadata_crc32: int, keys: Sequence[str], counts: Sequence[int], crc32s: Sequence[int] | None = None
+    ) -> None:
+        """Append a block with this payload, which holds images with these keys, numbers of crops and checksums."""
+        block = pack_block(payload, metadata_crc32, self.num_blocks)
+        self._file.append(block)
+        self._note(len(block), keys, counts, crc32s)
+
+    def adopt_blocks(self, source: FileSource, beginning: Beginning) -> None:
+        """Take over the whole blocks that the file already begins with, and cut off what stands after them.
+
+        Raises
+        ------
+        CorruptError
+            If whole blocks stand after them: that is no write that was torn off, but damage in the middle.
+        """
+        self._beginning = beginning.data
+        self._file.adopt(beginning.data)
+        scan, end = BlockScan(source, beginning), beginning.blocks_offset
+        for block in scan.prefix():
+            self._file.adopt(block.data)
+            images = block.images
+            crc32s = None if images.image_crc32s is None else images.image_crc32s.tolist()
+            self._note(len(block.data), images.keys, images.counts.tolist(), crc32s)
+            end = block.end
+        beyond = next(scan.after(end, self.num_blocks), None)
+        if beyond is not None:
+            advice = f"Keep all whole blocks with 'slcodec recover {source.path} OTHER.partial' and put that in its place, or delete it"
+            raise CorruptError(f"{source.path}: damaged at byte {end}, and whole blocks follow from byte {beyond.offset} on. {advice}")
+        self._file.cut(end)
+
+    def _note(self, block_length: int, keys: Sequence[str], counts: Sequence[int], crc32s: Sequence[int] | None) -> None:
+        self._block_lengths.append(block_length)
+        self._block_images.append(len(keys))
+        self._crop_counts.extend(counts)
+        self.image_crc32s.update(zip(keys, [None] * len(keys) if crc32s is None else crc32s, strict=True))
+
+    def leave(self) -> None:
+        """Put the file on disk as it is, without an end, and give it its name."""
+        self._file.finish()
+
+    def finish(self, skipped_keys: Sequence[str]) -> None:
+        """Write what comes after the blocks, put the file on disk and give it its name."""
+        keys = [key.encode() for key in self.image_crc32s]
+        order = key_order(keys)
+        keys_offset = self._file.length
+        self._file.append(pack_key_pages(keys, order))
+        summary_offset = self._file.length
+        self._file.append(pack_summary(keys, skipped_keys))
+        index_offset = self._file.length
+        counts = np.array(self._crop_counts, np.int64)
+        block_columns = np.array(self._block_lengths, np.uint32), np.array(self._block_images, np.uint16)
+        self._file.append(Index(*block_columns, (counts - 1).astype(np.uint16)).pack())
+        copy_offset = self._file.length
+        self._file.append(pack_copy(self._beginning))
+        trailer = Trailer(
+            keys_offset=keys_offset,
+            summary_offset=summary_offset,
+            index_offset=index_offset,
+            copy_offset=copy_offset,
+            file_length=self._file.length + TRAILER.size,
+            num_images=len(keys),
+            num_blocks=self.num_blocks,
+            num_crops=int(counts.sum()),
+            flags=KEYS_ASCEND if order is None else 0,
+            sha256=self._file.sha256(),
+        )
+        self._file.append(trailer.pack())
+        self._file.finish()

@@ -1,0 +1,128 @@
+"""What a file says about its labels before the first of them: the metadata section (spec/container-v1.md, section 4)."""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from softlabel_codec.block.crops import CROP_MODES, DERIVED
+from softlabel_codec.block.layout import Layout
+from softlabel_codec.checks.limits import MAX_CLASSES, MAX_METADATA_BYTES, MIN_CLASSES
+from softlabel_codec.codec import Codec
+from softlabel_codec.container.msgpack_maps import Plain, pack_map, unpack_map
+from softlabel_codec.errors import ArgumentError, CorruptError, LimitError, UnknownFeatureError
+from softlabel_codec.sampler import CropSampler
+
+CHECKSUM = "crc32"
+"""What checksums of images are, if there are any."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything that is needed to decode the blocks of a file, and what its writer wanted to keep.
+
+    Attributes
+    ----------
+    num_classes : int
+        C.
+    codec : Codec
+        How labels are made, stored and read.
+    crops : str
+        How crop coordinates are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
+    metadata : dict
+        Whatever the writer's caller passed.
+    other : dict
+        Further keys of the metadata section, `writer` among them.
+    sampler : CropSampler or None
+        Where derived crops come from.
+    image_checksums : bool
+        Whether blocks hold the CRC-32 of each image's file.
+    """
+
+    num_classes: int
+    codec: Codec
+    crops: str
+    metadata: Plain
+    other: Plain = field(default_factory=dict)
+    sampler: CropSampler | None = None
+    image_checksums: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_classes, bool) or not hasattr(self.num_classes, "__index__"):
+            raise ArgumentError(f"num_classes: expected an integer, got {self.num_classes!r}")
+        object.__setattr__(self, "num_classes", operator.index(self.num_classes))
+        if not MIN_CLASSES <= self.num_classes <= MAX_CLASSES:
+            raise LimitError(f"num_classes: expected {MIN_CLASSES} to {MAX_CLASSES}, got {self.num_classes}")
+        self.codec.check_classes(self.num_classes)
+        if (self.sampler is not None) != (self.crops == DERIVED):
+            raise ArgumentError(f"crops={self.crops!r}: a sampler goes with crops={DERIVED!r}, and only with that")
+        if self.crops not in CROP_MODES:
+            raise ArgumentError(f"crops: expected one of {', '.join(CROP_MODES)}, got {reprlib.repr(self.crops)}")
+
+    @property
+    def layout(self) -> Layout:
+        """How the blocks are laid out."""
+        return Layout(self.codec, self.num_classes, self.crops, self.sampler, self.image_checksums)
+
+    @property
+    def written_by(self) -> str:
+        """Program that wrote the file, as far as the file says."""
+        return str(self.other.get("writer", "unknown"))
+
+    def pack(self) -> bytes:
+        """Return the metadata section."""
+        own = {"num_classes": self.num_classes, "codec": str(self.codec), "crops": self.crops, "metadata": self.metadata}
+        if self.sampler is not None:
+            own["crop_sampler"] = self.sampler.describe()
+        if self.image_checksums:
+            own["image_checksum"] = CHECKSUM
+        return pack_map({**own, **self.other}, MAX_METADATA_BYTES)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Description:
+        """Return what a metadata section says, or raise a FormatError."""
+        values = unpack_map(data)
+        num_classes, codec, crops, metadata = (_take(values, name) for name in ("num_classes", "codec", "crops", "metadata"))
+        _check_type("num_classes", num_classes, int)
+        _check_type("codec", codec, str)
+        _check_type("crops", crops, str)
+        _check_type("metadata", metadata, dict)
+        checksum = values.pop("image_checksum", "")
+        _check_type("image_checksum", checksum, str)
+        if checksum not in ("", CHECKSUM):
+            raise UnknownFeatureError(f"image_checksum: expected {CHECKSUM!r}, got {reprlib.repr(checksum)}. Update softlabel_codec")
+        try:
+            sampler = CropSampler.from_description(_take(values, "crop_sampler")) if crops == DERIVED else None
+            return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values, sampler, bool(checksum))
+        except ArgumentError as error:
+            raise UnknownFeatureError(str(error)) from None
+
+
+def difference(found: Description, wanted: Description) -> str:
+    """Return the first thing in which two descriptions differ, for people: `name: expected ..., got ...`."""
+    for name in ("num_classes", "codec", "crops", "metadata", "sampler", "image_checksums", "other"):
+        old, new = getattr(found, name), getattr(wanted, name)
+        if old != new:
+            return _map_difference(name, old, new) if isinstance(old, dict) else f"{name}: expected {new}, found {old}"
+    return "metadata: the same values in another order"
+
+
+def _map_difference(name: str, found: Plain, wanted: Plain) -> str:
+    key = next(key for key in {**found, **wanted} if found.get(key) != wanted.get(key))
+    old, new = found.get(key), wanted.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _map_difference(f"{name}[{key!r}]", old, new)
+    return f"{name}[{key!r}]: expected {new!r}, found {old!r}"
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise CorruptError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+
+
+def _take(values: Plain, name: str) -> Any:
+    if name not in values:
+        raise CorruptError(f"the metadata section has no {name!r}")
+    return values.pop(name)

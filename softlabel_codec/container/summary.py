@@ -1,0 +1,52 @@
+"""What is known about a file only at its end: the summary section (spec/container-v1.md, section 7)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from collections.abc import Iterable, Sequence
+
+from softlabel_codec.checks.limits import MAX_SUMMARY_BYTES
+from softlabel_codec.container.framing import with_crc32, without_crc32
+from softlabel_codec.container.msgpack_maps import Plain, pack_map, unpack_map
+from softlabel_codec.errors import ArgumentError, CorruptError, LimitError
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def pack_summary(keys: Iterable[bytes], skipped_keys: Sequence[str]) -> bytes:
+    """Return the summary section of a file with these keys; `skipped_keys` as `check_skipped_keys` returns them."""
+    summary: Plain = {"keys_sha256": keys_sha256(keys)}
+    if skipped_keys:
+        summary["skipped_keys"] = list(skipped_keys)
+    return with_crc32(pack_map(summary, MAX_SUMMARY_BYTES))
+
+
+def unpack_summary(data: bytes) -> Plain:
+    """Return the map in a summary section, or raise a FormatError."""
+    if len(data) > MAX_SUMMARY_BYTES + 4:
+        raise LimitError(f"expected at most {MAX_SUMMARY_BYTES} bytes")
+    summary = unpack_map(without_crc32(data, "summary"))
+    fingerprint, skipped = summary.get("keys_sha256"), summary.get("skipped_keys", [])
+    if not isinstance(fingerprint, str) or not _SHA256.fullmatch(fingerprint):
+        raise CorruptError("keys_sha256: expected 64 lower-case hex digits")
+    if not isinstance(skipped, list) or not all(isinstance(key, str) for key in skipped):
+        raise CorruptError("skipped_keys: expected an array of str")
+    return summary
+
+
+def check_skipped_keys(skipped_keys: Iterable[str]) -> list[str]:
+    """Return the keys of skipped images as a list; ArgumentError if they are anything but several strings."""
+    keys = [] if isinstance(skipped_keys, str) else list(skipped_keys)
+    if isinstance(skipped_keys, str) or not all(isinstance(key, str) for key in keys):
+        raise ArgumentError(f"skipped_keys: expected a sequence of str, got {skipped_keys!r}")
+    return keys
+
+
+def keys_sha256(keys: Iterable[bytes]) -> str:
+    """Return the fingerprint of keys in order: SHA-256 over each key's length (u32) and bytes."""
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(struct.pack("<I", len(key)) + key)
+    return digest.hexdigest()

@@ -1,0 +1,49 @@
+"""Files that are there whole or not at all, and JSON files that somebody may have cut off all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from softlabel_codec.container.files import partial_path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file that gets its name, in place of the last one, when the `with` block has written all of it and the disk has it."""
+    target = Path(path)
+    unfinished = partial_path(target)
+    with open(unfinished, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(target)
+    folder = os.open(target.absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name too
+    finally:
+        os.close(folder)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | os.PathLike[str], values: Any) -> None:
+    """Write a JSON file for people to read, whole or not at all."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None if there is none, or not a whole one: then whatever makes it is not finished."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,9 +1,0 @@
-"""Import of the label files that FKD's generator writes.
-
->>> from softlabel_codec.fkd import import_fkd
-"""
-
-from softlabel_codec.fkd.files import FkdImage, label_codec, read_fkd_file
-from softlabel_codec.fkd.importing import ImportReport, import_fkd
-
-__all__ = ["FkdImage", "ImportReport", "import_fkd", "label_codec", "read_fkd_file"]

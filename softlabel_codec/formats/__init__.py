@@ -1,0 +1,1 @@
+"""Other people's label files, a module or a package each."""

@@ -1,0 +1,357 @@
+"""Image files: finding them, decoding them to RGB, and cutting stored crops out of them. The only module that decodes.
+
+Teacher and student cut crops with the same function, because decoders and resizers differ by a pixel value here and there.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from softlabel_codec.checks.arguments import INTERPOLATIONS
+from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.labels import ImageLabels
+
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_ABOUT_A_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+COLOR_POLICY = "converted to 8-bit RGB by Pillow; alpha dropped; 16-bit samples shifted right by 8"
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the keys of all images in a folder and its subfolders: relative paths with `/`, in ascending order.
+
+    Links are followed, and listed even if they lead nowhere. Hidden files and folders, and files whose name does not end like an
+    image's, are left out.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such folder, it holds no images, or a name is not valid text.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ArgumentError(f"{root}: expected a folder of images, got {'a file' if root.exists() else 'nothing there'}")
+    keys = sorted(key_of_path(root, path) for path in _walk(root) if _is_image(path))
+    if not keys:
+        raise ArgumentError(f"{root}: expected images ({', '.join(SUFFIXES)}) in this folder or below it, found none")
+    return keys
+
+
+def list_others(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the relative paths of the files that `list_images` leaves out because of their ending."""
+    root = Path(folder)
+    return sorted(text_of_path(path.relative_to(root)) for path in _walk(root) if not _is_image(path))
+
+
+def key_of_path(root: Path, path: Path) -> str:
+    """Return the key of a file below a folder; ArgumentError if its name is not valid UTF-8, which every locale reads alike."""
+    relative = path.relative_to(root)
+    try:
+        return os.fsencode(relative.as_posix()).decode()
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{root}: the file name {text_of_path(relative)!r} is not valid UTF-8; rename it") from None
+
+
+def text_of_path(path: os.PathLike[str] | str) -> str:
+    """Return a path as text that every file takes, whatever the locale; bytes that are not UTF-8 are spelled out."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _walk(folder: Path, seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Yield all files that are not hidden; also links that lead nowhere, which are unreadable files."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:  # a link back to a folder on the way here
+        return
+    seen = seen | {(status.st_dev, status.st_ino)}
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, seen)
+        elif entry.is_file() or entry.is_symlink():
+            yield entry
+
+
+class Stems:
+    """Finds file names by what is left of them without their ending.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Relative paths.
+    parts : int, optional
+        How many of the last parts of a path a stem has; all if not given.
+    """
+
+    def __init__(self, names: Iterable[str], parts: int = 0) -> None:
+        self._names: dict[str, list[str]] = {}
+        for name in names:
+            stem = "/".join(PurePosixPath(name).with_suffix("").parts[-parts:])
+            self._names.setdefault(stem, []).append(name)
+
+    def find(self, stem: str) -> str | None:
+        """Return the name with that stem, or None; MismatchError if there are several."""
+        names = self._names.get(stem, [])
+        if len(names) > 1:
+            raise MismatchError(f"the key {stem!r} fits several images: {', '.join(sorted(names)[:3])}: leave only one of them")
+        return names[0] if names else None
+
+
+def subfolder_of_keys(names: Iterable[str], keys: Sequence[str]) -> str | None:
+    """Return the subfolder below which all images of these keys lie (with or without their endings); None if there is none."""
+    there = {form for name in names for form in (name, PurePosixPath(name).with_suffix("").as_posix())}
+    ending = f"/{keys[0]}"
+    folders = sorted(name.removesuffix(ending) for name in there if name.endswith(ending))
+    return next((folder for folder in folders if all(f"{folder}/{key}" in there for key in keys)), None)
+
+
+def path_of_key(root: Path, key: str) -> Path:
+    """Return the path that a key names below a folder; MismatchError if it would lead out of it."""
+    path = PurePosixPath(key)
+    if path.is_absolute() or ".." in path.parts or "\0" in key or not path.parts:
+        raise MismatchError(f"the key {key!r} is not a path inside an image folder")
+    return root / os.fsdecode(key.encode())
+
+
+def load_image(
+    source: str | os.PathLike[str] | bytes | Image.Image | NDArray[Any], exif_orientation: str = "ignored", name: str = "image"
+) -> Image.Image:
+    """Return an image as 8-bit RGB.
+
+    Parameters
+    ----------
+    source : path, bytes of an image file, PIL image, or uint8 array (H, W, 3) or (H, W)
+        What to load.
+    exif_orientation : str
+        `ignored`: pixels as they are stored, as ImageNet's loaders do. `applied`: turned as a camera's EXIF tag says. (An array has
+        no such tag.)
+    name : str
+        What to call an image in an error that does not come with a path.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read as an image.
+    ArgumentError
+        If `source` is something else.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim not in (2, 3) or (source.ndim == 3 and source.shape[2] != 3) or not source.size:
+            raise ArgumentError(f"image: expected uint8 of shape (H, W, 3) or (H, W), got {source.dtype} of shape {source.shape}")
+        return Image.fromarray(source).convert("RGB")
+    if isinstance(source, Image.Image):
+        with _readable(name):
+            return _turned_to_rgb(source, exif_orientation)
+    with _opened(source, name) as image:
+        return _turned_to_rgb(image, exif_orientation)
+
+
+@contextmanager
+def _opened(source: object, name: str) -> Iterator[Image.Image]:
+    """Open an image file, or the bytes of one."""
+    if isinstance(source, bytes):
+        with _readable(name), Image.open(io.BytesIO(source)) as image:
+            yield image
+        return
+    if not isinstance(source, str | os.PathLike):
+        kinds = "a path, bytes of an image file, a PIL image or a uint8 array"
+        raise ArgumentError(f"image: expected {kinds}, got {type(source).__name__}")
+    with _readable(os.fspath(source)), Image.open(source) as image:
+        yield image
+
+
+def read_image(path: str | os.PathLike[str], exif_orientation: str = "ignored") -> tuple[Image.Image, int]:
+    """Return an image file as 8-bit RGB, as `load_image` does, and the CRC-32 of its bytes, which are read once for both."""
+    data = Path(path).read_bytes()
+    return load_image(data, exif_orientation, os.fspath(path)), zlib.crc32(data)
+
+
+def file_crc32(path: str | os.PathLike[str]) -> int:
+    """Return the CRC-32 of the bytes of a file."""
+    return zlib.crc32(Path(path).read_bytes())
+
+
+def is_about_the_image(error: OSError) -> bool:
+    """Return whether an error says something about an image, which another try would not change: it is absent, not an image, or cut off.
+
+    Too many open files, a disk or a network that fails, and the like, are not about it.
+    """
+    return error.errno is None or error.errno in _ABOUT_A_FILE
+
+
+def load_reduced(source: str | os.PathLike[str] | bytes, factor: int, name: str = "image") -> tuple[Image.Image, tuple[int, int]]:
+    """Return an image as 8-bit RGB, and its height and width as stored; a JPEG file is decoded at 1/`factor` (1, 2, 4, 8) of its size.
+
+    The decoder leaves out high frequencies before they are computed, which takes a fraction of the time.
+    """
+    with _opened(source, name) as image:
+        size = image_size(image)
+        image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
+        return _turned_to_rgb(image, "ignored"), size
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return height and width of an image file in pixels, as stored; OSError if it cannot be read as an image."""
+    with _readable(os.fspath(path)), Image.open(path) as image:
+        return image_size(image)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn what Pillow's plugins raise for broken files into an OSError that names the file."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise OSError(f"{name}: not a readable image: of no known kind") from None
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{name}: not a readable image: {error}") from None
+    except OSError as error:
+        if error.errno is None:  # of a decoder
+            raise OSError(f"{name}: not a readable image: {error}") from None
+        raise
+
+
+def _turned_to_rgb(image: Image.Image, exif_orientation: str) -> Image.Image:
+    _check_range(image)
+    return _to_rgb(ImageOps.exif_transpose(image) if exif_orientation == "applied" else image)
+
+
+def _check_range(image: Image.Image) -> None:
+    """Raise ValueError if nobody knows which samples are white: PNG has 16 bits, but 32 bits or floats may mean anything."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise ValueError(f"its samples (mode {image.mode}) have 32 bits and no known range: convert it to 8 or 16 bits")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        samples = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def image_size(image: Image.Image) -> tuple[int, int]:
+    """Return height and width in pixels."""
+    return image.height, image.width
+
+
+def pixel_crops(crops: NDArray[Any], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return crops (M, 4) in whole pixels: as they are if integers; else fractions of the image, rounded and clipped to it."""
+    if crops.dtype.kind in "iu":
+        return crops.astype(np.int64)
+    height, width = size
+    top, left, crop_height, crop_width = np.rint(crops.astype(np.float64) * [height, width, height, width]).astype(np.int64).T
+    top, left = np.clip(top, 0, height - 1), np.clip(left, 0, width - 1)
+    return np.stack([top, left, np.clip(crop_height, 1, height - top), np.clip(crop_width, 1, width - left)], axis=1)
+
+
+def check_image(data: bytes, labelled: ImageLabels, key: str, labels: str) -> None:
+    """Raise MismatchError if these are not the bytes of the file that was labelled, as far as the labels say which it was."""
+    if labelled.image_crc32 is not None and (found := zlib.crc32(data)) != labelled.image_crc32:
+        raise MismatchError(
+            f"{labels}: image {key!r}: expected the file that was labelled, with CRC-32 {labelled.image_crc32:08x}, got {found:08x}: "
+            "these labels belong to another copy of the images"
+        )
+
+
+def compare_file(path: Any, labelled: ImageLabels, key: str, labels: str) -> MismatchError | None:
+    """Return how an image file differs from the one that was labelled, as an error; None if it does not.
+
+    OSError if that cannot be said because the system fails to read it.
+    """
+    try:
+        data = Path(path).read_bytes()
+        check_image(data, labelled, key, labels)
+        with _opened(data, os.fspath(path)) as image:
+            crops_in_pixels(labelled, image_size(image), key, labels)
+    except MismatchError as error:
+        return error
+    except OSError as error:
+        if is_about_the_image(error):
+            return MismatchError(f"{labels}: image {key!r}: {error}")
+        raise
+    return None
+
+
+def crops_in_pixels(labelled: ImageLabels, size: tuple[int, int], key: str, labels: str) -> NDArray[np.int64]:
+    """Return stored crops (M, 4) in whole pixels of an image of that height and width.
+
+    Raises
+    ------
+    MismatchError
+        If the labelled image had another size; the error names the image's key and the file of the labels.
+    """
+    if labelled.image_size not in ((0, 0), size):
+        raise MismatchError(
+            f"{labels}: image {key!r}: expected {labelled.image_size[0]} x {labelled.image_size[1]} pixels (height x width) "
+            f"as labelled, got {size[0]} x {size[1]}: these labels belong to another copy of the images"
+        )
+    return pixel_crops(labelled.crops, size)
+
+
+def center_crop(image: Image.Image, size: int, part: float = 0.875, interpolation: str = "bilinear") -> Image.Image:
+    """Return the middle of an image as networks are tested: `size` x `size` pixels, which are `part` of the shorter side."""
+    scale = size / part / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), resampling(interpolation))
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def apply_crop(image: Image.Image, crop: Sequence[int], flip: bool, size: int, interpolation: str = "bilinear") -> Image.Image:
+    """Return a stored crop as an image of `size` x `size` pixels: cut, then scaled with Pillow's filter, then mirrored.
+
+    Parameters
+    ----------
+    image : PIL image
+        The whole image.
+    crop : (int, int, int, int)
+        top, left, height, width in pixels.
+    flip : bool
+        Whether to mirror left to right.
+    size : int
+        Side of the result in pixels.
+    interpolation : str
+        One of `softlabel_codec.checks.arguments.INTERPOLATIONS`.
+    """
+    top, left, height, width = (int(value) for value in crop)
+    cut = image.crop((left, top, left + width, top + height))
+    scaled = cut.resize((size, size), resampling(interpolation))
+    return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
+
+
+def apply_crop_to_reduced(
+    image: Image.Image, full_size: tuple[int, int], crop: Sequence[int], flip: bool, size: int, interpolation: str
+) -> Image.Image:
+    """Return about what `apply_crop` would, from an image that was decoded at a part of its `full_size` (height, width)."""
+    top, left, height, width = (int(value) for value in crop)
+    down, across = image.height / full_size[0], image.width / full_size[1]
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    scaled = image.resize((size, size), resampling(interpolation), box=box)
+    return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Return Pillow's filter of that name; ArgumentError if there is none."""
+    if interpolation not in INTERPOLATIONS:
+        raise ArgumentError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+    return Image.Resampling[interpolation.upper()]
