@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 
 def add_result(path: Path, result: dict[str, Any]) -> None:
     """Add a result to a file, without paths of this machine: only the last part of each is kept."""
-    with path.open("a") as file:
+    with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps(_portable(result)) + "\n")
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        ended = file.read() in (b"", b"\n")  # no line was cut off
+        file.write((b"" if ended else b"\n") + json.dumps(_portable(result)).encode() + b"\n")
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -102,7 +102,10 @@ def render(results: Sequence[Results]) -> str:
 
 def _head(results: Sequence[Results]) -> str:
     absent = [scale for scale in TITLES if scale not in {one.scale for one in results}]
-    not_run = " ".join(f"**Not run: the experiment {TITLES[scale][0].lower()}{TITLES[scale][1:]}.** {COMMANDS[scale]} runs it, in parts." for scale in absent)
+    not_run = " ".join(
+        f"**Not run: the experiment {TITLES[scale][0].lower()}{TITLES[scale][1:]}.** {COMMANDS[scale]} runs it, in parts."
+        for scale in absent
+    )
     return f"""
 100 classes of Tiny-ImageNet, crops of 32 pixels. A teacher labels crops of each image once, and students are trained from each kind of labels: same images, crops of the same distribution, same recipe, several seeds.
 Accuracy is top-1 in % on 5,000 validation images, with its standard deviation over seeds. Differences are means over pairs of students with the same seed, with 95 % intervals (t distribution); that other validation images would give other numbers is not in them.
