@@ -111,7 +111,7 @@ class TopK:
 
     def repeated(self, times: int) -> TopK:
         """Return the same labels several times, each time under other keys."""
-        keys = [f"{number:03d}/{key}" for number in range(times) for key in self.keys]
+        keys = [copied(key, number) for number in range(times) for key in self.keys]
         return self.take(keys, np.tile(np.arange(len(self.keys)), times))
 
     def regrouped(self, crops_per_image: int) -> TopK:
@@ -126,6 +126,11 @@ class TopK:
         """Return the labels of these images, under these keys."""
         names = ("image_sizes", "crops", "flips", "indices", "values")
         return replace(self, keys=keys, **{name: getattr(self, name)[images] for name in names})
+
+
+def copied(key: str, number: int) -> str:
+    """Return the key of a copy of an image."""
+    return f"{number:03d}/{key}"
 
 
 def shared_labels() -> Labels | None:
@@ -149,13 +154,14 @@ def top_k(labels: Labels, k: int) -> TopK:
     return TopK(labels.keys, labels.image_sizes, labels.crops, labels.flips, indices, values, labels.num_classes)
 
 
-def write_container(labels: Labels | TopK, path: Path, codec: str, *, derived: bool) -> int:
-    """Write labels with this package and return the size of the file in bytes."""
+def write_container(labels: Labels | TopK, path: Path, codec: str, *, derived: bool, copies: int = 1) -> int:
+    """Write labels with this package, several times under other keys, and return the size of the file in bytes."""
     how = {"crops": "derived", "sampler": SAMPLER} if derived else {}
     with SoftLabelWriter(path, labels.num_classes, codec, {}, overwrite=True, **how) as writer:
-        for image, key, size in _images(labels):
-            geometry = {} if derived else {"crops": labels.crops[image], "flips": labels.flips[image]}
-            writer.add(key, image_size=size, **geometry, **_labels_of(labels, image))
+        for number in range(copies):
+            for image, key, size in _images(labels):
+                geometry = {} if derived else {"crops": labels.crops[image], "flips": labels.flips[image]}
+                writer.add(key if copies == 1 else copied(key, number), image_size=size, **geometry, **_labels_of(labels, image))
     return path.stat().st_size
 
 

@@ -38,14 +38,14 @@ def measure(labels: Labels, folder: Path) -> dict[str, Any]:
     topk = top_k(labels, KEPT)
     many = topk.repeated(REPEATED)
     return {
-        f"{len(topk.keys)} images": _measure_set(topk, labels, folder / "few"),
-        f"{len(many.keys)} images": _measure_set(many, None, folder / "many"),
+        f"{len(topk.keys)} images": _measure_set(topk, labels, 1, folder / "few"),
+        f"{len(many.keys)} images": _measure_set(many, labels, REPEATED, folder / "many"),
         "crops": CROPS,
         "batch": BATCH,
     }
 
 
-def _measure_set(topk: TopK, labels: Labels | None, folder: Path) -> dict[str, Any]:
+def _measure_set(topk: TopK, labels: Labels, copies: int, folder: Path) -> dict[str, Any]:
     folder.mkdir()
     rng = np.random.default_rng(0)
     images = rng.integers(0, len(topk.keys), READS)
@@ -57,12 +57,14 @@ def _measure_set(topk: TopK, labels: Labels | None, folder: Path) -> dict[str, A
         check_agreement(peer, topk, int(images[0]))
         ways[name], reads[name] = _read_peer(peer, images[:count].tolist(), chosen), count
     blocks = {}
-    for codec, crops in OURS + (FROM_PROBS if labels else []):
+    for codec, crops in OURS + FROM_PROBS:
         path = folder / f"{len(ways)}.slc"
-        source = labels if labels is not None and (codec, crops) in FROM_PROBS else topk
-        if labels is not None and not labels.possible(codec):
+        if not labels.possible(codec):
             continue
-        write_container(source, path, codec, derived=crops == "derived")
+        if (codec, crops) in FROM_PROBS:
+            write_container(labels, path, codec, derived=True, copies=copies)
+        else:
+            write_container(topk, path, codec, derived=crops == "derived")
         reader = SoftLabelReader(path)
         _check_ours(reader, topk, int(images[0]))
         for way, read in (("read", _read_one_by_one), ("read_batch", _read_in_batches)):
