@@ -18,7 +18,6 @@ from softlabel_codec.block.one_image import MAX_CROPS as MAX_FEW
 from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.checks.arguments import batch_crop_numbers, crop_numbers
 from softlabel_codec.checks.limits import MAX_SUMMARY_BYTES
-from softlabel_codec.codec import Codec
 from softlabel_codec.container.files import PARTIAL_SUFFIX, FileSource, located
 from softlabel_codec.container.framing import TRAILER, Index, Trailer
 from softlabel_codec.container.index import BlockIndex, Blocks
@@ -27,8 +26,7 @@ from softlabel_codec.container.msgpack_maps import Plain
 from softlabel_codec.container.scan import Beginning, read_beginning
 from softlabel_codec.container.summary import unpack_summary
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, StateError, TruncatedError
-from softlabel_codec.labels import BatchLabels, ImageLabels, check_policy
-from softlabel_codec.quantise.codes import label_quantiser
+from softlabel_codec.labels import BatchLabels, ImageLabels
 
 ON_CORRUPT = ("raise", "skip")
 _OTHER_CROPS = "an image has another number of crops in its block than the index says"
@@ -56,6 +54,8 @@ class SoftLabelReader:
         C.
     codec : str
         Codec string, canonical.
+    parsed_codec : Codec
+        What it says.
     crops : str
         How crops are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
     image_checksums : bool
@@ -114,14 +114,14 @@ class SoftLabelReader:
         beginning = self.beginning = read_beginning(self._source)
         description = beginning.description
         self._layout = description.layout
-        self._quantiser = label_quantiser(description.codec, description.num_classes)
         self._asked_policy = policy
-        self._policy = _policy(policy, description.codec)
+        self._policy = self._layout.quantiser.policy(policy)
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
         self._sampler_checked = False
         self.blocks_offset = beginning.blocks_offset
         self.format_version = beginning.header.version
-        self.num_classes, self.codec, self.crops = description.num_classes, str(description.codec), description.crops
+        self.num_classes, self.parsed_codec, self.crops = description.num_classes, description.codec, description.crops
+        self.codec = str(description.codec)
         self.sampler, self.image_checksums = description.sampler, description.image_checksums
         self.metadata: Plain = description.metadata
         self.written_by = description.written_by
@@ -225,7 +225,7 @@ class SoftLabelReader:
             found, of_image = self._layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), numbers, streams)
             if chosen is None and int(of_image.image_rows[0]) != self.num_crops[number]:
                 raise CorruptError(_OTHER_CROPS)
-            labels = self._quantiser.dequantise(found.codes, self._policy)
+            labels = self._layout.quantiser.dequantise(found.codes, self._policy)
         except CorruptError as error:
             raise self.blocks.located(error, block) from None
         size, crc32s = of_image.image_sizes[0].tolist(), of_image.image_crc32s
@@ -277,7 +277,7 @@ class SoftLabelReader:
             found, of_images = self._layout.unpack(contents, block_place, slots, chosen, streams)
             if chosen is None and (of_images.image_rows != self.num_crops[numbers]).any():
                 raise CorruptError(_OTHER_CROPS)
-            labels = self._quantiser.dequantise(found.codes, self._policy)
+            labels = self._layout.quantiser.dequantise(found.codes, self._policy)
         except CorruptError as error:
             raise self._find_corrupt(blocks, error) from None
         sizes, counts, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
@@ -375,7 +375,7 @@ class SoftLabelReader:
         first, last = int(self.index.first_images[block]), int(self.index.first_images[block + 1])
         try:
             images = self._layout.unpack_all(content)
-            self._quantiser.dequantise(images.codes, self._policy)
+            self._layout.quantiser.dequantise(images.codes, self._policy)
             if images.keys != self.keys[first:last] or images.counts.tolist() != self.num_crops[first:last].tolist():
                 raise CorruptError("its keys or numbers of crops are not those of the index")
         except FormatError as error:
@@ -400,15 +400,6 @@ class SoftLabelReader:
             except FormatError as found:
                 return found
         return located(error, self._source)
-
-
-def _policy(asked: str | None, codec: Codec) -> str:
-    """Return the remainder policy to read labels of a codec with; ArgumentError if another is asked for that does not fit."""
-    if asked is None:
-        return codec.policy
-    if codec.family == "dense":
-        raise ArgumentError(f"policy: labels of {str(codec)!r} have no remainder, so none is expected, got {asked!r}")
-    return check_policy(asked, codec.tail > 0)
 
 
 def _reopen(path: str, policy: str | None, on_corrupt: str, fingerprint: str) -> SoftLabelReader:

@@ -14,7 +14,6 @@ from softlabel_codec.cli import output
 from softlabel_codec.cli.codecs import OPTIONS, STRINGS
 from softlabel_codec.cli.main import main
 from softlabel_codec.cli.output import progress_bar
-from softlabel_codec.codec import _OPTIONS as OPTIONS_OF_STRATEGIES
 from softlabel_codec.codec import CONTENTS, STRATEGIES, VALUES, Codec
 
 
@@ -165,7 +164,7 @@ def test_the_codec_strings_are_listed(command, word):
 def test_the_list_of_codec_strings_is_complete():
     codecs = [Codec.parse(text) for text in STRINGS]
     assert {codec.name for codec in codecs} == set(STRATEGIES)
-    assert {option.partition("=")[0] for option in OPTIONS} == {name for names in OPTIONS_OF_STRATEGIES.values() for name in names}
+    assert {option.partition("=")[0] for option in OPTIONS} == {name for strategy in STRATEGIES.values() for name in strategy.options}
     for word in {word for words in VALUES.values() for word in words} | set(CONTENTS) - {"features"}:
         assert any(word in text for text in (*OPTIONS, *OPTIONS.values())), word
 

@@ -27,9 +27,9 @@ from softlabel_codec import (
     recover,
 )
 from softlabel_codec import writer as writer_module
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.container import builder as assembly
 from softlabel_codec.container.zstd_frames import store_columns
-from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
 

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from softlabel_codec import Codec, CorruptError
 from softlabel_codec.block.columns import Column, from_bits, from_planes, get_varint, grouped, put_varint, to_bits, to_planes, width_of
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.block.indices import pack_indices, unpack_ranks
 from softlabel_codec.block.keys import pack_keys, unpack_keys
 from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.block.one_image import FewCropsReader
-from softlabel_codec.quantise.codes import SparseCodes, concatenate_codes, label_quantiser
+from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.sampler import CropSampler, crop_stream
 
 CODECS = [
@@ -55,7 +56,7 @@ def block_images(rng, codec, num_classes, sizes, counts, mode="pixels", checksum
     elif mode != "pixels":
         crops = rng.uniform(0, 1, (total, 4)).astype("f4" if mode.endswith("32") else "f2")
     quantiser = label_quantiser(codec, num_classes)
-    codes = concatenate_codes([quantiser.quantise({"probs": part}, len(part)) for part in np.split(probs, np.cumsum(counts)[:-1])])
+    codes = quantiser.concatenate([quantiser.quantise({"probs": part}, len(part)) for part in np.split(probs, np.cumsum(counts)[:-1])])
     crc32s = rng.integers(0, 2**32, len(sizes)) if checksums else None
     return BlockImages(keys, np.array(sizes), np.array(counts), crops, flips, codes, crc32s)
 

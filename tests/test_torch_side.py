@@ -12,9 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.images.files import apply_crop, list_images, load_image, path_of_key, pixel_crops
 from softlabel_codec.labels import concatenate_labels
-from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch import (
     DenseTargets,
