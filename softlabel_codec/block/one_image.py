@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.block.crops import NO_RATIO_BOUND, OUTSIDE
+from softlabel_codec.block.crops import NO_RATIO_BOUND, OUTSIDE, PLAIN_CROP_BYTES, is_crop_width
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.block.rows import CHECKSUM_BYTES, FEW_CROPS, IMAGE_BYTES, MANY_CROPS, SHORT
 from softlabel_codec.checks.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BLOCK
@@ -96,11 +96,22 @@ class FewCropsReader:
 def _stored_crops(
     content: bytes, at: int, num_crops: int, rows: list[int], fields: dict[str, int], size: tuple[int, int]
 ) -> tuple[list[tuple[int, int, int, int]], int]:
-    after = at + num_crops * fields["crop_width"]
-    if after > len(content) or fields["crop_width"] > 8:
+    width = fields["crop_width"]
+    after = at + num_crops * width
+    if after > len(content) or not is_crop_width(width):
         raise CorruptError(SHORT)
     words = [int.from_bytes(content[at + row : after : num_crops], "little") for row in rows]
+    if width == PLAIN_CROP_BYTES:
+        return [_plain_crop(word, *size) for word in words], after
     return [_crop(word, fields, *size) for word in words], after
+
+
+def _plain_crop(word: int, image_height: int, image_width: int) -> tuple[int, int, int, int]:
+    """Return top, left, height, width from four numbers of 16 bits, the first lowest."""
+    top, left, height, width = (word >> 16 * place & 0xFFFF for place in range(4))
+    if not (1 <= height <= image_height - top and 1 <= width <= image_width - left):
+        raise CorruptError(OUTSIDE)
+    return top, left, height, width
 
 
 def _crop(word: int, fields: dict[str, int], image_height: int, image_width: int) -> tuple[int, int, int, int]:
