@@ -179,7 +179,7 @@ def test_recovering_nothing_is_an_error_and_writes_nothing(labels, tmp_path):
     begun = tmp_path / "begun.slc.partial"
     SoftLabelWriter(tmp_path / "begun.slc", 3, "hard").close()
     with SoftLabelReader(labels) as reader:
-        starts = reader.index.starts.tolist()
+        starts = reader.container.index.starts.tolist()
     damaged = bytearray(labels.read_bytes())
     for start in starts[:-1]:
         damaged[start + 30] ^= 1
