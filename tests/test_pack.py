@@ -105,7 +105,7 @@ def test_a_block_comes_back_as_it_went_in(seed, codec, num_classes, sizes, count
     assert found.keys == images.keys
     np.testing.assert_array_equal(found.image_crc32s, images.image_crc32s)
     np.testing.assert_array_equal(found.sizes, images.sizes)
-    np.testing.assert_array_equal(found.counts, images.counts)
+    np.testing.assert_array_equal(found.num_crops, images.num_crops)
     np.testing.assert_array_equal(found.crops, images.crops)
     np.testing.assert_array_equal(found.flips, images.flips)
     same_codes(found.codes, images.codes, 2**16 if "f16" in codec else 2**32)
@@ -129,7 +129,7 @@ def test_the_short_way_for_a_few_crops_finds_the_same(seed, codec, num_images, m
     stream = crop_stream(images.keys[0])
     content = content_of(layout, images)
     slot = int(rng.integers(num_images))
-    crops = rng.integers(0, images.counts[slot], 5)
+    crops = rng.integers(0, images.num_crops[slot], 5)
     rows, found = layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), crops[None], np.array([stream]))
     wanted = label_quantiser(parsed, num_classes).dequantise(rows.codes, parsed.policy)
     geometry, flips, size, labels, crc32 = FewCropsReader(layout, parsed.policy).read(content, slot, crops.tolist(), stream)

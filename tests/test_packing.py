@@ -337,7 +337,7 @@ def test_keys_that_are_not_text():
 def assert_same_images(found, wanted):
     assert found.keys == wanted.keys
     np.testing.assert_array_equal(found.sizes, wanted.sizes)
-    np.testing.assert_array_equal(found.counts, wanted.counts)
+    np.testing.assert_array_equal(found.num_crops, wanted.num_crops)
     np.testing.assert_array_equal(found.crops, wanted.crops)
     np.testing.assert_array_equal(found.flips, wanted.flips)
     same_codes(found.codes, wanted.codes, 1)
@@ -375,7 +375,7 @@ def test_any_crops_of_a_block(block):
         np.testing.assert_array_equal(rows.crops, whole.crops[wanted])
         np.testing.assert_array_equal(rows.flips, whole.flips[wanted])
         np.testing.assert_array_equal(sizes, whole.sizes[slot])
-        assert num_rows.tolist() == [whole.counts[image] if crops is None else len(crops[0]) for image in slot]
+        assert num_rows.tolist() == [whole.num_crops[image] if crops is None else len(crops[0]) for image in slot]
         kept = whole.codes.indices[wanted] >= 0
         found = rows.codes.indices
         np.testing.assert_array_equal(found, whole.codes.indices[wanted][:, : found.shape[1]])
@@ -586,7 +586,7 @@ def pixels_of_one_class(counts):
 @pytest.mark.parametrize("counts", [[65535], [65534, 1], [1] * 256])
 def test_the_largest_blocks(counts):
     found = HARD.layout.unpack_all(pixels_of_one_class(counts))
-    assert found.counts.tolist() == counts
+    assert found.num_crops.tolist() == counts
     assert len(found.crops) == sum(counts)
 
 
@@ -967,8 +967,10 @@ def test_many_blocks_at_once(codec, mode):
     for crops in (np.array([[7, 0], [89, 45], [59, 3], [0, 0], [1, 2]]), None):
         rows, found = layout.unpack(contents, block, slot, crops, streams)
         sizes, num_rows = found.image_sizes, found.image_rows
-        first = [np.concatenate([[0], np.cumsum(images.counts)]) for images in blocks]
-        chosen = [np.arange(blocks[b].counts[s]) if crops is None else crops[i] for i, (b, s) in enumerate(zip(block, slot, strict=True))]
+        first = [np.concatenate([[0], np.cumsum(images.num_crops)]) for images in blocks]
+        chosen = [
+            np.arange(blocks[b].num_crops[s]) if crops is None else crops[i] for i, (b, s) in enumerate(zip(block, slot, strict=True))
+        ]
         wanted = [(b, first[b][s] + part) for b, s, part in zip(block, slot, chosen, strict=True)]
         assert num_rows.tolist() == [len(part) for part in chosen]
         np.testing.assert_array_equal(sizes, [blocks[b].sizes[s] for b, s in zip(block, slot, strict=True)])
