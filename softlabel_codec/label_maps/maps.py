@@ -25,7 +25,8 @@ from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import CorruptError, MismatchError
-from softlabel_codec.images.files import apply_crop, list_images, load_image, path_of_key
+from softlabel_codec.images.cutting import Cutter, whole_image
+from softlabel_codec.images.files import list_images, path_of_key
 from softlabel_codec.labels import DenseLabels
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.teacher import load_teacher
@@ -162,18 +163,18 @@ def make_label_maps(
     if not hasattr(found.model, "logit_map"):
         raise MismatchError(f"teacher {found.name}: label maps need a method logit_map, which {type(found.model).__name__} does not have")
     where, side = device_by_name(device), size or found.input_size
+    cutter = Cutter(side, found.interpolation, exif_orientation)
     logit_map: Any = found.model.to(where).eval().logit_map
     parts = []
     num_classes = 0
     logger.info("label maps of %s by %s", counted(len(keys), "image"), found.name)
     for start in range(0, len(keys), batch_size):
-        decoded = [load_image(path_of_key(Path(images), key), exif_orientation) for key in keys[start : start + batch_size]]
-        whole = [apply_crop(image, (0, 0, image.height, image.width), False, side, found.interpolation) for image in decoded]
+        whole = [cutter.cut(path_of_key(Path(images), key), whole_image).images[0] for key in keys[start : start + batch_size]]
         maps = logit_map(normalize(to_tensor(whole).to(where), found.mean, found.std)).float()
         num_classes = maps.shape[1]
         parts.append(_largest(interpolate(maps, (SIDE, SIDE), mode="bilinear", align_corners=False)))
         if progress is not None:
-            progress(start + len(decoded), len(keys))
+            progress(start + len(whole), len(keys))
     indices, logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     kind = np.uint16 if num_classes <= 2**16 else np.int32
     return LabelMaps({key: number for number, key in enumerate(keys)}, indices.astype(kind), logits, num_classes, exif_orientation)

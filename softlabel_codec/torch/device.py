@@ -60,7 +60,7 @@ FILTERS = {
 
 
 def cut_crops(images: Tensor, which: Tensor, crops: Tensor, flips: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
-    """Return stored crops as `size` x `size` pixels, as `softlabel_codec.images.files.apply_crop` does with Pillow, on the images' device.
+    """Return stored crops as `size` x `size` pixels, as `images.cutting` does with Pillow, on the images' device.
 
     Pillow's resampling is a sum of pixels times integer coefficients, rounded to 8 bits, along rows and along columns. The same
     integers are computed here, in float64, which holds them exactly: pixels equal those of the installed Pillow, up to coefficients
