@@ -144,7 +144,7 @@ def _try(config: TrainConfig) -> tuple[dict[str, str], int]:
     """Do all that a run does before its first step, so that what is wrong is an error now; return fingerprints and number of images."""
     device = device_by_name(config.device)
     setup = set_up(config)
-    num_images = len(setup.images.source.keys)
+    num_images = len(setup.crops.keys)
     check_draws(config, num_images)
     make_student(config, setup, device)
     make_online_teacher(config, setup, device)

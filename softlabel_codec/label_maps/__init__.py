@@ -1,5 +1,5 @@
 """ReLabel-style label maps, the published competitor."""
 
-from softlabel_codec.label_maps.maps import LabelMaps, make_label_maps
+from softlabel_codec.label_maps.maps import LabelMaps, MappedCrops, make_label_maps
 
-__all__ = ["LabelMaps", "make_label_maps"]
+__all__ = ["LabelMaps", "MappedCrops", "make_label_maps"]

@@ -10,7 +10,7 @@ import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,25 @@ class LabelMaps:
         rows = np.repeat(np.arange(len(crops)), shares.shape[1])
         np.add.at(means, (rows, np.tile(self.indices[number].reshape(-1).astype(np.int64), len(crops))), shares.reshape(-1))
         return DenseLabels(means.astype(np.float32), "logits")
+
+
+@dataclass(frozen=True)
+class MappedCrops:
+    """Says of crops what lies in them on the label map of their image.
+
+    Attributes
+    ----------
+    maps : LabelMaps
+        The maps.
+    keys : sequence of str
+        Keys of the images, by number.
+    """
+
+    maps: LabelMaps
+    keys: Sequence[str]
+
+    def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> DenseLabels:
+        return self.maps.labels(self.keys[number], crops, size)
 
 
 def _bin(start: NDArray[np.int64], length: NDArray[np.int64], num_pixels: int) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice, check_whole
 from softlabel_codec.crops.choice import choose_crops
-from softlabel_codec.errors import ArgumentError
+from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import check_image, crops_in_pixels, load_image, resampling
 from softlabel_codec.images.finding import Images, ImageSource, find_images
@@ -183,8 +183,7 @@ class SoftLabelDataset(Dataset[Sample]):
         self.std = as_std(teacher.get("std", IMAGENET_STD) if std is None else std)
         self.interpolation = interpolation or teacher.get("interpolation") or "bilinear"
         resampling(self.interpolation)
-        self.exif_orientation = exif_orientation or teacher.get("exif_orientation") or "ignored"
-        check_choice("exif_orientation", self.exif_orientation, EXIF_POLICIES)
+        self.exif_orientation = self._check_exif(exif_orientation, teacher.get("exif_orientation"))
         self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, reduced_decoding)
         self._normalized, self._after_crop = normalized, after_crop
         self._find_image, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
@@ -196,6 +195,14 @@ class SoftLabelDataset(Dataset[Sample]):
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
+
+    def _check_exif(self, wanted: str | None, said: Any) -> str:
+        """Return how images are turned; MismatchError if another way is wanted than that of the teacher."""
+        check_choice("exif_orientation", wanted or said or "ignored", EXIF_POLICIES)
+        if said and wanted not in (None, said):
+            made = f"these labels were made with exif_orientation={said!r}, expected {wanted!r}"
+            raise MismatchError(f"{self.reader.path}: {made}. Leave it out, or make the labels again with it")
+        return str(wanted or said or "ignored")
 
     def _check_counts(self) -> None:
         fewest = int(self._num_crops(self.numbers).min(initial=max(self.crops_per_image, self._stored_crops or 0)))
@@ -273,9 +280,16 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def whole_image(self, index: int) -> Image.Image:
         """Return an image as its crops are cut out of it: decoded to RGB, and turned as for the teacher."""
-        number = int(self.numbers[index])
-        key = self.reader.keys[number]
+        number, key = self._number_and_key(index)
         return load_image(self._sound_source(number, key, self.reader.read(number, [0])), self.exif_orientation, key)
+
+    def source_of(self, index: int) -> ImageSource:
+        """Return what an image is decoded from: its path, or what the mapping of images holds."""
+        return self._find_image(*self._number_and_key(index))
+
+    def _number_and_key(self, index: int) -> tuple[int, str]:
+        number = int(index) if self._numbers is None else int(self._numbers[index])
+        return number, self.reader.keys[number]
 
     def labels_of(self, indices: Sequence[int]) -> list[ImageLabels]:
         """Return crops, flips and labels that are due, without any image, and without counting it as a turn."""
