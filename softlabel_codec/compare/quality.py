@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabel_codec.images.classes import class_folders, classes_of, read_class_folders
 from softlabel_codec.images.files import path_of_key, read_size
 from softlabel_codec.label_maps.maps import LabelMaps
 from softlabel_codec.options.train import TRUTH
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders
 
 MAX_IMAGES = 200
 MAX_CROPS = 8

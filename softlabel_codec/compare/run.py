@@ -18,9 +18,9 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.options.train import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig, check_names
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.loop import RESULT, train
-from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
 
 Progress = Callable[[int, int], None]

@@ -6,6 +6,7 @@ A map has 15 x 15 places with the five largest logits of each. The label of a cr
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import zipfile
@@ -35,6 +36,7 @@ from softlabel_codec.torch.pixels import normalize, to_tensor
 logger = logging.getLogger(__name__)
 SIDE = 15
 KEPT = 5
+_PART_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,15 @@ class LabelMaps:
         return DenseLabels(means.astype(np.float32), "logits")
 
 
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class MappedCrops:
     """Says of crops what lies in them on the label map of their image.
@@ -118,6 +129,16 @@ class MappedCrops:
 
     maps: LabelMaps
     keys: Sequence[str]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], keys: Sequence[str]) -> MappedCrops:
+        """Return what the maps in a file say; MismatchError unless each image has one."""
+        maps = LabelMaps.load(path)
+        missing = [key for key in keys if key not in maps.numbers]
+        if missing:
+            some = f"{len(missing)} of {counted(len(keys), 'image')}"
+            raise MismatchError(f"{path}: there are no label maps of {some}, {missing[0]!r} first")
+        return cls(maps, keys)
 
     def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> DenseLabels:
         return self.maps.labels(self.keys[number], crops, size)

@@ -24,10 +24,11 @@ from softlabel_codec.images.files import COLOR_POLICY, file_crc32, is_about_the_
 from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batches
 from softlabel_codec.teacher.finished import check_made_alike
 from softlabel_codec.teacher.interrupted import saying_what_is_kept
-from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
+from softlabel_codec.teacher.load import Teacher, load_teacher
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.workers import is_killed_worker, workers_watched

@@ -1,11 +1,11 @@
-"""Stored crops cut on the device, for sets of images that fit into its memory: the same pixels that Pillow gives."""
+"""Images that lie in a device's memory, and crops cut there: the same pixels that Pillow gives."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,19 @@ PRECISION_BITS = 22
 """Pillow scales its coefficients to integers of so many bits."""
 CHUNK = 2**25
 """About so many coefficients are computed at a time."""
+
+
+class ImageMemory:
+    """What was decoded once, by what it is; runs that share a memory decode nothing twice."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+
+    def keep(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what was kept under this name, or make it and keep it."""
+        if what not in self._kept:
+            self._kept[what] = make()
+        return self._kept[what]
 
 
 class _Filter(NamedTuple):

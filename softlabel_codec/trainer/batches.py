@@ -21,12 +21,11 @@ from softlabel_codec.labels import DenseLabels, Labels, concatenate_labels
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.torch import ImageTurn, SoftLabelSampler, collate_crops, to_targets
 from softlabel_codec.torch.dataset import Sample
-from softlabel_codec.torch.device import cut_crops
+from softlabel_codec.torch.device import ImageMemory, cut_crops
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
 from softlabel_codec.trainer.draws import epoch_of, epoch_steps, images_per_step, make_sampler
 from softlabel_codec.trainer.fresh import Crops
-from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.processes import Processes
 from softlabel_codec.trainer.setup import Setup
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,24 +21,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import write_json
 from softlabel_codec.errors import StateError
+from softlabel_codec.evaluate.evaluator import LOWER_THE_RATE, Evaluator
 from softlabel_codec.options.train import TrainConfig
+from softlabel_codec.students.weights import save_weights
 from softlabel_codec.teacher.interrupted import Interrupted
 from softlabel_codec.torch import DenseTargets, soft_cross_entropy
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import workers_watched
 from softlabel_codec.trainer.augment import Mix, jitter_colors, mix_crops
 from softlabel_codec.trainer.batches import Batch, DeviceLoader, HostLoader, Loader
-from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, save_checkpoint, save_weights
+from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, save_checkpoint
 from softlabel_codec.trainer.draws import check_draws, epoch_of, num_steps
-from softlabel_codec.trainer.evaluation import LOWER_THE_RATE, Evaluator
 from softlabel_codec.trainer.log import RunLog
-from softlabel_codec.trainer.memory import ImageMemory
-from softlabel_codec.trainer.optimisers import learning_rate, make_optimizer
 from softlabel_codec.trainer.processes import Processes, processes
-from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_student, set_up
+from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_optimizer, make_student, set_up
 
 Progress = Callable[[int, int], None]
-RESULT = "result.json"
+RESULT, WEIGHTS = "result.json", "weights.pt"
 STEPS_BETWEEN_CHECKS = 50
 EVALUATED = ("val", "evaluation", "evaluation_seconds")
 """What the record of an epoch holds if images were looked at: their fingerprint, what was measured, and how long it took."""
@@ -221,6 +222,14 @@ def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
     return {"epoch": epoch, "steps": steps, "loss": loss, "learning_rate": rate, "seconds": seconds, "data_seconds": waited}
 
 
+def learning_rate(config: TrainConfig, start: float, end: float) -> float:
+    """Return the learning rate of a step from `start` to `end` in epochs: rising for the warm-up, then falling along a half cosine to 0."""
+    if end < config.warmup_epochs:
+        return config.learning_rate * end / config.warmup_epochs
+    rest = max(1e-8, config.epochs - config.warmup_epochs)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, start - config.warmup_epochs) / rest)))
+
+
 def _step(run: Run, batch: Batch, crops_per_image: int, rng: np.random.Generator) -> Tensor:
     """Learn from one batch, and return its loss."""
     config = run.config
@@ -302,7 +311,7 @@ def _finish(run: Run) -> TrainReport:
             run.record = {name: value for name, value in run.record.items() if name not in EVALUATED}
             run.record |= _evaluate(run, run.evaluator) if run.evaluator is not None else {}
             save_checkpoint(_folder(run.config), _state(run, run.config.epochs))
-        save_weights(_folder(run.config), run.student if run.average is None else run.average.module, _about(run))
+        save_weights(_folder(run.config) / WEIGHTS, run.student if run.average is None else run.average.module, _about(run))
         found = {**run.setup.trained_on, "val": run.val, **dataclasses.asdict(_report(run))}
         write_json(_folder(run.config) / RESULT, {"config": run.config.to_mapping(), **found})
         logger.info("%s: finished, loss %.4f", run.config.out, run.record["loss"])

@@ -18,26 +18,28 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.evaluate import Evaluator, TestImages
+from softlabel_codec.images.classes import class_folders, classes_of, images_sha256, read_class_folders, unknown_classes
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import list_images, resampling
-from softlabel_codec.label_maps import LabelMaps, MappedCrops
-from softlabel_codec.options.train import ONLINE, TRUTH, TrainConfig
+from softlabel_codec.label_maps import MappedCrops, file_sha256
+from softlabel_codec.options.train import MOMENTUM, ONLINE, TRUTH, TrainConfig
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
-from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
+from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher.load import Teacher, load_teacher
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
 from softlabel_codec.torch import SoftLabelDataset
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
-from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders, unknown_classes
-from softlabel_codec.trainer.evaluation import Evaluator, TestImages
-from softlabel_codec.trainer.fingerprints import file_sha256, images_sha256
 from softlabel_codec.trainer.fresh import ClassLabels, Crops, FreshCrops, LabelOf, UnknownLabels
-from softlabel_codec.trainer.memory import ImageMemory
 
 OnlineTeacher = Callable[[Tensor], Tensor]
 _CROPS_COMPARED = 200
 _BETTER_THAN_CHANCE = 3
+NOT_DECAYED = ("class_token", "cls_token", "dist_token", "pos_embed", "pos_embedding")
+"""What tokens and positions of transformers are called in timm and in torchvision."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,13 @@ def _stored_crops(config: TrainConfig) -> Setup:
 
 def _fresh_crops(config: TrainConfig, kind: str) -> Setup:
     keys = list_images(config.images)
-    maps = _load_maps(config, keys) if kind == "maps" else None
+    mapped = MappedCrops.load(config.labels, keys) if kind == "maps" else None
     teacher = _load_teacher(config)
-    folders, num_classes = _classes(config, keys, None if maps is None else maps.num_classes)
+    folders, num_classes = _classes(config, keys, None if mapped is None else mapped.maps.num_classes)
     classes = _class_numbers(config, keys, folders)
-    label_of, fingerprint = _labels_of_fresh_crops(config, keys, maps, teacher, classes, num_classes)
+    label_of, fingerprint = _labels_of_fresh_crops(config, keys, mapped, teacher, classes, num_classes)
     interpolation = config.interpolation or ("bilinear" if teacher is None else teacher.interpolation)
-    cutter = Cutter(config.size, interpolation, _exif_orientation(config, maps))
+    cutter = Cutter(config.size, interpolation, _exif_orientation(config, mapped))
     resampling(cutter.interpolation)
     sampler = CropSampler(config.seed, config.scale or (0.08, 1.0), config.ratio or (3 / 4, 4 / 3), _or(config.flip_probability, 0.5))
     crops = FreshCrops(config.images, keys, sampler, cutter, label_of, config.crops_per_image)
@@ -177,14 +179,14 @@ def _fresh_crops(config: TrainConfig, kind: str) -> Setup:
 def _labels_of_fresh_crops(
     config: TrainConfig,
     keys: Sequence[str],
-    maps: LabelMaps | None,
+    mapped: MappedCrops | None,
     teacher: Teacher | None,
     classes: NDArray[np.int64] | None,
     num_classes: int,
 ) -> tuple[LabelOf, str]:
     """Return what is known of fresh crops, and its fingerprint."""
-    if maps is not None:
-        return MappedCrops(maps, keys), file_sha256(config.labels)
+    if mapped is not None:
+        return mapped, file_sha256(config.labels)
     if teacher is not None:
         return UnknownLabels(num_classes), weights_sha256(teacher.model)
     if classes is None:
@@ -193,11 +195,12 @@ def _labels_of_fresh_crops(
     return ClassLabels(classes, num_classes), keys_sha256(numbered)
 
 
-def _exif_orientation(config: TrainConfig, maps: LabelMaps | None) -> str:
+def _exif_orientation(config: TrainConfig, mapped: MappedCrops | None) -> str:
     """Return how images are turned; MismatchError if another way is wanted than that of label maps."""
-    if maps is None or config.exif_orientation in (None, maps.exif_orientation):
-        return config.exif_orientation or ("ignored" if maps is None else maps.exif_orientation)
-    made = f"these labels were made with exif_orientation={maps.exif_orientation!r}, expected {config.exif_orientation!r}"
+    said = None if mapped is None else mapped.maps.exif_orientation
+    if said is None or config.exif_orientation in (None, said):
+        return config.exif_orientation or said or "ignored"
+    made = f"these labels were made with exif_orientation={said!r}, expected {config.exif_orientation!r}"
     raise MismatchError(f"{config.labels}: {made}. Leave it out, or make the labels again with it")
 
 
@@ -238,6 +241,24 @@ def make_student(config: TrainConfig, setup: Setup, device: torch.device) -> nn.
     if config.weights is not None:
         load_weights(student, config.weights)
     return student
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimiser that a configuration asks for."""
+    groups = parameter_groups(model, config.weight_decay)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    momentum = MOMENTUM if config.momentum is None else config.momentum
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=momentum, nesterov=config.nesterov)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters with weight decay (matrices and filters) and without (biases, norms, tokens and positions)."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    fixed = {name for name, parameter in trained if parameter.ndim <= 1 or name.rpartition(".")[2] in NOT_DECAYED}
+    decayed = [parameter for name, parameter in trained if name not in fixed]
+    others = [parameter for name, parameter in trained if name in fixed]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device) -> OnlineTeacher | None:
@@ -301,15 +322,6 @@ def _kind(config: TrainConfig) -> str:
         if getattr(config, name) is not None:
             raise ArgumentError(f"{name}: is for {whose}, leave it out with labels={config.labels!r}")
     return kind
-
-
-def _load_maps(config: TrainConfig, keys: Sequence[str]) -> LabelMaps:
-    maps = LabelMaps.load(config.labels)
-    missing = [key for key in keys if key not in maps.numbers]
-    if missing:
-        some = f"{len(missing)} of {counted(len(keys), 'image')}"
-        raise MismatchError(f"{config.labels}: there are no label maps of {some}, {missing[0]!r} first")
-    return maps
 
 
 def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) -> tuple[list[str], int]:
