@@ -12,7 +12,7 @@ from conftest import write_labels
 from softlabel_codec import SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli import output
 from softlabel_codec.cli.codecs import OPTIONS, STRINGS
-from softlabel_codec.cli.main import main
+from softlabel_codec.cli.main import SECTIONS, main
 from softlabel_codec.cli.output import progress_bar
 from softlabel_codec.codec import _OPTIONS as OPTIONS_OF_STRATEGIES
 from softlabel_codec.codec import CONTENTS, STRATEGIES, VALUES, Codec
@@ -51,6 +51,16 @@ def spelled(option: click.Option) -> list[str]:
     """Return an option with a value that it takes."""
     value = option.type.choices[0] if isinstance(option.type, click.Choice) else "1"
     return [option.opts[0]] if option.is_flag else [option.opts[0], *[str(value)] * option.nargs]
+
+
+def test_the_first_screen_lists_every_command_once_and_whole():
+    listed = [command.name for commands in SECTIONS.values() for command in commands]
+    assert sorted(listed) == sorted(main.commands)
+    text = main.get_help(click.Context(main, terminal_width=78))
+    assert "..." not in text.partition("[ARGS]...")[2]
+    for title, commands in SECTIONS.items():
+        assert f"\n{title}:\n" in text
+        assert all(f"\n  {command.name} " in text for command in commands)
 
 
 @pytest.mark.parametrize(("name", "option"), SINGLE, ids=lambda value: getattr(value, "name", value))

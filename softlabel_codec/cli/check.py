@@ -27,9 +27,9 @@ if TYPE_CHECKING:  # imports torch
 @quiet_option
 @json_option
 def check_command(as_json: bool, quiet: bool, **options: Any) -> None:
-    """Say whether LABELS, images and a teacher belong together: run it on some stored crops, and compare.
+    """Check that labels, images and teacher belong together.
 
-    Exit code 1 if they do not.
+    Runs the teacher on some stored crops of LABELS and compares its output with the stored labels. Exit code 1 if they differ too much.
     """
     from softlabel_codec.teacher import check_labels  # noqa: PLC0415  imports torch
 

@@ -11,6 +11,7 @@ from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_E
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.codecs import CODEC
 from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
+from softlabel_codec.cli.label_maps import write_label_maps
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 
 if TYPE_CHECKING:  # imports torch
@@ -62,15 +63,24 @@ if TYPE_CHECKING:  # imports torch
 @click.option(
     "--exif", "exif_orientation", type=click.Choice(EXIF_POLICIES), default="ignored", show_default=True, help="EXIF orientation."
 )
+@click.option(
+    "--label-maps",
+    is_flag=True,
+    help="Write ReLabel's label maps to OUT (FILE.npz) instead: one map of logits per image, to compare with. "
+    "The teacher's network needs a method logit_map.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT when finished; discard an OUT.partial that was begun otherwise.")
 @quiet_option
 @json_option
 def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
-    """Run a teacher over random-resized crops of every image in a folder, and store what it says.
+    """Label the images of a folder with a teacher.
 
-    Crops are a function of seed, image and crop number. If this is interrupted, the same command continues where it stopped; after the
-    end, it finds that everything is done.
+    Runs the teacher on random-resized crops of every image in IMAGES and stores its soft labels in OUT. Crops depend only on seed, image
+    and crop number. If the command is interrupted, run it again: it continues where it stopped.
     """
+    if options.pop("label_maps"):
+        write_label_maps(options, as_json, quiet)
+        return
     from softlabel_codec.sampler import CropSampler  # noqa: PLC0415
     from softlabel_codec.teacher import EncodeConfig, encode  # noqa: PLC0415  imports torch
 

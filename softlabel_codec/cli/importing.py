@@ -15,7 +15,7 @@ from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 
 @click.group("import", cls=Group)
 def import_group() -> None:
-    """Convert somebody else's label files."""
+    """Convert label files of another project."""
 
 
 @import_group.command("fkd", cls=Command)
@@ -30,7 +30,7 @@ def import_group() -> None:
 @quiet_option
 @json_option
 def import_fkd_command(folder: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Convert the label files of FKD's generator in FOLDER. No code in them ever runs."""
+    """Convert the label files in FOLDER, written by FKD's generator. No code in them is run."""
     from softlabel_codec.formats.fkd import import_fkd  # noqa: PLC0415  imports torch
 
     with progress_bar("file", quiet) as progress:

@@ -1,4 +1,4 @@
-"""`slcodec train`, `compare`, `evaluate` and `label-maps`."""
+"""`slcodec train`, `compare` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
+from softlabel_codec.cli.commands import command, json_option, quiet_option
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_comparison
 from softlabel_codec.errors import ArgumentError
@@ -59,7 +59,9 @@ _config = click.option(
 @json_option
 @_train_options()
 def train_command(config: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Train a student from stored labels, from the classes of images, from a teacher in every step, or from label maps.
+    """Train a student.
+
+    Its labels come from a label file, from the class folders of the images, from a teacher that runs in every step, or from label maps.
 
     On several GPUs: torchrun --nproc-per-node 8 -m softlabel_codec.trainer, with the same options.
     """
@@ -104,9 +106,10 @@ def compare_command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Train the same student from several label sources and seeds, and tell whether it is as good and what the labels cost.
+    """Train students from several label sources and compare them.
 
-    Runs, table and picture are written to OUT. Stopped, the same command continues; finished runs are not repeated.
+    Trains the same student with several seeds from each source, and compares accuracy, size of the labels and time. Runs, table and
+    picture are written to OUT. If the command is interrupted, run it again: finished runs are not repeated.
     """
     from softlabel_codec.compare import compare  # noqa: PLC0415  imports torch
 
@@ -144,9 +147,10 @@ def compare_command(
 @click.option("--device", default="auto", show_default=True)
 @json_option
 def evaluate_command(images: str, weights: str, student: str | None, num_classes: int | None, as_json: bool, **options: Any) -> None:
-    """Say how good a student is on a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or yours.
+    """Measure the accuracy of a student.
 
-    WEIGHTS is the checkpoint.pt or weights.pt of a run, which say everything about it, or a state_dict from elsewhere.
+    IMAGES is a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or your own. WEIGHTS is the checkpoint.pt or weights.pt of a
+    run, which describe the student, or a state_dict from elsewhere.
     """
     from softlabel_codec.trainer import evaluate, load_student  # noqa: PLC0415  imports torch
 
@@ -157,25 +161,6 @@ def evaluate_command(images: str, weights: str, student: str | None, num_classes
         print_json(report)
     else:
         print_pairs(_evaluation_pairs(vars(report)))
-
-
-@command("label-maps")
-@click.argument("images", type=click.Path(exists=True, file_okay=False))
-@click.argument("out", type=FileToWrite())
-@click.option("--teacher", required=True, help="As for 'slcodec encode'; its network needs a method logit_map.")
-@click.option("--size", type=click.IntRange(1), help="Side to which whole images are scaled.  [default: the teacher's]")
-@click.option("--exif-orientation", type=click.Choice(EXIF_POLICIES), default="ignored", show_default=True, help="How images are turned.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@quiet_option
-def label_maps_command(images: str, out: str, teacher: str, quiet: bool, **options: Any) -> None:
-    """Write ReLabel-style label maps of a folder of images, to compare with."""
-    from softlabel_codec.label_maps import make_label_maps  # noqa: PLC0415  imports torch
-
-    with progress_bar("image", quiet) as progress:
-        maps = make_label_maps(images, teacher, progress=progress, **options)
-    maps.save(out)  # under this name, whatever its ending
-    print_pairs([("wrote", f"{out}: label maps of {counted(len(maps.numbers), 'image')}")])
 
 
 def _evaluation_pairs(found: Mapping[str, Any]) -> list[tuple[str, str]]:
