@@ -15,13 +15,13 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 
 _OPTIONS = {"teacher", "size", "exif_orientation", "batch_size", "device"}
-"""What label maps depend on."""
+"""Options that apply to label maps."""
 _ALSO = {"images", "out", "label_maps", "overwrite", "quiet", "as_json"}
 
 
 @dataclass(frozen=True)
 class LabelMapsReport:
-    """What was written: label maps of so many images, with so many classes."""
+    """What was written."""
 
     path: str
     num_images: int
@@ -29,7 +29,7 @@ class LabelMapsReport:
 
 
 def write_label_maps(options: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
-    """Write label maps as the options of `slcodec encode` say, of which the others must not be given."""
+    """Write label maps; options of `slcodec encode` that do not apply to them are refused."""
     _refuse_other_options(click.get_current_context())
     out = Path(options["out"])
     if out.exists() and not options["overwrite"]:

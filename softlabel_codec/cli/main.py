@@ -14,7 +14,7 @@ from softlabel_codec.version import __version__
 
 
 class _Sections(Group):
-    """A group whose help lists commands by what a person wants to do."""
+    """A group whose help lists commands by purpose."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))
