@@ -38,7 +38,7 @@ class MobileNetV2(nn.Module):
     num_classes : int
         C.
     small : bool
-        Strides for images of about 32 to 64 pixels: the first two that halve an ImageNet picture are left out.
+        Strides for images of about 32 to 64 pixels: the first two of the strides for ImageNet are left out.
     """
 
     def __init__(self, num_classes: int, small: bool = False) -> None:
@@ -62,7 +62,7 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.features(images).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
     def logit_map(self, images: Tensor) -> Tensor:
-        """Return logits (B, C, h, w) of each place, as label maps need them."""
+        """Return logits (B, C, h, w) of each position, for label maps."""
         return nn.functional.conv2d(self.features(images), self._last.weight[:, :, None, None], self._last.bias)
 
     @property
