@@ -1,4 +1,4 @@
-"""Stored crops cut on the device, for sets of images that fit into its memory: the same pixels that Pillow gives."""
+"""Cuts stored crops on the device, for image sets that fit into its memory. The pixels are those of Pillow."""
 
 from __future__ import annotations
 
