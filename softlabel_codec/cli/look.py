@@ -34,7 +34,7 @@ def inspect_command(path: str, as_json: bool) -> None:
 @command("stats")
 @click.argument("path", type=_PATH)
 @click.option("--plot", "picture", type=FileToWrite(), help="Draw confidence, kept classes and bytes by column (PNG, PDF, SVG).")
-@click.option("--images", "max_images", type=click.IntRange(1), default=2000, show_default=True, help="Look at no more images than this.")
+@click.option("--images", "max_images", type=click.IntRange(1), default=2000, show_default=True, help="Largest number of images to read.")
 @_json
 def stats_command(path: str, picture: str | None, max_images: int, as_json: bool) -> None:
     """Show what the labels say: confidence, entropy, classes."""
@@ -49,11 +49,11 @@ def stats_command(path: str, picture: str | None, max_images: int, as_json: bool
 
 @command("verify")
 @click.argument("path", type=_PATH)
-@click.option("--deep", is_flag=True, help="Also decode every label and crop, and compare keys.")
+@click.option("--deep", is_flag=True, help="Also decode every label and crop, and compare the keys.")
 @click.option(
     "--images",
     type=click.Path(exists=True, file_okay=False),
-    help="Also look whether the images in this folder are those that were labelled.",
+    help="Also check that the images in this folder are the ones that were labelled.",
 )
 @quiet_option
 @_json
@@ -70,13 +70,13 @@ def verify_command(path: str, deep: bool, images: str | None, as_json: bool, qui
     elif report.ok:
         click.echo(f"{path}: sound: {labelled}" + (", all decoded" if deep else ""))
         if images is not None:
-            what = "sizes and checksums" if report.checksums else "sizes; the labels keep no checksums"
-            same = "image is the one that was" if report.compared_images == 1 else "images are those that were"
+            what = "sizes and checksums" if report.checksums else "sizes only; the labels hold no checksums"
+            same = "image is the one that was" if report.compared_images == 1 else "images are the ones that were"
             click.echo(f"{images}: {report.compared_images} {same} labelled ({what})")
     else:
         for problem in report.problems:
             print_pairs([(problem.error, problem.message)])
-        click.echo(f"{path}: {counted(len(report.problems), 'problem')}; {labelled} looked at")
+        click.echo(f"{path}: {counted(len(report.problems), 'problem')}; {labelled} checked")
     sys.exit(0 if report.ok else BAD_INPUT)
 
 

@@ -49,7 +49,7 @@ def _given(config: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _config = click.option(
-    "--config", type=click.Path(exists=True, dir_okay=False), help="JSON object of options; those of the command line come first."
+    "--config", type=click.Path(exists=True, dir_okay=False), help="JSON file of options; options on the command line override it."
 )
 
 
@@ -85,10 +85,12 @@ def train_command(config: str | None, as_json: bool, quiet: bool, **options: Any
 
 @command("compare")
 @click.argument("out", type=click.Path(file_okay=False))
-@click.option("--source", "sources", multiple=True, required=True, help="NAME=LABELS, labels as for 'slcodec train'. Several.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Students of each source.")
-@click.option("--reference", help="NAME that the others are compared with.  [default: the first]")
-@click.option("--margin", type=float, default=0.5, show_default=True, help="Points of accuracy that do not matter.")
+@click.option(
+    "--source", "sources", multiple=True, required=True, help="NAME=LABELS, labels as for 'slcodec train'. Give it several times."
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Number of students per source.")
+@click.option("--reference", help="NAME of the source that the others are compared with.  [default: the first]")
+@click.option("--margin", type=float, default=0.5, show_default=True, help="Difference in accuracy that does not matter, in points.")
 @click.option("--vary", multiple=True, help="OPTION=VALUE,VALUE,...: a row for each value, such as crops_per_image=1,2,4,8,16.")
 @_config
 @quiet_option
@@ -128,18 +130,26 @@ def compare_command(
 @command("evaluate")
 @click.argument("images", type=click.Path(exists=True, file_okay=False))
 @click.argument("weights", type=click.Path(exists=True, dir_okay=False))
-@click.option("--student", help="As for 'slcodec train'.  [default: what the checkpoint says]")
-@click.option("--num-classes", type=click.IntRange(2), help="Likewise.")
-@click.option("--size", type=click.IntRange(1), help="Side of its images in pixels.  [default: likewise, or 224]")
-@click.option("--crop", type=click.FloatRange(0, 1, min_open=True), help="Part of the shorter side.  [default: likewise, or 0.875]")
-@click.option("--interpolation", type=click.Choice(INTERPOLATIONS), help="How images are scaled.  [default: likewise, or bilinear]")
-@click.option("--exif-orientation", type=click.Choice(EXIF_POLICIES), help="How images are turned.  [default: likewise, or ignored]")
-@click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: likewise; needed with other weights]")
-@click.option("--std", type=float, nargs=3, help="Likewise.")
+@click.option("--student", help="Network, as for 'slcodec train'.  [default: from the checkpoint]")
+@click.option("--num-classes", type=click.IntRange(2), help="Number of classes.  [default: from the checkpoint]")
+@click.option("--size", type=click.IntRange(1), help="Side of its images in pixels.  [default: from the checkpoint, or 224]")
+@click.option(
+    "--crop", type=click.FloatRange(0, 1, min_open=True), help="Fraction of the shorter side.  [default: from the checkpoint, or 0.875]"
+)
+@click.option(
+    "--interpolation", type=click.Choice(INTERPOLATIONS), help="How images are scaled.  [default: from the checkpoint, or bilinear]"
+)
+@click.option(
+    "--exif-orientation",
+    type=click.Choice(EXIF_POLICIES),
+    help="Whether the EXIF orientation is applied.  [default: from the checkpoint, or ignored]",
+)
+@click.option("--mean", type=float, nargs=3, help="Mean of RGB in 0..1.  [default: from the checkpoint; required for other weights]")
+@click.option("--std", type=float, nargs=3, help="Standard deviation of RGB, as for --mean.")
 @click.option(
     "--classes",
     type=click.Path(exists=True, dir_okay=False),
-    help="File that says which class folder has which number: one to a line, or JSON.",
+    help="File that lists the class folders by class number: one per line, or JSON.",
 )
 @click.option("--real", type=click.Path(exists=True, dir_okay=False), help="ImageNet ReaL's real.json.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)

@@ -120,7 +120,7 @@ def _tell(out: Path, quiet: bool) -> Outcome:
     recipe = _write_recipe(out)
     teacher_accuracy = _train_teacher(out, recipe)
     right = f"{100 * teacher_accuracy:.1f} % of the test pieces right"
-    click.echo(f"The teacher is trained, has {right}, and labels {CROPS} crops of each student piece.")
+    click.echo(f"The teacher has {right} and labels {CROPS} crops of each student piece.")
     files = {name: out / file for name, file in FILES.items()}
     stored = _label(out, files)
     fkd = {name: fkd_bytes_per_crop(path) for name, path in files.items()}
@@ -132,7 +132,7 @@ def _tell(out: Path, quiet: bool) -> Outcome:
     show_students(outcome)
     write_json(out / "results.json", dataclasses.asdict(outcome))
     draw(outcome, files[SHOWN], out / "demo.png")
-    click.echo(f"\nThe picture is in {out / 'demo.png'}. What to try next, with these images and this teacher or with your own:")
+    click.echo(f"\nThe picture is in {out / 'demo.png'}. What to try next, with this teacher or your own:")
     for command in next_commands(out):
         click.echo(command)
     return outcome

@@ -76,7 +76,7 @@ def _reason(error: Exception) -> str:
     """Return the reason why a file was not read, without torch's advice to run the code in it."""
     if isinstance(error, pickle.UnpicklingError):
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"it asks for {wanted[1]}" if wanted else "it is not what torch.save writes"
+        return f"it requires {wanted[1]}" if wanted else "it is not what torch.save writes"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
