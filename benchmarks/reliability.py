@@ -1,4 +1,4 @@
-"""Try to break it, at length, and write the report: python benchmarks/reliability.py [SECTION ...], or `make reliability`.
+"""Try to break it, at length, and write the report: python -m benchmarks.reliability [SECTION ...], or `make reliability`.
 
 Without sections all are tried, which takes two to three hours on two cores; `--brief` tries a hundredth of it and keeps nothing.
 The figures of each section go to `results/reliability.json` as soon as it is done, with date and machine, and `RELIABILITY.md` is made of

@@ -243,15 +243,19 @@ def _pair(name: str, values: Any) -> tuple[float, float]:
 
 
 def _check_stored(parameters: dict[str, Any]) -> None:
-    """Raise ArgumentError unless parameters in a file have the types in the specification, where floats must be floats."""
+    """Raise ArgumentError unless parameters in a file have the types in the specification, where a float may be an integer."""
     for name in ("scale", "ratio", "log_ratio"):
         pair = parameters[name]
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(value, float) for value in pair):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(_is_float(value) for value in pair):
             raise ArgumentError(f"{name}: expected two floats, got {pair!r}")
-    if not isinstance(parameters["flip_probability"], float):
+    if not _is_float(parameters["flip_probability"]):
         raise ArgumentError(f"flip_probability: expected a float, got {parameters['flip_probability']!r}")
     if not isinstance(parameters["seed"], int):
         raise ArgumentError(f"seed: expected an integer, got {parameters['seed']!r}")
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def crop_stream(key: str) -> int:

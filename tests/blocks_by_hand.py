@@ -105,11 +105,9 @@ THRESHOLD = Written(
     300,
     struct.pack("<BBBhB", 0, 1, 1, -2, 1),
     bytes([0, 2, 1])  # classes less 1
-    + bytes([9 + 2])  # the remainder of the crop with one class, then those of the others, less the last value
-    + bytes([7 - 7 + 2, 3 - 5 + 2])
+    + bytes([9 + 2, 7 - 7 + 2, 3 - 5 + 2])  # remainders, less the last value
     + bytes([200, 3, 1, 2, 4, 5])
-    + bytes([4, 5])  # second classes
-    + bytes([3]),  # further ones, less the one before
+    + bytes([4, 3, 5]),  # values of the second crop, less the one before, and of the third
     indices=[[200, -1, -1], [3, 1, 2], [4, 5, -1]],
     values=[[0, 0, 0], [0, 4, 7], [0, 5, 0]],
     remainders=[9, 7, 3],
@@ -120,8 +118,7 @@ F16 = Written(
     300,
     b"\x00\x01",
     bytes([1, 2, 3, 4, 5, 6, 7, 8, 9])
-    + planes([HALF - 0x3800, 0, HALF - 0x2E66], 2)  # 0.5, 1, 0.1
-    + planes([0x3800 - 0x3400, 0x3400, HALF, 0, 0, 0], 2),  # 0.25, 0; 0, 0; 0.1, 0.1
+    + planes([HALF - 0x3800, 0x3800 - 0x3400, 0x3400, 0, HALF, 0, HALF - 0x2E66, 0, 0], 2),  # 0.5, 0.25, 0; 1, 0, 0; 0.1, 0.1, 0.1
     indices=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
     values=[[HALF - bits for bits in row] for row in ([0x3800, 0x3400, 0], [HALF, 0, 0], [0x2E66] * 3)],
 )
@@ -138,7 +135,7 @@ THRESHOLD_F16 = Written(
     "marginal_renorm:t=0.1,values=f16",
     300,
     b"\x00\x02\x01",
-    bytes([0, 1, 0]) + planes([299, 1, 2, 256], 2) + planes([HALF - 0x3800, 5, 7], 2) + planes([6], 2),
+    bytes([0, 1, 0]) + planes([299, 1, 2, 256], 2) + planes([HALF - 0x3800, 5, 6, 7], 2),
     indices=[[299, -1], [1, 2], [256, -1]],
     values=[[HALF - 0x3800, 0], [5, 11], [7, 0]],
 )
@@ -152,7 +149,7 @@ TAIL = Written(
     b"\x00\x01\x01",
     bytes([9, 8, 7])
     + planes([0, 0, 0], 4)
-    + planes([3, 0], 2)  # extra sizes
+    + planes([3, 0], 2)  # listed classes
     + bytes([12, 255])  # floors
     + bytes([7, 0, 254])  # levels
     + bytes([2, 253, 44]),  # classes 2, 255, 299
@@ -198,9 +195,16 @@ def wider(block: Written) -> Written:
     """Return the same block with every column as wide as it may be."""
     return replace(
         block,
-        crop_fields=struct.pack("<HHHHB", 1, 65534, 0, 65535, 8),
-        crop_columns=planes([crop_word(crop, size, 1, 65534, 0, 65535) for crop, size in zip(CROPS, (SIZES[0], *SIZES), strict=True)], 8),
+        crop_fields=struct.pack("<HHHHB", 1, 65534, 0, 65535, 6),
+        crop_columns=planes([crop_word(crop, size, 1, 65534, 0, 65535) for crop, size in zip(CROPS, (SIZES[0], *SIZES), strict=True)], 6),
     )
+
+
+PLAIN_CROPS = replace(  # the bounds are not looked at
+    LOG8,
+    crop_fields=struct.pack("<HHHHB", 9, 0, 65535, 0, 8),
+    crop_columns=b"".join(planes(column, 2) for column in zip(*CROPS, strict=True)),
+)
 
 
 WIDE_LOG8 = replace(
@@ -211,11 +215,7 @@ WIDE_LOG8 = replace(
 WIDE_THRESHOLD = replace(
     wider(THRESHOLD),
     label_fields=struct.pack("<BBBhB", 0, 3, 2, 2, 2),
-    label_columns=planes([0, 2, 1], 2)
-    + planes([9 - 2], 2)
-    + planes([65536 - 2, 0], 2)
-    + planes([200, 3, 1, 2, 4, 5], 3)
-    + bytes([4, 5, 3]),
+    label_columns=planes([0, 2, 1], 2) + planes([9 - 2, 65536 - 2, 0], 2) + planes([200, 3, 1, 2, 4, 5], 3) + bytes([4, 3, 5]),
     remainders=[9, 65536 + 7, 5 + 2],
 )
 NO_WIDTH = replace(  # every crop is the whole of an image of one pixel, every class is 0, and every remainder is the base
@@ -238,7 +238,7 @@ PALETTES = replace(  # image a: classes 7, 299, 0; image b: classes 1, 299 in fr
     label_fields=struct.pack("<BBhB", 1, 1, 0, 1),
     label_columns=bytes([1, 2, 3])
     + bytes([0, 0, 0, 2, 1, 0, 2, 0, 0])  # ranks 0 1 2, 2 1 0, 2 0 1
-    + bytes([4, 5, 6, 1, 1, 1])
+    + bytes([4, 1, 5, 1, 6, 1])
     + planes([3, 3], 2)
     + bits([7, 299, 0, 1, 299, 5], 9),
     indices=[[7, 299, 0], [0, 299, 7], [5, 1, 299]],
@@ -251,8 +251,7 @@ PALETTES_THRESHOLD = replace(
     label_fields=struct.pack("<BBB", 1, 2, 1),
     label_columns=bytes([0, 2, 1])
     + planes([1, 2, 0, 0, 0, 0], 2)  # ranks 1; 2 0 1; 0 1
-    + planes([10, 20, 30], 2)
-    + planes([1, 2, 3], 2)
+    + planes([10, 20, 1, 2, 30, 3], 2)
     + planes([3, 2], 2)
     + bits([299, 298, 297, 5, 4], 9),
     indices=[[298, -1, -1], [297, 299, 298], [5, 4, -1]],
@@ -266,16 +265,16 @@ TAIL_WITH_PALETTES = replace(  # palettes 9 7 and 299; in the tail of a are 7, 3
     + planes([0, 0, 0], 4)
     + planes([2, 1], 2)
     + bits([9, 7, 299], 9)
-    + planes([2, 0], 2)
+    + planes([3, 1], 2)
     + bytes([12, 255])
-    + bytes([255, 11, 254])
-    + bytes([5, 6])
-    + planes([3, 255], 2),
+    + bytes([5, 11, 6, 254])
+    + planes([3, 4, 251, 299], 2),
     indices=[[9], [7], [299]],
     tails=TailCodes(np.array([[3, 7, 258], [299, -1, -1]]), np.array([[5, 11, 6], [254, 0, 0]]), np.array([12, 255])),
 )
 WIDE_TAIL = replace(TAIL, label_fields=b"\x00\x01\x04", label_columns=TAIL.label_columns[:-3] + planes([2, 253, 44], 4))
 SAID_DIFFERENTLY = {
+    "plain crops": PLAIN_CROPS,
     "wide log8": WIDE_LOG8,
     "wide threshold": WIDE_THRESHOLD,
     "no width": NO_WIDTH,

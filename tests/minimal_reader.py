@@ -168,7 +168,7 @@ def unpack_map(data: bytes) -> dict[str, Any]:
 
     def check(value: Any, depth: int) -> None:
         if isinstance(value, (list, dict)):
-            require(depth < 32, "msgpack is nested too deeply", LimitError)
+            require(depth < 32, "msgpack is nested too deeply")
             for child in value.values() if isinstance(value, dict) else value:
                 check(child, depth + 1)
         else:
@@ -178,7 +178,7 @@ def unpack_map(data: bytes) -> dict[str, Any]:
     try:
         value = msgpack.unpackb(data, object_pairs_hook=pairs)
     except msgpack.StackError as error:
-        raise LimitError("msgpack is nested too deeply") from error
+        raise CorruptError("msgpack is nested too deeply") from error
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CorruptError(f"msgpack: {error}") from error
     check(value, 0)
@@ -338,7 +338,9 @@ def repeated(of_images: list, counts: list[int]) -> list:
 def read_pixel_crops(fields: Fields, crop_fields: list[int], size_of_crop: list[tuple[int, int]]) -> list[list[int]]:
     """C5.3, `pixels`."""
     height_min, height_max, ratio_min, ratio_max, crop_width = crop_fields
-    require(crop_width <= 8, "crop_width")
+    require(crop_width <= 6 or crop_width == 8, "crop_width")
+    if crop_width == 8:
+        return read_plain_crops(fields, size_of_crop)
     A = height_max - height_min + 1
     require(A >= 1, "height_max is below height_min")
     crops = []
@@ -358,6 +360,15 @@ def read_pixel_crops(fields: Fields, crop_fields: list[int], size_of_crop: list[
     return crops
 
 
+def read_plain_crops(fields: Fields, size_of_crop: list[tuple[int, int]]) -> list[list[int]]:
+    """C5.3, `pixels` without words."""
+    columns = [fields.planes(len(size_of_crop), 2) for _ in range(4)]
+    crops = [list(crop) for crop in zip(*columns, strict=True)]
+    for (H, W), (top, left, height, width) in zip(size_of_crop, crops, strict=True):
+        require(1 <= height <= H - top and 1 <= width <= W - left, "a crop is not inside its image")
+    return crops
+
+
 def read_block_keys(fields: Fields, num_images: int) -> list[str]:
     """C5.4."""
     keys, previous = [], b""
@@ -365,12 +376,12 @@ def read_block_keys(fields: Fields, num_images: int) -> list[str]:
         prefix, suffix, middle = fields.varint(), fields.varint(), fields.varint()
         require(prefix + suffix <= len(previous), "prefix and suffix exceed the previous key")
         previous = previous[:prefix] + fields.take(middle) + previous[len(previous) - suffix :]
-        keys.append(decode_key(previous, CorruptError))
+        keys.append(decode_key(previous))
     return keys
 
 
-def decode_key(key: bytes, wrong_length: type[FormatError]) -> str:
-    require(1 <= len(key) <= 4096, "length of a key", wrong_length)
+def decode_key(key: bytes) -> str:
+    require(1 <= len(key) <= 4096, "length of a key")
     try:
         return key.decode()
     except UnicodeDecodeError as error:
@@ -390,17 +401,21 @@ class Sampler(NamedTuple):
     flip_probability: float
 
 
+def is_float(value: Any) -> bool:
+    return type(value) in (float, int)
+
+
 def parse_sampler(found: Any) -> Sampler:
     """C4, R1."""
 
     def floats(name: str) -> tuple[float, float]:
         pair = found.get(name)
-        require(isinstance(pair, list) and [type(x) for x in pair] == [float, float], f"crop_sampler: {name} is not two floats")
-        return pair[0], pair[1]
+        require(isinstance(pair, list) and len(pair) == 2 and all(is_float(x) for x in pair), f"crop_sampler: {name} is not two floats")
+        return float(pair[0]), float(pair[1])
 
     require(isinstance(found, dict) and isinstance(found.get("name"), str), "no crop_sampler, or it has no name")
     require(found["name"] == "random_resized_crop/1", f"unknown crop_sampler {found['name']}", UnknownFeatureError)
-    require(type(found.get("seed")) is int and type(found.get("flip_probability")) is float, "crop_sampler: seed or flip_probability")
+    require(type(found.get("seed")) is int and is_float(found.get("flip_probability")), "crop_sampler: seed or flip_probability")
     sampler = Sampler(found["seed"], floats("scale"), floats("ratio"), floats("log_ratio"), found["flip_probability"])
     require(0 <= sampler.seed < 2**64, "crop_sampler: seed")
     require(0 < sampler.scale[0] <= sampler.scale[1] <= 1, "crop_sampler: scale")
@@ -518,12 +533,12 @@ def read_label_columns(
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
     require(num_crops * max(counts) <= max(4194304, sum(counts)), "too many crops for the most classes kept")
     require(found["index_width"] > 0 or max(counts) <= 9, "index_width is 0 where classes cannot be distinct")
-    remainders = read_remainders(fields, found["remainder_width"], counts) if codec.values == "log8" else []
+    remainders = fields.planes(num_crops, found["remainder_width"]) if codec.values == "log8" else []
     codes = split(fields.planes(sum(counts), found["index_width"]), counts)
     differences = read_differences(fields, codec, counts)
     palettes = read_palettes(fields, num_classes, len(crops_of_images)) if found["palettes"] else None
     if codec.tail is not None:
-        tails = read_tails(fields, found["tail_width"], palettes or [[] for _ in tails], codec.tail, num_classes)
+        tails = read_tails(fields, found["tail_width"], len(tails), codec.tail, num_classes)
 
     palette_of_crop = repeated(palettes, crops_of_images) if palettes else [None] * num_crops
     indices = [decode_indices(*crop, num_classes) for crop in zip(codes, palette_of_crop, strict=True)]
@@ -539,13 +554,6 @@ def read_label_columns(
     return {"indices": indices, "values": values, "remainder": remainder}, tails
 
 
-def read_remainders(fields: Fields, width: int, counts: list[int]) -> list[int]:
-    """S3: the stored number of each crop, from the column of crops with one entry and that of the others."""
-    single = fields.planes(counts.count(1), width)
-    other = fields.planes(len(counts) - len(single), width)
-    return [(single if count == 1 else other).pop(0) for count in counts]
-
-
 def split(column: list, counts: list[int]) -> list[list]:
     rows, first = [], 0
     for count in counts:
@@ -555,15 +563,12 @@ def split(column: list, counts: list[int]) -> list[list]:
 
 
 def read_differences(fields: Fields, codec: Codec, counts: list[int]) -> list[list[int]]:
-    """S3: of each crop the stored values, put together from the leading and the further ones."""
+    """S3: the stored values of each crop."""
     if codec.values is None:
         return [[] for _ in counts]
     width = {"f32": 4, "f16": 2, "log8": 1}[codec.values]
     stored = [count - 1 for count in counts] if codec.values == "log8" else counts
-    leading = [min(number, 1) for number in stored]
-    further = [number - first for number, first in zip(stored, leading, strict=True)]
-    columns = [split(fields.planes(sum(numbers), width), numbers) for numbers in (leading, further)]
-    return [first + rest for first, rest in zip(*columns, strict=True)]
+    return split(fields.planes(sum(stored), width), stored)
 
 
 def read_palettes(fields: Fields, num_classes: int, num_images: int) -> list[list[int]]:
@@ -602,7 +607,8 @@ def decode_bits(differences: list[int], width: int) -> list[float]:
     for difference in differences:
         bits = (bits - difference) % 256**width
         values.append(float_of_bits(bits, width))
-    require(values[0] > 0 and values[-1] >= 0 and values == sorted(values, reverse=True), "values do not descend to 0 at least")
+    require(values[0] > 0 and values == sorted(values, reverse=True), "values do not descend")
+    require(all(math.copysign(1, value) > 0 for value in values), "a value is negative, or -0")
     require(math.fsum(values) <= 1 + 2.0**-8, "values add up to more than 1")
     return values
 
@@ -626,30 +632,21 @@ def weight(code: float, step: float) -> float:
     return 0.0 if code == 255 else math.exp(-code * step)
 
 
-def read_tails(fields: Fields, tail_width: int, palettes: list[list[int]], most: int, num_classes: int) -> list[list[float]]:
+def read_tails(fields: Fields, tail_width: int, num_images: int, most: int, num_classes: int) -> list[list[float]]:
     """S6: the tail of each image."""
-    extra_sizes = fields.planes(len(palettes), 2)
-    floors = fields.column("B", len(palettes))
-    palette_levels = split(fields.column("B", sum(map(len, palettes))), [len(palette) for palette in palettes])
-    extra_levels = split(fields.column("B", sum(extra_sizes)), extra_sizes)
-    extra_differences = split(fields.planes(sum(extra_sizes), tail_width), extra_sizes)
+    sizes = fields.planes(num_images, 2)
+    floors = fields.column("B", num_images)
+    levels = split(fields.column("B", sum(sizes)), sizes)
+    differences = split(fields.planes(sum(sizes), tail_width), sizes)
     tails = []
-    for palette, in_palette, floor, extra, differences in zip(
-        palettes, palette_levels, floors, extra_levels, extra_differences, strict=True
-    ):
-        levels = listed_levels(palette, in_palette, extra, list(accumulate(differences)))
-        require(len(levels) <= most, "a tail lists too many classes")
-        require(all(c < num_classes for c in levels), "a class of a tail is not below C")
-        tails.append(tail_weights(levels, floor, num_classes))
+    for floor, of_classes, steps in zip(floors, levels, differences, strict=True):
+        classes = list(accumulate(steps))
+        require(len(classes) <= most, "a tail lists too many classes")
+        require(all(c < num_classes for c in classes), "a class of a tail is not below C")
+        require(len(set(classes)) == len(classes), "a class stands twice in a tail")
+        require(255 not in of_classes, "a level is 255")
+        tails.append(tail_weights(dict(zip(classes, of_classes, strict=True)), floor, num_classes))
     return tails
-
-
-def listed_levels(palette: list[int], palette_levels: list[int], extra_levels: list[int], extra_classes: list[int]) -> dict[int, int]:
-    """S6: the levels of the listed classes of an image."""
-    require(255 not in extra_levels, "an extra level is 255")
-    require(len({*palette, *extra_classes}) == len(palette) + len(extra_classes), "a class stands twice in palette and extra classes")
-    levels = dict(zip(palette, palette_levels, strict=True)) | dict(zip(extra_classes, extra_levels, strict=True))
-    return {c: level for c, level in levels.items() if level != 255}
 
 
 def tail_weights(levels: dict[int, int], floor: int, num_classes: int) -> list[float]:
@@ -678,6 +675,14 @@ def target(image: Image, crop: int, num_classes: int, policy: str) -> Callable[[
         if Z > 0:
             return lambda c: kept[c] if c in kept else remainder * tail[c] / Z
     return lambda c: kept[c] if c in kept else remainder / (num_classes - len(kept))
+
+
+def dense_targets(vector: list[float], codec: Codec) -> list[float]:
+    """D3: the targets of all classes."""
+    if codec.content == "probs":
+        return vector
+    powers = [math.exp(z - max(vector)) for z in vector]
+    return [power / math.fsum(powers) for power in powers]
 
 
 # C6 to C10: keys, summary, index, copy, trailer
@@ -742,7 +747,7 @@ def read_keys(part: bytes, trailer: Trailer) -> list[str]:
     require(len(set(keys)) == N, "a key stands twice")
     ascending = sorted(range(N), key=lambda i: keys[i])
     require(ascending == (list(range(N)) if trailer.flags & 1 else order), "order of the keys")
-    return [decode_key(key, LimitError) for key in keys]
+    return [decode_key(key) for key in keys]
 
 
 def read_summary(part: bytes, keys: list[str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from benchmarks.accuracy.images import unpack
 from benchmarks.accuracy.labels import softmax
 from benchmarks.accuracy.plan import DEFAULT, FEW, FULL, MAPS, ONLINE, PADDED, TAIL, TRUTH, UNSURE, VIEWS, Row
 from benchmarks.accuracy.results import read_results
-from benchmarks.report import write as report
 from softlabel_codec import SoftLabelReader
 from softlabel_codec.teacher import load_teacher
 
@@ -132,7 +131,3 @@ def test_without_results_the_report_says_so(tmp_path):
     assert "**Not run: the experiment on a GPU.**" in text
     assert "**Not run: the experiment on a CPU.**" in text
     assert "|" not in text
-
-
-def test_times_of_epochs_that_are_not_there_are_said():
-    assert "**Not run**" in report._epochs(None)

@@ -452,8 +452,8 @@ def test_the_longest_page_of_keys():
         (b"\x01\x00\x01\x00", CorruptError, "the lengths of keys do not add up to their page"),
         (key_page([b"a", b"bc"])[:-1], CorruptError, "the lengths of keys do not add up to their page"),
         (key_page([b"a", b"bc"]) + b"!", CorruptError, "the lengths of keys do not add up to their page"),
-        (key_page([b"a", b""]), LimitError, "keys of 0 to 1 bytes: expected 1 to 4096"),
-        (key_page([b"a", b"k" * 4097]), LimitError, "keys of 1 to 4097 bytes: expected 1 to 4096"),
+        (key_page([b"a", b""]), CorruptError, "keys of 0 to 1 bytes: expected 1 to 4096"),
+        (key_page([b"a", b"k" * 4097]), CorruptError, "keys of 1 to 4097 bytes: expected 1 to 4096"),
     ],
 )
 def test_pages_of_keys_that_are_refused(content, error, message):

@@ -21,6 +21,7 @@ from blocks_by_hand import (
     LOG8,
     NO_WIDTH,
     PALETTES,
+    PLAIN_CROPS,
     SAID_DIFFERENTLY,
     TAIL,
     TAIL_WITH_PALETTES,
@@ -50,7 +51,7 @@ from softlabel_codec.block.columns import (
     width_of,
 )
 from softlabel_codec.block.crops import CROP_MODES, STORED_CROPS, crop_mode, crops_crc32
-from softlabel_codec.block.indices import PackedIndices, check_distinct, class_bits, pack_indices, unpack_ranks
+from softlabel_codec.block.indices import check_distinct, class_bits, pack_indices, unpack_ranks
 from softlabel_codec.block.keys import decode_key, pack_keys, unpack_keys
 from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.block.one_image import FewCropsReader
@@ -436,7 +437,7 @@ ALL_OF_ONE_CLASS = replace(
 WITHOUT_PALETTES = replace(
     PALETTES,
     label_fields=struct.pack("<BBhB", 0, 2, -1, 0),
-    label_columns=planes([3, 299, 258, 4, 5, 6, 7, 8, 9], 2) + bytes([1, 2, 3, 4, 5, 6]),
+    label_columns=planes([3, 299, 258, 4, 5, 6, 7, 8, 9], 2) + bytes([1, 4, 2, 5, 3, 6]),
     indices=[[3, 299, 258], [4, 5, 6], [7, 8, 9]],
     values=[[0, 1, 5], [0, 2, 7], [0, 3, 9]],
     remainders=[4, 6, 8],
@@ -444,7 +445,13 @@ WITHOUT_PALETTES = replace(
 
 
 @pytest.mark.parametrize(
-    "blocks", [[ALL_OF_ONE_CLASS, THRESHOLD, WIDE_THRESHOLD], [LOG8, WIDE_LOG8], [PALETTES, WITHOUT_PALETTES], [TAIL, TAIL_WITH_PALETTES]]
+    "blocks",
+    [
+        [ALL_OF_ONE_CLASS, THRESHOLD, WIDE_THRESHOLD],
+        [LOG8, WIDE_LOG8, PLAIN_CROPS],
+        [PALETTES, WITHOUT_PALETTES],
+        [TAIL, TAIL_WITH_PALETTES],
+    ],
 )
 def test_blocks_of_different_widths_at_once(blocks):
     """In any order of the blocks, crop 0 of image b and crops 1 and 0 of image a of each."""
@@ -505,8 +512,7 @@ REFUSED = [
     (replace(LOG8, num_images=0), "a block has no images"),
     (replace(LOG8, num_images=257, keys=bytes(2000)), TABLE),
     (replace(LOG8, table=b"\0", flip_bytes=b"", crop_columns=b"", label_columns=b"", keys=b""), TABLE),
-    (replace(LOG8, crop_fields=crop_fields(crop_width=9)), "a crop word is wider than 8 bytes"),
-    (replace(LOG8, crop_fields=crop_fields(crop_width=255)), "a crop word is wider than 8 bytes"),
+    *((replace(LOG8, crop_fields=crop_fields(crop_width=width)), "crop_width is not 0 to 6 or 8") for width in (7, 9, 255)),
     (replace(LOG8, label_fields=struct.pack("<BBhB", 255, 2, 0, 2)), "undefined palette format"),
     (replace(LOG8, label_fields=struct.pack("<BBhB", 0, 255, 0, 2)), WIDE),
     (replace(LOG8, label_fields=struct.pack("<BBhB", 0, 2, 0, 255)), WIDE),
@@ -518,7 +524,11 @@ REFUSED = [
     (one_pixel(crop_fields=crop_fields(1, 1, 512, 65535, 0)), OUTSIDE),
     (one_pixel(crop_fields=crop_fields(1, 1, 0, 0, 0)), OUTSIDE),
     (one_pixel(crop_fields=crop_fields(1, 1, 0, 65535, 1), crop_columns=b"\x01"), OUTSIDE),
-    (one_pixel(crop_fields=crop_fields(1, 1, 0, 65535, 8), crop_columns=b"\xff" * 8), OUTSIDE),
+    (one_pixel(crop_fields=crop_fields(1, 1, 0, 65535, 6), crop_columns=b"\xff" * 6), OUTSIDE),
+    *(
+        (one_pixel(crop_fields=crop_fields(1, 1, 0, 65535, 8), crop_columns=struct.pack("<4H", *crop)), OUTSIDE)
+        for crop in ((0, 0, 0, 1), (0, 0, 1, 0), (1, 0, 1, 1), (0, 1, 1, 1), (0, 0, 2, 1), (0, 0, 1, 2))
+    ),
     (replace(LOG8, flip_bytes=b"\x0d"), "unused flip bits are not 0"),
     (replace(LOG8, label_fields=struct.pack("<BBhB", 2, 2, 0, 2)), "undefined palette format"),
     (replace(LOG8, label_fields=struct.pack("<BBhB", 0, 5, 0, 2)), WIDE),
@@ -540,14 +550,8 @@ REFUSED = [
     ),
     (replace(TAIL, codec="marginal_smoothing:k=1,values=f32,tail=2"), "a tail lists more classes than the codec says"),
     (replace(TAIL, num_classes=299), "a class of a tail is not below the number of classes"),
-    (
-        replace(
-            TAIL_WITH_PALETTES,
-            num_classes=258,
-            label_columns=TAIL_WITH_PALETTES.label_columns.replace(bits([9, 7, 299], 9), bits([9, 7, 257], 9)),
-        ),
-        "a class of a tail is not below the number of classes",
-    ),
+    (replace(TAIL, label_columns=TAIL.label_columns[:-2] + bytes([0, 44])), "a class stands twice in a tail"),
+    (replace(TAIL, label_columns=TAIL.label_columns[:-4] + bytes([255, 2, 253, 44])), "a class of a tail has no level"),
     (replace(FRACTIONS_F16, table=struct.pack("<HH HH HH", 1, 0, 0, 4, 1, 4)), "an image has a height or a width, but not both"),
     (replace(FRACTIONS_F16, table=struct.pack("<HH HH HH", 1, 0, 0, 4, 0, 0)), "an image has a height or a width, but not both"),
     (replace(FRACTIONS_F16, crop_columns=planes([0, 0x7C00, 0], 2) + bytes(18)), "a crop fraction is not finite"),
@@ -898,7 +902,7 @@ def test_columns_say_what_they_are():
     assert {column.name for column in columns if column.noise} == {"flips", "crops"}
     assert [column.noise for column in columns if column.name == "crops"] == [True, False]
     assert [column.name for column in columns if column.text] == ["keys"]
-    names = ["counts", "remainders", "remainders", "indices", "values", "values", "keys"]
+    names = ["counts", "remainders", "indices", "values", "keys"]
     assert [column.name for column in THRESHOLD.layout.pack(THRESHOLD.images)][5:] == names
     names = ["values", "values", "tails", "tails", "tails", "tails", "tails", "keys"]
     assert [column.name for column in TAIL.layout.pack(TAIL.images) if column.data][-len(names) :] == names
@@ -926,38 +930,32 @@ def test_fields_are_packed_without_gaps():
 # Tails (sparse-v1.md, section 6)
 
 
-def test_packing_tails_beside_palettes():
-    """Only the class of the image's own palette needs no place of its own."""
-    packed = PackedIndices(np.array([1, 2]), np.array([9, 1, 5]), np.zeros(3, int))
-    fields, columns = pack_tails(TailCodes(np.array([[9, 299], [5, -1]]), np.array([[3, 4], [6, 0]]), np.array([7, 8])), packed)
+def test_packing_tails():
+    fields, columns = pack_tails(TailCodes(np.array([[9, 299], [5, -1]]), np.array([[3, 4], [6, 0]]), np.array([7, 8])))
     assert fields == {"tail_width": 2}
     assert {column.name for column in columns} == {"tails"}
-    assert b"".join(column.data for column in columns) == planes([1, 0], 2) + bytes([7, 8]) + bytes([3, 255, 6]) + bytes([4]) + planes(
-        [299], 2
-    )
-    apart, columns = pack_tails(TailCodes(np.array([[299], [5]]), np.array([[3], [6]]), np.array([7, 8])), packed)
-    assert b"".join(column.data for column in columns)[4:9] == bytes([7, 8, 255, 255, 6])
-    shared, columns = pack_tails(TailCodes(np.array([[9], [5]]), np.array([[3], [6]]), np.array([7, 8])), packed)
-    assert (apart, shared) == ({"tail_width": 2}, {"tail_width": 0})
-    assert b"".join(column.data for column in columns) == planes([0, 0], 2) + bytes([7, 8]) + bytes([3, 255, 6])
+    assert b"".join(column.data for column in columns) == planes([2, 1], 2) + bytes([7, 8, 3, 4, 6]) + planes([9, 290, 5], 2)
+    fields, columns = pack_tails(TailCodes(np.array([[-1]]), np.array([[0]]), np.array([255])))
+    assert (fields, b"".join(column.data for column in columns)) == ({"tail_width": 0}, bytes([0, 0, 255]))
 
 
 def test_one_tail():
-    found = one_tail([9, 7, 4], bytes([255, 11, 0]), [3, 258], bytes([5, 254]), 12, 4, 259)
-    assert [array.tolist() for array in found] == [[[3, 4, 7, 258]], [[5, 0, 11, 254]], [12]]
-    no_palette = one_tail([], b"", [3, 258], bytes([5, 254]), 12, 4, 259)
-    assert [array.tolist() for array in no_palette] == [[[3, 258]], [[5, 254]], [12]]
-    nothing = one_tail([9], bytes([255]), [], b"", 255, 4, 259)
+    found = one_tail([3, 4, 258], bytes([5, 0, 254]), 12, 4, 259)
+    assert [array.tolist() for array in found] == [[[3, 4, 258]], [[5, 0, 254]], [12]]
+    nothing = one_tail([], b"", 255, 4, 259)
     assert [array.tolist() for array in nothing] == [[[-1]], [[0]], [255]]
 
 
 def test_tails_that_are_refused_one_by_one():
-    for palette, extra in (([258], [3]), ([3], [258])):
-        one_tail(palette, bytes([1]), extra, bytes([2]), 0, 2, 259)
-        with refused("a class of a tail is not below the number of classes"):
-            one_tail(palette, bytes([1]), extra, bytes([2]), 0, 2, 258)
-    with refused("a tail lists more classes than the codec says"):
-        one_tail([9], bytes([1]), [3], bytes([2]), 0, 1, 259)
+    one_tail([3, 258], bytes([1, 2]), 0, 2, 259)
+    for classes, levels, most, num_classes, message in (
+        ([3, 258], [1, 2], 2, 258, "a class of a tail is not below the number of classes"),
+        ([3, 258], [1, 2], 1, 259, "a tail lists more classes than the codec says"),
+        ([3, 3], [1, 2], 2, 259, "a class stands twice in a tail"),
+        ([3, 258], [1, 255], 2, 259, "a class of a tail has no level"),
+    ):
+        with refused(message):
+            one_tail(classes, bytes(levels), 0, most, num_classes)
 
 
 # Any images, crops and labels

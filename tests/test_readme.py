@@ -150,7 +150,7 @@ def test_the_picture_of_a_file_is_true():
     columns["keys"] -= starts[4] - starts[3]  # the part of that name
     names = ["image sizes", "flips", "crops", "remainders", "indices", "values", "palettes", "keys"]
     rows += [f"{columns[name]:>13}      {name} " for name in names]
-    assert [row for row in rows if f"\n{row}" not in README] == []
+    assert all(f"\n{row}" in README for row in rows), "expected these beginnings of lines:\n" + "\n".join(rows)
 
 
 def test_the_numbers_are_those_of_the_committed_result():

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dissect import Pieces
 from vectors.valid import FOLDER
 
-from softlabel_codec import codec, errors
+from softlabel_codec import SoftLabelReader, codec, errors
 from softlabel_codec.block.crops import CROP_MODES
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.checks import limits
@@ -158,6 +159,18 @@ def test_the_hex_dump_is_that_of_the_smallest_file():
     assert found == data
     offsets = [int(row.group(1), 16) for row in rows]
     assert offsets == np.cumsum([0, *(len(bytes.fromhex(row.group(2))) for row in rows[:-1])]).tolist()
+
+
+def test_the_block_decoded_by_hand_is_that_of_its_vector():
+    rows = table(CONTAINER.split("<!-- content of ")[1], "bytes", "field", "meaning")
+    written = b"".join(bytes.fromhex(row["bytes"].replace("`", "")) for row in rows)
+    assert written == Pieces.of(FOLDER / "block-by-hand.slc").content()
+    with SoftLabelReader(FOLDER / "block-by-hand.slc") as reader:
+        first, second = reader
+    assert [*first.crops.tolist(), *second.crops.tolist()] == [[2, 3, 4, 5], [0, 0, 10, 20], [1, 1, 2, 3]]
+    assert (first.flips.tolist(), second.flips.tolist()) == ([True, False], [True])
+    assert [*first.labels.indices.tolist(), *second.labels.indices.tolist()] == [[7, 299, 0], [0, 299, 7], [5, 1, 299]]
+    assert [round(float(value), 3) for value in (*first.labels.values[0], first.labels.remainder[0])] == [0.472, 0.212, 0.174, 0.142]
 
 
 def test_no_sentence_defers_to_the_code():

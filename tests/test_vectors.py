@@ -30,10 +30,10 @@ def read_everything(path: Path) -> None:
 
 
 def test_every_valid_vector_has_its_contents_and_nothing_else_is_there():
-    assert {path.name for path in valid.FOLDER.iterdir()} == {f"{name}.{ending}" for name in valid.CASES for ending in ("slc", "npz")}
+    assert {path.name for path in valid.FOLDER.iterdir()} == {f"{name}.{ending}" for name in valid.NAMES for ending in ("slc", "npz")}
 
 
-@pytest.mark.parametrize("name", valid.CASES)
+@pytest.mark.parametrize("name", valid.NAMES)
 def test_valid_vector(name):
     found = valid.contents(valid.FOLDER / f"{name}.slc")
     with np.load(valid.FOLDER / f"{name}.npz") as expected:
@@ -47,7 +47,7 @@ def test_valid_vector(name):
     assert verify(valid.FOLDER / f"{name}.slc", deep=True).problems == []
 
 
-@pytest.mark.parametrize("name", valid.CASES)
+@pytest.mark.parametrize("name", valid.NAMES)
 def test_reading_single_crops_of_a_valid_vector(name):
     with SoftLabelReader(valid.FOLDER / f"{name}.slc") as reader:
         for number in range(0, len(reader), max(1, len(reader) // 7)):

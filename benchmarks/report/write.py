@@ -1,4 +1,4 @@
-"""From a result to `REPORT.md` and its pictures: python -m benchmarks.report.write [RESULT.json]. Without one, the latest result is taken."""
+"""From a result, by default the latest, to `REPORT.md` and its pictures: python -m benchmarks.report.write [RESULT.json]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import tables
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.accuracy import tables as accuracy
 from benchmarks.measure.common import RESULTS
 from benchmarks.report import figures
 
@@ -46,32 +48,29 @@ def write(path: Path) -> None:
 
 
 def render(result: Result, name: str) -> str:
-    """Return the text of the report."""
-    parts = [_head(result, name), _goals(result), _storage(result), _distortion(result), _limit(result), _reading(result), _writing(result)]
-    parts += [_scale(result), _images(result) if result["images"] else "", _epochs(result.get("epochs"))]
-    parts += [f"## 9. Accuracy\n\n{tables.render(tables.load())}", _tried()]
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+    """Return the text of the report: the prose of the template, with the numbers of a result."""
+    where = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    tables = {
+        "goals": _goals(result),
+        **_storage(result),
+        "distortion": _distortion(result),
+        "limit": _limit(result),
+        "reading": _reading(result),
+        **_writing(result),
+        **_scale(result),
+        "images": _images(result) if result["images"] else None,
+        "epochs": _epochs(result["epochs"]) if result.get("epochs") else None,
+        "accuracy": accuracy.render(accuracy.load()),
+    }
+    return where.get_template("REPORT.md.jinja").render(result=result, name=name, **tables)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table in Markdown."""
     lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def _head(result: Result, name: str) -> str:
-    machine, versions = result["machine"], result["versions"]
-    return f"""
-# Benchmarks
-
-Made by `make bench` from [results/{name}](results/{name}), on {result["date"]}, in {sum(result["seconds"].values()):.0f} seconds.
-
-- Labels: {result["labels"]} ({result["num_crops"]} crops).
-- Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}; it is shared and noisy, so that only ratios within one
-  run mean something. Times are medians, with smallest and largest in the result.
-- Versions: {", ".join(f"{package} {version}" for package, version in versions.items())}.
-- *stored*: exact pixel crops are in the file. *derived*: they come from the specified sampler, and only its parameters are in the file.
-"""
 
 
 def _goals(result: Result) -> str:
@@ -85,13 +84,7 @@ def _goals(result: Result) -> str:
         rows += _distortion_goals(result)
     rows += _speed_goals(result)
     cells = [(*row[:3], "yes" if row[3] else "**no**") for row in rows]
-    return "## Goals\n\n" + table(["what", "goal", "measured", "met"], cells) + "\n\n" + GOALS_TEXT
-
-
-GOALS_TEXT = """What is missed: a single read of four crops does not become four times faster than `torch.load` in pure Python. About 10 us are the block itself (`pread`, checksum,
-zstd); the rest are some three hundred operations of the interpreter and the making of five small arrays. Use `read_batch`, as the dataset does. In the larger set,
-where nearly every image of a batch lies in another block, inflating a whole block for four crops costs most of the time: smaller blocks would be faster and larger
-(two thirds of the size: -20 % time, +2 to 4 % bytes). We chose bytes, because decoding the JPEG takes a hundred times longer than either."""
+    return table(["what", "goal", "measured", "met"], cells)
 
 
 def _distortion_goals(result: Result) -> Rows:
@@ -149,7 +142,7 @@ def _speed_goals(result: Result) -> Rows:
     return rows
 
 
-def _storage(result: Result) -> str:
+def _storage(result: Result) -> dict[str, str]:
     storage = result["storage"]
     images = storage["imagenet_images"]
     rows: Rows = []
@@ -163,24 +156,13 @@ def _storage(result: Result) -> str:
         (name, row["bytes_per_crop"], f"{row['GB, M=200']:.1f}", f"{row['GB, M=500']:.1f}")
         for name, row in storage["fkd_arithmetic"].items()
     ]
-    return f"""
-## 1. Storage
-
-Whole files divided by crops, keys and metadata included; the projection to ImageNet-1k ({images:,} images, M crops each) takes the same bytes per crop.
-`dense` is measured on the first {storage["dense_images"]} images.
-
-![Bytes per crop](figures/storage.png)
-
-{table(["codec", "stored", "derived", *(f"GB, M={crops}, {kind}" for crops in (200, 500) for kind in ("stored", "derived"))], rows)}
-
-What people use today, holding the top 5 with stored crops: to be compared with the columns *stored*.
-
-{table(["format", "bytes per crop", "GB, M=200", "GB, M=500"], peers)}
-
-FKD's own arithmetic, images * M * (floats + 5) * 4 bytes. (Its paper says 0.9 TB of full labels at M = 200; in binary units that is what comes out here.)
-
-{table(["labels", "bytes per crop", "GB, M=200", "GB, M=500"], arithmetic)}
-"""
+    sizes = [f"GB, M={crops}, {kind}" for crops in (200, 500) for kind in ("stored", "derived")]
+    of_format = ["bytes per crop", "GB, M=200", "GB, M=500"]
+    return {
+        "codecs": table(["codec", "stored", "derived", *sizes], rows),
+        "peers": table(["format", *of_format], peers),
+        "fkd_arithmetic": table(["labels", *of_format], arithmetic),
+    }
 
 
 def _distortion(result: Result) -> str:
@@ -190,16 +172,7 @@ def _distortion(result: Result) -> str:
             kl = "-" if point["kl"] is None else f"{point['kl']:.4f}"
             measures = (f"{point['total_variation']:.4f}", f"{point['top1']:.4f}")
             rows.append((f"`{point['codec']}`", family, f"{point['derived']:.2f}", f"{point['stored']:.2f}", kl, *measures))
-    return f"""
-## 2. Rate against distortion
-
-KL is that of the decoded label from the teacher's, in nats, with targets of at least {result["distortion"]["floor"]:g}; top-1 is the share of crops whose largest target is the teacher's.
-marginal_renorm drops the remainder by policy, so that its KL is infinite.
-
-![Bytes per crop over KL and total variation](figures/distortion.png)
-
-{table(["codec", "family", "derived", "stored", "KL", "total variation", "top-1"], rows)}
-"""
+    return table(["codec", "family", "derived", "stored", "KL", "total variation", "top-1"], rows)
 
 
 def _limit(result: Result) -> str:
@@ -223,20 +196,10 @@ def _limit(result: Result) -> str:
                 f"{sizes['bytes'] / sizes['model'] - 1:+.0%}",
             )
         )
-    return f"""
-## 3. Byte budget, and the limit
-
-Bytes per crop of each column (derived crops), beside the code length of an adaptive model of the same symbols: frequencies learnt as it goes, in the best of several contexts
-(image, number of classes kept, place, class before). It is a code length only, what an arithmetic coder could reach that decodes one symbol after another. *Indices* include palettes; *the rest* is keys, framing and
-image sizes. For stored crops the limit takes all crops of the areas and shapes that occur as equally likely.
-
-![Byte budget by column](figures/budget.png)
-
-{table(["codec", "column", "bytes", "model", "above it"], rows)}
-"""
+    return table(["codec", "column", "bytes", "model", "above it"], rows)
 
 
-def _reading(result: Result) -> str:
+def _reading(result: Result) -> list[tuple[str, Result | None, str]]:
     parts = []
     for size, found in result["reading"].items():
         if not size.endswith("images"):
@@ -249,44 +212,22 @@ def _reading(result: Result) -> str:
                 (f"`{way}`" if ":" in way else way, f"{times['median']:.1f}", spread, *(f"{ratio['median']:.2f}" for ratio in ratios))
             )
         blocks = found["distinct_blocks_per_batch"].get(f"{K5}, derived")
-        note = (
-            f"A batch of {result['reading']['batch']} images touches {blocks['distinct']} blocks of {blocks['blocks_in_file']} (`{K5}`, derived)."
-            if blocks
-            else ""
-        )
-        parts.append(f"### {size}\n\n{note}\n\n" + table(["", "us per image", "from, to", "times as fast as FKD", "as LMDB"], rows))
-    return f"""
-## 4. Reading
-
-{result["reading"]["crops"]} of the crops of a random image, warm cache: coordinates, flips, classes and values. All formats take turns in one process, each returning the same crops, which is checked. `read` takes one image,
-`read_batch` {result["reading"]["batch"]}. The larger set is the same labels under other keys.
-
-![Reading](figures/reading.png)
-
-""" + "\n\n".join(parts)
+        parts.append((size, blocks, table(["", "us per image", "from, to", "times as fast as FKD", "as LMDB"], rows)))
+    return parts
 
 
-def _writing(result: Result) -> str:
+def _writing(result: Result) -> dict[str, str]:
     writer = [
         (f"`{way}`", f"{rate['median']:.0f}", f"{rate['min']:.0f} to {rate['max']:.0f}")
         for way, rate in result["writing"]["writer"].items()
     ]
     loader = result["writing"]["loader"]
     rates = [(way, f"{rate['median']:.0f}", f"{rate['min']:.0f} to {rate['max']:.0f}") for way, rate in loader["crops_per_second"].items()]
-    return f"""
-## 5. Writing, and a DataLoader
-
-One process, from arrays in memory to a finished file (quantised, packed, compressed, synced):
-
-{table(["input, codec, crops", "crops/s", "from, to"], writer)}
-
-A DataLoader that delivers crops, flips and sparse labels (tensors in the end), {loader["images_per_batch"]} images of {loader["crops_per_image"]} crops per batch, of {loader["images"]} images, `{K5}`:
-
-{table(["", "crops/s", "from, to"], rates)}
-"""
+    columns = ["crops/s", "from, to"]
+    return {"writing": table(["input, codec, crops", *columns], writer), "loader": table(["", *columns], rates)}
 
 
-def _scale(result: Result) -> str:
+def _scale(result: Result) -> dict[str, str]:
     over_images, over_crops = result["scale"]["over_images"], result["scale"]["over_crops"]
     rows: Rows = []
     for images, opening in over_images["opening"].items():
@@ -304,23 +245,28 @@ def _scale(result: Result) -> str:
         )
         for number, found in over_crops.items()
     ]
-    return f"""
-## 6. Scale
+    set_columns = [
+        "images",
+        "MiB on disk",
+        "open, ms",
+        "MiB in memory",
+        "look up a key, us",
+        "read, us",
+        "read_batch, us per image",
+        "blocks per batch",
+    ]
+    crop_columns = [
+        "crops per image",
+        "bytes per crop",
+        "framing per image",
+        "image size per image",
+        "keys per image",
+        "read, us per image",
+    ]
+    return {"over_images": table(set_columns, rows), "over_crops": table(crop_columns, crops)}
 
-Synthetic sets of {over_images["crops_per_image"]} crops per image (one real block again and again). Opening and looking up are measured in a fresh process each; `read` takes one random image, and costs the
-same in every set. `read_batch` takes 256 at once; its cost follows the number of different blocks that they lie in, which are few in a small set.
 
-![Scale](figures/scale.png)
-
-{table(["images", "MiB on disk", "open, ms", "MiB in memory", "look up a key, us", "read, us", "read_batch, us per image", "blocks per batch"], rows)}
-
-The same {result["num_crops"]} crops as fewer or more images (`{K5}`, derived). Framing is headers, lengths, checksums, index and summary; neighbours in these files are unrelated images, and keys are long and random.
-
-{table(["crops per image", "bytes per crop", "framing per image", "image size per image", "keys per image", "read, us per image"], crops)}
-"""
-
-
-def _images(result: Result) -> str:
+def _images(result: Result) -> dict[str, str]:
     images = result["images"]
     stations = [(name, f"{times['median']:.2f}") for name, times in images["stations"].items()]
     decoders = [(name, f"{times['median']:.2f}") for name, times in images["decoders"]["milliseconds_per_image"].items()]
@@ -340,91 +286,31 @@ def _images(result: Result) -> str:
         )
         for size, found in images["reduced_decoding"].items()
     ]
-    return f"""
-## 7. The image path
-
-JPEG photographs of about 500 x 375 pixels, 4 crops of 224 pixels each, in milliseconds per image:
-
-{table(["station", "ms"], stations)}
-
-Decoding one image for several crops:
-
-{table(["crops per image", "ms per crop"], crops)}
-
-What labels take of the time of images and labels together, in percent:
-
-{table(["crops are", "median", "from, to"], share)}
-
-Another decoder, simplejpeg (libjpeg-turbo by itself), gives the same pixels ({images["decoders"]["differing_samples"]} samples differ in {images["decoders"]["images"]} photographs), since Pillow's wheels hold the same library.
-Including the image that crops are cut from, it is not worth another dependency:
-
-{table(["decoder", "ms"], decoders)}
-
-`SoftLabelDataset(..., reduced_decoding=True)` decodes at a half, a quarter or an eighth where all crops that are due are at least as many times larger than the output. It is off by default, because pixels
-differ; differences are of the 8-bit samples of the crops of images that were decoded reduced.
-
-{table(["output", "images decoded reduced", "whole, ms", "reduced, ms", "mean difference", "largest"], reduced)}
-"""
+    return {
+        "stations": table(["station", "ms"], stations),
+        "crops": table(["crops per image", "ms per crop"], crops),
+        "share": table(["crops are", "median", "from, to"], share),
+        "decoders": table(["decoder", "ms"], decoders),
+        "reduced": table(["output", "images decoded reduced", "whole, ms", "reduced, ms", "mean difference", "largest"], reduced),
+    }
 
 
-def _epochs(epochs: Result | None) -> str:
-    if not epochs:
-        return EPOCHS_NOT_RUN
+def _epochs(epochs: Result) -> dict[str, Any]:
     plain, maps = epochs["published"]
-    goals = f"{epochs['published'][plain]} of plain training and {epochs['published'][maps]} of ReLabel"
-    parts = [
-        table(
-            [title, "seconds per epoch", "share of plain training", "share of label maps"],
-            [
-                (
-                    name,
-                    f"{times['median']:.2f} ({times['min']:.2f} to {times['max']:.2f})",
-                    *(_share(epochs[what]["share_of"][peer][name]) for peer in (plain, maps)),
-                )
-                for name, times in epochs[what]["seconds_per_epoch"].items()
-            ],
-        )
-        for what, title in (("loading", "loading only"), ("training", f"training `{epochs['student']}`"))
-    ]
-    return f"""
-## 8. Time per epoch
-
-{epochs["images"]} photographs, as many crops of 224 pixels per epoch, {epochs["workers"]} workers on {epochs["workers"]} cores, {epochs["loading"]["seconds_per_epoch"][plain]["n"]} rounds. FKD's published time of an epoch is {goals}. On two cores without a GPU
-the network takes most of an epoch, whatever the labels are; the smaller the share of computing, the closer training comes to loading.
-
-{parts[0]}
-
-{parts[1]}
-"""
+    titles = {"loading": "loading only", "training": f"training `{epochs['student']}`"}
+    tables = {}
+    for what, title in titles.items():
+        rows: Rows = []
+        for name, times in epochs[what]["seconds_per_epoch"].items():
+            shares = [_spread(epochs[what]["share_of"][peer][name]) for peer in (plain, maps)]
+            rows.append((name, _spread(times), *shares))
+        tables[what] = table([title, "seconds per epoch", "share of plain training", "share of label maps"], rows)
+    rounds = epochs["loading"]["seconds_per_epoch"][plain]["n"]
+    return {"rounds": rounds, "of_plain": epochs["published"][plain], "of_maps": epochs["published"][maps], **tables}
 
 
-EPOCHS_NOT_RUN = """
-## 8. Time per epoch
-
-**Not run**: this result holds no times of epochs of ground truth, ReLabel-style maps and stored labels on photographs. `make bench` measures them where the photographs are at hand.
-"""
-
-
-def _share(found: Result) -> str:
+def _spread(found: Result) -> str:
     return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
-
-
-def _tried() -> str:
-    return """
-## 10. Tried, and left out
-
-On the same labels, before the layout was settled; figures are bytes per crop of whole files or columns.
-
-- **Several tails** by class or by a profile of the whole file, tails in a basis of 64 or 128 directions, choosing classes by what they gain over the tail: the same or worse from 30 listed classes on, at most 2 % better below.
-- **An adaptive entropy coder** (interleaved rANS in numpy): 4 to 5 % smaller, 6 to 30 times slower to decode. Prefix codes with tables per file in slices of 8 crops: 0 to 5 % smaller.
-- **Dictionaries** for zstd: 0.08 to 0.14 smaller, but they take more than that themselves in a set of this size, and force a frame per column.
-- **Other orders of palettes** (move to front, recency, first occurrence, successor lists): worse by up to 0.4, or better by less than 0.02.
-- **Classes in ascending order** with values by class: worse by 0.3. Bitmaps for palettes: the same. The end of a palette in Elias-Fano code: 0.02 to 0.07 smaller, left out for its complexity.
-- **Crops in height buckets** with bits of their own: 0.13 to 0.17 of 4.05 smaller, at three times the decoding; derived crops take nothing at all.
-- **Number of classes and remainder in one column**: 0.07 to 0.12 smaller; remainders of crops with one class apart bring half of it at no cost.
-- **One zstd block for all columns**: 11 to 16 % larger. One frame per column: about the same, more framing.
-- **Smaller blocks**: see the goals. Blocks of twice the size are 1 to 2 % smaller and 60 % slower to read at random.
-"""
 
 
 if __name__ == "__main__":

@@ -17,8 +17,12 @@ from softlabel_codec.sampler import CropSampler
 Flips = NDArray[np.bool_]
 
 NO_RATIO_BOUND = 65535
+MAX_WORD_BYTES = 6
+"""A word of so many bytes is an exact integer in a binary64 too."""
+PLAIN_CROP_BYTES = 8
+"""Of a crop as four numbers of 16 bits, where words would be longer."""
 OUTSIDE = "a crop is not inside its image"
-_WIDE = "a crop word is wider than 8 bytes"
+_WIDTH = "crop_width is not 0 to 6 or 8"
 _HALF_KNOWN = "an image has a height or a width, but not both"
 _NOT_FINITE = "a crop fraction is not finite"
 
@@ -73,32 +77,51 @@ class PixelCrops:
         ):
             word = word * radix.astype(np.uint64) + digit.astype(np.uint64)
         fields["crop_width"] = width_of(int(word.max()))
+        if fields["crop_width"] > MAX_WORD_BYTES:
+            fields["crop_width"] = PLAIN_CROP_BYTES
+            word = np.stack([top, left, crop_height, crop_width], axis=1).astype("<u2").view("<u8")[:, 0]
         planes = to_planes(word, fields["crop_width"])
         lower = [Column("crops", plane, noise=True) for plane in planes[:-1]]  # only the highest plane is far from random
         return fields, [_pack_flips(flips), *lower, *(Column("crops", plane) for plane in planes[-1:])]
 
     def end(self, rows: BlockRows, at: IntArray) -> IntArray:
         word_bytes = rows.field("crop_width")
-        if (word_bytes > 8).any():
-            raise CorruptError(_WIDE)
+        if not is_crop_width(word_bytes).all():
+            raise CorruptError(_WIDTH)
         return rows.advance(at, ((rows.num_crops + 7) >> 3) + rows.num_crops * word_bytes)
 
     def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
         start = at + ((rows.num_crops + 7) >> 3)
-        word = from_planes(rows.data, start, rows.num_crops, rows.field("crop_width"), rows.row).view(np.uint64)
-        height_min, ratio_max = rows.field("height_min"), rows.field("ratio_max")
-        word, height = _take_digit(word, rows.field("height_max") - height_min + 1)
-        height += height_min
-        low = np.maximum(1, height * rows.field("ratio_min") >> 8)
-        bound = np.minimum(rows.width, (height * ratio_max + 255) >> 8)
-        high = np.where(ratio_max == NO_RATIO_BOUND, rows.width, bound)
-        word, width = _take_digit(word, high - low + 1)
-        width += low
-        word, top = _take_digit(word, rows.height - height + 1)
-        left = word.view(np.int64)
-        if ((left < 0) | (left > rows.width - width) | (height < 1)).any():
+        word_bytes = rows.field("crop_width")
+        word = from_planes(rows.data, start, rows.num_crops, word_bytes, rows.row).view(np.uint64)
+        plain = word_bytes == PLAIN_CROP_BYTES
+        if plain.any():
+            crops = word.view("<u2").reshape(-1, 4).astype(np.int64)
+            crops[~plain] = self._crops_of_words(rows, word, np.flatnonzero(~plain))
+        else:
+            crops = self._crops_of_words(rows, word, slice(None))
+        top, left, height, width = crops.T
+        if ((height < 1) | (width < 1) | (top + height > rows.height) | (left + width > rows.width)).any():
             raise CorruptError(OUTSIDE)
-        return np.stack([top, left, height, width], axis=1).astype(self.dtype), _unpack_flips(rows, at)
+        return crops.astype(self.dtype), _unpack_flips(rows, at)
+
+    def _crops_of_words(self, rows: BlockRows, word: NDArray[np.uint64], chosen: Any) -> IntArray:
+        """Return the crops (r, 4) of the chosen rows, whose words have mixed radices; they may lie outside their image at the right."""
+        fields = {name: rows.field(name)[chosen] for name in ("height_min", "height_max", "ratio_min", "ratio_max")}
+        image_height, image_width = rows.height[chosen], rows.width[chosen]
+        word, height = _take_digit(word[chosen], fields["height_max"] - fields["height_min"] + 1)
+        height += fields["height_min"]
+        low = np.maximum(1, height * fields["ratio_min"] >> 8)
+        bound = np.minimum(image_width, (height * fields["ratio_max"] + 255) >> 8)
+        high = np.where(fields["ratio_max"] == NO_RATIO_BOUND, image_width, bound)
+        word, width = _take_digit(word, high - low + 1)
+        word, top = _take_digit(word, image_height - height + 1)
+        return np.stack([top, word.view(np.int64), height, width + low], axis=1)
+
+
+def is_crop_width(width: Any) -> Any:
+    """Return whether a crop may take so many bytes: a word of at most 6, or 8 for four plain numbers."""
+    return (width <= MAX_WORD_BYTES) | (width == PLAIN_CROP_BYTES)
 
 
 @dataclass(frozen=True)

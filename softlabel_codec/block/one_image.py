@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.block.crops import NO_RATIO_BOUND, OUTSIDE
+from softlabel_codec.block.crops import NO_RATIO_BOUND, OUTSIDE, PLAIN_CROP_BYTES, is_crop_width
 from softlabel_codec.block.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_bits
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.block.rows import CHECKSUM_BYTES, FEW_CROPS, IMAGE_BYTES, MANY_CROPS, SHORT
@@ -111,39 +111,34 @@ class FewCropsReader:
         entries, at = self._entries(content, fields, at, num_crops, rows)
         above_last: list[int] = []
         if self._log8 is not None:
-            above_last, at = _remainders(content, fields, at, num_crops, rows, entries)
+            above_last, at = _remainders(content, fields, at, num_crops, rows)
         width = fields["index_width"]
         if width > 4 or fields.get("remainder_width", 0) > 2:
             raise CorruptError(WIDE)
         if width == 0 and max(entries.num) > LOOK_BACK + 1:
             raise CorruptError(BAD_CLASS)
         values_at = at + entries.total * width
-        leads_before, num_leads = (rows, num_crops) if self._log8 is None else (entries.several_before, entries.several)
         lead = 0 if self._log8 is None else 1
-        num_rest = entries.total - num_leads - lead * num_crops
-        rest_at = values_at + num_leads * self._value_width
-        after = rest_at + num_rest * self._value_width
+        num_values = entries.total - lead * num_crops
+        after = values_at + num_values * self._value_width
         if after > len(content):
             raise CorruptError(SHORT)
         codes, steps = [], []
-        for row, first, count, before in zip(rows, entries.first, entries.num, leads_before, strict=True):
+        for row, first, count in zip(rows, entries.first, entries.num, strict=True):
             codes.append(_run(content, at, entries.total, width, first, count))
-            leading = _run(content, values_at, num_leads, self._value_width, before, min(1, count - lead))
-            steps.append(leading + _run(content, rest_at, num_rest, self._value_width, first - before - lead * row, count - lead - 1))
+            steps.append(_run(content, values_at, num_values, self._value_width, first - lead * row, count - lead))
         palettes = self._palettes(content, fields, after, slot)
         labels = self._decode(self._classes(palettes, codes, slot), steps, above_last)
         if not self._tail:
             return labels
-        tails = self._tails(content, fields, palettes, slot)
+        tails = self._tails(content, fields, palettes.end, slot)
         return replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
 
     def _entries(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[_Entries, int]:
         """Return where the entries of the rows are, and the place after the counts."""
         k = self._k
         if k is not None:
-            several = int(k > 1)
-            first = [row * k for row in rows]
-            return _Entries(first, [k] * len(rows), [row * several for row in rows], num_crops * k, num_crops * several), at
+            return _Entries([row * k for row in rows], [k] * len(rows), num_crops * k), at
         width = fields["count_width"]
         end = at + num_crops * width
         if width > 2 or end > len(content):
@@ -153,16 +148,14 @@ class FewCropsReader:
             more = more + 256 * np.frombuffer(content, np.uint8, num_crops, at + num_crops).astype(np.uint16)
         if int(more.max()) >= self._most_classes:
             raise CorruptError(TOO_MANY)
-        sums, several_to = more.cumsum(dtype=np.int64), (more > 0).cumsum(dtype=np.int64)
+        sums = more.cumsum(dtype=np.int64)
         if not fits_block(num_crops, int(sums[-1]) + num_crops, int(more.max()) + 1):
             raise CorruptError(WASTEFUL)
-        nums, ends, severals = (column[rows].tolist() for column in (more, sums, several_to))
+        nums, ends = more[rows].tolist(), sums[rows].tolist()
         return _Entries(
             first=[end - num + row for end, num, row in zip(ends, nums, rows, strict=True)],
             num=[num + 1 for num in nums],
-            several_before=[before - (num > 0) for before, num in zip(severals, nums, strict=True)],
             total=int(sums[-1]) + num_crops,
-            several=int(several_to[-1]),
         ), end
 
     def _palettes(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> _Palettes:
@@ -215,28 +208,20 @@ class FewCropsReader:
         mask = (1 << bits) - 1
         return [word >> place & mask for place in range(0, stop, bits)]
 
-    def _tails(self, content: bytes, fields: dict[str, int], palettes: _Palettes, slot: int) -> Tails:
-        """Return the tail of an image; the columns of tails begin after the palettes."""
-        num_images, at, width = fields["num_images"], palettes.end, fields["tail_width"]
+    def _tails(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
+        """Return the tail of an image; the columns of tails begin at `at`."""
+        num_images, width = fields["num_images"], fields["tail_width"]
         floors_at = at + 2 * num_images
         levels_at = floors_at + num_images
-        extra_at = levels_at + sum(palettes.sizes)
-        if width > 4 or extra_at > len(content):
+        if width > 4 or levels_at > len(content):
             raise CorruptError(WIDE if width > 4 else SHORT)
-        extra = [low + 256 * high for low, high in zip(content[at : at + num_images], content[at + num_images : floors_at], strict=True)]
-        total, before, steps_at = sum(extra), sum(extra[:slot]), extra_at + sum(extra)
-        if steps_at + total * width > len(content):
+        listed = [low + 256 * high for low, high in zip(content[at : at + num_images], content[at + num_images : floors_at], strict=True)]
+        total, before, size = sum(listed), sum(listed[:slot]), listed[slot]
+        if levels_at + total * (1 + width) > len(content):
             raise CorruptError(SHORT)
-        size, more = palettes.sizes[slot], extra[slot]
-        codes = one_tail(
-            self._palette(palettes, slot, size),
-            content[levels_at + palettes.before : levels_at + palettes.before + size],
-            list(accumulate(_run(content, steps_at, total, width, before, more))),
-            content[extra_at + before : extra_at + before + more],
-            content[floors_at + slot],
-            self._tail,
-            self._num_classes,
-        )
+        classes = list(accumulate(_run(content, levels_at + total, total, width, before, size)))
+        levels = content[levels_at + before : levels_at + before + size]
+        codes = one_tail(classes, levels, content[floors_at + slot], self._tail, self._num_classes)
         return dequantise_tails(codes, self._num_classes)
 
     def _decode(self, classes: list[list[int]], steps: list[list[int]], above_last: list[int]) -> SparseLabels:
@@ -277,9 +262,7 @@ class _Entries(NamedTuple):
 
     first: list[int]
     num: list[int]
-    several_before: list[int]
     total: int
-    several: int
 
 
 class _Palettes(NamedTuple):
@@ -291,28 +274,31 @@ class _Palettes(NamedTuple):
     end: int
 
 
-def _remainders(
-    content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int], entries: _Entries
-) -> tuple[list[int], int]:
+def _remainders(content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[list[int], int]:
     """Return the remainder codes of the rows less their last value codes, and the place after the remainders."""
-    base, width, singles = fields["remainder_base"], fields["remainder_width"], num_crops - entries.several
-    others_at = at + singles * width
-    after = others_at + entries.several * width
-    found = []
-    for row, num, before in zip(rows, entries.num, entries.several_before, strict=True):
-        start, end, count, place = (at, others_at, singles, row - before) if num == 1 else (others_at, after, entries.several, before)
-        found.append(base + int.from_bytes(content[start + place : end : count], "little"))
-    return found, after
+    after = at + num_crops * fields["remainder_width"]
+    return [fields["remainder_base"] + int.from_bytes(content[at + row : after : num_crops], "little") for row in rows], after
 
 
 def _stored_crops(
     content: bytes, at: int, num_crops: int, rows: list[int], fields: dict[str, int], size: tuple[int, int]
 ) -> tuple[list[tuple[int, int, int, int]], int]:
-    after = at + num_crops * fields["crop_width"]
-    if after > len(content) or fields["crop_width"] > 8:
+    width = fields["crop_width"]
+    after = at + num_crops * width
+    if after > len(content) or not is_crop_width(width):
         raise CorruptError(SHORT)
     words = [int.from_bytes(content[at + row : after : num_crops], "little") for row in rows]
+    if width == PLAIN_CROP_BYTES:
+        return [_plain_crop(word, *size) for word in words], after
     return [_crop(word, fields, *size) for word in words], after
+
+
+def _plain_crop(word: int, image_height: int, image_width: int) -> tuple[int, int, int, int]:
+    """Return top, left, height, width from four numbers of 16 bits, the first lowest."""
+    top, left, height, width = (word >> 16 * place & 0xFFFF for place in range(4))
+    if not (1 <= height <= image_height - top and 1 <= width <= image_width - left):
+        raise CorruptError(OUTSIDE)
+    return top, left, height, width
 
 
 def _crop(word: int, fields: dict[str, int], image_height: int, image_width: int) -> tuple[int, int, int, int]:

@@ -31,17 +31,13 @@ class Entries(NamedTuple):
     ----------
     first, num : int64 (R,)
         First entry of each wanted crop, and how many it has.
-    several_before : int64 (R,)
-        Crops before it in its block that have several entries.
-    total, several : int64 (R,)
-        Entries in its block, and crops that have several.
+    total : int64 (R,)
+        Entries in its block.
     """
 
     first: IntArray
     num: IntArray
-    several_before: IntArray
     total: IntArray
-    several: IntArray
 
 
 @dataclass(frozen=True)
@@ -85,14 +81,12 @@ class SparsePacker:
             above_last = codes.remainders - codes.values[np.arange(len(kept)), kept.sum(axis=1) - 1]
             base = int(above_last.min())
             fields |= {"remainder_base": base, "remainder_width": width_of(int(above_last.max()) - base)}
-            one = ~kept[:, 1:].any(axis=1)
-            columns += _planes("remainders", above_last[one] - base, fields["remainder_width"])
-            columns += _planes("remainders", above_last[~one] - base, fields["remainder_width"])
+            columns += _planes("remainders", above_last - base, fields["remainder_width"])
         columns += _planes("indices", packed.codes, fields["index_width"])
         columns += self._pack_values(codes, kept)
         columns += pack_palettes(packed, self.num_classes)
         if codes.tails is not None:
-            tail_fields, tail_columns = pack_tails(codes.tails, packed)
+            tail_fields, tail_columns = pack_tails(codes.tails)
             fields |= tail_fields
             columns += tail_columns
         return fields, columns
@@ -101,12 +95,8 @@ class SparsePacker:
         if codes.values is None:
             return []
         steps = np.diff(codes.values, axis=1, prepend=0)  # planes hold them modulo their width
-        lead = self._implied_values
-        leads, rest = slice(lead, lead + 1), slice(lead + 1, None)
-        return [
-            *_planes("values", steps[:, leads][kept[:, leads]], self._value_width),
-            *_planes("values", steps[:, rest][kept[:, rest]], self._value_width),
-        ]
+        stored = slice(self._implied_values, None)
+        return _planes("values", steps[:, stored][kept[:, stored]], self._value_width)
 
     def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[SparseCodes, IntArray]:
         """Return the codes of the wanted crops, whose label columns begin at `at`, and where the columns end.
@@ -116,7 +106,7 @@ class SparsePacker:
         entries, at = self._unpack_counts(rows, at)
         self._check_length(rows, at, entries)
         kept = np.arange(int(entries.num.max(initial=1))) < entries.num[:, None]
-        above_last, at = self._unpack_remainders(rows, at, entries)
+        above_last, at = self._unpack_remainders(rows, at)
         index_codes, at = _unpack_index_codes(rows, at, entries, kept)
         values, at = self._unpack_values(rows, at, entries, kept)
         palettes, at = unpack_palettes(rows, at, self.num_classes)
@@ -130,7 +120,7 @@ class SparsePacker:
         remainders = above_last if above_last is None or values is None else above_last + values[np.arange(len(kept)), entries.num - 1]
         if not self.codec.tail:
             return SparseCodes(indices, values, remainders), at
-        tails, at = unpack_tails(rows, at, palettes, self.codec.tail, self.num_classes)
+        tails, at = unpack_tails(rows, at, self.codec.tail, self.num_classes)
         return SparseCodes(indices, values, remainders, tails, rows.owner), at
 
     def _check_length(self, rows: BlockRows, at: IntArray, entries: Entries) -> None:
@@ -143,8 +133,7 @@ class SparsePacker:
     def _unpack_counts(self, rows: BlockRows, at: IntArray) -> tuple[Entries, IntArray]:
         k = self.codec.kept_classes
         if k is not None:
-            several = rows.num_crops * (k > 1)
-            return Entries(rows.row * k, np.full(len(rows.row), k), rows.row * (k > 1), rows.num_crops * k, several), at
+            return Entries(rows.row * k, np.full(len(rows.row), k), rows.num_crops * k), at
         width = rows.field("count_width")
         if (width > 2).any():
             raise CorruptError(WIDE)
@@ -156,39 +145,30 @@ class SparsePacker:
             raise CorruptError(TOO_MANY)
         _check_table(more, rows.block_crops)
         before, total = rows.sums_before(more)
-        several_before, several = rows.sums_before(more > 0)
         num = more[rows.crop].astype(np.int64) + 1
-        return Entries(before + rows.row, num, several_before, total + rows.num_crops, several), after
+        return Entries(before + rows.row, num, total + rows.num_crops), after
 
-    def _unpack_remainders(self, rows: BlockRows, at: IntArray, entries: Entries) -> tuple[IntArray | None, IntArray]:
+    def _unpack_remainders(self, rows: BlockRows, at: IntArray) -> tuple[IntArray | None, IntArray]:
         if self.codec.values != "log8":
             return None, at
         width = rows.field("remainder_width")
         if (width > 2).any():
             raise CorruptError(WIDE)
-        singles = rows.num_crops - entries.several
-        others_at = rows.advance(at, singles * width)
-        after = rows.advance(others_at, entries.several * width)
-        one = entries.num == 1
-        start, count = np.where(one, at, others_at), np.where(one, singles, entries.several)
-        place = np.where(one, rows.row - entries.several_before, entries.several_before)
-        return from_planes(rows.data, start, count, width, place) + rows.field("remainder_base"), after
+        after = rows.advance(at, rows.num_crops * width)
+        return from_planes(rows.data, at, rows.num_crops, width, rows.row) + rows.field("remainder_base"), after
 
     def _unpack_values(self, rows: BlockRows, at: IntArray, entries: Entries, kept: NDArray[np.bool_]) -> tuple[IntArray | None, IntArray]:
         if self.codec.values == "none":
             return None, at
         width, lead = self._value_width, self._implied_values
-        num_leads, leads_before = (entries.several, entries.several_before) if lead else (rows.num_crops, rows.row)
-        num_rest = entries.total - num_leads - lead * rows.num_crops
-        rest_at = rows.advance(at, num_leads * width)
-        after = rows.advance(rest_at, num_rest * width)
+        count = entries.total - lead * rows.num_crops
+        after = rows.advance(at, count * width)
         steps = np.zeros(kept.shape, np.int64)
         if kept.shape[1] > lead:
-            steps[:, lead] = _gather(rows, at, num_leads, width, leads_before, kept[:, lead])
-        if kept.shape[1] > lead + 1:
-            first = entries.first - leads_before - lead * rows.row
-            place = first[:, None] + np.arange(kept.shape[1] - lead - 1)
-            steps[:, lead + 1 :] = _gather(rows, rest_at[:, None], num_rest[:, None], width, place, kept[:, lead + 1 :])
+            there = kept[:, lead:]
+            place = np.where(there, (entries.first - lead * rows.row)[:, None] + np.arange(there.shape[1]), 0)
+            start = np.where(there, at[:, None], 0)
+            steps[:, lead:] = np.where(there, from_planes(rows.data, start, count[:, None] * there, np.array(width), place), 0)
         return np.cumsum(steps, axis=1), after
 
 
@@ -203,11 +183,6 @@ def _check_table(more: NDArray[Any], block_crops: IntArray) -> None:
 
 def _planes(name: str, values: NDArray[np.int64], width: int) -> list[Column]:
     return [Column(name, plane) for plane in to_planes(values, width)]
-
-
-def _gather(rows: BlockRows, at: IntArray, count: IntArray, width: int, place: IntArray, there: NDArray[np.bool_]) -> IntArray:
-    """Return integers of a column at the places that are `there`, and 0 elsewhere."""
-    return np.where(there, from_planes(rows.data, np.where(there, at, 0), count * there, np.array(width), np.where(there, place, 0)), 0)
 
 
 def _unpack_index_codes(rows: BlockRows, at: IntArray, entries: Entries, kept: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:

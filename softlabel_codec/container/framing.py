@@ -283,7 +283,7 @@ class KeyPage:
             raise CorruptError("a page of keys is too short")
         lengths = np.frombuffer(content, "<u2", num_keys)
         if not 1 <= int(lengths.min()) <= int(lengths.max()) <= MAX_KEY_BYTES:
-            raise LimitError(f"keys of {int(lengths.min())} to {int(lengths.max())} bytes: expected 1 to {MAX_KEY_BYTES}")
+            raise CorruptError(f"keys of {int(lengths.min())} to {int(lengths.max())} bytes: expected 1 to {MAX_KEY_BYTES}")
         ends = np.cumsum(lengths, dtype=np.int64) + start
         if int(ends[-1]) != len(content):
             raise CorruptError("the lengths of keys do not add up to their page")

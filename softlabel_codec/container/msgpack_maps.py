@@ -32,18 +32,18 @@ def pack_map(values: Mapping[str, Any], max_bytes: int) -> bytes:
 
 
 def unpack_map(data: bytes) -> Plain:
-    """Return the map that `data` holds; CorruptError if it is anything else or holds a key twice, LimitError if nested too deep."""
+    """Return the map that `data` holds; CorruptError if it is anything else, holds a key twice or is nested too deep."""
     try:
         values = msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_distinct_keys, ext_hook=_no_extension)
     except msgpack.StackError:
-        raise LimitError(f"nested deeper than {MAX_MSGPACK_DEPTH}") from None
+        raise CorruptError(f"nested deeper than {MAX_MSGPACK_DEPTH}") from None
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CorruptError(f"expected a msgpack map: {error}") from None
     if not isinstance(values, dict):
         raise CorruptError(f"expected a msgpack map, got {type(values).__name__}")
     try:
         return dict(_to_plain(values, "", 1))
-    except ArgumentError as error:
+    except (ArgumentError, LimitError) as error:
         raise CorruptError(str(error)) from None
 
 

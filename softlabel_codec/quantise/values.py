@@ -79,7 +79,7 @@ class FloatValues:
     def dequantise(self, indices: Codes, values: Codes | None, remainders: Codes | None) -> tuple[Floats, Floats]:
         bits = (self._one - np.asarray(values)).astype(self._bits_type)  # modulo their width
         probs = np.where(indices >= 0, bits.view(self._float_type), 0).astype(np.float32)
-        descending = (probs[:, 1:] <= probs[:, :-1]).all() and (probs[:, -1] >= 0).all()
+        descending = (probs[:, 1:] <= probs[:, :-1]).all() and not np.signbit(probs).any()
         if not (descending and (probs[:, 0] > 0).all() and np.isfinite(probs[:, 0]).all()):
             raise CorruptError("the values of a crop are not finite, positive and descending")
         if len(probs) and float(probs.sum(axis=1, dtype=np.float64).max()) > MAX_SUM:

@@ -94,7 +94,6 @@ def _base(name: str) -> bytes:
         "all-classes": ("marginal_smoothing:k=4", 4, "pixels", [2, 2, 3], "abc", 6144),
         "palettes": ("marginal_smoothing:k=3", 1000, "pixels", [100], "a", 6144),
         "tail": ("marginal_smoothing:k=2,tail=3", 10, "pixels", [2, 2, 3], "abc", 6144),
-        "tail-palettes": ("marginal_smoothing:k=3,tail=8", 1000, "pixels", [100], "a", 6144),
         "derived": ("hard", 10, "derived", [2, 2, 3], "abc", 6144),
         "checksums": ("hard", 10, "pixels", [2, 2, 3], "abc", 6144),
         "fractions": ("hard", 10, "fractions:f32", [2, 2, 3], "abc", 6144),
@@ -278,7 +277,7 @@ case(
     "metadata-str-not-utf-8",
     lambda: with_metadata(bytes([plain_metadata()[0] + 1]) + plain_metadata()[1:] + b"\xa1a\xa1\xff"),
 )
-case("LimitError", "metadata-nested-33-deep", lambda: with_values(more=nested(32)))
+case("CorruptError", "metadata-nested-33-deep", lambda: with_values(more=nested(32)))
 for _key in ("num_classes", "codec", "crops", "metadata"):
     case("CorruptError", f"without-{_key.replace('_', '-')}", lambda key=_key: with_values(**{key: ...}))
     case("CorruptError", f"{_key.replace('_', '-')}-of-another-type", lambda key=_key: with_values(**{key: True}))
@@ -399,6 +398,17 @@ def with_content_cut(name: str, length: int) -> bytes:
     return pieces.join()
 
 
+def with_plain_crops(first: Sequence[int]) -> bytes:
+    """Return a file whose crops are plain numbers: the first one these, the others whole images of 20 x 30 pixels."""
+    content = Content(base("plain"))
+    crops = np.array([first, *[(0, 0, 20, 30)] * 6])
+    places = content.places("crops")
+    data = b"".join(plane for column in crops.T for plane in to_planes(column, 2))
+    content.columns = [column for place, column in enumerate(content.columns) if place not in places[1:]]
+    content.columns[places[0]] = Column("crops", data)
+    return content.set_field("crop_width", 8).join()
+
+
 found("CorruptError", "content-longer-than-its-columns")(lambda: Content(base("plain")).join(b"\x00"))
 case("CorruptError", "content-of-one-byte", lambda: with_payload(compressed(b"\x03")))
 case("CorruptError", "content-shorter-than-its-checksums", lambda: with_content_cut("checksums", 31))
@@ -416,7 +426,10 @@ case(
 case("CorruptError", "height-max-below-height-min", lambda: Content(base("plain")).set_field("height_max", 0).join())
 case("CorruptError", "no-crop-width-is-possible", lambda: Content(base("plain")).set_field("ratio_min", 65535).join())
 case("CorruptError", "crop-beyond-the-right-side", lambda: Content(base("plain")).set_bytes("crops", -1, 0, b"\xff").join())
+case("CorruptError", "crop-words-of-7-bytes", lambda: Content(base("plain")).set_field("crop_width", 7).join())
 case("CorruptError", "crop-words-of-9-bytes", lambda: Content(base("plain")).set_field("crop_width", 9).join())
+case("CorruptError", "crop-of-plain-numbers-beyond-the-right-side", lambda: with_plain_crops((0, 1, 1, 30)))
+case("CorruptError", "crop-of-plain-numbers-of-height-0", lambda: with_plain_crops((0, 0, 0, 1)))
 case("CorruptError", "derived-crops-checksum", lambda: Content(base("derived")).set_field("crops_crc32", 1).join())
 case("CorruptError", "derived-crops-of-another-sampler", lambda: with_values("derived", crop_sampler=CropSampler(seed=8).describe()))
 case("CorruptError", "derived-crops-of-an-image-without-pixels", lambda: Content(base("derived")).set_image_column(1, 1, 0).join())
@@ -571,7 +584,7 @@ def with_last_value(bits: int) -> np.ndarray:
 case(
     "CorruptError",
     "log8-code-above-255",
-    lambda: Content(base("plain")).set_column("values", 0, b"\xff" * 7).set_column("values", 1, b"\x01" * 7).join(),
+    lambda: Content(base("plain")).set_column("values", 0, b"\xff\x01" * 7).join(),
 )
 case("CorruptError", "log8-remainder-above-255", lambda: Content(base("plain")).set_field("remainder_base", 300).join())
 case("CorruptError", "log8-remainder-below-its-range", lambda: Content(base("plain")).set_field("remainder_base", -400).join())
@@ -598,6 +611,7 @@ def tail_file(classes: list[list[int]], levels: list[list[int]]) -> bytes:
 
 
 case("CorruptError", "dense-number-not-finite", lambda: Content(base("logits")).set_bytes("values", 1, 0, b"\x7e").join())
+case("CorruptError", "value-minus-0", lambda: Content(base("f32")).set_codes(values=with_last_value(0x80000000)).join())
 case("CorruptError", "values-add-up-to-more-than-1", lambda: Content(base("f32")).set_codes(values=with_first_value(0x7149F2CA)).join())
 case("CorruptError", "dense-probability-negative", lambda: Content(base("dense")).set_bytes("values", 3, 0, b"\xbf").join())
 
@@ -701,8 +715,8 @@ case("CorruptError", "page-is-no-zstd", lambda: changed("plain", pages=[b"not a 
 case("LimitError", "page-of-keys-too-large", lambda: with_key_page(bytes(512 * 4098 + 1)))
 case("CorruptError", "key-lengths-do-not-add-up", lambda: with_key_page(key_page([b"a", b"b", b"c"]) + b"d"))
 case("CorruptError", "page-of-keys-shorter-than-its-lengths", lambda: with_key_page(b"\x01\x00\x01"))
-case("LimitError", "key-empty", lambda: with_key_page(key_page([b"", b"b", b"c"])))
-case("LimitError", "key-of-4097-bytes", lambda: with_key_page(key_page([b"a", b"b", b"c" * 4097])))
+case("CorruptError", "key-empty", lambda: with_key_page(key_page([b"", b"b", b"c"])))
+case("CorruptError", "key-of-4097-bytes", lambda: with_key_page(key_page([b"a", b"b", b"c" * 4097])))
 case("CorruptError", "key-not-utf-8", lambda: with_key_page(key_page([b"a", b"b", b"\xff"])))
 case("CorruptError", "order-beyond-the-images", lambda: with_order([2, 1, 3]))
 case("CorruptError", "page-of-order-too-short", lambda: with_order([2, 1]))
@@ -760,7 +774,7 @@ case("CorruptError", "summary-without-keys-sha256", lambda: with_summary(keys_sh
 case("CorruptError", "summary-keys-sha256-no-hex-digits", lambda: with_summary(keys_sha256="A" * 64))
 case("CorruptError", "summary-skipped-keys-no-array", lambda: with_summary(skipped_keys="a.jpg"))
 case("CorruptError", "summary-skipped-keys-no-str", lambda: with_summary(skipped_keys=[5]))
-case("LimitError", "summary-nested-33-deep", lambda: with_summary(more=nested(32)))
+case("CorruptError", "summary-nested-33-deep", lambda: with_summary(more=nested(32)))
 found("CorruptError", "keys-sha256")(lambda: with_summary(keys_sha256="0" * 64))
 
 

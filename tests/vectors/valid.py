@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
+import zstandard
+from blocks_by_hand import PALETTES
+from dissect import Pieces
 
 from softlabel_codec import SoftLabelReader, SoftLabelWriter
 from softlabel_codec.container.framing import HEADER
 from softlabel_codec.sampler import CropSampler
 
 FOLDER = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
+SAMPLER = CropSampler(seed=2**40 + 3, scale=(0.05, 0.9), ratio=(0.5, 2.5), flip_probability=0.25)
 SIZES = [(60, 80), (1, 1), (480, 640), (77, 33), (300, 300)]
 COUNTS = [3, 1, 40, 150, 7]
+MOST_TARGETS = 3000
+"""Most classes of files whose targets are in the vectors."""
 KEYS = ["n02/tench.JPEG", "n01/größe/猫.png", "n01/a.b.c.JPEG", "z", "n02/tench 2.JPEG"]
 
 
@@ -36,6 +45,9 @@ class Case:
     known_sizes: bool = True
     skipped_keys: tuple[str, ...] = ()
     image_checksums: bool = False
+    crops_of: str = "sampler"
+    sampler: CropSampler = SAMPLER
+    nested: int = 0
 
 
 def many(images: int, count: int, reverse: bool = False) -> dict[str, Any]:
@@ -105,16 +117,110 @@ CASES = {
     "image-checksums": Case("marginal_smoothing:k=5", image_checksums=True),
     "image-checksums-derived-crops": Case("marginal_smoothing:t=0.1,tail=9", crops="derived", image_checksums=True, **FEW),
     "image-checksums-dense-fractions": Case("dense", num_classes=20, crops="fractions:f16", image_checksums=True, **FEW),
+    "log8-codes-of-255": Case("marginal_smoothing:k=5,step=0.04", labels="sure"),
+    "marginal_smoothing-k12-f32-all-classes": Case("marginal_smoothing:k=12,values=f32", num_classes=12),
+    "marginal_smoothing-t-f16-all-classes": Case(
+        "marginal_smoothing:t=2^-15,values=f16".replace("2^-15", str(2.0**-15)), num_classes=4, labels="flat"
+    ),
+    "crops-much-wider-than-high": Case("hard", keys=("a.jpg", "b.jpg"), sizes=((4, 2000), (300, 65535)), counts=(9, 9), crops_of="wide"),
+    "crops-of-plain-numbers": Case(
+        "marginal_smoothing:k=3", keys=("a.jpg", "b.jpg"), sizes=((65535, 65535), (40000, 50000)), counts=(30, 5)
+    ),
+    "keys-with-a-byte-order-mark": Case("hard", keys=("\ufeffa.jpg", "a.jpg"), sizes=((5, 6), (7, 8)), counts=(1, 2)),
+    "keys-that-utf-16-orders-otherwise": Case("hard", keys=("\uffee.jpg", "\U0001f600.jpg"), sizes=((5, 6), (7, 8)), counts=(1, 2)),
+    "keys-that-utf-16-orders-otherwise-descending": Case(
+        "hard", keys=("\U0001f600.jpg", "\uffee.jpg"), sizes=((5, 6), (7, 8)), counts=(1, 2)
+    ),
+    "sampler-that-rounds-ties-to-even": Case(
+        "hard",
+        keys=("a.jpg", "b.jpg"),
+        sizes=((4, 4), (12, 12)),
+        counts=(4, 4),
+        crops="derived",
+        sampler=CropSampler(1, (2.5**2 / 16,) * 2, (1.0, 1.0)),
+    ),
+    "most-kept-classes": Case(
+        "marginal_smoothing:k=65535", num_classes=65535, labels="steps", keys=("a.jpg",), sizes=((5, 6),), counts=(1,)
+    ),
+    "largest-table-of-kept-classes": Case(
+        "marginal_smoothing:t=" + str(2.0**-15), num_classes=32768, labels="one-even", keys=("a.jpg",), sizes=((5, 6),), counts=(128,)
+    ),
+    "metadata-nested-32-deep": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), nested=29),
     "smallest": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), metadata=False),
 }
 
 
+def _changed(**changes: Any) -> Pieces:
+    """Return a sound file with other pieces."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.slc"
+        write_case(path, Case("marginal_smoothing:k=3,tail=5", **FEW))
+        return replace(Pieces.of(path), **changes)
+
+
+def _with_metadata(**values: object) -> bytes:
+    pieces = _changed()
+    pieces.set_values(**values)
+    return pieces.join()
+
+
+def _with_summary(**values: object) -> bytes:
+    pieces = _changed()
+    pieces.summary = msgpack.packb({**msgpack.unpackb(pieces.summary), **values})
+    return pieces.join()
+
+
+def _with_zstd_checksums() -> bytes:
+    pieces = _changed()
+    frames = zstandard.ZstdCompressor(write_checksum=True)
+    pieces.payloads = [frames.compress(pieces.content(block)) for block in range(len(pieces.payloads))]
+    pieces.pages = [frames.compress(zstandard.decompress(page)) for page in pieces.pages]
+    return pieces.join()
+
+
+def _with_a_block_by_hand() -> bytes:
+    """Return a file with the block that section 15.1 of the container decodes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.slc"
+        images: dict[str, Any] = {"keys": ("a", "b"), "sizes": PALETTES.sizes, "counts": (2, 1)}
+        write_case(path, Case(PALETTES.codec, num_classes=PALETTES.num_classes, **images))
+        pieces = Pieces.of(path)
+    pieces.set_content(PALETTES.content)
+    return pieces.join()
+
+
+def _with_integers_for_floats() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.slc"
+        write_case(path, Case("hard", crops="derived", sampler=CropSampler(3, (1.0, 1.0), (1.0, 1.0), 1.0), **FEW))
+        pieces = Pieces.of(path)
+    sampler = pieces.values()["crop_sampler"]
+    pieces.set_values(crop_sampler={**sampler, "scale": [1, 1], "ratio": [1, 1.0], "log_ratio": [0, 0], "flip_probability": 1})
+    return pieces.join()
+
+
+CHANGED: dict[str, Callable[[], bytes]] = {
+    "unknown-compatible-feature": lambda: _changed(header={"compatible_features": 1 << 7}).join(),
+    "minor-version-3": lambda: _changed(header={"minor": 3}).join(),
+    "unknown-keys-in-the-metadata": lambda: _with_metadata(later_versions={"may": ["add", 1]}, another=None),
+    "unknown-keys-in-the-summary": lambda: _with_summary(later_versions={"may": ["add", 1]}),
+    "without-writer": lambda: _with_metadata(writer=...),
+    "zstd-checksums": _with_zstd_checksums,
+    "block-by-hand": _with_a_block_by_hand,
+    "crop-sampler-with-integers-for-floats": _with_integers_for_floats,
+}
+"""Files that our writer does not write."""
+NAMES = (*CASES, *CHANGED)
+
+
 def write_missing() -> None:
     """Write the vectors that are not there yet; what is there stays as it is."""
-    for name, case in CASES.items():
+    for name in NAMES:
         container, expected = FOLDER / f"{name}.slc", FOLDER / f"{name}.npz"
-        if not container.exists():
-            write_case(container, case)
+        if not container.exists() and name in CHANGED:
+            container.write_bytes(CHANGED[name]())
+        elif not container.exists():
+            write_case(container, CASES[name])
         if not expected.exists():
             np.savez_compressed(expected, **contents(container))
             print(container.name, container.stat().st_size)
@@ -122,12 +228,21 @@ def write_missing() -> None:
 
 def write_case(path: Path, case: Case) -> None:
     rng = np.random.default_rng(len(path.stem))
-    metadata = {"made_by": "the test suite", "nested": {"list": [1, 2.5, None, True, "é"]}} if case.metadata else {}
-    sampler = CropSampler(seed=2**40 + 3, scale=(0.05, 0.9), ratio=(0.5, 2.5), flip_probability=0.25) if case.crops == "derived" else None
+    metadata: dict[str, Any] = {"made_by": "the test suite", "nested": {"list": [1, 2.5, None, True, "é"]}} if case.metadata else {}
+    if case.nested:
+        metadata = {"nested": reduce(lambda inner, _: [inner], range(case.nested), ["in the middle"])}
+    sampler = case.sampler if case.crops == "derived" else None
     options = {"crops": case.crops, "sampler": sampler, "image_checksums": case.image_checksums}
     with SoftLabelWriter(path, case.num_classes, case.codec, metadata, **options) as writer:
         for key, size, count in zip(case.keys, case.sizes, case.counts, strict=True):
             geometry, flips = (sampler or CropSampler(seed=5)).sample(key, size, range(count))
+            if case.crops_of == "wide":
+                geometry[:, 0], geometry[:, 1], geometry[:, 2], geometry[:, 3] = (
+                    1,
+                    3,
+                    1 + np.arange(count) % 2,
+                    size[1] - 3 - np.arange(count),
+                )
             if case.crops.startswith("fractions"):
                 geometry = (geometry / np.array([*size, *size])).astype("f4" if case.crops.endswith("32") else "f2")
             image_size = size if case.known_sizes else None
@@ -142,6 +257,13 @@ def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, A
     if case.labels == "top-k":
         classes = rng.choice(case.num_classes, 12, replace=False)[rng.permuted(np.tile(np.arange(12), (count, 1)), axis=1)[:, :3]]
         return {"indices": classes, "values": rng.dirichlet([1.0] * 4, count)[:, :3].astype(np.float32)}
+    if case.labels == "steps":
+        values = np.linspace(2, 0, case.num_classes, dtype=np.float32) / case.num_classes
+        return {"probs": values[None] / values.sum(dtype=np.float64)}
+    if case.labels == "one-even":
+        probs = np.zeros((count, case.num_classes), np.float32)
+        probs[0], probs[1:, 7] = 2.0**-15, 1
+        return {"probs": probs}
     profile = -1.2 * rng.permutation(case.num_classes) ** 0.4
     if case.labels == "flat":
         profile[:] = 0
@@ -190,4 +312,6 @@ def contents(path: Path) -> dict[str, Any]:
             found |= {"indices": batch.labels.indices, "values": batch.labels.values, "remainder": batch.labels.remainder}
             if batch.labels.tails is not None:
                 found["tails"] = batch.labels.tails.dense(reader.num_classes)
+        if "features" not in reader.codec and reader.num_classes <= MOST_TARGETS:
+            found["targets"] = np.concatenate([reader.read(number, [0]).labels.dense() for number in range(len(reader))])
         return found
