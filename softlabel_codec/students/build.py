@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.students.factories import call_factory, foreign_library, run_foreign
-from softlabel_codec.students.mobilenet import MobileNetV2
 from softlabel_codec.students.resnet import STAGES, ResNet
 from softlabel_codec.students.small import SmallNetwork
-from softlabel_codec.students.vit import VisionTransformer
 
 SMALL = "_small"
-PATCHES_PER_SIDE = 16
-
-
-def _vit_tiny(num_classes: int, size: int, small: bool) -> nn.Module:
-    patch = size // PATCHES_PER_SIDE if small else 16
-    if size % max(1, patch) or not patch:
-        raise ArgumentError(f"student: a vision transformer needs images whose side is a multiple of 16 pixels, got {size}")
-    return VisionTransformer(size, patch, num_classes)
-
-
-def _builders() -> dict[str, Callable[[int, int], nn.Module]]:
-    builders: dict[str, Callable[[int, int], nn.Module]] = {"small": lambda classes, size: SmallNetwork(classes)}
-    for suffix, small in (("", False), (SMALL, True)):
-        for depth in STAGES:
-            builders[f"resnet{depth}{suffix}"] = lambda classes, size, depth=depth, small=small: ResNet(depth, classes, small)  # type: ignore[misc]
-        builders[f"vit_tiny{suffix}"] = lambda classes, size, small=small: _vit_tiny(classes, size, small)  # type: ignore[misc]
-        builders[f"mobilenet_v2{suffix}"] = lambda classes, size, small=small: MobileNetV2(classes, small)  # type: ignore[misc]
-    return builders
-
-
-_BUILDERS = _builders()
-STUDENTS = tuple(_BUILDERS)
+STUDENTS = ("small", *(f"resnet{depth}{suffix}" for suffix in ("", SMALL) for depth in STAGES))
 
 
 def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
@@ -60,8 +36,10 @@ def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
     MismatchError
         If the factory does not return an `nn.Module`.
     """
-    if name in _BUILDERS:
-        return _BUILDERS[name](num_classes, size)
+    if name == "small":
+        return SmallNetwork(num_classes)
+    if name in STUDENTS:
+        return ResNet(int(name.removeprefix("resnet").removesuffix(SMALL)), num_classes, name.endswith(SMALL))
     where, separator, rest = name.rpartition(":")
     if not separator:
         close = difflib.get_close_matches(name, STUDENTS, n=1)
