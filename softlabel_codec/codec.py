@@ -35,7 +35,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Codec:
-    """What a codec string says. Build it with `Codec.parse`; `str(codec)` is the canonical string.
+    """A parsed codec string. Build it with `Codec.parse`; `str(codec)` is the canonical string.
 
     Attributes
     ----------
@@ -50,9 +50,9 @@ class Codec:
     step : float
         Step of the `log8` quantiser, in natural-log units.
     tail : int
-        Classes in the profile of what was left out, stored once per image; 0: none.
+        Number of classes in the tail, which is stored once per image; 0: none.
     content : str
-        What the vectors of `dense` are: `probs`, `logits` or `features`.
+        Content of the vectors of `dense`: `probs`, `logits` or `features`.
 
     Examples
     --------
@@ -76,7 +76,7 @@ class Codec:
 
     @property
     def policy(self) -> str:
-        """What a reader does with the remainder unless told otherwise: `uniform`, `renorm` or `tail`."""
+        """Default use of the remainder by a reader: `uniform`, `renorm` or `tail`."""
         return "renorm" if self.name == "marginal_renorm" else "tail" if self.tail else "uniform"
 
     @property

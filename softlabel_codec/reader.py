@@ -37,8 +37,8 @@ _OTHER_CROPS = "an image has another number of crops in its block than the index
 class SoftLabelReader:
     """Random access to the labels of a container file.
 
-    Threads may share a reader; so may processes that were forked. A reader pickles as its path and opens the file
-    again where it arrives, which makes it safe for DataLoader workers of every start method.
+    Threads and forked processes may share a reader. A reader pickles as its path and opens the file again when unpickled,
+    so it works in DataLoader workers of every start method.
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ class SoftLabelReader:
     policy : str, optional
         Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
     on_corrupt : str
-        What an image in a damaged block does: `raise` an error, or `skip`: iteration and `read_batch` leave it out, and it is
-        noted in `damaged_images`. Damage of the index, which concerns all images, is always an error.
+        What to do with an image in a damaged block: `raise` an error, or `skip` it: iteration and `read_batch` leave it out, and
+        `damaged_images` lists it. A damaged index is always an error, because it affects all images.
 
     Attributes
     ----------
@@ -59,13 +59,13 @@ class SoftLabelReader:
     crops : str
         How crops are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
     image_checksums : bool
-        Whether the file keeps the CRC-32 of each image's file: see `ImageLabels.image_crc32`.
+        Whether the file stores the CRC-32 of each image's file: see `ImageLabels.image_crc32`.
     sampler : CropSampler or None
-        What gives crops that are `derived`.
+        The sampler of crops that are `derived`.
     metadata : dict
-        What the writer's caller wanted to keep.
+        The caller's metadata, as passed to the writer.
     summary : dict
-        What was known only at the end: `keys_sha256`, and `skipped_keys` if there are any.
+        Information added at the end: `keys_sha256`, and `skipped_keys` if there are any.
     num_crops : int64 (len(reader),)
         Number of crops of each image.
     keys : Keys
@@ -73,12 +73,12 @@ class SoftLabelReader:
     damaged_images : list of int
         Numbers of the images that were left out so far because their block is damaged, ascending; empty unless `on_corrupt` is `skip`.
     trailer : Trailer
-        What the file ends with: numbers of images, blocks and crops, and where its parts are.
+        The end of the file: numbers of images, blocks and crops, and offsets of the parts.
 
     Raises
     ------
     FormatError
-        In one of its kinds, if the file is not a sound, finished container.
+        One of its subclasses, if the file is not a sound, finished container.
     OSError
         If the file cannot be opened or read.
 
@@ -141,7 +141,7 @@ class SoftLabelReader:
             return Trailer.unpack(self._source.read_at(length - TRAILER.size, TRAILER.size), length, beginning.blocks_offset)
         except TruncatedError as error:
             unfinished = "an unfinished file. " if self.path.name.endswith(PARTIAL_SUFFIX) else ""
-            advice = "Continue the writer that began it, or keep its whole blocks with 'slcodec recover'"
+            advice = "Continue the writer that started it, or save its complete blocks with 'slcodec recover'"
             raise located(TruncatedError(f"{unfinished}{error}. {advice}"), self._source) from None
         except FormatError as error:
             raise located(error, self._source, "trailer") from None
@@ -191,7 +191,7 @@ class SoftLabelReader:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which holds that of the rest."""
+        """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which contains the SHA-256 of the rest."""
         return hashlib.sha256(self.trailer.pack()).hexdigest()
 
     def read(self, image: int | str, crops: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> ImageLabels:
@@ -202,7 +202,7 @@ class SoftLabelReader:
         image : int or str
             Number (negative: from the end) or key.
         crops : int (N,), optional
-            Crop numbers, in any order, repeated if you like. All crops if not given.
+            Crop numbers, in any order, also repeated. All crops if not given.
 
         Raises
         ------
@@ -232,9 +232,9 @@ class SoftLabelReader:
         return ImageLabels(found.crops, found.flips, (size[0], size[1]), labels, None if crc32s is None else int(crc32s[0]))
 
     def read_batch(self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike | None = None) -> BatchLabels:
-        """Return chosen crops of several images at once: several times faster than one by one.
+        """Return chosen crops of several images at once, several times faster than one by one.
 
-        If damage is to be skipped, the result lacks the images in damaged blocks: its `images` says which are there.
+        With `on_corrupt="skip"` the result lacks the images in damaged blocks; its `images` lists those that are included.
 
         Parameters
         ----------
@@ -248,7 +248,7 @@ class SoftLabelReader:
         ArgumentError
             If there are no images, or `crops` does not have one row for each.
         KeyError, IndexError, CorruptError
-            As `read`; the last also if damage is to be skipped and nothing is left.
+            As for `read`; CorruptError also if all images are in damaged blocks.
         """
         numbers = self._numbers(images)
         if not len(numbers):
@@ -414,5 +414,5 @@ def _policy(asked: str | None, codec: Codec) -> str:
 def _reopen(path: str, policy: str | None, on_corrupt: str, fingerprint: str) -> SoftLabelReader:
     reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt)
     if reader.fingerprint != fingerprint:
-        raise StateError(f"{path}: the file was replaced by another since the reader was made")
+        raise StateError(f"{path}: the file was replaced after the reader was created")
     return reader

@@ -125,6 +125,13 @@ def test_errors_are_one_tree_and_survive_pickling(error):
     assert getattr(softlabel_codec, error.__name__) is error
 
 
+def test_the_tree_of_errors_is_drawn_as_it_is():
+    drawn = {line.lstrip(" |`-").partition(" ")[0]: line for line in (errors.__doc__ or "").splitlines() if "Error" in line}
+    for error in ERRORS:
+        depth = sum(issubclass(parent, errors.SoftLabelError) for parent in error.mro()) - 1
+        assert drawn[error.__name__].index(error.__name__) == 4 * (1 + depth), error
+
+
 @pytest.mark.torch
 def test_every_public_function_says_what_it_does():
     for module in MODULES:

@@ -84,7 +84,7 @@ def test_a_student_of_somebody_else(shapes, tmp_path):
         ("resnet19", "did you mean 'resnet1"),
         ("vit_tiny", "expected one of small, resnet18, .*timm:NAME, torchvision:NAME"),
         ("transformer-xxl", "expected one of small, resnet18"),
-        ("no_such_library_file.py:make", "there is no such file"),
+        ("no_such_library_file.py:make", "file not found"),
     ],
 )
 def test_unknown_names(name, message):

@@ -609,7 +609,7 @@ def test_a_teacher_that_returns_probabilities(shapes, tmp_path, temperature):
     online = {"labels": "online", "epochs": 1, "temperature": temperature}
     by_logits = train(config(shapes, tmp_path / "logits", teacher=f"{shapes / 'teacher.py'}:build", **online))
     of_probs = {"teacher": f"{shapes / 'teacher.py'}:probs", **online}
-    with pytest.raises(MismatchError, match="expected logits, got probabilities: .* Say --teacher-output probs"):
+    with pytest.raises(MismatchError, match="expected logits, got probabilities: .* Pass --teacher-output probs"):
         train(config(shapes, tmp_path / "probs", **of_probs))
     report = train(config(shapes, tmp_path / "probs", teacher_output="probs", **of_probs))
     assert report.loss == pytest.approx(by_logits.loss, rel=1e-4)

@@ -1,4 +1,4 @@
-"""What the labels of each source say of the same crops: how sure they are, how often right, and how far from the reference's."""
+"""Quality of the labels of each source on the same crops: confidence, agreement with the classes, and distance from the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelQuality:
-    """What the labels of a source are like, as means over crops.
+    """Quality of the labels of a source, as means over crops.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class LabelQuality:
         Share of crops whose most probable class is that of their image, if it is known.
     cross_entropy : dict
         For each source with labels of the same crops, the cross-entropy -sum p ln q in nats of its labels p and these labels q; None where
-        it is infinite: a class that p holds possible has no probability in q.
+        it is infinite, because a class with p > 0 has q = 0.
     """
 
     confidence: float
@@ -54,8 +54,8 @@ def label_quality(sources: Mapping[str, str], images: str, classes: str | None =
     Parameters
     ----------
     sources : mapping of str to str
-        Label sources by name, as `TrainConfig.labels` takes them. Those that only a teacher knows are left out, and so are all if none
-        is a label file. Label files with other crops are measured on their own ones, and not compared.
+        Label sources by name, as `TrainConfig.labels` takes them. Sources that need a teacher are left out, and all of them if none
+        is a label file. Label files with other crops are measured on their own crops, and not compared.
     images : str
         Folder of the images.
     classes : str, optional
@@ -117,7 +117,7 @@ class _Crops:
         return cls(images, keys, numbers, crops, reader.num_classes, classes)
 
     def probs(self, labels: str) -> _Probs | None:
-        """Return what a source says of these crops; None if only a teacher knows."""
+        """Return the labels of these crops from a source; None if they need a teacher."""
         if labels.endswith(".slc"):
             return self._stored(labels)
         if labels.endswith(".npz"):

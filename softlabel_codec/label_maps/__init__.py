@@ -1,4 +1,4 @@
-"""ReLabel-style label maps, the published competitor."""
+"""ReLabel-style label maps, to compare with."""
 
 from softlabel_codec.label_maps.maps import LabelMaps, MappedCrops, file_sha256, make_label_maps
 

@@ -1,7 +1,7 @@
-"""ReLabel-style label maps (Yun et al., CVPR 2021), the published competitor: one map of logits for each image instead of labels of crops.
+"""ReLabel-style label maps (Yun et al., CVPR 2021), to compare with: one map of logits per image instead of labels of crops.
 
-A map has 15 x 15 places with the five largest logits of each. The label of a crop is the softmax of the mean of what lies in it
-(RoI-align with one bin), logits that are not stored being 0. Flips do not matter for a mean.
+A map has 15 x 15 cells with the five largest logits of each. The label of a crop is the softmax of the mean logits inside it
+(RoI-align with one bin); logits that are not stored count as 0. A flip does not change the mean.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class LabelMaps:
     Attributes
     ----------
     numbers : dict
-        Place of each key in the arrays.
+        Position of each key in the arrays.
     indices : uint16 or int32 (I, 15, 15, 5)
-        Classes of the largest logits at each place.
+        Classes of the largest logits of each cell.
     logits : float16 (I, 15, 15, 5)
         These logits.
     num_classes : int
@@ -65,7 +65,7 @@ class LabelMaps:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LabelMaps:
-        """Return the maps in a file that `save` wrote; CorruptError if it is none."""
+        """Return the maps in a file that `save` wrote; CorruptError for any other file."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
                 keys, indices, logits = data["keys"], data["indices"], data["logits"]
@@ -145,9 +145,9 @@ class MappedCrops:
 
 
 def _bin(start: NDArray[np.int64], length: NDArray[np.int64], num_pixels: int) -> NDArray[np.float64]:
-    """Return how much each of the 15 places of a line belongs to a crop, (n, 15), which adds up to 1.
+    """Return the share of a crop that falls into each of the 15 cells along a line, (n, 15); shares add up to 1.
 
-    The mean over the crop of the map, linearly interpolated between the middles of its places: RoI-align with many samples.
+    This is the mean over the crop of a map that is interpolated linearly between cell centres: RoI-align with many samples.
     """
     samples = (np.arange(4 * SIDE) + 0.5) / (4 * SIDE)
     place = (start[:, None] + samples * length[:, None]) / num_pixels * SIDE - 0.5
@@ -172,7 +172,7 @@ def make_label_maps(
     exif_orientation: str = "ignored",
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelMaps:
-    """Return the label maps that a teacher gives to the images of a folder, each scaled as a whole.
+    """Return label maps of the images of a folder from a teacher that sees each whole image, scaled.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def make_label_maps(
 
 
 def _largest(maps: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
-    """Return the five largest logits of each place of maps (B, C, 15, 15) and their classes; with fewer classes, more logits of 0."""
+    """Return the five largest logits of each cell of maps (B, C, 15, 15) and their classes, padded with logits of 0 for fewer classes."""
     largest, classes = maps.permute(0, 2, 3, 1).topk(min(KEPT, maps.shape[1]), dim=3)
     missing = (0, KEPT - largest.shape[3])
     return pad(classes, missing).int().cpu().numpy(), pad(largest, missing).half().cpu().numpy()

@@ -1,4 +1,4 @@
-"""A student by its name."""
+"""Builds a student by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
     Parameters
     ----------
     name : str
-        One of `STUDENTS`, `timm:NAME`, `torchvision:NAME`, or `FILE.py:FACTORY`: a function of the number of classes. The ending
+        One of `STUDENTS`, `timm:NAME`, `torchvision:NAME`, or `FILE.py:FACTORY`: a function of the number of classes. The suffix
         `_small` means a stem for images of about 32 to 64 pixels.
     num_classes : int
         C.
@@ -35,7 +35,7 @@ def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
     ArgumentError
         If there is no such network, or its factory fails.
     MismatchError
-        If the factory returns something else than an `nn.Module`.
+        If the factory does not return an `nn.Module`.
     """
     if name == "small":
         return SmallNetwork(num_classes)
@@ -52,7 +52,7 @@ def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
 
 
 def check_student(model: nn.Module, name: str, num_classes: int, size: int) -> None:
-    """Run a network once, as in training, on images of a size in pixels; its weights stay what they are.
+    """Run a network once, as in training, on images of this size in pixels, without changing its weights.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def check_student(model: nn.Module, name: str, num_classes: int, size: int) -> N
     model.load_state_dict(kept)
     got = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
     if got != f"shape {(2, num_classes)}":
-        advice = "Its factory must use the number of classes, and its forward pass return the logits alone"
+        advice = "Its factory must use the number of classes, and its forward pass must return only the logits"
         raise MismatchError(f"student {name}: expected logits of shape (2, {num_classes}) for 2 images, got {got}. {advice}")
 
 

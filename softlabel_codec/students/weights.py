@@ -1,4 +1,4 @@
-"""Files of weights, read without running code; and those that a run of the trainer leaves."""
+"""Files of weights, read without running code, and those that a run of the trainer leaves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHA256 = "weights_sha256"
 
 
 class _Forgotten:
-    """Stands in for the options of a training script, `argparse.Namespace`, of which nothing is wanted."""
+    """Replaces `argparse.Namespace`, the options of a training script, which are not needed."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         pass
@@ -37,12 +37,12 @@ class _Forgotten:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load weights into a network: a plain `state_dict`, or what stands under `model` in a checkpoint.
+    """Load weights into a network: a plain `state_dict`, or the entry `model` of a checkpoint.
 
     Raises
     ------
     CorruptError
-        If the file holds no weights that can be read without running code.
+        If the file holds no weights, or cannot be read without running code.
     ArgumentError
         If it is a label file.
     MismatchError
@@ -53,12 +53,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a file of weights holds, read with torch's safe loader.
+    """Return the contents of a file of weights, read with torch's safe loader.
 
     Raises
     ------
     CorruptError
-        If it cannot be read so, or holds no mapping.
+        If it cannot be read, or holds no mapping.
     ArgumentError
         If it is a label file.
     """
@@ -78,10 +78,10 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a file was not read, without torch's advice to run the code in it."""
+    """Return the reason why a file was not read, without torch's advice to run the code in it."""
     if isinstance(error, pickle.UnpicklingError):
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"it asks for {wanted[1]}" if wanted else "it is not what torch.save writes"
+        return f"it requires {wanted[1]}" if wanted else "it is not what torch.save writes"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -95,12 +95,12 @@ def take_weights(model: nn.Module, state: Any, path: str | os.PathLike[str]) -> 
 
 
 def _shortened(line: str) -> str:
-    """Return a line of torch's, which may name hundreds of parameters, as far as anybody reads it."""
+    """Return a line of torch's message, which may name hundreds of parameters, shortened."""
     return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
 
 
 def network_state(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `state_dict` in a file of weights, wherever training scripts put it, with the names of the bare network.
+    """Return the `state_dict` in a file of weights, under any of the usual entries, with the names of the bare network.
 
     Examples
     --------

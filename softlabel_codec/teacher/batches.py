@@ -1,4 +1,4 @@
-"""Images to batches of crops: which crops go together, and cutting them in worker processes."""
+"""Groups crops into batches and cuts them in worker processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CutRun:
     error : str
         Why the image could not be read; empty if it could.
     transient : bool
-        Whether that is not about the image, so that another try may succeed.
+        Whether another try may succeed, because the error is not about the image.
     crc32 : int
         CRC-32 of the image's file.
     """
@@ -68,8 +68,8 @@ class CutRun:
 class Plan(Sequence[list[Run]]):
     """Which crops go through the teacher together: a sequence of batches, computed when asked for.
 
-    A batch is several whole images, or a part of one. The plan depends on nothing else, so that a run that is continued
-    computes every label in the same company as an unbroken one: a network's last bits may depend on it.
+    A batch holds several complete images, or a part of one. The plan depends on nothing else: a continued run computes every label in
+    the same batch as an uninterrupted run, because the last bits of a network's output may depend on the batch.
     """
 
     num_images: int
@@ -114,8 +114,8 @@ class Plan(Sequence[list[Run]]):
 class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     """Batches of a plan, cut: uint8 (n, 3, size, size), and what each crop is.
 
-    The pixels are a tensor, which worker processes hand over in shared memory; or an array, which they send through a pipe, if
-    there is little of such memory.
+    The pixels are a tensor, which worker processes pass through shared memory, or, if there is little shared memory, an array, which
+    they send through a pipe.
     """
 
     folder: Path

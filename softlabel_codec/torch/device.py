@@ -1,4 +1,4 @@
-"""Images that lie in a device's memory, and crops cut there: the same pixels that Pillow gives."""
+"""Images that lie in a device's memory, and crops cut there. The pixels are those of Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SoftLabelSampler`: which images come when, and at which turn; for a DataLoader over a `SoftLabelDataset`."""
+"""`SoftLabelSampler`: the order of images and their turns, for a DataLoader over a `SoftLabelDataset`."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
         epoch, first = self.epoch, self._first
         if epoch in self._begun and not first:
             advice = "Call set_epoch with another number, or not at all: epochs count themselves"
-            warnings.warn(f"epoch {epoch} begins a second time: the same crops in the same order. {advice}", stacklevel=2)
+            warnings.warn(f"epoch {epoch} begins a second time, with the same crops in the same order. {advice}", stacklevel=2)
         self._begun.add(epoch)
         self._current = _Pass(epoch, first, *self._draws(epoch))
         self.epoch, self._first, self._loaded = epoch + 1, 0, False
@@ -173,7 +173,7 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
         return order[image] if self._images is None else self._images[order[image]], turn * self.repeats + repeat
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins next. That of a loaded state goes on where the state was taken."""
+        """Set the epoch that begins next. The epoch of a loaded state continues where the state was taken."""
         epoch = check_epoch(epoch)
         if epoch != self.epoch:
             if self._loaded:
@@ -185,7 +185,7 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
         self.epoch = epoch
 
     def state_dict(self, taken: int | None = None) -> dict[str, Any]:
-        """Return what is needed to go on from here, in plain values.
+        """Return the state that is needed to continue from here, in plain values.
 
         Parameters
         ----------
@@ -207,7 +207,7 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
         return {"epoch": epoch, "taken": taken, **{name: getattr(self, name) for name in _SAME}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken: the next `iter` gives the rest of that epoch.
+        """Continue where a state was taken: the next `iter` gives the rest of that epoch.
 
         Raises
         ------

@@ -151,7 +151,7 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
     except KeyboardInterrupt as error:
         if not run.here.first:
             raise
-        how = "begin the same again" if run.config.resume else "begin it again with resume=True (--resume)"
+        how = "run the same command again" if run.config.resume else "run it again with resume=True (--resume)"
         kept, are = counted(run.kept_epochs, "epoch"), "is" if run.kept_epochs == 1 else "are"
         text = f"{kept} {are} kept in {_folder(run.config)}; {how} to continue" if run.kept_epochs else "No epoch is kept yet"
         raise Interrupted(text) from error
