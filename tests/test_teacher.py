@@ -303,7 +303,7 @@ def test_wrong_number_of_classes(image_folder, tmp_path, teacher_file):
         ({"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
         ({"precision": "int8"}, "precision: expected auto or float32"),
         ({"on_error": "ignore"}, "on_error: expected fail or skip, got 'ignore'"),
-        ({"interpolation": "cubic"}, "interpolation: expected one of"),
+        ({"interpolation": "cubic"}, "interpolation: expected bilinear or"),
         ({"std": (0.0, 1.0, 1.0)}, "std: expected positive numbers"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
     ],
