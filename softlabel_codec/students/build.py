@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(STUDENTS)}"
         raise ArgumentError(f"student: unknown name {name!r}: {hint} (or FILE.py:FACTORY, timm:NAME, torchvision:NAME)")
     if where in ("timm", "torchvision"):
-        return _from_library(where, rest, num_classes)
+        return _from_library(where, rest, num_classes, size)
     return call_factory("student", where, rest, num_classes)[1]
 
 
@@ -72,8 +73,19 @@ def check_student(model: nn.Module, name: str, num_classes: int, size: int) -> N
         raise MismatchError(f"student {name}: expected logits of shape (2, {num_classes}) for 2 images, got {got}. {advice}")
 
 
-def _from_library(library: str, name: str, num_classes: int) -> nn.Module:
+def _from_library(library: str, name: str, num_classes: int, size: int) -> nn.Module:
     module = foreign_library("student", library)
-    make = module.create_model if library == "timm" else module.models.get_model
-    model: nn.Module = run_foreign("student", lambda: make(name, num_classes=num_classes), f"{library}:{name}")
+    make = _make_of_timm if library == "timm" else _make_of_torchvision
+    model: nn.Module = run_foreign("student", lambda: make(module, name, num_classes, size), f"{library}:{name}")
     return model
+
+
+def _make_of_timm(timm: Any, name: str, num_classes: int, size: int) -> Any:
+    """Return a network of timm; one that takes images of one size only, as transformers do, is made for this size."""
+    config = timm.get_pretrained_cfg(name)
+    how = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    return timm.create_model(name, num_classes=num_classes, **how)
+
+
+def _make_of_torchvision(torchvision: Any, name: str, num_classes: int, size: int) -> Any:
+    return torchvision.models.get_model(name, num_classes=num_classes)
