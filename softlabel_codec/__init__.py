@@ -1,8 +1,8 @@
-"""Compact, checked storage of the soft labels that a teacher gives to crops of images.
+"""Compact, checked storage of soft labels for crops of images.
 
 >>> from softlabel_codec import SoftLabelReader, SoftLabelWriter
 
-The torch side (`SoftLabelDataset`, `soft_cross_entropy`) is in `softlabel_codec.torch`; this package never imports torch.
+What needs torch (`SoftLabelDataset`, `soft_cross_entropy`) is in `softlabel_codec.torch`; this package never imports torch.
 """
 
 import logging

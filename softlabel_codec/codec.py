@@ -71,9 +71,9 @@ class Codec:
     step : float
         Step of the `log8` quantiser, in natural-log units.
     tail : int
-        Classes in the profile of what was left out, stored once per image; 0: none.
+        Number of classes in the tail, which is stored once per image; 0: none.
     content : str
-        What the vectors of `dense` are: `probs`, `logits` or `features`.
+        Content of the vectors of `dense`: `probs`, `logits` or `features`.
 
     Raises
     ------
@@ -142,7 +142,7 @@ class Codec:
 
     @property
     def policy(self) -> str:
-        """What a reader does with the remainder unless told otherwise: `uniform`, `renorm` or `tail`."""
+        """Default use of the remainder by a reader: `uniform`, `renorm` or `tail`."""
         return "renorm" if self.name == "marginal_renorm" else "tail" if self.tail else "uniform"
 
     @property

@@ -1,7 +1,21 @@
-"""Every error that this package raises on purpose, in one tree.
+"""Every error that this package raises deliberately, in one tree.
 
-Each can be built from a single string and pickled, so that it survives the way out of a DataLoader worker.
-`OSError`, `IndexError` and `KeyError` (for an absent key) stay what they are.
+::
+
+    SoftLabelError
+    |-- FormatError             the bytes of a file are bad:
+    |   |-- NotAContainerError      it does not begin like a softlabel container
+    |   |-- NewerVersionError       it has a later major version
+    |   |-- UnknownFeatureError     it needs a feature, codec or option that this reader does not know
+    |   |-- TruncatedError          it ends too early: cut off, or not finished by its writer
+    |   |-- CorruptError            a checksum differs, or fields contradict each other
+    |   `-- LimitError              a value is beyond the limits of the format
+    |-- MismatchError           labels, images, classes or teacher do not belong together
+    |-- ArgumentError           the caller passed a wrong argument (also a ValueError)
+    `-- StateError              the object is closed, unfinished, or in use (also a RuntimeError)
+
+Each can be built from a single string and pickled, so a DataLoader worker can pass it on to the main process.
+`OSError`, `IndexError` and `KeyError` (for a missing key) are not wrapped.
 """
 
 from __future__ import annotations
@@ -12,7 +26,7 @@ class SoftLabelError(Exception):
 
 
 class FormatError(SoftLabelError):
-    """The bytes are bad: see the subclasses for how."""
+    """The bytes of a file are bad; the subclasses say how."""
 
 
 class NotAContainerError(FormatError):
@@ -28,11 +42,11 @@ class UnknownFeatureError(FormatError):
 
 
 class TruncatedError(FormatError):
-    """The file ends too early: cut off, or never finished by its writer."""
+    """The file ends too early: cut off, or not finished by its writer."""
 
 
 class CorruptError(FormatError):
-    """A checksum differs or fields contradict each other."""
+    """A checksum differs, or fields contradict each other."""
 
 
 class LimitError(FormatError):
@@ -44,8 +58,8 @@ class MismatchError(SoftLabelError):
 
 
 class ArgumentError(SoftLabelError, ValueError):
-    """The caller passed something that cannot be meant."""
+    """The caller passed a wrong argument."""
 
 
 class StateError(SoftLabelError, RuntimeError):
-    """The object is closed, unfinished, or in use by somebody else."""
+    """The object is closed, unfinished, or in use by another process."""

@@ -1,4 +1,4 @@
-"""Decoded labels of crops, one row per crop: `SparseLabels` and `DenseLabels`; with crops and flips, of one image or of several."""
+"""Decoded labels, one row per crop: `SparseLabels`, `DenseLabels`; with crops and flips: `ImageLabels`, `BatchLabels`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Rows = slice | Sequence[int] | NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Tails:
-    """What the crops of an image left out, as one profile for each of I images (spec/sparse-v1.md, section 6).
+    """Tails of I images: how the probability that the crops left out is distributed over the classes (spec/sparse-v1.md, section 6).
 
     Attributes
     ----------
     classes : int32 (I, N)
         Listed classes of each image, ascending, padded with -1 at the end.
     weights : float32 (I, N)
-        How much of what was left out is theirs; padding is 0.
+        Share of each listed class; padding is 0.
     floor : float32 (I,)
-        Likewise of every class that is not listed. Over all classes the weights of an image add up to 1.
+        Share of every class that is not listed. Over all classes the shares of an image add up to 1.
     """
 
     classes: NDArray[np.int32]
@@ -62,7 +62,7 @@ class Tails:
 
 @dataclass(frozen=True, eq=False)
 class SparseLabels:
-    """The most probable classes of each crop, and what is left over for all others.
+    """The most probable classes of each crop, and the remainder for all others.
 
     Attributes
     ----------
@@ -75,12 +75,12 @@ class SparseLabels:
     num_classes : int
         C.
     policy : str
-        What the remainder becomes in a target: `uniform` spreads it evenly over the other classes, `renorm` drops
+        How the remainder enters a target: `uniform` spreads it evenly over the other classes, `renorm` drops
         it and renormalises, `tail` spreads it along the image's tail (spec/sparse-v1.md, section 7).
     tails : Tails or None
         The tails of I images, if the codec keeps them.
     tail_of : int64 (R,) or None
-        Which of `tails` is that of each crop's image.
+        Index into `tails` of each crop's image.
     """
 
     indices: NDArray[np.int32]
@@ -135,7 +135,7 @@ class SparseLabels:
         return targets
 
     def _background(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return (R, C) of what the remainder gives to the classes that are not kept; anything at those that are."""
+        """Return the share of the remainder for each class (R, C); entries of kept classes are arbitrary."""
         if self.policy == "renorm":
             return np.zeros((len(self), self.num_classes), np.float32)
         others = self.num_classes - kept.sum(axis=1)
@@ -225,11 +225,11 @@ class ImageLabels:
     flips : bool (M,)
         Whether each crop is mirrored left to right after cutting and scaling.
     image_size : (int, int)
-        Height and width of the stored image in pixels; (0, 0) if the file does not know.
+        Height and width of the stored image in pixels; (0, 0) if the file does not say.
     labels : SparseLabels or DenseLabels
         One row for each crop.
     image_crc32 : int or None
-        CRC-32 of the labelled image's file, if the labels keep it.
+        CRC-32 of the labelled image's file, if the file stores it.
     """
 
     crops: NDArray[Any]
@@ -253,7 +253,7 @@ class BatchLabels:
     crops : int32 (R, 4)
         As in `ImageLabels`.
     flips : bool (R,)
-        Likewise.
+        Whether each crop is mirrored.
     labels : SparseLabels or DenseLabels
         One row for each crop.
     image_sizes : int64 (B, 2)
@@ -263,7 +263,7 @@ class BatchLabels:
     images : int64 (B,)
         Number of each image in the file.
     image_crc32s : int64 (B,) or None
-        CRC-32 of the file of each labelled image, if the labels keep them.
+        CRC-32 of the file of each labelled image, if the file stores them.
     """
 
     crops: NDArray[Any]
@@ -293,7 +293,7 @@ class BatchLabels:
 
 
 def as_rows(rows: int | Rows, num_rows: int) -> Rows:
-    """Return what selects rows of an array: one number selects one row; IndexError if there is none of that number."""
+    """Return an index that selects rows of an array; a single number selects one row. IndexError if there is no such row."""
     if not hasattr(rows, "__index__") or isinstance(rows, np.ndarray):
         return rows
     number = range(num_rows)[rows]
@@ -301,7 +301,7 @@ def as_rows(rows: int | Rows, num_rows: int) -> Rows:
 
 
 def concatenate_labels(parts: Sequence[Labels]) -> Labels:
-    """Return the rows of several labels of one set, one after another; sparse ones padded to the widest."""
+    """Concatenate labels of one set; sparse labels are padded to the widest."""
     sparse = [part for part in parts if isinstance(part, SparseLabels)]
     if not sparse:
         dense = [part for part in parts if isinstance(part, DenseLabels)]

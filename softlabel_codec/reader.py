@@ -25,8 +25,8 @@ _OTHER_CROPS = "an image has another number of crops in its block than the index
 class SoftLabelReader:
     """Random access to the labels of a container file.
 
-    Threads may share a reader; so may processes that were forked. A reader pickles as its path and opens the file
-    again where it arrives, which makes it safe for DataLoader workers of every start method.
+    Threads and forked processes may share a reader. A reader pickles as its path and opens the file again when unpickled,
+    so it works in DataLoader workers of every start method.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class SoftLabelReader:
     policy : str, optional
         Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
     on_corrupt : str
-        What an image in a damaged block does: `raise` an error, or `skip`: iteration and `read_batch` leave it out, and it is
-        noted in `damaged_images`. Damage of the index, which concerns all images, is always an error.
+        What to do with an image in a damaged block: `raise` an error, or `skip` it: iteration and `read_batch` leave it out, and
+        `damaged_images` lists it. A damaged index is always an error, because it affects all images.
 
     Attributes
     ----------
@@ -49,13 +49,13 @@ class SoftLabelReader:
     crops : str
         How crops are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
     image_checksums : bool
-        Whether the file keeps the CRC-32 of each image's file: see `ImageLabels.image_crc32`.
+        Whether the file stores the CRC-32 of each image's file: see `ImageLabels.image_crc32`.
     sampler : CropSampler or None
-        What gives crops that are `derived`.
+        The sampler of crops that are `derived`.
     metadata : dict
-        What the writer's caller wanted to keep.
+        The caller's metadata, as passed to the writer.
     summary : dict
-        What was known only at the end: `keys_sha256`, and `skipped_keys` if there are any.
+        Information added at the end: `keys_sha256`, and `skipped_keys` if there are any.
     num_crops : int64 (len(reader),)
         Number of crops of each image.
     keys : Keys
@@ -68,7 +68,7 @@ class SoftLabelReader:
     Raises
     ------
     FormatError
-        In one of its kinds, if the file is not a sound, finished container.
+        One of its subclasses, if the file is not a sound, finished container.
     OSError
         If the file cannot be opened or read.
 
@@ -140,7 +140,7 @@ class SoftLabelReader:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits that differ if anything in the file differs."""
+        """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which contains the SHA-256 of the rest."""
         return self.container.fingerprint
 
     def read(self, image: int | str, crops: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> ImageLabels:
@@ -151,7 +151,7 @@ class SoftLabelReader:
         image : int or str
             Number (negative: from the end) or key.
         crops : int (N,), optional
-            Crop numbers, in any order, repeated if you like. All crops if not given.
+            Crop numbers, in any order, also repeated. All crops if not given.
 
         Raises
         ------
@@ -178,9 +178,9 @@ class SoftLabelReader:
             raise self._blocks.located(error, block) from None
 
     def read_batch(self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike | None = None) -> BatchLabels:
-        """Return chosen crops of several images at once: several times faster than one by one.
+        """Return chosen crops of several images at once, several times faster than one by one.
 
-        If damage is to be skipped, the result lacks the images in damaged blocks: its `images` says which are there.
+        With `on_corrupt="skip"` the result lacks the images in damaged blocks; its `images` lists those that are included.
 
         Parameters
         ----------
@@ -194,7 +194,7 @@ class SoftLabelReader:
         ArgumentError
             If there are no images, or `crops` does not have one row for each.
         KeyError, IndexError, CorruptError
-            As `read`; the last also if damage is to be skipped and nothing is left.
+            As for `read`; CorruptError also if all images are in damaged blocks.
         """
         numbers = self._lookup.images(images)
         if not len(numbers):
@@ -283,5 +283,5 @@ class SoftLabelReader:
 def _reopen(path: str, policy: str | None, on_corrupt: str, fingerprint: str) -> SoftLabelReader:
     reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt)
     if reader.fingerprint != fingerprint:
-        raise StateError(f"{path}: the file was replaced by another since the reader was made")
+        raise StateError(f"{path}: the file was replaced after the reader was created")
     return reader

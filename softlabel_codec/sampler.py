@@ -45,9 +45,9 @@ class CropSampler:
     ratio : (float, float)
         Smallest and largest width / height of a crop.
     flip_probability : float
-        How likely a crop is mirrored.
+        Probability that a crop is mirrored.
     log_ratio : (float, float), optional
-        Natural logarithms of `ratio`, as another computer rounded them. Computed by default.
+        Natural logarithms of `ratio` as rounded on the computer that wrote the file. Computed by default.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class CropSampler:
 
     @classmethod
     def from_description(cls, description: object) -> CropSampler:
-        """Return the sampler that `describe` gave a description of; UnknownFeatureError if it is another, CorruptError if it is none."""
+        """Return the sampler with this description, as `describe` returns it; UnknownFeatureError or CorruptError if it is another."""
         if not isinstance(description, dict) or not isinstance(description.get("name"), str):
             raise CorruptError("crop_sampler: expected a map with a name")
         if description["name"] != NAME:
@@ -98,7 +98,7 @@ class CropSampler:
             raise CorruptError(f"crop_sampler: {error}") from None
 
     def describe(self) -> dict[str, Any]:
-        """Return name and parameters as they stand in a file's metadata."""
+        """Return name and parameters as stored in a file's metadata."""
         return {
             "name": NAME,
             "seed": self.seed,
@@ -148,7 +148,7 @@ class CropSampler:
         return crops, flips
 
     def _later_attempts(self, number: Words, stream: Words, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the crops of rows whose first attempt was not accepted: all other attempts at once are quicker than one by one."""
+        """Return the crops of rows whose first attempt was rejected. Computing all other attempts at once is faster than one by one."""
         attempts, rows = MAX_ATTEMPTS - 1, len(number)
         attempt = np.repeat(np.arange(1, MAX_ATTEMPTS, dtype=np.uint64), rows)
         words = self._words(attempt, np.tile(number, attempts), np.tile(stream, attempts))
@@ -163,7 +163,7 @@ class CropSampler:
     def sample_few(
         self, stream: int, numbers: Sequence[int], height: int, width: int
     ) -> tuple[list[tuple[int, int, int, int]], list[bool]]:
-        """Return a handful of crops of one image and their flips in plain Python: the twin of `sample_rows`, without numpy's overhead."""
+        """Return a few crops of one image and their flips: the same as `sample_rows`, in plain Python to avoid numpy's overhead."""
         (scale, scale_span), (low, ratio_span) = self._spans
         pixels = float(height * width)
         crops = [self._central_crop(height, width)] * len(numbers)
@@ -243,7 +243,7 @@ def _pair(name: str, values: Any) -> tuple[float, float]:
 
 
 def _check_stored(parameters: dict[str, Any]) -> None:
-    """Raise ArgumentError unless parameters in a file are of the types that the specification says: a float may be an integer there."""
+    """Raise ArgumentError unless parameters in a file have the types in the specification, where a float may be an integer."""
     for name in ("scale", "ratio", "log_ratio"):
         pair = parameters[name]
         if not isinstance(pair, list) or len(pair) != 2 or not all(_is_float(value) for value in pair):
@@ -280,8 +280,8 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int])
 def philox4x32_side_by_side(first: int, seconds: Sequence[int], third: int, key: tuple[int, int]) -> list[Sequence[int]]:
     """Return the four words of Philox4x32-10 for each counter (first, second, third, 0).
 
-    The 32-bit numbers of all counters stand 64 bits apart in one long integer, so that Python computes them all at once:
-    no product reaches into the next number's bits.
+    The 32-bit numbers of all counters are stored 64 bits apart in one long integer, so that Python computes them all at once:
+    no product overflows into the bits of the next number.
     """
     lanes = len(seconds)
     ones, mask, keys = _packed_keys(lanes, key)
@@ -306,7 +306,7 @@ def round_keys(key: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def portable_exp(exponent: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return exp(x), |x| <= 8, to about 1e-10: the same bits wherever binary64 arithmetic is correctly rounded."""
+    """Return exp(x), |x| <= 8, to about 1e-10. The bits are the same wherever binary64 arithmetic is correctly rounded."""
     small = exponent / 8.0
     power = np.full_like(small, _FACTORIALS[13])
     for n in range(12, -1, -1):

@@ -1,4 +1,4 @@
-"""The version of this package, and of the libraries that it runs with, from their installed metadata."""
+"""Versions of this package and of the libraries that it runs with, from their installed metadata."""
 
 from __future__ import annotations
 

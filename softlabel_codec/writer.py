@@ -87,8 +87,8 @@ class SoftLabelWriter:
     """Writes a container file, one image at a time.
 
     The file grows as `PATH.partial` and gets its name when it is finished: by `finish`, or by leaving the `with` block
-    without an exception. After an exception, a kill or a power failure the blocks so far are whole and can be continued
-    (`resume=True`) or recovered (`slcodec recover`); the images of the block that was not full yet, 256 at most, have to be added again.
+    without an exception. After an exception, a kill or a power failure the blocks so far are complete. The file can be continued
+    (`resume=True`) or recovered (`slcodec recover`); the images of the last block, if it was not full (at most 256), must be added again.
 
     Parameters
     ----------
@@ -99,14 +99,14 @@ class SoftLabelWriter:
     codec : str or Codec
         How labels are selected and stored, for example `marginal_smoothing:k=5`.
     metadata : mapping, optional
-        Anything worth keeping, made of None, bool, int, float, str, list and dict: teacher, preprocessing, ...
+        Any values of None, bool, int, float, str, list and dict: teacher, preprocessing, ...
     crops : str
         How crops are given and stored: `pixels`; `derived`: those of `sampler`, of which nothing needs to be stored; or
         `fractions:f32` / `fractions:f16` of images whose size is not known.
     sampler : CropSampler, optional
         Where derived crops come from.
     image_checksums : bool
-        Keep the CRC-32 of each image's file, 4 bytes, so that readers notice other images under the same names.
+        Store the CRC-32 of each image's file (4 bytes), so that readers detect other images under the same names.
     resume : bool
         Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it. (One without a whole
         block holds nothing, and is begun anew.)
@@ -117,13 +117,13 @@ class SoftLabelWriter:
     Raises
     ------
     ArgumentError, LimitError
-        If the codec, the number of classes or the metadata cannot be.
+        If the codec, the number of classes or the metadata are invalid.
     FileExistsError
         If the file exists and `overwrite` is not set.
     StateError
-        If an unfinished file exists and neither `resume` nor `overwrite` is set, or another writer is at work on it.
+        If an unfinished file exists and neither `resume` nor `overwrite` is set, or another writer is writing it.
     MismatchError
-        If the unfinished file was begun with other arguments.
+        If the unfinished file was started with other arguments.
 
     Examples
     --------
@@ -202,12 +202,12 @@ class SoftLabelWriter:
         vectors: ArrayLike | None = None,
         image_crc32: int | None = None,
     ) -> None:
-        """Add the crops of one image. Arrays are copied: the caller may use them again. Several threads may call this.
+        """Add the crops of one image. Arrays are copied, so the caller may reuse them. Several threads may call this.
 
         Parameters
         ----------
         key : str
-            Name of the image, unique in the file: by custom its path below the image folder, with `/`.
+            Name of the image, unique in the file; usually its path inside the image folder, with `/`.
         crops : int (M, 4)
             top, left, height, width of each crop in pixels of the stored image; or float fractions of it, if the file stores those.
         flips : bool (M,)
@@ -229,9 +229,9 @@ class SoftLabelWriter:
         Raises
         ------
         ArgumentError
-            If anything does not fit; the image is then not added, and the writer can go on.
+            If anything is invalid. The image is not added, and the writer can continue.
         LimitError
-            If the image is beyond the limits of the format; likewise.
+            If the image exceeds the limits of the format; as for ArgumentError.
         OSError
             If the disk is full or fails. What was written before stays recoverable.
         StateError
@@ -266,7 +266,7 @@ class SoftLabelWriter:
         Parameters
         ----------
         skipped_keys : sequence of str
-            Images that were asked for and could not be labelled; the file remembers them.
+            Images that could not be labelled; the file lists them.
         """
         skipped = check_skipped_keys(skipped_keys)
         with self._lock:
@@ -277,7 +277,7 @@ class SoftLabelWriter:
             self._ended = "finished"
 
     def close(self) -> None:
-        """Stop without finishing: `PATH.partial` stays. Does nothing after `finish`."""
+        """Stop without finishing; `PATH.partial` stays. Does nothing after `finish`."""
         with self._lock:
             if self._ended is None:
                 self._ended = "closed"
@@ -337,7 +337,7 @@ class SoftLabelWriter:
         if discard_others or next(BlockScan(unfinished, found).all(), None) is None:
             return None
         what = difference(found.description, self._description)
-        raise MismatchError(f"{unfinished.path}: was begun with other arguments: {what}. Pass the same, or overwrite=True (--overwrite)")
+        raise MismatchError(f"{unfinished.path}: was started with other arguments: {what}. Pass the same, or overwrite=True (--overwrite)")
 
     def _prepare(
         self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any], image_crc32: int | None

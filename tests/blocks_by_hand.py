@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, replace
 
 import numpy as np
-from test_pack import SAMPLER
+from random_blocks import SAMPLER
 
 from softlabel_codec import Codec
 from softlabel_codec.block.layout import BlockImages, Layout

@@ -69,7 +69,7 @@ MOVING = {
 def test_a_second_crop_or_flip_is_refused_and_the_error_says_why(labels, module, name):
     moves = stand_in(module, name, nn.Module)()
     with pytest.raises(
-        ArgumentError, match=f"after_crop: expected no transform that moves, cuts or mirrors, got {name}: the labels belong"
+        ArgumentError, match=f"after_crop: expected no transform that crops, shifts or mirrors, got {name}: the labels belong"
     ):
         SoftLabelDataset(IMAGES, labels, after_crop=Compose([ColorJitter(), moves]))
 
@@ -107,7 +107,7 @@ def test_colours_may_change_and_parts_be_erased(labels):
 
 
 def test_transform_means_something_else_and_is_refused(labels):
-    message = "transform: SoftLabelDataset has none: the labels belong to the stored crop, .* Pass after_crop="
+    message = "transform: SoftLabelDataset has none: the labels belong to the stored crop .* Pass after_crop="
     with pytest.raises(ArgumentError, match=message):
         SoftLabelDataset(IMAGES, labels, transform=lambda image: image)
     dataset = SoftLabelDataset(IMAGES, labels)

@@ -37,6 +37,7 @@ LAYERS = [
     ["teacher"],
     ["formats"],
     ["label_maps"],
+    ["evaluate"],
     ["trainer"],
     ["compare"],
     ["cli.output", "cli.tables"],
@@ -47,8 +48,8 @@ LAYERS = [
 ALLOWED = {
     "zstandard": {"container.zstd_frames"},
     "msgpack": {"container.msgpack_maps"},
-    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.batches"},
-    "torch": {"torch", "teacher", "students", "trainer", "compare", "label_maps", "formats.fkd", "demo", "cli.encode"},
+    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.fresh"},
+    "torch": {"torch", "teacher", "students", "evaluate", "trainer", "compare", "label_maps", "formats.fkd", "demo", "cli.encode"},
     "click": {"cli", "demo"},
     "rich": {"cli.output"},
     "tqdm": {"cli.output"},
@@ -130,6 +131,13 @@ def test_errors_are_one_tree_and_survive_pickling(error):
     copy = pickle.loads(pickle.dumps(error("what happened")))
     assert (type(copy), str(copy)) == (error, "what happened")
     assert getattr(softlabel_codec, error.__name__) is error
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is():
+    drawn = {line.lstrip(" |`-").partition(" ")[0]: line for line in (errors.__doc__ or "").splitlines() if "Error" in line}
+    for error in ERRORS:
+        depth = sum(issubclass(parent, errors.SoftLabelError) for parent in error.mro()) - 1
+        assert drawn[error.__name__].index(error.__name__) == 4 * (1 + depth), error
 
 
 @pytest.mark.torch

@@ -101,7 +101,7 @@ def test_right_labels_are_right_whatever_the_codec(desk, codec):
     report = check_against_teacher(desk.loader(codec), desk.teacher)
     assert report.ok, report
     assert (report.num_crops, report.agreement, report.outside) == (144, 1.0, 0.0)
-    assert report.reason == "the teacher says of these pixels what the labels say"
+    assert report.reason == "the teacher's output for these pixels agrees with the labels"
     assert (report.difference is None) == (codec == "hard")
     assert report.kl >= -1e-5
 
@@ -159,7 +159,7 @@ WRONG = {
     "normalised otherwise than said": lambda desk, codec: (
         desk.loader(codec, after_crop=partial(floats, **IMAGENET)),
         OWN,
-        "normalised twice, or with another mean and std than is said",
+        "normalised twice, or with another mean and std than stated",
     ),
     "another interpolation": lambda desk, codec: (desk.loader(codec, interpolation="box"), {}, "another interpolation"),
     "other images": lambda desk, codec: (desk.loader(codec, images=exchanged(desk)), {}, "another copy of the images|other images"),
@@ -197,7 +197,7 @@ def test_another_teacher(desk, codec):
 def test_another_temperature(desk, codec):
     report = check_against_teacher(desk.loader(codec), desk.teacher, temperature=1.5)
     assert not report.ok
-    assert (report.agreement, report.reason.partition(":")[0]) == (1.0, "the top classes agree and their probabilities do not")
+    assert (report.agreement, report.reason.partition(":")[0]) == (1.0, "the top classes agree but their probabilities do not")
 
 
 def test_labels_of_a_temperature_that_the_file_names(desk, tmp_path):
@@ -231,9 +231,9 @@ def test_pixels_and_targets_in_every_form(desk):
     ):
         report = check_against_teacher(loader, desk.teacher, **options)
         assert report.ok, report
-    with pytest.raises(ArgumentError, match="loader: its images are floats: say with mean= and std= how they are normalised"):
+    with pytest.raises(ArgumentError, match="loader: its images are floats: pass their normalisation as mean= and std="):
         check_against_teacher(Prefetcher(as_bytes, **IMAGENET), desk.teacher)
-    with pytest.raises(ArgumentError, match="teacher_mean, teacher_std: the label file does not say what the teacher expects"):
+    with pytest.raises(ArgumentError, match="teacher_mean, teacher_std: the label file does not say how"):
         check_against_teacher(list(plain), desk.teacher)
     told = {"teacher_mean": OWN["mean"], "teacher_std": OWN["std"]}
     for batch in ((torch.zeros(4, 3, 24, 24),), torch.zeros(4), {"image": 1}, (torch.zeros(4, 3, 24, 24), torch.zeros(4)), 7):
@@ -245,7 +245,7 @@ def test_pixels_and_targets_in_every_form(desk):
 
 def test_crops_of_another_size_than_the_teachers_say_nothing(desk):
     dataset = SoftLabelDataset(desk.images, desk.labels("hard"), 6, 16, **OWN)
-    with pytest.raises(MismatchError, match="the teacher looked at crops of 24 x 24 pixels, the loader gives 16 x 16"):
+    with pytest.raises(MismatchError, match="the teacher labelled crops of 24 x 24 pixels, the loader gives 16 x 16"):
         check_against_teacher(DataLoader(dataset, 4, collate_fn=collate_crops), desk.teacher)
 
 
@@ -310,15 +310,15 @@ def test_the_command(desk, tmp_path):
     codec = "marginal_smoothing:k=3"
     done = run(desk, codec, "--sample", "10")
     assert done.exit_code == 0, done.output
-    assert "its weights: those that made the labels" in done.output
-    assert "looked at         40 crops of 10 images" in done.output
-    assert done.output.splitlines()[-1].startswith("verdict           they belong together: the teacher says")
+    assert "its weights: the ones that made the labels" in done.output
+    assert "checked           40 crops of 10 images" in done.output
+    assert done.output.splitlines()[-1].startswith("verdict           they belong together: the teacher's output")
     found = json.loads(run(desk, codec, "--json").output)
     assert (found["found"]["ok"], found["same_weights"], found["num_images"], found["found"]["num_crops"]) == (True, True, 24, 96)
 
     done = run(desk, codec, teacher=desk.source.replace("build", "other"))
     assert done.exit_code == 1
-    assert "its weights: not those that made the labels" in done.output
+    assert "its weights: not the ones that made the labels" in done.output
     assert "they do not belong together: " in done.output
     assert done.output.count("worst") == 5
 

@@ -12,7 +12,7 @@ from conftest import write_labels
 from softlabel_codec import SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli import output
 from softlabel_codec.cli.codecs import OPTIONS, STRINGS
-from softlabel_codec.cli.main import main
+from softlabel_codec.cli.main import SECTIONS, main
 from softlabel_codec.cli.output import progress_bar
 from softlabel_codec.codec import CONTENTS, STRATEGIES, VALUES, Codec
 
@@ -50,6 +50,16 @@ def spelled(option: click.Option) -> list[str]:
     """Return an option with a value that it takes."""
     value = option.type.choices[0] if isinstance(option.type, click.Choice) else "1"
     return [option.opts[0]] if option.is_flag else [option.opts[0], *[str(value)] * option.nargs]
+
+
+def test_the_first_screen_lists_every_command_once_and_whole():
+    listed = [command.name for commands in SECTIONS.values() for command in commands]
+    assert sorted(listed) == sorted(main.commands)
+    text = main.get_help(click.Context(main, terminal_width=78))
+    assert "..." not in text.partition("[ARGS]...")[2]
+    for title, commands in SECTIONS.items():
+        assert f"\n{title}:\n" in text
+        assert all(f"\n  {command.name} " in text for command in commands)
 
 
 @pytest.mark.parametrize(("name", "option"), SINGLE, ids=lambda value: getattr(value, "name", value))
@@ -172,7 +182,7 @@ def test_the_list_of_codec_strings_is_complete():
 @pytest.mark.parametrize("arguments", [("recover", "{labels}"), ("stats", "{labels}", "--plot")])
 def test_a_folder_that_is_missing_is_named_before_the_work_begins(labels, arguments):
     text = run(*(part.format(labels=labels) for part in arguments), labels.parent / "nodir" / "e.slc", code=2)
-    assert f"there is no folder '{labels.parent / 'nodir'}'" in " ".join(text.split())
+    assert f"the folder '{labels.parent / 'nodir'}' does not exist" in " ".join(text.split())
 
 
 def test_recovering_nothing_is_an_error_and_writes_nothing(labels, tmp_path):
@@ -188,7 +198,7 @@ def test_recovering_nothing_is_an_error_and_writes_nothing(labels, tmp_path):
     kept.write_bytes(b"somebody's")
     for source in (begun, tmp_path / "damaged.slc"):
         there = sorted(tmp_path.iterdir())
-        assert f"{source}: holds no whole block. Nothing was written" in run("recover", source, tmp_path / "new.slc", code=1)
+        assert f"{source}: holds no complete block. Nothing was written" in run("recover", source, tmp_path / "new.slc", code=1)
         run("recover", source, kept, "--overwrite", code=1)
         assert sorted(tmp_path.iterdir()) == there
     assert kept.read_bytes() == b"somebody's"
@@ -201,4 +211,4 @@ def test_one_is_not_spoken_of_as_many(tmp_path):
     assert "in 1 block\n" in run("inspect", tmp_path / "a.slc")
     assert "1 image in 1 block; 0 images in damaged blocks" in run("recover", tmp_path / "a.slc", tmp_path / "b.slc")
     (tmp_path / "a.slc").write_bytes(b"nonsense")
-    assert ": 1 problem; 0 images in 0 blocks looked at" in run("verify", tmp_path / "a.slc", code=1)
+    assert ": 1 problem; 0 images in 0 blocks checked" in run("verify", tmp_path / "a.slc", code=1)

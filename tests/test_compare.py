@@ -156,9 +156,9 @@ def test_all_train_on_the_same_images(shapes, tmp_path):
         ({"student": "resnet5"}, {}, "student: unknown name"),
         ({"val": "nowhere"}, {}, "nowhere: expected a folder of images"),
         ({"device": "abacus"}, {}, "device 'abacus' cannot be used"),
-        ({}, {"seed": [1, 2]}, "seed: is not for a comparison, which decides it for each run"),
-        ({}, {"labels": ["truth"]}, "labels: is not for a comparison"),
-        ({"resume": True}, {}, "resume: is not for a comparison"),
+        ({}, {"seed": [1, 2]}, "seed: not allowed in a comparison, which sets it for each run"),
+        ({}, {"labels": ["truth"]}, "labels: not allowed in a comparison"),
+        ({"resume": True}, {}, "resume: not allowed in a comparison"),
         ({}, {"epochs": []}, r"epochs: expected values that differ, got \[\]"),
         ({}, {"epochs": [1, 1]}, r"epochs: expected values that differ, got \[1, 1\]"),
     ],
@@ -276,4 +276,4 @@ def test_the_command(shapes, sources, tmp_path):
     assert (wrong.exit_code, wrong.output) == (2, "slcodec: --source: expected NAME=VALUE, got 'truth'\n")
     (tmp_path / "base.json").write_text('{"seed": 3}')
     wrong = CliRunner().invoke(main, [*arguments, *named])
-    assert (wrong.exit_code, wrong.output) == (2, "slcodec: seed: is not for a comparison, which decides it for each run\n")
+    assert (wrong.exit_code, wrong.output) == (2, "slcodec: seed: not allowed in a comparison, which sets it for each run\n")

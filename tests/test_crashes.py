@@ -86,7 +86,7 @@ def test_a_fault_after_the_rename_is_told_apart(tmp_path):
     writers = []
     calls = calls_of(lambda: write(tmp_path / "b.slc", IMAGES))
     script = ScriptedOs(failing(errno.EIO), (len(calls) - 1,))
-    with scripted(script), pytest.raises(OSError, match=r"the file is whole and has its name, but a power failure.*a\.slc'"):
+    with scripted(script), pytest.raises(OSError, match=r"the file is complete and has its name, but a power failure.*a\.slc'"):
         write(path, IMAGES, opened=writers.append)
     with pytest.raises(StateError, match=r"the writer is failed\. a\.slc is whole"):
         writers[0].finish()
@@ -196,7 +196,7 @@ def test_a_second_writer_is_refused_wherever_it_is(tmp_path):
         thread.start()
         thread.join()
         told += told_by_child(lambda: "\n".join(refusals(path))).splitlines()
-        assert told == [f"{path}.partial: another writer is at work on this file"] * 16
+        assert told == [f"{path}.partial: another writer is writing this file"] * 16
         assert partial_path(path).read_bytes() == before
     with SoftLabelReader(path) as reader:
         assert list(reader.keys) == list(IMAGES)
@@ -238,7 +238,7 @@ def test_recover_beside_others_on_the_same_target(tmp_path):
         if asked:
             return real(*arguments)
         asked.append(name)
-        with pytest.raises(StateError, match=r"a\.slc\.recovered\.partial: another writer is at work"):
+        with pytest.raises(StateError, match=r"a\.slc\.recovered\.partial: another writer is writing"):
             recover(partial_path(path), path)
         return real(*arguments)
 
@@ -279,7 +279,7 @@ def test_a_pickled_reader_notices_that_its_file_was_replaced(tmp_path):
     with SoftLabelReader(path) as reader:
         wanted, data = contents(reader), pickle.dumps(reader)
         write(path, some_images((2, 2), seed=1), overwrite=True)
-        with pytest.raises(StateError, match=r"a\.slc: the file was replaced by another"):
+        with pytest.raises(StateError, match=r"a\.slc: the file was replaced after"):
             pickle.loads(data)
         check_contents(contents(reader), wanted, path)
         path.unlink()

@@ -14,6 +14,7 @@ from vectors import invalid
 
 from softlabel_codec import (
     ArgumentError,
+    Codec,
     CorruptError,
     LimitError,
     NewerVersionError,
@@ -23,6 +24,8 @@ from softlabel_codec import (
     UnknownFeatureError,
     recover,
 )
+from softlabel_codec.block.layout import Layout
+from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.container.framing import HEADER, Header, pack_block
 from softlabel_codec.container.msgpack_maps import _distinct_keys, pack_map, unpack_map
 from softlabel_codec.container.zstd_frames import compress_columns, decompress
@@ -312,16 +315,16 @@ def test_recovering_without_a_sound_index(damaged_file, tmp_path):
     "content", [b"", b"\x01", b"\x01\x00" + bytes(40), b"\x00\x00" + bytes(60), b"\xff" * 400, b"\x01\x00" + b"\xff" * 60]
 )
 @pytest.mark.parametrize("codec", CODECS)
-def test_blocks_with_a_sound_checksum_and_nonsense_inside(tmp_path, content, codec):
-    write_labels(tmp_path / "a.slc", codec, num_classes=6, counts=[200])
-    with SoftLabelReader(tmp_path / "a.slc") as reader:
+def test_blocks_with_a_sound_checksum_and_nonsense_inside(content, codec):
+    parsed = Codec.parse(codec)
+    layout = Layout(parsed, 6)
+    with pytest.raises((CorruptError, IndexError), match="block|crop"):
+        layout.unpack([content], np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0]]))
+    if FewCropsReader.serves(layout):
         with pytest.raises((CorruptError, IndexError), match="block|crop"):
-            reader._layout.unpack([content], np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([[0]]))
-        if reader._few is not None:
-            with pytest.raises((CorruptError, IndexError), match="block|crop"):
-                reader._few.read(content, 0, [0], 0)
-        with pytest.raises(CorruptError, match="block|crop"):
-            reader._layout.unpack_all(content)
+            FewCropsReader(layout, parsed.policy).read(content, 0, [0], 0)
+    with pytest.raises(CorruptError, match="block|crop"):
+        layout.unpack_all(content)
 
 
 def test_a_block_is_not_longer_than_it_may_be():

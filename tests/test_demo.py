@@ -157,7 +157,7 @@ def test_fkd_files_hold_the_same_labels(codec, tmp_path):
 
 def test_a_folder_of_somebody_elses_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(StateError, match="expected an empty folder, or one that an earlier demo made"):
+    with pytest.raises(StateError, match="expected an empty folder, or the output folder of an earlier demo"):
         run_demo(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -1,5 +1,6 @@
 """`slcodec encode` and `slcodec import` as somebody uses them: finished files, interruptions, other people's checkpoints."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -89,7 +90,7 @@ def test_the_same_command_on_its_finished_file_is_no_error(command, tmp_path):
 )
 def test_a_finished_file_of_other_options_says_what_differs(command, options, difference):
     run(*command)
-    assert re.search(f"the file exists and was made otherwise: {difference}. Pass overwrite=True", run(*command, *options, code=1))
+    assert re.search(f"the file exists and was made with other options: {difference}. Pass overwrite=True", run(*command, *options, code=1))
 
 
 def test_a_finished_file_of_other_codec_images_or_teacher(command, image_folder, teacher_file, tmp_path):
@@ -121,7 +122,7 @@ def test_wrong_options_are_told_before_the_file_that_exists(command, image_folde
 
 def test_a_folder_that_is_missing_is_named(command, tmp_path):
     text = " ".join(run("encode", command[1], tmp_path / "nodir" / "e.slc", *command[3:], code=2).split())
-    assert f"there is no folder '{tmp_path / 'nodir'}'" in text
+    assert f"the folder '{tmp_path / 'nodir'}' does not exist" in text
     assert ".partial" not in text
 
 
@@ -143,9 +144,9 @@ def test_an_interruption_says_truly_how_many_images_are_kept(image_folder, teach
     assert kept == encode(config).resumed_images
     if kept:
         assert "kept in" in said
-        assert "out.slc.partial; begin the same again to continue" in said
+        assert "out.slc.partial; run the same command again to continue" in said
     else:
-        assert said == "No image is kept yet; begin the same again"
+        assert said == "No image is stored yet; run the same command again"
     assert ("1 image is kept" in said) == (kept == 1)
 
 
@@ -164,7 +165,9 @@ def test_ctrl_c(command, image_folder, tmp_path):
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate()
     assert (process.returncode, output) == (130, "")
-    kept = re.fullmatch(r"slcodec: interrupted. (\d+) images are kept in .*out.slc.partial; begin the same again to continue\n", errors)
+    kept = re.fullmatch(
+        r"slcodec: interrupted. (\d+) images are kept in .*out.slc.partial; run the same command again to continue\n", errors
+    )
     assert kept, errors
     with pytest.raises(KeyboardInterrupt, match=f"{kept[1]} images are kept"):
         encode(config, interrupt_after(0))
@@ -176,7 +179,7 @@ def test_an_interrupted_import_says_what_is_kept(tmp_path):
         stored = np.stack([[[1, 2, 3, 4, 5]] * 40, [[0.5, 0.2, 0.1, 0.05, 0.05]] * 40], axis=1).astype(np.float32)
         torch.save([np.zeros((40, 4), np.float32) + 0.5, np.array([True] * 40), stored], tmp_path / "FKD" / "n1" / f"{number}.tar")
     how = (tmp_path / "FKD", tmp_path / "out.slc", "marginal_smoothing_k5")
-    with pytest.raises(KeyboardInterrupt, match=r"\d+ images are kept in .*out\.slc\.partial; begin the same again") as stopped:
+    with pytest.raises(KeyboardInterrupt, match=r"\d+ images are kept in .*out\.slc\.partial; run the same command again") as stopped:
         import_fkd(*how, progress=interrupt_after(150))
     kept = int(str(stopped.value).split()[0])
     assert 0 < kept <= 150
@@ -210,3 +213,11 @@ def test_the_command_line_says_nothing_twice(command, image_folder):
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert len([line for line in done.stdout.splitlines() if "broken" in line]) == 1
     assert done.stderr == ""
+
+
+def test_every_option_is_on_the_command_line():
+    text = CliRunner().invoke(main, ["encode", "--help"]).output
+    for option in dataclasses.fields(EncodeConfig):
+        names = [field.name for field in dataclasses.fields(option.metadata["group"])] if "group" in option.metadata else [option.name]
+        for name in names:
+            assert name in ("images", "out") or option.metadata.get("flag", f"--{name.replace('_', '-')}") in text

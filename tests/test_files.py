@@ -267,7 +267,7 @@ def test_wrong_arguments_are_named_and_nothing_is_lost(tmp_path, arguments, mess
         ("good", ArgumentError, "an image with this key was added before"),
         ("", ArgumentError, "expected a non-empty str"),
         (7, ArgumentError, "expected a non-empty str, got 7"),
-        ("\udc80", ArgumentError, "expected text that UTF-8 can hold"),
+        ("\udc80", ArgumentError, "expected text that can be encoded as UTF-8"),
         ("x" * 4097, LimitError, "at most 4096 bytes of UTF-8, got 4097"),
     ],
 )
@@ -331,7 +331,7 @@ def test_finished_files_are_not_replaced_by_accident(tmp_path):
     write_labels(tmp_path / "a.slc", seed=1, overwrite=True)
     assert (tmp_path / "a.slc").read_bytes() != before
     np.testing.assert_array_equal(reader[2].labels.dense(), wanted)  # the open reader still has the old file
-    with pytest.raises(StateError, match="replaced by another"):
+    with pytest.raises(StateError, match="replaced after the reader was created"):
         pickle.loads(pickle.dumps(reader))
     reader.close()
 
@@ -339,7 +339,7 @@ def test_finished_files_are_not_replaced_by_accident(tmp_path):
 def test_the_second_writer_is_refused(tmp_path):
     with SoftLabelWriter(tmp_path / "a.slc", 20, "hard"):
         for options in ({}, {"resume": True}, {"overwrite": True}):
-            with pytest.raises(StateError, match="another writer is at work"):
+            with pytest.raises(StateError, match="another writer is writing"):
                 SoftLabelWriter(tmp_path / "a.slc", 20, "hard", **options)
 
 
@@ -421,7 +421,7 @@ def _add_from(writer, first, counts):
 def test_an_unfinished_file_is_not_continued_with_other_arguments(tmp_path, arguments, message):
     write_labels(tmp_path / "a.slc")
     (tmp_path / "a.slc").rename(tmp_path / "a.slc.partial")
-    with pytest.raises(MismatchError, match=f"was begun with other arguments: {message}"):
+    with pytest.raises(MismatchError, match=f"was started with other arguments: {message}"):
         SoftLabelWriter(tmp_path / "a.slc", **{"num_classes": 20, "codec": "marginal_smoothing:k=5", "resume": True, **arguments})
     assert (tmp_path / "a.slc.partial").exists()
 

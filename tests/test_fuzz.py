@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from fuzz import limits
+from fuzz import corpus, limits
 from fuzz import run as runner
 from fuzz.targets import TARGETS
 
@@ -15,7 +15,7 @@ MAX_CORPUS_INPUTS, MAX_CORPUS_BYTES = 200, 150_000
 def test_every_target_has_a_corpus_and_a_runner():
     assert tuple(TARGETS) == runner.TARGETS == tuple(runner.MAX_INPUT_BYTES)
     for target in TARGETS:
-        sizes = [path.stat().st_size for path in runner.kept_inputs(target)]
+        sizes = [len(data) for data in corpus.kept_inputs(target).values()]
         assert 1 <= len(sizes) <= MAX_CORPUS_INPUTS
         assert sum(sizes) <= MAX_CORPUS_BYTES
         assert max(sizes) <= runner.MAX_INPUT_BYTES[target]
@@ -24,12 +24,25 @@ def test_every_target_has_a_corpus_and_a_runner():
 @pytest.mark.parametrize("target", EACH_TARGET)
 def test_kept_inputs(target):
     """Inputs that once reached something new, and those that once were crashes."""
-    for path in runner.kept_inputs(target) + runner.fixed_inputs(target):
+    fixed = {str(path.relative_to(runner.HERE.parents[1])): path.read_bytes() for path in runner.fixed_inputs(target)}
+    for name, data in (corpus.kept_inputs(target) | fixed).items():
         try:
-            TARGETS[target](path.read_bytes())
+            TARGETS[target](data)
         except BaseException as error:
-            error.add_note(f"tests/fuzz/run.py {target} --replay {path.relative_to(runner.HERE.parents[1])}")
+            error.add_note(f"tests/fuzz/run.py {target} --replay {name}")
             raise
+
+
+def test_the_archive_of_kept_inputs_is_written_as_it_was(tmp_path, monkeypatch):
+    archive = tmp_path / "corpus.zip"
+    archive.write_bytes(corpus.ARCHIVE.read_bytes())
+    monkeypatch.setattr(corpus, "ARCHIVE", archive)
+    before, header, block = archive.read_bytes(), corpus.kept_inputs("header"), corpus.kept_inputs("block")
+    corpus.replace_inputs("header", {"new": b"input"})
+    assert corpus.kept_inputs("header") == {"new": b"input"}
+    assert corpus.kept_inputs("block") == block
+    corpus.replace_inputs("header", header)
+    assert archive.read_bytes() == before
 
 
 @pytest.mark.parametrize("target", EACH_TARGET)

@@ -1,5 +1,6 @@
 """ReLabel-style label maps, the published competitor."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -129,13 +130,28 @@ def test_a_teacher_without_a_map(shapes):
         make_label_maps(shapes / "train", f"{shapes / 'teacher.py'}:seven")
 
 
+def encode(*arguments, code=0):
+    done = CliRunner().invoke(main, ["encode", *map(str, arguments), "--label-maps"])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
 def test_the_command(shapes, tmp_path):
-    out = tmp_path / "maps.npz"
-    done = CliRunner().invoke(main, ["label-maps", str(shapes / "train"), str(out), "--teacher", f"{shapes / 'teacher.py'}:build"])
-    assert (done.exit_code, done.output) == (0, f"wrote  {out}: label maps of 40 images\n")
+    out, teacher = tmp_path / "maps.npz", ["--teacher", f"{shapes / 'teacher.py'}:build"]
+    assert encode(shapes / "train", out, *teacher) == f"wrote  {out}: label maps of 40 images\n"
     assert LabelMaps.load(out).indices.shape == (40, 15, 15, 5)
-    plain = tmp_path / "maps"
-    arguments = ["--teacher", f"{shapes / 'teacher.py'}:build", "--exif-orientation", "applied"]
-    done = CliRunner().invoke(main, ["label-maps", str(shapes / "train"), str(plain), *arguments])
-    assert (done.exit_code, done.output) == (0, f"wrote  {plain}: label maps of 40 images\n")
-    assert LabelMaps.load(plain).exif_orientation == "applied"
+    assert "the file exists. Pass --overwrite to replace it" in encode(shapes / "train", out, *teacher, code=1)
+    found = json.loads(
+        encode(shapes / "train", out, *teacher, "--overwrite", "--json", "--exif", "applied", "--size", 20, "--batch-size", 7)
+    )
+    assert found == {"path": str(out), "num_images": 40, "num_classes": 4}
+    assert LabelMaps.load(out).exif_orientation == "applied"
+    encode(shapes / "train", tmp_path / "maps", *teacher)
+    assert LabelMaps.load(tmp_path / "maps").num_classes == 4
+
+
+@pytest.mark.parametrize("option", ["--crops 200", "--codec hard", "--store-crops", "--temperature 2", "--seed 1", "--mean 0 0 0"])
+def test_options_that_do_not_apply_to_them_are_refused(shapes, tmp_path, option):
+    words = [shapes / "train", tmp_path / "maps.npz", "--teacher", "teacher.py:build", *option.split()]
+    assert f"{option.split()[0]} does not apply to --label-maps" in encode(*words, code=2)
+    assert list(tmp_path.iterdir()) == []

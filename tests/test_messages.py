@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli.main import main
 from softlabel_codec.compare import compare
+from softlabel_codec.evaluate import evaluate, load_student
 from softlabel_codec.students import build_student
 from softlabel_codec.torch import SoftLabelDataset, collate_crops, soft_cross_entropy
-from softlabel_codec.trainer import evaluate, load_student, train
+from softlabel_codec.trainer import train
 
 
 def run(*arguments, code=0):
@@ -39,7 +40,7 @@ def test_a_sample_that_was_not_collated(shapes, tmp_path, codec):
     with pytest.raises(ArgumentError, match="labels: expected SparseTargets or DenseTargets, got Tensor. .*collate_crops"):
         soft_cross_entropy(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
     for workers in (0, 1):
-        with pytest.raises(ArgumentError, match=r"cannot put soft labels together by itself. Give the DataLoader collate_fn=collate_crops"):
+        with pytest.raises(ArgumentError, match=r"cannot collate soft labels by itself. Give the DataLoader collate_fn=collate_crops"):
             next(iter(DataLoader(dataset, batch_size=2, num_workers=workers)))
 
 
@@ -113,7 +114,7 @@ def test_files_that_are_no_weights_say_what_they_are(shapes, tmp_path):
     assert text == f"slcodec: {shapes / 'labels.slc'}: is a label file: expected weights (checkpoint.pt of a run, or a state_dict)\n"
     (tmp_path / "notes.txt").write_text("nothing that torch wrote")
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    for name, reason in (("notes.txt", "it is not what torch.save writes"), ("module.pt", "it asks for torch.nn.modules.linear.Linear")):
+    for name, reason in (("notes.txt", "it is not what torch.save writes"), ("module.pt", "it requires torch.nn.modules.linear.Linear")):
         text = run("evaluate", shapes / "val", tmp_path / name, *of_student, code=1)
         assert text.endswith(f"{name}: no weights that can be read without running code: {reason}\n")
         assert "weights_only" not in text
@@ -155,7 +156,7 @@ def test_an_interrupted_training_says_what_is_kept(shapes, tmp_path, after, resu
 
     with pytest.raises(KeyboardInterrupt) as stopped:
         train(config(shapes, tmp_path / "run", resume=resume), interrupt)
-    how = "begin the same again" if resume else "begin it again with resume=True (--resume)"
+    how = "run the same command again" if resume else "run it again with resume=True (--resume)"
     kept = {2: "No epoch is kept yet", 7: "1 epoch is kept", 12: "2 epochs are kept"}[after]
     assert str(stopped.value) == (kept if after == 2 else f"{kept} in {tmp_path / 'run'}; {how} to continue")
 
@@ -198,5 +199,5 @@ def test_the_check_knows_teachers_of_probabilities_and_weights_of_ones_own(shape
     run(*words, "--teacher-output", "probs")
     text = run("check", tmp_path / "a.slc", "--images", shapes / "train", *how)
     assert "they belong together" in text
-    assert "those that made the labels" in text
+    assert "the ones that made the labels" in text
     assert "loads its weights itself" in run("check", tmp_path / "a.slc", "--images", shapes, *how, "--teacher-weights", "x.pt", code=2)

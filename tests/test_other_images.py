@@ -123,7 +123,7 @@ def test_verify_of_labels_without_checksums_compares_sizes(labelled, tmp_path):
 def test_the_command_compares_images(labelled, tmp_path):
     folder, labels = labelled
     run = CliRunner().invoke(main, ["verify", str(labels), "--images", str(folder)])
-    assert (run.exit_code, "9 images are those that were labelled (sizes and checksums)" in run.output) == (0, True)
+    assert (run.exit_code, "9 images are the ones that were labelled (sizes and checksums)" in run.output) == (0, True)
     picture(100).save(folder / KEYS[4])
     run = CliRunner().invoke(main, ["verify", str(labels), "--images", str(folder), "--json"])
     assert run.exit_code == 1

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shlex
+import struct
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import nn
 from softlabel_codec import Codec
 from softlabel_codec.cli.codecs import STRINGS
 from softlabel_codec.options.train import TrainConfig
+from softlabel_codec.report import inspect
 from softlabel_codec.students import build_student
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +138,21 @@ def test_the_codec_strings_of_the_table_are_those_of_the_command_line():
         assert codec.strip("`") == "help" or Codec.parse(codec)
 
 
+def test_the_picture_of_a_file_is_true():
+    path = ROOT / "spec" / "vectors" / "valid" / "marginal_smoothing-k5.slc"
+    data = path.read_bytes()
+    head = 32 + struct.unpack_from("<I", data, 20)[0]
+    starts = [0, 32, head, *struct.unpack_from("<4Q", data, len(data) - 112), len(data) - 112, len(data)]
+    parts = ["header", "metadata", "block 0", "keys", "summary", "index", "copy", "trailer"]
+    rows = [f"{start:>6} {end - start:>6}  {part} " for part, (start, end) in zip(parts, pairwise(starts), strict=True)]
+    rows += [f"{16:>13}    head ", f"{starts[3] - head - 16:>13}    content ", f"{len(data):>6}\n```"]
+    columns = {column.name: column.file_bytes for column in inspect(path).budget}
+    columns["keys"] -= starts[4] - starts[3]  # the part of that name
+    names = ["image sizes", "flips", "crops", "remainders", "indices", "values", "palettes", "keys"]
+    rows += [f"{columns[name]:>13}      {name} " for name in names]
+    assert all(f"\n{row}" in README for row in rows), "expected these beginnings of lines:\n" + "\n".join(rows)
+
+
 def test_the_numbers_are_those_of_the_committed_result():
     results = [path for path in (ROOT / "benchmarks" / "results").glob("*.json") if path.name[:2] == "20"]
     result = json.loads(max(results).read_text())
@@ -163,4 +181,4 @@ def test_the_numbers_are_those_of_the_committed_result():
     for name, cells in rows:
         assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in README
     lmdb = f"{storage['peers_bytes_per_crop']['LMDB + zstd-3']:.1f} bytes per crop", f"{reading['LMDB + zstd-3']['median']:.1f} us"
-    assert f"takes {lmdb[0]} for the same five classes and is read in {lmdb[1]}" in README
+    assert f"takes {lmdb[0]} for the same five classes and is read in {lmdb[1]}:" in README

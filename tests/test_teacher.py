@@ -20,12 +20,13 @@ import torch
 from PIL import Image
 
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, StateError
+from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import apply_crop, load_image
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.teacher import EncodeConfig, batches, encode, load_teacher
+from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
 from softlabel_codec.teacher.batches import CropBatches, Plan, Run, load_batches
 from softlabel_codec.teacher.labelling import device_labels
-from softlabel_codec.teacher.load import weights_sha256
 from softlabel_codec.torch import normalize
 from softlabel_codec.torch import workers as workers_module
 
@@ -161,30 +162,30 @@ def test_unreadable_images_are_named_and_fatal_or_skipped(image_folder, tmp_path
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EINTR, errno.ETIMEDOUT])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_system_that_fails_does_not_make_images_unreadable(image_folder, tmp_path, teacher_file, monkeypatch, number, workers):
-    read_image = batches.read_image
+    read_bytes = Path.read_bytes
 
-    def fails_now_and_then(path, exif_orientation):
+    def fails_now_and_then(path):
         if path.name == "grey.jpg" and not (tmp_path / "mended").exists():
             raise OSError(number, os.strerror(number), str(path))
-        return read_image(path, exif_orientation)
+        return read_bytes(path)
 
-    monkeypatch.setattr(batches, "read_image", fails_now_and_then)
+    monkeypatch.setattr(Path, "read_bytes", fails_now_and_then)
     wanted = config(image_folder, tmp_path, teacher_file, on_error="skip", batch_size=6, workers=workers)
-    with pytest.raises(OSError, match=rf"image 'cat/grey\.jpg': .*{os.strerror(number)}.*the same command continues"):
+    with pytest.raises(OSError, match=rf"image 'cat/grey\.jpg': .*{os.strerror(number)}.*run the same command again"):
         encode(wanted)
     (tmp_path / "mended").touch()
     assert (encode(wanted).num_images, encode(config(image_folder, tmp_path, teacher_file, overwrite=True)).skipped) == (6, {})
 
 
 def test_images_that_are_absent_or_forbidden_may_be_skipped(image_folder, tmp_path, teacher_file, monkeypatch):
-    read_image = batches.read_image
+    read_bytes = Path.read_bytes
 
-    def forbidden(path, exif_orientation):
+    def forbidden(path):
         if path.name == "grey.jpg":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return read_image(path, exif_orientation)
+        return read_bytes(path)
 
-    monkeypatch.setattr(batches, "read_image", forbidden)
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
     assert list(encode(config(image_folder, tmp_path, teacher_file, on_error="skip")).skipped) == ["cat/grey.jpg"]
 
 
@@ -221,18 +222,18 @@ def test_a_labelled_image_that_became_unreadable_is_not_skipped_as_well(image_fo
 
 
 def test_an_image_that_is_replaced_between_its_crops_is_noticed(image_folder, tmp_path, teacher_file, monkeypatch):
-    read_image = batches.read_image
+    read_bytes = Path.read_bytes
     times = []
 
-    def replaced(path, exif_orientation):
+    def replaced(path):
         if path.name == "grey.jpg":
             times.append(path)
             if len(times) == 2:
                 Image.new("L", (61, 33)).save(path)
-        return read_image(path, exif_orientation)
+        return read_bytes(path)
 
-    monkeypatch.setattr(batches, "read_image", replaced)
-    with pytest.raises(MismatchError, match=r"image 'cat/grey\.jpg': was replaced by another while its crops were labelled"):
+    monkeypatch.setattr(Path, "read_bytes", replaced)
+    with pytest.raises(MismatchError, match=r"image 'cat/grey\.jpg': was replaced while its crops were being labelled"):
         encode(config(image_folder, tmp_path, teacher_file, batch_size=4))
 
 
@@ -265,7 +266,7 @@ def test_factories_that_give_no_teacher(image_folder, tmp_path, teacher_file, fa
     ("text", "message"),
     [
         ("teacher.py", "expected FILE.py:FACTORY"),
-        ("nowhere.py:build", "there is no such file"),
+        ("nowhere.py:build", "file not found"),
         ("no_such_module:build", "no_such_module failed with ModuleNotFoundError"),
         ("timm:", "expected FILE.py:FACTORY"),
     ],
@@ -302,7 +303,7 @@ def test_wrong_number_of_classes(image_folder, tmp_path, teacher_file):
         ({"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
         ({"precision": "int8"}, "precision: expected auto or float32"),
         ({"on_error": "ignore"}, "on_error: expected fail or skip, got 'ignore'"),
-        ({"interpolation": "cubic"}, "interpolation: expected one of"),
+        ({"interpolation": "cubic"}, "interpolation: expected bilinear or"),
         ({"std": (0.0, 1.0, 1.0)}, "std: expected positive numbers"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
     ],
@@ -317,7 +318,7 @@ def test_empty_folders_and_files_of_others(image_folder, tmp_path, teacher_file)
     with pytest.raises(ArgumentError, match="expected images .* found none"):
         encode(config(tmp_path / "empty", tmp_path, teacher_file))
     (tmp_path / "out.slc").write_bytes(b"somebody's")
-    with pytest.raises(FileExistsError, match="the file exists and is no finished label file"):
+    with pytest.raises(FileExistsError, match="the file exists and is not a finished label file"):
         encode(config(image_folder, tmp_path, teacher_file))
 
 
@@ -381,7 +382,7 @@ def test_changed_teacher_code_does_not_continue(image_folder, tmp_path, teacher_
         encode(config(image_folder, tmp_path, teacher_file, crops=150), stop)
     path = Path(teacher_file.rpartition(":")[0])
     path.write_text(path.read_text() + "\n# changed\n")
-    with pytest.raises(MismatchError, match=r"was begun with other arguments: metadata\['teacher'\]\['code_sha256'\]"):
+    with pytest.raises(MismatchError, match=r"was started with other arguments: metadata\['teacher'\]\['code_sha256'\]"):
         encode(config(image_folder, tmp_path, teacher_file, crops=150))
 
 
@@ -447,7 +448,7 @@ def test_a_killed_worker_is_not_the_teachers_fault(image_folder, tmp_path, teach
     os.kill(int(children[0]), signal.SIGKILL)
     output = process.communicate()[1]
     assert process.returncode == 1
-    assert re.search(r"slcodec: a process that cuts images was killed: DataLoader worker .* fewer --workers", output), output
+    assert re.search(r"slcodec: a worker process was killed: DataLoader worker .* fewer --workers", output), output
 
 
 def test_little_shared_memory_is_enough(image_folder, tmp_path, teacher_file, monkeypatch):
@@ -459,7 +460,7 @@ def test_little_shared_memory_is_enough(image_folder, tmp_path, teacher_file, mo
     monkeypatch.setattr(CropBatches, "__getitem__", lambda self, index: seen.append(self.as_array) or original(self, index))
     encode(config(image_folder, tmp_path, teacher_file, workers=2, overwrite=True))
     assert (tmp_path / "out.slc").read_bytes() == whole
-    batches = CropBatches(image_folder, ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), 16, "bilinear", "ignored", as_array=True)
+    batches = CropBatches(image_folder, ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), Cutter(16), as_array=True)
     ((pixels, _),) = load_batches(batches, [0], 0, False)
     assert isinstance(pixels, torch.Tensor)
     assert isinstance(batches[0][0], np.ndarray)
@@ -486,14 +487,14 @@ def test_a_teacher_without_numbers_is_named(image_folder, tmp_path, teacher_file
     path.write_text(
         path.read_text() + "\nclass Broken(nn.Module):\n    def forward(self, x):\n        return x.new_full((len(x), 10), float('nan'))\n"
     )
-    with pytest.raises(MismatchError, match="teacher tiny: gives no labels that can be stored: .*row 0: holds NaN"):
+    with pytest.raises(MismatchError, match="teacher tiny: its output cannot be stored as labels: .*row 0: holds NaN"):
         encode(config(image_folder, tmp_path, f"{path}:Broken"))
 
 
 def test_two_runs_at_once(image_folder, tmp_path, teacher_file):
     from softlabel_codec import SoftLabelWriter
 
-    with SoftLabelWriter(tmp_path / "out.slc", 10, "hard"), pytest.raises(StateError, match="another writer is at work"):
+    with SoftLabelWriter(tmp_path / "out.slc", 10, "hard"), pytest.raises(StateError, match="another writer is writing"):
         encode(config(image_folder, tmp_path, teacher_file))
 
 
@@ -604,7 +605,7 @@ def test_weights_that_do_not_fit(timm, teacher_file, tmp_path):
     with pytest.raises(MismatchError, match=r"other\.pt: the weights of another network"):
         load_teacher("timm:tiny", weights=tmp_path / "other.pt")
     torch.save(small_model(), tmp_path / "code.pt")
-    with pytest.raises(CorruptError, match=r"code\.pt: no weights that can be read without running code: it asks for torch\.nn"):
+    with pytest.raises(CorruptError, match=r"code\.pt: no weights that can be read without running code: it requires torch\.nn"):
         load_teacher("timm:tiny", weights=tmp_path / "code.pt")
     with pytest.raises(FileNotFoundError, match=r"gone\.pt"):
         load_teacher("timm:tiny", weights=tmp_path / "gone.pt")
@@ -662,7 +663,7 @@ def probs_file(teacher_file):
 
 @pytest.mark.parametrize("factory", ["probs", "half"])
 def test_probabilities_are_not_taken_for_logits(image_folder, tmp_path, probs_file, factory):
-    expected = "teacher tiny: expected logits, got probabilities: .* Say --teacher-output probs .*, or let it return what its last softmax"
+    expected = "teacher tiny: expected logits, got probabilities: .* Pass --teacher-output probs .*, or return the input of"
     with pytest.raises(MismatchError, match=expected):
         encode(config(image_folder, tmp_path, f"{probs_file}:{factory}"))
     assert not (tmp_path / "out.slc.partial").exists()
@@ -688,7 +689,7 @@ def test_numbers_that_are_no_probabilities(image_folder, tmp_path, probs_file):
     for factory, found in (("build", "values from -"), ("doubled", r"sums from 2 to 2")):
         with pytest.raises(MismatchError, match=f"expected probabilities, of which each row sums to 1, got .*{found}"):
             encode(config(image_folder, tmp_path, f"{probs_file}:{factory}", teacher_output="probs"))
-    with pytest.raises(MismatchError, match="gives no labels that can be stored: .*NaN.* It was said to return probabilities"):
+    with pytest.raises(MismatchError, match="its output cannot be stored as labels: .*NaN.* It was said to return probabilities"):
         encode(config(image_folder, tmp_path, f"{probs_file}:sometimes", teacher_output="probs"))
 
 

@@ -65,7 +65,7 @@ def test_damage_in_the_middle_is_not_taken_for_a_torn_write(tmp_path):
     before = partial.read_bytes()
     for options in ({}, {"overwrite": True}):
         with pytest.raises(
-            CorruptError, match=rf"a\.slc\.partial: damaged at byte {offsets[2]}, and whole blocks follow from byte {offsets[3]}"
+            CorruptError, match=rf"a\.slc\.partial: damaged at byte {offsets[2]}, but complete blocks follow from byte {offsets[3]}"
         ):
             continue_it(tmp_path, **options)
     assert partial.read_bytes() == before

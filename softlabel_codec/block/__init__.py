@@ -1,1 +1,1 @@
-"""Between integer codes and the bytes of a block. Lossless, pure numpy; knows nothing of compression or files."""
+"""Between integer codes and the bytes of a block. Lossless, numpy only; compression and files are elsewhere."""

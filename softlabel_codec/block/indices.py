@@ -87,8 +87,8 @@ def _skip_used(ranks: IntArray) -> IntArray:
 def unpack_ranks(codes: IntArray) -> IntArray:
     """Return the ranks (R, K) that `codes` stand for.
 
-    Going backwards, each code makes room in all later ones that are not below it: the usual inverse of a Lehmer code,
-    equal to the rule of the specification without its sorting.
+    From last to first, each code increments all later ones that are not below it: the usual inverse of a Lehmer code, equal to the
+    rule of the specification without its sorting.
     """
     ranks: IntArray = codes.T.copy()
     for column in range(min(len(ranks) - 1, LOOK_BACK) - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""The short way for a few crops of one image: decoded one by one, in plain Python.
+"""The fast path for a few crops of one image: decoded one by one, in plain Python.
 
 `Layout.unpack` and the quantiser decode thousands of crops at once with numpy. For four crops nearly all of their time is
 overhead of numpy's calls; going through the same bytes crop by crop takes a fraction of it. The results are equal.
@@ -46,7 +46,7 @@ class FewCropsReader:
 
     @staticmethod
     def serves(layout: Layout) -> bool:
-        """Return whether this way is open for files of that layout."""
+        """Return whether this path supports files of that layout."""
         return layout.family.one_image is not None and layout.crops in ("pixels", "derived")
 
     def read(self, content: bytes, slot: int, crops: Sequence[int], stream: int) -> Decoded:

@@ -1,1 +1,1 @@
-"""What callers pass, and what the format allows."""
+"""Checks of arguments, and the limits of the format."""

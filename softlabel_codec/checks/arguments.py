@@ -1,4 +1,4 @@
-"""Checks of what a caller passes to the writer, before anything is kept of it."""
+"""Checks of arguments, before anything is stored."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_key(key: object) -> str:
     try:
         length = len(key.encode())
     except UnicodeEncodeError:
-        raise ArgumentError(f"key: expected text that UTF-8 can hold, got {key!r}") from None
+        raise ArgumentError(f"key: expected text that can be encoded as UTF-8, got {key!r}") from None
     if length > MAX_KEY_BYTES:
         raise LimitError(f"key: expected at most {MAX_KEY_BYTES} bytes of UTF-8, got {length}")
     return key
@@ -83,14 +83,14 @@ def check_fraction_crops(crops: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]
         row = int(np.argmin(finite))
         raise ArgumentError(f"crops: row {row}: expected finite fractions, got {array[row].tolist()}")
     if array.dtype.itemsize > dtype.itemsize:
-        raise ArgumentError(f"crops: expected {dtype}, so that nothing is lost, got {array.dtype}")
+        raise ArgumentError(f"crops: expected {dtype} (another type would be rounded), got {array.dtype}")
     return array.astype(dtype)
 
 
 def check_image_crc32(crc32: object, wanted: bool) -> None:
     """Raise ArgumentError unless `crc32` is a CRC-32 if one is wanted, and None if not."""
     if not wanted and crc32 is not None:
-        raise ArgumentError("image_crc32: expected none, as the writer was made without image_checksums=True")
+        raise ArgumentError("image_crc32: expected None, because the writer was created without image_checksums=True")
     if wanted and not (isinstance(crc32, int) and 0 <= crc32 < 2**32):
         raise ArgumentError(f"image_crc32: expected an integer from 0 to 2^32 - 1, got {crc32!r}")
 

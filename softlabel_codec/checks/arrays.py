@@ -1,4 +1,4 @@
-"""Anything that a caller passes as an array, as a numpy array or a clear error."""
+"""Conversion of arguments to numpy arrays, with a clear error if that fails."""
 
 from __future__ import annotations
 

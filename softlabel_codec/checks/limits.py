@@ -28,6 +28,6 @@ def max_content_bytes(payload_bytes: int) -> int:
 def fits_block(crops: int, entries: int, widest: int) -> bool:
     """Return whether a block may hold so many crops with so many kept classes in all, of which one crop keeps `widest`.
 
-    So a reader can lay the labels of a block out as a table of crops by kept classes without it growing far beyond what is stored.
+    This lets a reader hold the labels of a block as a table (crops, kept classes) that is not much larger than what is stored.
     """
     return crops <= MAX_CROPS_PER_BLOCK and crops * widest <= max(MAX_TABLE_ENTRIES, entries)

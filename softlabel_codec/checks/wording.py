@@ -1,4 +1,4 @@
-"""What messages have in common."""
+"""Wording that messages share."""
 
 from __future__ import annotations
 

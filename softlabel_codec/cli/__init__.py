@@ -1,1 +1,1 @@
-"""The `slcodec` command line: parses, calls and prints; everything it does is a function elsewhere."""
+"""The `slcodec` command line: parses arguments, calls functions of the package, and prints."""

@@ -18,18 +18,18 @@ if TYPE_CHECKING:  # imports torch
 @command("check")
 @click.argument("labels", type=click.Path(exists=True, dir_okay=False))
 @click.option("--images", type=click.Path(exists=True, file_okay=False), required=True, help="Folder of the labelled images.")
-@click.option("--teacher", required=True, help="What made the labels, as for 'slcodec encode'.")
-@click.option("--teacher-weights", metavar="FILE|none", help="Its weights, likewise.")
-@click.option("--sample", type=click.IntRange(1), default=100, show_default=True, help="Look at so many images.")
-@click.option("--temperature", type=float, help="T of softmax(logits / T).  [default: what the file says, or 1]")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that cut images.")
+@click.option("--teacher", required=True, help="The teacher that made the labels, as for 'slcodec encode'.")
+@click.option("--teacher-weights", metavar="FILE|none", help="Its weights, as for 'slcodec encode'.")
+@click.option("--sample", type=click.IntRange(1), default=100, show_default=True, help="Number of images to check.")
+@click.option("--temperature", type=float, help="T of softmax(logits / T).  [default: from the file, or 1]")
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode and crop images.")
 @click.option("--device", default="auto", show_default=True)
 @quiet_option
 @json_option
 def check_command(as_json: bool, quiet: bool, **options: Any) -> None:
-    """Say whether LABELS, images and a teacher belong together: run it on some stored crops, and compare.
+    """Check that labels, images and teacher belong together.
 
-    Exit code 1 if they do not.
+    Runs the teacher on some stored crops of LABELS and compares its output with the stored labels. Exit code 1 if they differ too much.
     """
     from softlabel_codec.teacher import check_labels  # noqa: PLC0415  imports torch
 
@@ -44,11 +44,15 @@ def check_command(as_json: bool, quiet: bool, **options: Any) -> None:
 
 def _show(report: LabelsCheck) -> None:
     found = report.found
-    weights = {True: "those that made the labels", False: "not those that made the labels", None: "the file does not say which they were"}
+    weights = {
+        True: "the ones that made the labels",
+        False: "not the ones that made the labels",
+        None: "the file does not record which weights were used",
+    }
     pairs: list[tuple[str, object]] = [
         ("labels", report.path),
         ("teacher", f"{report.teacher}; its weights: {weights[report.same_weights]}"),
-        ("looked at", f"{counted(found.num_crops, 'crop')} of {counted(report.num_images, 'image')}"),
+        ("checked", f"{counted(found.num_crops, 'crop')} of {counted(report.num_images, 'image')}"),
         ("top class agrees", f"{found.agreement:.1%}, within {found.margin:.4f} nats"),
     ]
     if found.difference is not None:

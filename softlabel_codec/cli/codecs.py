@@ -1,4 +1,4 @@
-"""`--codec`: a codec string, or `help` for the list of them."""
+"""`--codec`: a codec string, or `help` to list them."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import click
 from softlabel_codec.cli.output import print_pairs
 
 STRINGS = {
-    "marginal_smoothing:k=5": "the 5 most probable classes; the rest shared evenly",
-    "marginal_smoothing:t=0.02": "all classes with at least 2 %; the rest shared evenly",
-    "marginal_smoothing:t=0.1,tail=30": "all with at least 10 %; the rest shared along a profile of the image's 30 next classes",
-    "marginal_smoothing:t=0.05,tail=100": "likewise, finer",
+    "marginal_smoothing:k=5": "the 5 most probable classes; the remainder spread evenly",
+    "marginal_smoothing:t=0.02": "all classes with at least 2 %; the remainder spread evenly",
+    "marginal_smoothing:t=0.1,tail=30": "all with at least 10 %; the remainder spread along a tail: the image's 30 next classes",
+    "marginal_smoothing:t=0.05,tail=100": "the same with 5 % and 100 classes",
     "marginal_renorm:k=5": "the 5 most probable classes, scaled to sum to 1",
-    "smoothing": "the top class and its probability; the rest shared evenly",
+    "smoothing": "the top class and its probability; the remainder spread evenly",
     "hard": "the top class",
     "dense": "all probabilities",
-    "dense:content=logits": "all logits, from which labels of any temperature can be made",
+    "dense:content=logits": "all logits; the temperature can be chosen later",
 }
 OPTIONS = {
-    "k=5": "how many classes are kept of each crop",
-    "t=0.02": "instead of k: which probability a class must have to be kept; the top class always is",
-    "tail=100": "so many classes are in the profile of what was left out, once per image",
-    "values=log8": "how exactly probabilities are kept: log8 (log ratios in small integers), f16 or f32; of dense f32 or f16",
-    "step=0.2": "of log8: size of its steps in natural logarithms; with a tail 0.5 unless said otherwise",
-    "content=probs": "of dense: probs or logits",
+    "k=5": "number of classes kept of each crop",
+    "t=0.02": "instead of k: keep every class with at least this probability, and always the top class",
+    "tail=100": "number of classes in the tail, which is stored once per image",
+    "values=log8": "precision of the probabilities: log8 (log ratios as small integers), f16 or f32; for dense f32 or f16",
+    "step=0.2": "for log8: step in natural logarithms; the default is 0.5 with a tail",
+    "content=probs": "for dense: probs or logits",
 }
 
 
 class _CodecString(click.ParamType):  # type: ignore[type-arg]  # no parameter before click 8.3
-    """A codec string as it is, or an end with the list of them."""
+    """A codec string; `help` prints the list of codecs and exits."""
 
     name = "codec"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in ("help", "--help", "-h") and ctx is not None:
-            click.echo("What is kept of each crop: a name, or NAME:OPTION,OPTION,...\n")
+            click.echo("A codec is NAME or NAME:OPTION,OPTION,... It keeps of each crop:\n")
             print_pairs(STRINGS.items())
             click.echo("\nOptions")
             print_pairs(OPTIONS.items())

@@ -1,4 +1,4 @@
-"""How every command of `slcodec` behaves: nothing given is dropped, errors are a message and an exit code, streams are open."""
+"""What all commands of `slcodec` share: repeated options are refused, and errors become a message and an exit code."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
 _EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "skimage": "demo"}
 
 
-class _NothingDropped(click.Command):
-    """A command that refuses an option that is given twice, of which click would keep the last value only."""
+class _RefusesRepeats(click.Command):
+    """A command that refuses an option given twice; click alone would silently keep the last value."""
 
     def make_parser(self, ctx: click.Context) -> Any:
         parser = super().make_parser(ctx)
@@ -35,7 +35,7 @@ class _NothingDropped(click.Command):
 
 
 def _refuse_repeated(order: list[click.Parameter], ctx: click.Context) -> None:
-    """Raise a usage error if an option that has one value stands twice in the order in which parameters were given."""
+    """Raise a usage error if an option that takes one value is given more than once."""
     given = [option for option in order if isinstance(option, click.Option) and _has_one_value(option)]
     for option in given:
         if given.count(option) > 1:
@@ -43,16 +43,16 @@ def _refuse_repeated(order: list[click.Parameter], ctx: click.Context) -> None:
 
 
 def _has_one_value(option: click.Option) -> bool:
-    """Return whether an option given twice could contradict itself: it collects no values, and is no flag without an opposite."""
+    """Return whether two uses of an option could contradict each other: it does not collect values and is not a one-way flag."""
     return not option.multiple and not (option.is_flag and not option.secondary_opts)
 
 
-class Command(_NothingDropped):
+class Command(_RefusesRepeats):
     """A command of `slcodec`."""
 
 
-class Group(_NothingDropped, click.Group):
-    """A command group whose commands fail with a message and an exit code, never with a traceback."""
+class Group(_RefusesRepeats, click.Group):
+    """A command group whose commands report errors with a message and an exit code, without a traceback."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         open_standard_streams()
@@ -77,18 +77,16 @@ class Group(_NothingDropped, click.Group):
 
 
 def command(name: str) -> Callable[[Callable[..., Any]], Command]:
-    """Return what makes a command of `slcodec` of a function."""
+    """Return a decorator that turns a function into a command of `slcodec`."""
     return click.command(name, cls=Command)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-quiet_option = click.option(
-    "--quiet", "-q", is_flag=True, help="Say nothing of the progress: no bar on a terminal, no line every half minute elsewhere."
-)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 
 
 class FileToWrite(click.Path):
-    """The path of a file to be written, whose folder must be there: better said now than after an hour."""
+    """The path of a file to write. Its folder must exist, which is checked before the work begins."""
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False)
@@ -97,7 +95,7 @@ class FileToWrite(click.Path):
         path = super().convert(value, param, ctx)
         folder = Path(os.fsdecode(path)).parent
         if not folder.is_dir():
-            self.fail(f"{printable(path)!r}: there is no folder {printable(folder)!r}.", param, ctx)
+            self.fail(f"{printable(path)!r}: the folder {printable(folder)!r} does not exist.", param, ctx)
         return path
 
 

@@ -22,7 +22,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @click.argument("path", type=_PATH)
 @_json
 def inspect_command(path: str, as_json: bool) -> None:
-    """Say what a file is: identity, codec, provenance, and where its bytes go."""
+    """Show what a file is: codec, origin, bytes by column."""
     report = inspect(path)
     if as_json:
         print_json(report)
@@ -34,10 +34,10 @@ def inspect_command(path: str, as_json: bool) -> None:
 @command("stats")
 @click.argument("path", type=_PATH)
 @click.option("--plot", "picture", type=FileToWrite(), help="Draw confidence, kept classes and bytes by column (PNG, PDF, SVG).")
-@click.option("--images", "max_images", type=click.IntRange(1), default=2000, show_default=True, help="Look at no more images than this.")
+@click.option("--images", "max_images", type=click.IntRange(1), default=2000, show_default=True, help="Largest number of images to read.")
 @_json
 def stats_command(path: str, picture: str | None, max_images: int, as_json: bool) -> None:
-    """Say what is in a file: confidence, entropy, classes kept, crops."""
+    """Show what the labels say: confidence, entropy, classes."""
     report = stats(path, max_images=max_images)
     if picture:
         plot_stats(report, picture)
@@ -49,16 +49,19 @@ def stats_command(path: str, picture: str | None, max_images: int, as_json: bool
 
 @command("verify")
 @click.argument("path", type=_PATH)
-@click.option("--deep", is_flag=True, help="Also decode every label and crop, and compare keys.")
+@click.option("--deep", is_flag=True, help="Also decode every label and crop, and compare the keys.")
 @click.option(
     "--images",
     type=click.Path(exists=True, file_okay=False),
-    help="Also look whether the images in this folder are those that were labelled.",
+    help="Also check that the images in this folder are the ones that were labelled.",
 )
 @quiet_option
 @_json
 def verify_command(path: str, deep: bool, images: str | None, as_json: bool, quiet: bool) -> None:
-    """Check every checksum of a file, with --deep the meaning of everything in it, and with --images that it belongs to them."""
+    """Check a file for damage.
+
+    Compares every checksum; with --deep also decodes every label and crop; with --images also checks that these images were labelled.
+    """
     with progress_bar("block", quiet) as progress:
         report = verify(path, deep=deep, images=images, progress=progress)
     labelled = f"{counted(report.num_images, 'image')} in {counted(report.num_blocks, 'block')}"
@@ -67,13 +70,13 @@ def verify_command(path: str, deep: bool, images: str | None, as_json: bool, qui
     elif report.ok:
         click.echo(f"{path}: sound: {labelled}" + (", all decoded" if deep else ""))
         if images is not None:
-            what = "sizes and checksums" if report.checksums else "sizes; the labels keep no checksums"
-            same = "image is the one that was" if report.compared_images == 1 else "images are those that were"
+            what = "sizes and checksums" if report.checksums else "sizes only; the labels hold no checksums"
+            same = "image is the one that was" if report.compared_images == 1 else "images are the ones that were"
             click.echo(f"{images}: {report.compared_images} {same} labelled ({what})")
     else:
         for problem in report.problems:
             print_pairs([(problem.error, problem.message)])
-        click.echo(f"{path}: {counted(len(report.problems), 'problem')}; {labelled} looked at")
+        click.echo(f"{path}: {counted(len(report.problems), 'problem')}; {labelled} checked")
     sys.exit(0 if report.ok else BAD_INPUT)
 
 
@@ -82,7 +85,10 @@ def verify_command(path: str, deep: bool, images: str | None, as_json: bool, qui
 @click.argument("out", type=FileToWrite())
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def recover_command(unfinished: str, out: str, overwrite: bool) -> None:
-    """Make a finished file OUT of all sound blocks of a damaged file, or of the whole blocks of an UNFINISHED one."""
+    """Save the sound blocks of a damaged or unfinished file.
+
+    Writes all sound blocks of the damaged file, or all complete blocks of the UNFINISHED file, to a finished file OUT.
+    """
     result = recover(unfinished, out, overwrite=overwrite, empty=False)
     if result.lost_keys is None:
         were = "was" if result.unused_bytes == 1 else "were"

@@ -9,16 +9,27 @@ from softlabel_codec.cli.commands import Group, command, quiet_option
 from softlabel_codec.cli.encode import encode_command
 from softlabel_codec.cli.importing import import_group
 from softlabel_codec.cli.look import inspect_command, recover_command, stats_command, verify_command
-from softlabel_codec.cli.training import compare_command, evaluate_command, label_maps_command, train_command
+from softlabel_codec.cli.training import compare_command, evaluate_command, train_command
 from softlabel_codec.version import __version__
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Sections(Group):
+    """A group whose help lists commands by purpose."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        limit = formatter.width - width - 6
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([((command.name or "").ljust(width), command.get_short_help_str(limit)) for command in commands])
+
+
+@click.group(cls=_Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="slcodec")
 def main() -> None:
-    """Write, read and check softlabel containers: the soft labels that a teacher gives to crops of images.
+    """Store the soft labels of a teacher in one checked file, inspect it, and train students from it.
 
-    Exit codes: 0 fine, 1 the input is bad (damaged, mismatched), 2 wrong usage.
+    Exit codes: 0 success, 1 bad input (damaged, mismatched), 2 wrong usage.
     """
 
 
@@ -26,25 +37,22 @@ def main() -> None:
 @click.argument("folder", type=click.Path(file_okay=False), default="demo-output")
 @quiet_option
 def demo_command(folder: str, quiet: bool) -> None:
-    """Tell the whole story on photographs of scikit-image, in FOLDER: teacher, labels, students, one table, one picture."""
+    """Run everything on sample photographs, in a minute or two.
+
+    Trains a teacher, writes label files, trains students from each, and draws one table and one picture in FOLDER.
+    The photographs come with scikit-image.
+    """
     from softlabel_codec.demo import run_demo  # noqa: PLC0415  imports torch
 
     run_demo(folder, quiet=quiet)
 
 
-COMMANDS = (
-    encode_command,
-    import_group,
-    inspect_command,
-    stats_command,
-    verify_command,
-    recover_command,
-    check_command,
-    train_command,
-    compare_command,
-    evaluate_command,
-    label_maps_command,
-    demo_command,
-)
-for each in COMMANDS:
-    main.add_command(each)
+SECTIONS: dict[str, list[click.Command]] = {
+    "Label images": [encode_command, check_command, import_group],
+    "Look at a label file": [inspect_command, stats_command, verify_command, recover_command],
+    "Train students": [train_command, compare_command, evaluate_command],
+    "See it work": [demo_command],
+}
+for section in SECTIONS.values():
+    for each in section:
+        main.add_command(each)

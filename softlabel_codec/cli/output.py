@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 
 def printable(text: object) -> str:
-    """Return text of a file safe to print: control characters, which could command a terminal, are spelled out."""
+    """Return text with control characters escaped, so that a file cannot send control sequences to the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
@@ -33,7 +33,7 @@ def print_json(report: Any) -> None:
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
-    """Print names and values, one pair to a line."""
+    """Print names and values, one pair per line."""
     rows = [(printable(name), printable(value)) for name, value in pairs]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -59,7 +59,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 @contextmanager
 def progress_bar(unit: str, quiet: bool = False) -> Iterator[Progress]:
-    """Give a function that is called with what is done and the total, and shows them: a bar on a terminal, else a line now and then."""
+    """Yield a function (done, total) that shows progress: a bar on a terminal, otherwise a line about every half minute."""
     if quiet:
         yield lambda done, total: None
     elif sys.stderr.isatty():
@@ -83,7 +83,7 @@ def _bar(unit: str) -> Iterator[Progress]:
 
 
 class _Lines:
-    """Says about every half minute how far something is: for logs, where a bar cannot move."""
+    """Prints progress about every half minute, for logs."""
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
@@ -96,7 +96,7 @@ class _Lines:
             self._done_before, self._started = done, now  # what an earlier run did does not count for the rate
         if now - self._told >= SECONDS_BETWEEN_LINES:
             self._told = now
-            with suppress(OSError):  # a log that nobody reads any more is no reason to stop
+            with suppress(OSError):  # a closed log must not stop the work
                 click.echo(f"slcodec: {self._line(done, total, now - self._started)}", err=True)
 
     def _line(self, done: int, total: int, seconds: float) -> str:
@@ -109,7 +109,7 @@ class _Lines:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time in words, as exactly as anybody wants to know it in advance."""
+    """Return a time in words, rounded as an estimate should be."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

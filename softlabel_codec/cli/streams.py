@@ -1,4 +1,4 @@
-"""The three streams that every command relies on, whatever whoever started it has left open."""
+"""Standard input, output and error, opened even if the calling process closed them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 
 
 def open_standard_streams() -> None:
-    """Make sure that descriptors 0, 1 and 2 are open, and that the streams of Python write to something.
+    """Make sure that descriptors 0, 1 and 2 are open, and that the streams of Python can be written to.
 
-    A descriptor that is closed would be given to the next file that is opened: a message for stderr would then be written into it.
-    Characters that an output's encoding does not have are spelled out instead of ending the command.
+    The next file that is opened would get the number of a closed descriptor, and messages for stderr would be written into it.
+    Characters that the encoding of an output lacks are escaped instead of raising an error.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)

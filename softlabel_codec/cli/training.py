@@ -1,45 +1,24 @@
-"""`slcodec train`, `compare`, `evaluate` and `label-maps`."""
+"""`slcodec train`, `compare` and `evaluate`."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
-from functools import reduce
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
+from softlabel_codec.cli.commands import command, json_option, quiet_option
+from softlabel_codec.cli.options import options_of
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_comparison
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.options.train import TYPES, TrainConfig, read_options
+from softlabel_codec.options.train import TrainConfig, read_options
 
 _OF_A_RUN = ("labels", "out", "seed", "resume")
-Command = Callable[..., Any]
-
-
-def _train_options(*without: str) -> Callable[[Command], Command]:
-    """Return a decorator that gives a command the options of `TrainConfig`; what is not given is None."""
-
-    def option(field: Any) -> Callable[[Command], Command]:
-        kind, count = TYPES[field.name]
-        text = field.metadata["help"]
-        if field.default is MISSING:
-            text += "  [required]"
-        elif field.default is not None:
-            text += f"  [default: {field.default}]"
-        name = f"--{field.name.replace('_', '-')}"
-        if kind is bool:
-            return click.option(f"{name}/--no-{name[2:]}", field.name, default=None, help=text)
-        return click.option(name, field.name, type=kind, nargs=count or 1, default=None, help=text)
-
-    options = [option(field) for field in fields(TrainConfig) if field.name not in without]
-    return lambda command: reduce(lambda wrapped, one: one(wrapped), reversed(options), command)
 
 
 def _given(config: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +28,7 @@ def _given(config: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _config = click.option(
-    "--config", type=click.Path(exists=True, dir_okay=False), help="JSON object of options; those of the command line come first."
+    "--config", type=click.Path(exists=True, dir_okay=False), help="JSON file of options; options on the command line override it."
 )
 
 
@@ -57,9 +36,11 @@ _config = click.option(
 @_config
 @quiet_option
 @json_option
-@_train_options()
+@options_of(TrainConfig, over_a_file=True)
 def train_command(config: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Train a student from stored labels, from the classes of images, from a teacher in every step, or from label maps.
+    """Train a student.
+
+    Its labels come from a label file, from the class folders of the images, from a teacher that runs in every step, or from label maps.
 
     On several GPUs: torchrun --nproc-per-node 8 -m softlabel_codec.trainer, with the same options.
     """
@@ -83,15 +64,17 @@ def train_command(config: str | None, as_json: bool, quiet: bool, **options: Any
 
 @command("compare")
 @click.argument("out", type=click.Path(file_okay=False))
-@click.option("--source", "sources", multiple=True, required=True, help="NAME=LABELS, labels as for 'slcodec train'. Several.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Students of each source.")
-@click.option("--reference", help="NAME that the others are compared with.  [default: the first]")
-@click.option("--margin", type=float, default=0.5, show_default=True, help="Points of accuracy that do not matter.")
+@click.option(
+    "--source", "sources", multiple=True, required=True, help="NAME=LABELS, labels as for 'slcodec train'. Give it several times."
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Number of students per source.")
+@click.option("--reference", help="NAME of the source that the others are compared with.  [default: the first]")
+@click.option("--margin", type=float, default=0.5, show_default=True, help="Difference in accuracy that does not matter, in points.")
 @click.option("--vary", multiple=True, help="OPTION=VALUE,VALUE,...: a row for each value, such as crops_per_image=1,2,4,8,16.")
 @_config
 @quiet_option
 @json_option
-@_train_options(*_OF_A_RUN)
+@options_of(TrainConfig, without=_OF_A_RUN, over_a_file=True)
 def compare_command(
     out: str,
     sources: tuple[str, ...],
@@ -104,9 +87,10 @@ def compare_command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Train the same student from several label sources and seeds, and tell whether it is as good and what the labels cost.
+    """Train students from several label sources and compare them.
 
-    Runs, table and picture are written to OUT. Stopped, the same command continues; finished runs are not repeated.
+    Trains the same student with several seeds from each source, and compares accuracy, size of the labels and time. Runs, table and
+    picture are written to OUT. If the command is interrupted, run it again: finished runs are not repeated.
     """
     from softlabel_codec.compare import compare  # noqa: PLC0415  imports torch
 
@@ -125,18 +109,26 @@ def compare_command(
 @command("evaluate")
 @click.argument("images", type=click.Path(exists=True, file_okay=False))
 @click.argument("weights", type=click.Path(exists=True, dir_okay=False))
-@click.option("--student", help="As for 'slcodec train'.  [default: what the checkpoint says]")
-@click.option("--num-classes", type=click.IntRange(2), help="Likewise.")
-@click.option("--size", type=click.IntRange(1), help="Side of its images in pixels.  [default: likewise, or 224]")
-@click.option("--crop", type=click.FloatRange(0, 1, min_open=True), help="Part of the shorter side.  [default: likewise, or 0.875]")
-@click.option("--interpolation", type=click.Choice(INTERPOLATIONS), help="How images are scaled.  [default: likewise, or bilinear]")
-@click.option("--exif-orientation", type=click.Choice(EXIF_POLICIES), help="How images are turned.  [default: likewise, or ignored]")
-@click.option("--mean", type=float, nargs=3, help="Of RGB in 0..1.  [default: likewise; needed with other weights]")
-@click.option("--std", type=float, nargs=3, help="Likewise.")
+@click.option("--student", help="Network, as for 'slcodec train'.  [default: from the checkpoint]")
+@click.option("--num-classes", type=click.IntRange(2), help="Number of classes.  [default: from the checkpoint]")
+@click.option("--size", type=click.IntRange(1), help="Side of its images in pixels.  [default: from the checkpoint, or 224]")
+@click.option(
+    "--crop", type=click.FloatRange(0, 1, min_open=True), help="Fraction of the shorter side.  [default: from the checkpoint, or 0.875]"
+)
+@click.option(
+    "--interpolation", type=click.Choice(INTERPOLATIONS), help="How images are scaled.  [default: from the checkpoint, or bilinear]"
+)
+@click.option(
+    "--exif-orientation",
+    type=click.Choice(EXIF_POLICIES),
+    help="Whether the EXIF orientation is applied.  [default: from the checkpoint, or ignored]",
+)
+@click.option("--mean", type=float, nargs=3, help="Mean of RGB in 0..1.  [default: from the checkpoint; required for other weights]")
+@click.option("--std", type=float, nargs=3, help="Standard deviation of RGB, as for --mean.")
 @click.option(
     "--classes",
     type=click.Path(exists=True, dir_okay=False),
-    help="File that says which class folder has which number: one to a line, or JSON.",
+    help="File that lists the class folders by class number: one per line, or JSON.",
 )
 @click.option("--real", type=click.Path(exists=True, dir_okay=False), help="ImageNet ReaL's real.json.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
@@ -144,11 +136,12 @@ def compare_command(
 @click.option("--device", default="auto", show_default=True)
 @json_option
 def evaluate_command(images: str, weights: str, student: str | None, num_classes: int | None, as_json: bool, **options: Any) -> None:
-    """Say how good a student is on a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or yours.
+    """Measure the accuracy of a student.
 
-    WEIGHTS is the checkpoint.pt or weights.pt of a run, which say everything about it, or a state_dict from elsewhere.
+    IMAGES is a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or your own. WEIGHTS is the checkpoint.pt or weights.pt of a
+    run, which describe the student, or a state_dict from elsewhere.
     """
-    from softlabel_codec.trainer import evaluate, load_student  # noqa: PLC0415  imports torch
+    from softlabel_codec.evaluate import evaluate, load_student  # noqa: PLC0415  imports torch
 
     how = {name: options.pop(name) for name in ("size", "crop", "interpolation", "exif_orientation", "mean", "std")}
     found = load_student(weights, student, num_classes, **{name: value for name, value in how.items() if value is not None})
@@ -157,25 +150,6 @@ def evaluate_command(images: str, weights: str, student: str | None, num_classes
         print_json(report)
     else:
         print_pairs(_evaluation_pairs(vars(report)))
-
-
-@command("label-maps")
-@click.argument("images", type=click.Path(exists=True, file_okay=False))
-@click.argument("out", type=FileToWrite())
-@click.option("--teacher", required=True, help="As for 'slcodec encode'; its network needs a method logit_map.")
-@click.option("--size", type=click.IntRange(1), help="Side to which whole images are scaled.  [default: the teacher's]")
-@click.option("--exif-orientation", type=click.Choice(EXIF_POLICIES), default="ignored", show_default=True, help="How images are turned.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@quiet_option
-def label_maps_command(images: str, out: str, teacher: str, quiet: bool, **options: Any) -> None:
-    """Write ReLabel-style label maps of a folder of images, to compare with."""
-    from softlabel_codec.label_maps import make_label_maps  # noqa: PLC0415  imports torch
-
-    with progress_bar("image", quiet) as progress:
-        maps = make_label_maps(images, teacher, progress=progress, **options)
-    maps.save(out)  # under this name, whatever its ending
-    print_pairs([("wrote", f"{out}: label maps of {counted(len(maps.numbers), 'image')}")])
 
 
 def _evaluation_pairs(found: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Students from several label sources, side by side."""
+"""Comparison of students that are trained from several label sources."""
 
 from softlabel_codec.compare.outcome import CompareReport
 from softlabel_codec.compare.run import compare

@@ -1,4 +1,4 @@
-"""What came out of a comparison: rows of means, differences with their intervals, and a picture."""
+"""The result of a comparison: rows of means, differences with their intervals, and a picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Row:
-    """A label source (with the options that vary), and what students make of it.
+    """A label source (with the options that vary), and the students trained from it.
 
     Attributes
     ----------
@@ -49,8 +49,8 @@ class Row:
     mean, standard_deviation : float
         Of these; the standard deviation is None for one student.
     difference : Interval or None
-        Mean accuracy less that of the reference, in points, with what the seeds make of it: not what other validation images would. None
-        for the reference itself, and if nothing is known of the spread, as with one student.
+        Mean accuracy less that of the reference, in points. The interval covers the variation between seeds, not between validation sets.
+        None for the reference itself, and if the spread is unknown, as with one student.
     within_margin : bool or None
         Whether the whole interval lies within the margin.
     bytes_per_crop : float or None
@@ -58,7 +58,7 @@ class Row:
     kl : float or None
         Mean KL divergence of the labels from the reference's on the same crops, in nats; None where unknown or infinite.
     quality : LabelQuality or None
-        What the labels are like.
+        Confidence, entropy and fidelity of the labels.
     seconds_per_epoch, data_seconds_per_epoch : float
         Mean time of an epoch, and how much of it the process waited for data.
     """
@@ -87,12 +87,12 @@ class Row:
 
 @dataclass(frozen=True)
 class CompareReport:
-    """What came out of a comparison.
+    """The result of a comparison.
 
     Attributes
     ----------
     date, machine, versions
-        When and where.
+        When, where and with which libraries it ran.
     options : dict
         Options of all runs.
     reference : str
@@ -114,7 +114,7 @@ class CompareReport:
 
 @dataclass(frozen=True)
 class Cell:
-    """A row before it is worked out: a source, the options that vary, and the results of its runs as they were written, by seed."""
+    """The input of a row: a source, the options that vary, and the results of its runs by seed."""
 
     name: str
     varied: dict[str, Any]
@@ -164,7 +164,7 @@ def make_report(
 
 
 def need_libraries() -> None:
-    """Raise ArgumentError if what a report needs is not installed: better now than after hours of training."""
+    """Raise ArgumentError if a library that the report needs is missing. Called before training."""
     try:
         import matplotlib.figure  # noqa: F401, PLC0415
         import scipy.stats  # noqa: F401, PLC0415
@@ -175,7 +175,7 @@ def need_libraries() -> None:
 def welch(values: Sequence[float], others: Sequence[float]) -> Interval | None:
     """Return how much higher the mean of some values is than that of others, with its interval; None where their spread is not known.
 
-    That is if either are fewer than two, or if neither vary at all: two students that happen to be equally good are no certainty.
+    The spread is unknown if either has fewer than two values, or if neither varies at all: two equal results do not prove certainty.
     """
     if len(values) < 2 or len(others) < 2:
         return None
@@ -208,7 +208,7 @@ def _bytes_per_crop(labels: str, sources: Mapping[str, str]) -> float | None:
 
 
 def machine() -> str:
-    """Return what computes here, in words."""
+    """Return a description of this machine."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"{platform.machine()}, {torch.get_num_threads()} threads"
@@ -231,5 +231,5 @@ def draw_comparison(report: CompareReport, path: str | Path) -> None:
     if any(row.bytes_per_crop is not None for row in report.rows):
         axes.set_xscale("log")
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.set(xlabel="bytes per crop", ylabel="top-1 accuracy in %", title="Students by what their labels cost")
+    axes.set(xlabel="bytes per crop", ylabel="top-1 accuracy in %", title="Accuracy of students and size of their labels")
     figure.savefig(str(path), dpi=120)

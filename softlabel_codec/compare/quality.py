@@ -1,4 +1,4 @@
-"""What the labels of each source say of the same crops: how sure they are, how often right, and how far from the reference's."""
+"""Quality of the labels of each source on the same crops: confidence, agreement with the classes, and distance from the reference."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.images.files import image_size, load_image, path_of_key
+from softlabel_codec.images.classes import class_folders, classes_of, read_class_folders
+from softlabel_codec.images.files import path_of_key, read_size
 from softlabel_codec.label_maps.maps import LabelMaps
 from softlabel_codec.options.train import TRUTH
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders
 
 MAX_IMAGES = 200
 MAX_CROPS = 8
@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelQuality:
-    """What the labels of a source are like, as means over crops.
+    """Quality of the labels of a source, as means over crops.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class LabelQuality:
         Share of crops whose most probable class is that of their image, if it is known.
     cross_entropy : dict
         For each source with labels of the same crops, the cross-entropy -sum p ln q in nats of its labels p and these labels q; None where
-        it is infinite: a class that p holds possible has no probability in q.
+        it is infinite, because a class with p > 0 has q = 0.
     """
 
     confidence: float
@@ -54,8 +54,8 @@ def label_quality(sources: Mapping[str, str], images: str, classes: str | None =
     Parameters
     ----------
     sources : mapping of str to str
-        Label sources by name, as `TrainConfig.labels` takes them. Those that only a teacher knows are left out, and so are all if none
-        is a label file. Label files with other crops are measured on their own ones, and not compared.
+        Label sources by name, as `TrainConfig.labels` takes them. Sources that need a teacher are left out, and all of them if none
+        is a label file. Label files with other crops are measured on their own crops, and not compared.
     images : str
         Folder of the images.
     classes : str, optional
@@ -117,7 +117,7 @@ class _Crops:
         return cls(images, keys, numbers, crops, reader.num_classes, classes)
 
     def probs(self, labels: str) -> _Probs | None:
-        """Return what a source says of these crops; None if only a teacher knows."""
+        """Return the labels of these crops from a source; None if they need a teacher."""
         if labels.endswith(".slc"):
             return self._stored(labels)
         if labels.endswith(".npz"):
@@ -136,7 +136,7 @@ class _Crops:
         return _Probs(_normalised(np.concatenate([labelled.labels.dense() for labelled in found])), same)
 
     def _mapped(self, maps: LabelMaps) -> NDArray[np.float32]:
-        sizes = [image_size(load_image(path_of_key(Path(self.images), key), maps.exif_orientation)) for key in self.keys]
+        sizes = [read_size(path_of_key(Path(self.images), key), exif_orientation=maps.exif_orientation) for key in self.keys]
         mapped = [maps.labels(key, crops, size).dense() for key, crops, size in zip(self.keys, self.crops, sizes, strict=True)]
         return np.concatenate(mapped)
 

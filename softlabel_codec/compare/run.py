@@ -1,4 +1,4 @@
-"""`compare`: train the same student from several label sources and seeds, and see whether it is as good and what the labels cost."""
+"""`compare`: train the same student from several label sources with several seeds, and compare accuracy and cost of the labels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.options.train import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig, check_names
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.loop import RESULT, train
-from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
 
 Progress = Callable[[int, int], None]
@@ -44,7 +44,7 @@ def compare(
     vary: Mapping[str, Sequence[Any]] | None = None,
     progress: Progress | None = None,
 ) -> CompareReport:
-    """Train a student from each source with each seed, and say how they compare. What was trained before is not trained again.
+    """Train a student from each source with each seed, and compare them. Finished runs are not repeated.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ def compare(
     reference : str, optional
         Name of the source that the others are compared with; by default the first.
     margin : float
-        What difference in points would not matter.
+        Largest difference in points that does not matter.
     vary : mapping of str to sequence, optional
-        Options and the values that each is to have, all combinations: `{"crops_per_image": [1, 2, 4]}`.
+        Options and their values; all combinations are trained: `{"crops_per_image": [1, 2, 4]}`.
     progress : callable, optional
         Called with training steps done and in all of all runs.
 
@@ -70,7 +70,7 @@ def compare(
     ------
     ArgumentError, MismatchError, FormatError
         If there is nothing to compare, an option is unknown or wrong, sources do not label the same images, or runs of other options,
-        labels or images are in the folder; nothing has been trained then.
+        labels or images are in the folder. Nothing has been trained then.
     """
     reference = reference or next(iter(sources), "")
     _check_request(sources, options, seeds, reference, vary or {})
@@ -102,7 +102,7 @@ def _check_request(
         raise ArgumentError(f"reference: expected one of {', '.join(sources)}, got {reference!r}")
     for name in OF_A_RUN:
         if name in options or name in vary:
-            raise ArgumentError(f"{name}: is not for a comparison, which decides it for each run")
+            raise ArgumentError(f"{name}: not allowed in a comparison, which sets it for each run")
     for name, values in {"seeds": seeds, **vary}.items():
         if not values or any(value in values[:place] for place, value in enumerate(values)):
             raise ArgumentError(f"{name}: expected values that differ, got {list(values)}")
@@ -141,10 +141,10 @@ def _plan(
 
 
 def _try(config: TrainConfig) -> tuple[dict[str, str], int]:
-    """Do all that a run does before its first step, so that what is wrong is an error now; return fingerprints and number of images."""
+    """Set up a run so that its errors are raised before any training; return fingerprints and number of images."""
     device = device_by_name(config.device)
     setup = set_up(config)
-    num_images = len(setup.images.source.keys)
+    num_images = len(setup.crops.keys)
     check_draws(config, num_images)
     make_student(config, setup, device)
     make_online_teacher(config, setup, device)
@@ -154,7 +154,7 @@ def _try(config: TrainConfig) -> tuple[dict[str, str], int]:
 
 
 def _check_cells(cells: Sequence[_Planned]) -> None:
-    """Raise MismatchError unless all sources label the same images: a student of fewer images tells nothing about the labels."""
+    """Raise MismatchError unless all sources label the same images: otherwise the students say nothing about the labels."""
     firsts: dict[str, _Planned] = {}
     for cell in cells:
         first = firsts.setdefault(str(cell.varied), cell)
@@ -177,7 +177,7 @@ def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -> dict[str, Any]:
-    """Return the options of a run without those that its source has no use for."""
+    """Return the options of a run that apply to its source."""
     stored = labels.endswith(".slc")
     useless = {*(_OF_FRESH_CROPS if stored else ("stored_crops", "policy"))}
     useless |= set() if labels == ONLINE else set(_OF_THE_TEACHER)
@@ -195,7 +195,7 @@ def _file_name(name: str) -> str:
 
 
 def _part_of(progress: Progress | None, number: int, runs: int) -> Progress | None:
-    """Return what a run may call with its own steps, so that `progress` learns about those of all runs."""
+    """Return a progress function for one run that reports the steps of all runs to `progress`."""
     if progress is None:
         return None
     return lambda done, total: progress(number * total + done, runs * total)

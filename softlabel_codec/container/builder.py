@@ -65,12 +65,12 @@ class Assembly:
         self._note(len(block), keys, num_crops, crc32s)
 
     def adopt_blocks(self, source: FileSource, beginning: Beginning) -> None:
-        """Take over the whole blocks that the file already begins with, and cut off what stands after them.
+        """Adopt the complete blocks at the beginning of the file, and cut off what follows them.
 
         Raises
         ------
         CorruptError
-            If whole blocks stand after them: that is no write that was torn off, but damage in the middle.
+            If whole blocks stand after them: this is damage in the middle, and not an interrupted write.
         """
         self._beginning = beginning.data
         self._file.adopt(beginning.data)
@@ -83,8 +83,8 @@ class Assembly:
             end = block.end
         beyond = next(scan.after(end, self.num_blocks), None)
         if beyond is not None:
-            advice = f"Keep all whole blocks with 'slcodec recover {source.path} OTHER.partial' and put that in its place, or delete it"
-            raise CorruptError(f"{source.path}: damaged at byte {end}, and whole blocks follow from byte {beyond.offset} on. {advice}")
+            advice = f"Save all complete blocks with 'slcodec recover {source.path} OTHER.partial' and replace the file by it, or delete it"
+            raise CorruptError(f"{source.path}: damaged at byte {end}, but complete blocks follow from byte {beyond.offset} on. {advice}")
         self._file.cut(end)
 
     def _note(self, block_length: int, keys: Sequence[str], num_crops: Sequence[int], crc32s: Sequence[int] | None) -> None:

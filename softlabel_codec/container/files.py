@@ -1,4 +1,4 @@
-"""The only module that touches container files: positioned reads, and writing that never leaves half a file behind."""
+"""The only module that reads and writes container files: reads by position, and writes that never leave a half-written file."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class PartialFile:
                 self.truncate(0)
             if self.length and unfinished == "refuse":
                 raise StateError(
-                    f"{self.partial}: an unfinished file is there. Continue it with resume=True, keep what it holds with "
+                    f"{self.partial}: an unfinished file is there. Continue it with resume=True, save its contents with "
                     "'slcodec recover', or discard it with overwrite=True (--overwrite)"
                 )
         except BaseException:
@@ -173,7 +173,7 @@ class PartialFile:
             if error.errno == errno.ELOOP:
                 raise FileExistsError(errno.EEXIST, "a symbolic link, which is not written through; remove it", str(self.partial)) from None
             if error.errno == errno.ENOENT:
-                raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(self.partial.parent)) from None
+                raise FileNotFoundError(errno.ENOENT, "no such folder; create it first", str(self.partial.parent)) from None
             raise
         with contextlib.suppress(FileNotFoundError):
             os.fchmod(fd, stat.S_IMODE(self.path.stat().st_mode))  # a private file stays private when it is replaced
@@ -183,7 +183,7 @@ class PartialFile:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StateError(f"{self.partial}: another writer is at work on this file") from None
+            raise StateError(f"{self.partial}: another writer is writing this file") from None
         if not self.partial.exists() or os.fstat(self._fd).st_ino != os.stat(self.partial).st_ino:
             raise StateError(f"{self.partial}: another writer has just finished this file")
 
@@ -243,7 +243,7 @@ class PartialFile:
         try:
             _fsync_folder(self.path.parent)
         except OSError as error:
-            what = f"{error.strerror}; the file is whole and has its name, but a power failure may still take it away"
+            what = f"{error.strerror}; the file is complete and has its name, but a power failure may still lose it"
             raise OSError(error.errno, what, str(self.path)) from error
 
     def close(self) -> None:

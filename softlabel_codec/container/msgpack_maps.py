@@ -1,4 +1,4 @@
-"""The only module that knows msgpack: maps of plain values to bytes and back (spec/container-v1.md, section 1)."""
+"""The only module that imports msgpack: maps of plain values to bytes and back (spec/container-v1.md, section 1)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _to_plain(value: Any, where: str, depth: int) -> Any:
     if isinstance(value, float):
         return _checked(value, math.isfinite(value), where, "a finite number")
     if isinstance(value, str):
-        return _checked(value, _is_utf8(value), where, "text that UTF-8 can hold")
+        return _checked(value, _is_utf8(value), where, "text that can be encoded as UTF-8")
     if depth > MAX_MSGPACK_DEPTH:
         raise LimitError(f"{where}: nested deeper than {MAX_MSGPACK_DEPTH}")
     if isinstance(value, list | tuple):

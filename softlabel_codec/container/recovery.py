@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recovery:
-    """What `recover` did.
+    """The result of `recover`.
 
     Attributes
     ----------
@@ -41,20 +41,20 @@ class Recovery:
 
 
 def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, overwrite: bool = False, empty: bool = True) -> Recovery:
-    """Write a file of all whole blocks of a damaged or an unfinished one, wherever they stand.
+    """Write a file with all complete blocks of a damaged or unfinished file, wherever they are.
 
     Header and metadata are taken from the copy at the end of the file if they are damaged.
 
     Parameters
     ----------
     source : path
-        The damaged file, or the unfinished one, usually `NAME.partial`; it is left as it is.
+        The damaged file, or the unfinished one, usually `NAME.partial`; it is not changed.
     path : path
-        The file to write. If its name ends in `.partial`, it is left unfinished, so that whatever began `source` can continue it.
+        The file to write. If its name ends in `.partial`, it is left unfinished, so that the program that started `source` can continue it.
     overwrite : bool
         Replace `path` if it exists.
     empty : bool
-        Write a file without images if there is no whole block; otherwise that is an error, and nothing is written.
+        If there is no complete block, write a file without images; otherwise raise an error and write nothing.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, ove
     try:
         beginning = _any_beginning(file)
         if not empty and next(BlockScan(file, beginning).all(), None) is None:
-            raise CorruptError(f"{source}: holds no whole block. Nothing was written")
+            raise CorruptError(f"{source}: holds no complete block. Nothing was written")
         target = Path(path)
         own_partial = target.with_name(f"{target.name}.recovered.partial")  # NAME.partial may be what is being recovered
         with PartialFile(target, unfinished="discard", overwrite=overwrite, partial=own_partial) as new:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and JSON files that somebody may have cut off all the same."""
+"""Writes files completely or not at all, and reads JSON results that may be incomplete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softlabel_codec.container.files import partial_path
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file that gets its name, in place of the last one, when the `with` block has written all of it and the disk has it."""
+    """Open a file that gets its name, replacing an existing one, when the `with` block ends and the data are on disk."""
     target = Path(path)
     unfinished = partial_path(target)
     with open(unfinished, "wb") as file:
@@ -30,18 +30,18 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, completely or not at all."""
     with whole_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
-    """Write a JSON file for people to read, whole or not at all."""
+    """Write a JSON file for people to read, completely or not at all."""
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None if there is none, or not a whole one: then whatever makes it is not finished."""
+    """Return the JSON object in a file; None if there is none or it is incomplete."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):

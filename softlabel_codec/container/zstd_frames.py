@@ -1,4 +1,4 @@
-"""The only module that knows zstandard: columns to one zstd frame and back."""
+"""The only module that imports zstandard: columns to one zstd frame and back."""
 
 from __future__ import annotations
 

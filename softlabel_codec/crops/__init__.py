@@ -1,1 +1,1 @@
-"""Crops as functions of numbers: random words, and which stored crops are drawn."""
+"""Which stored crops are drawn."""

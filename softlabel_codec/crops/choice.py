@@ -1,4 +1,4 @@
-"""Which of an image's crops are drawn at its first, second, ... turn: a function of (seed, image, turn) only."""
+"""Which crops of an image are drawn at its first, second, ... turn: a function of (seed, image, turn) only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def choose_crops(seed: int, turns: Any, images: Any, num_crops: Any, crops_per_i
     seed : int
         At least 0.
     turns : int, or int (B,)
-        How many draws of each image came before this one. That is the epoch where each image is drawn once in an epoch.
+        Number of earlier draws of each image; equal to the epoch if each image is drawn once per epoch.
     images : int (B,)
         Image numbers.
     num_crops : int (B,)
@@ -37,12 +37,12 @@ def choose_crops(seed: int, turns: Any, images: Any, num_crops: Any, crops_per_i
 
 
 def crops_at(seed: int, places: Any, images: Any, num_crops: Any, crops_per_image: int) -> IntArray:
-    """Return the crops that stand at some places of the endless sequences of some images, int64 (B, n).
+    """Return the crops at some positions of the endless sequences of some images, int64 (B, n).
 
-    A sequence is made of rounds; each holds all M crops of the image in an order that depends on seed, image and round. So all crops
-    are used before any is used again. Nor are N consecutive places ever the same crop twice, if N <= M: the first half of each round
-    comes from one half of the crops, and the second half from the other, so that the end of a round and the beginning of the next have
-    nothing in common as long as they are together no longer than half a round. For larger N all rounds have the same order.
+    A sequence consists of rounds. Each round holds all M crops of the image in an order that depends on seed, image and round, so all
+    crops are used before any is used again. If N <= M, N consecutive positions never hold a crop twice: the first half of each round
+    comes from one half of the crops and the second half from the other, so the end of a round and the beginning of the next have no crop
+    in common if together they are no longer than half a round. For larger N all rounds have the same order.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def crops_at(seed: int, places: Any, images: Any, num_crops: Any, crops_per_imag
     images, num_crops : int (B,)
         As for `choose_crops`.
     crops_per_image : int
-        N: how many consecutive places are used together, at most. Sequences of small and large N differ.
+        N: largest number of consecutive positions that are used together. Sequences for small and large N differ.
     """
     count = np.asarray(num_crops, np.int64)[:, None]
     number, step = np.divmod(np.broadcast_to(places, (len(count), np.shape(places)[-1])), count)
@@ -71,9 +71,9 @@ def crops_at(seed: int, places: Any, images: Any, num_crops: Any, crops_per_imag
 
 
 def _permute(place: IntArray, count: IntArray, key: NDArray[np.uint64]) -> IntArray:
-    """Return where a pseudo-random permutation of 0 .. count - 1 sends each place; all (B, n).
+    """Return a pseudo-random permutation of 0 .. count - 1 at each position; all (B, n).
 
-    A Feistel network over the smallest number of bits that holds `count`, walked until it lands below `count`.
+    A Feistel network over the smallest number of bits that holds `count`, applied until the result is below `count`.
     """
     bits = np.frexp(np.maximum(count - 1, 1).astype(np.float64))[1].astype(np.uint64)
     limit = count.astype(np.uint64)
@@ -87,7 +87,7 @@ def _permute(place: IntArray, count: IntArray, key: NDArray[np.uint64]) -> IntAr
 
 
 def _feistel(value: NDArray[np.uint64], bits: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Permute numbers of so many bits each, at least 1. The halves may differ by a bit: they take turns in being the left one."""
+    """Permute numbers of so many bits each, at least 1. The halves may differ by one bit; they swap sides in each round."""
     right_bits = bits >> np.uint64(1)
     left_bits = bits - right_bits
     left, right = value >> right_bits, value & _ones(right_bits)

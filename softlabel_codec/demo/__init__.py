@@ -1,4 +1,4 @@
-"""`slcodec demo`: the whole story in a minute or two, on photographs that come with scikit-image."""
+"""`slcodec demo`: every step in one or two minutes, on photographs that come with scikit-image."""
 
 from softlabel_codec.demo.story import run_demo
 

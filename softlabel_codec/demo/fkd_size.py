@@ -1,4 +1,4 @@
-"""How large FKD's files of the same labels are."""
+"""The size of FKD's files with the same labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softlabel_codec.reader import SoftLabelReader
 
 
 def fkd_bytes_per_crop(path: Path) -> float | None:
-    """Return the size of FKD's files with the labels of a label file, by crops; None if FKD has no such labels."""
+    """Return bytes per crop of FKD's files with the labels of a label file; None if FKD has no such labels."""
     with SoftLabelReader(path) as reader, TemporaryDirectory() as folder:
         codec, total = reader.parsed_codec, 0
         if codec.name != "hard" and (codec.k is None or codec.tail):

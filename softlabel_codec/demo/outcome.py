@@ -1,4 +1,4 @@
-"""What came out of the demo, in words and numbers."""
+"""The result of the demo, in words and numbers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from softlabel_codec.compare.outcome import CompareReport, Row
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of the demo.
+    """The result of the demo.
 
     Attributes
     ----------
     teacher_accuracy : float
-        Share of the test images.
+        Share of the test images that the teacher classifies correctly.
     stored_bytes_per_crop : dict
-        For each label file, its size by crops if it stored its crops: here they are derived from the crop sampler.
+        For each label file, its bytes per crop if it stored its crops (here they are derived from the crop sampler).
     fkd_bytes_per_crop : dict
-        Likewise of FKD's files with the same labels in float16, which store their crops; None where FKD has no such labels.
+        The same for FKD's files with these labels in float16, which store their crops; None if FKD has no such labels.
     comparison : CompareReport
         The students.
     """
@@ -32,7 +32,7 @@ class Outcome:
 
 
 def verdict(row: Row, margin: float) -> str:
-    """Return what the interval of a row's difference from the reference tells."""
+    """Return what the interval of a row's difference from the reference means."""
     found = row.difference
     if found is None:
         return ""
@@ -42,7 +42,7 @@ def verdict(row: Row, margin: float) -> str:
 
 
 def show_students(outcome: Outcome) -> None:
-    """Print a line for each kind of labels: what they cost, and how good the students are."""
+    """Print a line for each kind of labels: their size and the accuracy of the students."""
     report = outcome.comparison
     students = f"{len(report.rows[0].seeds)} students from"
     click.echo(f"\n{students:16} {'codec':33} {'bytes/crop':>10} {'% right':>7}  against {report.reference}, 95 %")

@@ -30,7 +30,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 def photograph(name: str) -> Image.Image:
-    """Return the middle of a photograph in grey, 256 x 256 pixels. In grey, because colours alone would tell most of them apart."""
+    """Return the middle of a photograph in grey, 256 x 256 pixels. Grey, because colours alone would identify most of them."""
     import skimage.data  # noqa: PLC0415
 
     found = getattr(skimage.data, PHOTOGRAPHS[name])()

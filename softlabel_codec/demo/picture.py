@@ -58,7 +58,7 @@ def _draw_labels(whole_place: Any, piece_place: Any, label_place: Any, labels: P
 
 
 def _most_ambiguous(labels: Path) -> tuple[str, ImageLabels, list[int]]:
-    """Return the piece of the photograph whose crops have most classes on top, and for those most often on top, the surest crop."""
+    """Return the piece whose crops have the most different top classes, and the most confident crop for each of the most frequent ones."""
     with SoftLabelReader(labels) as reader:
         images = {key: reader[key] for key in reader.keys if key.startswith(f"{SHOWN}/")}
     targets = {key: image.labels.dense() for key, image in images.items()}

@@ -1,4 +1,4 @@
-"""The story: a teacher trained, images labelled once, a file looked at, students trained from each kind of labels, a table, a picture.
+"""The steps of the demo: train a teacher, label images, inspect a file, train students from each kind of labels, draw the result.
 
 Network, recipe, codecs and number of students were chosen on other cuts of the photographs and other students than those shown here.
 """
@@ -64,7 +64,7 @@ OPTIONS = {
 }
 LINES_OF_INSPECT = 7
 WRITTEN = (*PIECES, "teacher", "students", "teacher.py", "recipe.json", "results.json", "demo.png")
-TEACHER_FILE = '''"""The networks of the demo: teacher and students are of one kind, but the teacher has seen many more pieces."""
+TEACHER_FILE = '''"""The networks of the demo. Teacher and students are alike, but the teacher was trained on many more pieces."""
 
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def build():  # slcodec encode --teacher teacher.py:build
 
 
 def run_demo(folder: str | Path, quiet: bool = False) -> Outcome:
-    """Tell the whole story in a folder and return what came out.
+    """Run all steps in a folder and return the result.
 
     Parameters
     ----------
@@ -115,12 +115,12 @@ def run_demo(folder: str | Path, quiet: bool = False) -> Outcome:
 def _tell(out: Path, quiet: bool) -> Outcome:
     which = f"{len(PHOTOGRAPHS)} photographs (scikit-image's, in grey, cut into {PIECES_PER_SIDE} x {PIECES_PER_SIDE} pieces)"
     click.echo(f"Which of {which} is this a piece of?\n{', '.join(PHOTOGRAPHS)}")
-    click.echo("{teacher-train} pieces of each teach the teacher, {train} others the students, {val} others test both.\n".format(**PIECES))
+    click.echo("{teacher-train} pieces of each train the teacher, {train} others the students; {val} others test both.\n".format(**PIECES))
     write_pieces(out)
     recipe = _write_recipe(out)
     teacher_accuracy = _train_teacher(out, recipe)
     right = f"{100 * teacher_accuracy:.1f} % of the test pieces right"
-    click.echo(f"A teacher learns, has {right}, and labels {CROPS} crops of each student piece.")
+    click.echo(f"The teacher has {right} and labels {CROPS} crops of each student piece.")
     files = {name: out / file for name, file in FILES.items()}
     stored = _label(out, files)
     fkd = {name: fkd_bytes_per_crop(path) for name, path in files.items()}
@@ -132,14 +132,14 @@ def _tell(out: Path, quiet: bool) -> Outcome:
     show_students(outcome)
     write_json(out / "results.json", dataclasses.asdict(outcome))
     draw(outcome, files[SHOWN], out / "demo.png")
-    click.echo(f"\nThis is drawn in {out / 'demo.png'}. What next, with these images and this teacher or with yours:")
+    click.echo(f"\nThe picture is in {out / 'demo.png'}. What to try next, with this teacher or your own:")
     for command in next_commands(out):
         click.echo(command)
     return outcome
 
 
 def next_commands(out: Path) -> list[str]:
-    """Return commands to go on with: look at the labels, make others, train a student from those."""
+    """Return commands to try next: inspect the labels, make others, train a student from them."""
     program = "slcodec" if shutil.which("slcodec") else os.path.relpath(Path(sys.executable).with_name("slcodec"))
     return [
         f"{program} stats {out / FILES[SHOWN]}",
@@ -159,7 +159,7 @@ def _fresh_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "made-by-slcodec-demo"
     if any(folder.iterdir()) and not mark.exists():
-        raise StateError(f"{folder}: expected an empty folder, or one that an earlier demo made")
+        raise StateError(f"{folder}: expected an empty folder, or the output folder of an earlier demo")
     mark.touch()
     for name in (*WRITTEN, *FILES.values(), *(partial_path(Path(file)).name for file in FILES.values())):
         path = folder / name
@@ -206,10 +206,10 @@ def _label(out: Path, files: dict[str, Path]) -> dict[str, float]:
 
 
 def _look(path: Path, stored: float, fkd: dict[str, float | None]) -> None:
-    """Show the beginning of what `slcodec inspect` prints."""
+    """Print the first lines of `slcodec inspect`."""
     click.echo(f"\n$ slcodec inspect {path} | head -{LINES_OF_INSPECT}")
     with redirect_stdout(io.StringIO()) as printed:
         show_inspection(inspect(path))
     click.echo("\n".join(printed.getvalue().splitlines()[:LINES_OF_INSPECT]))
     fkds = ", ".join(f"{name} {size:.1f}" for name, size in fkd.items() if size is not None)
-    click.echo(f"With stored crops: {stored:.1f} bytes per crop. FKD's files, which store them: {fkds}.")
+    click.echo(f"With stored crops: {stored:.1f} bytes per crop. FKD's files, which store crops: {fkds}.")

@@ -1,1 +1,1 @@
-"""Other people's label files, a module or a package each."""
+"""Label files of other projects, each in a module or package."""

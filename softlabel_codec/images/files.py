@@ -1,6 +1,6 @@
-"""Image files: finding them, decoding them to RGB, and cutting stored crops out of them. The only module that decodes.
+"""Image files: finding them, decoding them to RGB, and cutting a crop out of an image. The only module that decodes.
 
-Teacher and student cut crops with the same function, because decoders and resizers differ by a pixel value here and there.
+Teacher and student cut crops in the same way (`cutting.py`), because decoders and resizers differ by a pixel value here and there.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from softlabel_codec.labels import ImageLabels
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _ABOUT_A_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)
+"""EXIF tag of how a camera was held, and its values for images that lie on their side."""
 COLOR_POLICY = "converted to 8-bit RGB by Pillow; alpha dropped; 16-bit samples shifted right by 8"
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
     """Return the keys of all images in a folder and its subfolders: relative paths with `/`, in ascending order.
 
-    Links are followed, and listed even if they lead nowhere. Hidden files and folders, and files whose name does not end like an
-    image's, are left out.
+    Links are followed; broken links are listed too. Hidden files and folders, and files without the extension of an image, are
+    left out.
 
     Raises
     ------
@@ -48,13 +50,13 @@ def list_images(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def list_others(folder: str | os.PathLike[str]) -> list[str]:
-    """Return the relative paths of the files that `list_images` leaves out because of their ending."""
+    """Return the relative paths of the files that `list_images` leaves out because of their extension."""
     root = Path(folder)
     return sorted(text_of_path(path.relative_to(root)) for path in _walk(root) if not _is_image(path))
 
 
 def key_of_path(root: Path, path: Path) -> str:
-    """Return the key of a file below a folder; ArgumentError if its name is not valid UTF-8, which every locale reads alike."""
+    """Return the key of a file below a folder; ArgumentError if its name is not valid UTF-8, which means the same in every locale."""
     relative = path.relative_to(root)
     try:
         return os.fsencode(relative.as_posix()).decode()
@@ -63,7 +65,7 @@ def key_of_path(root: Path, path: Path) -> str:
 
 
 def text_of_path(path: os.PathLike[str] | str) -> str:
-    """Return a path as text that every file takes, whatever the locale; bytes that are not UTF-8 are spelled out."""
+    """Return a path as text that every file takes, whatever the locale; bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -72,7 +74,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _walk(folder: Path, seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Yield all files that are not hidden; also links that lead nowhere, which are unreadable files."""
+    """Yield all files that are not hidden, and broken links, which count as unreadable files."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in seen:  # a link back to a folder on the way here
         return
@@ -87,14 +89,14 @@ def _walk(folder: Path, seen: frozenset[tuple[int, int]] = frozenset()) -> Itera
 
 
 class Stems:
-    """Finds file names by what is left of them without their ending.
+    """Finds file names by their stem, the name without its extension.
 
     Parameters
     ----------
     names : iterable of str
         Relative paths.
     parts : int, optional
-        How many of the last parts of a path a stem has; all if not given.
+        Number of path components at the end that make up a stem; all if not given.
     """
 
     def __init__(self, names: Iterable[str], parts: int = 0) -> None:
@@ -107,12 +109,12 @@ class Stems:
         """Return the name with that stem, or None; MismatchError if there are several."""
         names = self._names.get(stem, [])
         if len(names) > 1:
-            raise MismatchError(f"the key {stem!r} fits several images: {', '.join(sorted(names)[:3])}: leave only one of them")
+            raise MismatchError(f"the key {stem!r} matches several images: {', '.join(sorted(names)[:3])}: keep only one of them")
         return names[0] if names else None
 
 
 def subfolder_of_keys(names: Iterable[str], keys: Sequence[str]) -> str | None:
-    """Return the subfolder below which all images of these keys lie (with or without their endings); None if there is none."""
+    """Return the subfolder below which all images of these keys lie (with or without extensions); None if there is none."""
     there = {form for name in names for form in (name, PurePosixPath(name).with_suffix("").as_posix())}
     ending = f"/{keys[0]}"
     folders = sorted(name.removesuffix(ending) for name in there if name.endswith(ending))
@@ -120,7 +122,7 @@ def subfolder_of_keys(names: Iterable[str], keys: Sequence[str]) -> str | None:
 
 
 def path_of_key(root: Path, key: str) -> Path:
-    """Return the path that a key names below a folder; MismatchError if it would lead out of it."""
+    """Return the path that a key names below a folder; MismatchError if it leads outside."""
     path = PurePosixPath(key)
     if path.is_absolute() or ".." in path.parts or "\0" in key or not path.parts:
         raise MismatchError(f"the key {key!r} is not a path inside an image folder")
@@ -140,7 +142,7 @@ def load_image(
         `ignored`: pixels as they are stored, as ImageNet's loaders do. `applied`: turned as a camera's EXIF tag says. (An array has
         no such tag.)
     name : str
-        What to call an image in an error that does not come with a path.
+        Name of the image in errors, if it has no path.
 
     Raises
     ------
@@ -174,49 +176,43 @@ def _opened(source: object, name: str) -> Iterator[Image.Image]:
         yield image
 
 
-def read_image(path: str | os.PathLike[str], exif_orientation: str = "ignored") -> tuple[Image.Image, int]:
-    """Return an image file as 8-bit RGB, as `load_image` does, and the CRC-32 of its bytes, which are read once for both."""
-    data = Path(path).read_bytes()
-    return load_image(data, exif_orientation, os.fspath(path)), zlib.crc32(data)
-
-
 def file_crc32(path: str | os.PathLike[str]) -> int:
     """Return the CRC-32 of the bytes of a file."""
     return zlib.crc32(Path(path).read_bytes())
 
 
 def is_about_the_image(error: OSError) -> bool:
-    """Return whether an error says something about an image, which another try would not change: it is absent, not an image, or cut off.
+    """Return whether an error is about the image itself and would occur again: it is absent, not an image, or cut off.
 
-    Too many open files, a disk or a network that fails, and the like, are not about it.
+    Too many open files, or a failing disk or network, are not about the image.
     """
     return error.errno is None or error.errno in _ABOUT_A_FILE
 
 
-def load_reduced(source: str | os.PathLike[str] | bytes, factor: int, name: str = "image") -> tuple[Image.Image, tuple[int, int]]:
-    """Return an image as 8-bit RGB, and its height and width as stored; a JPEG file is decoded at 1/`factor` (1, 2, 4, 8) of its size.
+def load_reduced(source: str | os.PathLike[str] | bytes, factor: int, name: str = "image") -> Image.Image:
+    """Return an image as 8-bit RGB; a JPEG file is decoded at 1/`factor` (1, 2, 4, 8) of its size.
 
     The decoder leaves out high frequencies before they are computed, which takes a fraction of the time.
     """
     with _opened(source, name) as image:
-        size = image_size(image)
         image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
-        return _turned_to_rgb(image, "ignored"), size
+        return _turned_to_rgb(image, "ignored")
 
 
-def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return height and width of an image file in pixels, as stored; OSError if it cannot be read as an image."""
-    with _readable(os.fspath(path)), Image.open(path) as image:
-        return image_size(image)
+def read_size(source: str | os.PathLike[str] | bytes, name: str = "image", exif_orientation: str = "ignored") -> tuple[int, int]:
+    """Return height and width of an image file, or the bytes of one, in pixels, without decoding it; OSError if it is no image."""
+    with _opened(source, name) as image:
+        size = image_size(image)
+        return size[::-1] if exif_orientation == "applied" and image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE else size
 
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Turn what Pillow's plugins raise for broken files into an OSError that names the file."""
+    """Convert exceptions of Pillow's plugins for broken files to an OSError that names the file."""
     try:
         yield
     except UnidentifiedImageError:
-        raise OSError(f"{name}: not a readable image: of no known kind") from None
+        raise OSError(f"{name}: not a readable image: unknown format") from None
     except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"{name}: not a readable image: {error}") from None
     except OSError as error:
@@ -231,7 +227,7 @@ def _turned_to_rgb(image: Image.Image, exif_orientation: str) -> Image.Image:
 
 
 def _check_range(image: Image.Image) -> None:
-    """Raise ValueError if nobody knows which samples are white: PNG has 16 bits, but 32 bits or floats may mean anything."""
+    """Raise ValueError if the range of the samples is unknown: 16 bits are defined by PNG, but 32 bits or floats are not."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise ValueError(f"its samples (mode {image.mode}) have 32 bits and no known range: convert it to 8 or 16 bits")
 
@@ -264,7 +260,7 @@ def pixel_crops(crops: NDArray[Any], size: tuple[int, int]) -> NDArray[np.int64]
 
 
 def check_image(data: bytes, labelled: ImageLabels, key: str, labels: str) -> None:
-    """Raise MismatchError if these are not the bytes of the file that was labelled, as far as the labels say which it was."""
+    """Raise MismatchError if these bytes differ from the file that was labelled, if the labels hold its checksum."""
     if labelled.image_crc32 is not None and (found := zlib.crc32(data)) != labelled.image_crc32:
         raise MismatchError(
             f"{labels}: image {key!r}: expected the file that was labelled, with CRC-32 {labelled.image_crc32:08x}, got {found:08x}: "
@@ -275,7 +271,7 @@ def check_image(data: bytes, labelled: ImageLabels, key: str, labels: str) -> No
 def compare_file(path: Any, labelled: ImageLabels, key: str, labels: str) -> MismatchError | None:
     """Return how an image file differs from the one that was labelled, as an error; None if it does not.
 
-    OSError if that cannot be said because the system fails to read it.
+    OSError if the system fails to read it.
     """
     try:
         data = Path(path).read_bytes()
@@ -336,17 +332,6 @@ def apply_crop(image: Image.Image, crop: Sequence[int], flip: bool, size: int, i
     top, left, height, width = (int(value) for value in crop)
     cut = image.crop((left, top, left + width, top + height))
     scaled = cut.resize((size, size), resampling(interpolation))
-    return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
-
-
-def apply_crop_to_reduced(
-    image: Image.Image, full_size: tuple[int, int], crop: Sequence[int], flip: bool, size: int, interpolation: str
-) -> Image.Image:
-    """Return about what `apply_crop` would, from an image that was decoded at a part of its `full_size` (height, width)."""
-    top, left, height, width = (int(value) for value in crop)
-    down, across = image.height / full_size[0], image.width / full_size[1]
-    box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    scaled = image.resize((size, size), resampling(interpolation), box=box)
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
 
 

@@ -1,4 +1,4 @@
-"""Where the labelled images are: in a folder or a mapping, found by key."""
+"""Finds labelled images by key, in a folder or a mapping."""
 
 from __future__ import annotations
 
@@ -27,17 +27,6 @@ _CALLER = 3
 """Frames from a warning here to who makes a dataset."""
 
 
-def image_finder(images: Images, reader: SoftLabelReader) -> Finder:
-    """Return what finds an image of a label file by its number and key, in a folder or a mapping.
-
-    Raises
-    ------
-    MismatchError
-        If labelled images are missing.
-    """
-    return find_images(images, reader)[0]
-
-
 def find_images(
     images: Images, reader: SoftLabelReader, keys: Iterable[str] | None = None, on_missing: str = "raise"
 ) -> tuple[Finder, NDArray[np.int64] | None, int]:
@@ -52,16 +41,16 @@ def find_images(
     keys : iterable of str, optional
         Keys of the images that are wanted, in this order. All of the file if not given.
     on_missing : str
-        What wanted images do that are not there: `raise` an error, or `skip`: they are left out, with a warning.
+        What to do if wanted images are missing: `raise` an error, or `skip` them with a warning.
 
     Returns
     -------
     finder : callable
-        Number (in the file) and key of an image to what `load_image` takes.
+        Maps number (in the file) and key of an image to an argument of `load_image`.
     numbers : int64 (n,) or None
-        Numbers in the file of the images that are wanted and there; None: all.
+        Numbers in the file of the wanted images that were found; None: all.
     num_missing : int
-        How many wanted images are not there.
+        Number of wanted images that are missing.
 
     Raises
     ------
@@ -100,7 +89,7 @@ def _numbers_of(keys: Iterable[str], reader: SoftLabelReader) -> NDArray[np.int6
 
 
 class _Found(NamedTuple):
-    """Outcome of a search: numbers of images that are not there, and names of others that are."""
+    """Result of a search: numbers of missing images, and names of images without labels."""
 
     finder: Finder
     where: str
@@ -131,7 +120,7 @@ def _in_mapping(images: Any, num_labelled: int, wanted: Iterable[tuple[int, str]
 
 
 def _in_folder(images: Any, num_labelled: int, wanted: Iterable[tuple[int, str]]) -> _Found:
-    """Look for each key, and for keys without an ending, as FKD's, for a file that has one."""
+    """Look for each key; for keys without extension, such as FKD's, look for a file with that stem."""
     folder = Path(images)
     others = set(list_images(folder))
     endings, of_image, missing = [""], np.zeros(num_labelled, np.uint8), []

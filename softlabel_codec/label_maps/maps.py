@@ -1,16 +1,17 @@
-"""ReLabel-style label maps (Yun et al., CVPR 2021), the published competitor: one map of logits for each image instead of labels of crops.
+"""ReLabel-style label maps (Yun et al., CVPR 2021), to compare with: one map of logits per image instead of labels of crops.
 
-A map has 15 x 15 places with the five largest logits of each. The label of a crop is the softmax of the mean of what lies in it
-(RoI-align with one bin), logits that are not stored being 0. Flips do not matter for a mean.
+A map has 15 x 15 cells with the five largest logits of each. The label of a crop is the softmax of the mean logits inside it
+(RoI-align with one bin); logits that are not stored count as 0. A flip does not change the mean.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import CorruptError, MismatchError
-from softlabel_codec.images.files import apply_crop, list_images, load_image, path_of_key
+from softlabel_codec.images.cutting import Cutter, whole_image
+from softlabel_codec.images.files import list_images, path_of_key
 from softlabel_codec.labels import DenseLabels
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.teacher import load_teacher
@@ -34,6 +36,7 @@ from softlabel_codec.torch.pixels import normalize, to_tensor
 logger = logging.getLogger(__name__)
 SIDE = 15
 KEPT = 5
+_PART_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class LabelMaps:
     Attributes
     ----------
     numbers : dict
-        Place of each key in the arrays.
+        Position of each key in the arrays.
     indices : uint16 or int32 (I, 15, 15, 5)
-        Classes of the largest logits at each place.
+        Classes of the largest logits of each cell.
     logits : float16 (I, 15, 15, 5)
         These logits.
     num_classes : int
@@ -62,7 +65,7 @@ class LabelMaps:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LabelMaps:
-        """Return the maps in a file that `save` wrote; CorruptError if it is none."""
+        """Return the maps in a file that `save` wrote; CorruptError for any other file."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
                 keys, indices, logits = data["keys"], data["indices"], data["logits"]
@@ -103,10 +106,48 @@ class LabelMaps:
         return DenseLabels(means.astype(np.float32), "logits")
 
 
-def _bin(start: NDArray[np.int64], length: NDArray[np.int64], num_pixels: int) -> NDArray[np.float64]:
-    """Return how much each of the 15 places of a line belongs to a crop, (n, 15), which adds up to 1.
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
 
-    The mean over the crop of the map, linearly interpolated between the middles of its places: RoI-align with many samples.
+
+@dataclass(frozen=True)
+class MappedCrops:
+    """Says of crops what lies in them on the label map of their image.
+
+    Attributes
+    ----------
+    maps : LabelMaps
+        The maps.
+    keys : sequence of str
+        Keys of the images, by number.
+    """
+
+    maps: LabelMaps
+    keys: Sequence[str]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], keys: Sequence[str]) -> MappedCrops:
+        """Return what the maps in a file say; MismatchError unless each image has one."""
+        maps = LabelMaps.load(path)
+        missing = [key for key in keys if key not in maps.numbers]
+        if missing:
+            some = f"{len(missing)} of {counted(len(keys), 'image')}"
+            raise MismatchError(f"{path}: there are no label maps of {some}, {missing[0]!r} first")
+        return cls(maps, keys)
+
+    def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> DenseLabels:
+        return self.maps.labels(self.keys[number], crops, size)
+
+
+def _bin(start: NDArray[np.int64], length: NDArray[np.int64], num_pixels: int) -> NDArray[np.float64]:
+    """Return the share of a crop that falls into each of the 15 cells along a line, (n, 15); shares add up to 1.
+
+    This is the mean over the crop of a map that is interpolated linearly between cell centres: RoI-align with many samples.
     """
     samples = (np.arange(4 * SIDE) + 0.5) / (4 * SIDE)
     place = (start[:, None] + samples * length[:, None]) / num_pixels * SIDE - 0.5
@@ -131,7 +172,7 @@ def make_label_maps(
     exif_orientation: str = "ignored",
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelMaps:
-    """Return the label maps that a teacher gives to the images of a folder, each scaled as a whole.
+    """Return label maps of the images of a folder from a teacher that sees each whole image, scaled.
 
     Parameters
     ----------
@@ -162,25 +203,25 @@ def make_label_maps(
     if not hasattr(found.model, "logit_map"):
         raise MismatchError(f"teacher {found.name}: label maps need a method logit_map, which {type(found.model).__name__} does not have")
     where, side = device_by_name(device), size or found.input_size
+    cutter = Cutter(side, found.interpolation, exif_orientation)
     logit_map: Any = found.model.to(where).eval().logit_map
     parts = []
     num_classes = 0
     logger.info("label maps of %s by %s", counted(len(keys), "image"), found.name)
     for start in range(0, len(keys), batch_size):
-        decoded = [load_image(path_of_key(Path(images), key), exif_orientation) for key in keys[start : start + batch_size]]
-        whole = [apply_crop(image, (0, 0, image.height, image.width), False, side, found.interpolation) for image in decoded]
+        whole = [cutter.cut(path_of_key(Path(images), key), whole_image).images[0] for key in keys[start : start + batch_size]]
         maps = logit_map(normalize(to_tensor(whole).to(where), found.mean, found.std)).float()
         num_classes = maps.shape[1]
         parts.append(_largest(interpolate(maps, (SIDE, SIDE), mode="bilinear", align_corners=False)))
         if progress is not None:
-            progress(start + len(decoded), len(keys))
+            progress(start + len(whole), len(keys))
     indices, logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     kind = np.uint16 if num_classes <= 2**16 else np.int32
     return LabelMaps({key: number for number, key in enumerate(keys)}, indices.astype(kind), logits, num_classes, exif_orientation)
 
 
 def _largest(maps: Tensor) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
-    """Return the five largest logits of each place of maps (B, C, 15, 15) and their classes; with fewer classes, more logits of 0."""
+    """Return the five largest logits of each cell of maps (B, C, 15, 15) and their classes, padded with logits of 0 for fewer classes."""
     largest, classes = maps.permute(0, 2, 3, 1).topk(min(KEPT, maps.shape[1]), dim=3)
     missing = (0, KEPT - largest.shape[3])
     return pad(classes, missing).int().cpu().numpy(), pad(largest, missing).half().cpu().numpy()

@@ -1,4 +1,4 @@
-"""What is this file: identity, codec, provenance, and where its bytes go."""
+"""What a file is: identity, codec, provenance, and bytes by column."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What a container file is.
+    """Description of a container file.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class FileReport:
     finished : bool
         Whether the file has its index and its trailer, and they are sound; else everything here is about the whole blocks at its beginning.
     problems : list of str
-        What is wrong with it, as far as it was looked at.
+        Problems in the parts that were read.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""What is in this file: how sure the teacher is, how much is kept, how crops lie."""
+"""What the labels of a file say: confidence, kept classes, crops."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class StatsReport:
-    """What a container file holds, over all or a sample of its images.
+    """Statistics of a container file, over all or a sample of its images.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class StatsReport:
 
 
 def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsReport:
-    """Return what a container file holds, looking at no more than `max_images` of its images, evenly spread.
+    """Return statistics of a container file from at most `max_images` of its images, evenly spread.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
 
 
 def plot_stats(report: StatsReport, out: str | os.PathLike[str]) -> None:
-    """Draw what a person wants to see of a report: confidence, kept classes, bytes per crop by column.
+    """Draw confidence, kept classes and bytes per crop by column.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def plot_stats(report: StatsReport, out: str | os.PathLike[str]) -> None:
     figure.suptitle(title, parse_math=False)
     known = figure.canvas.get_supported_filetypes()
     if Path(out).suffix.lstrip(".").lower() not in known:
-        raise ArgumentError(f"{out}: expected the ending of a picture, one of {', '.join(sorted(known))}")
+        raise ArgumentError(f"{out}: expected a file extension for pictures, one of {', '.join(sorted(known))}")
     figure.savefig(out, dpi=120)
 
 

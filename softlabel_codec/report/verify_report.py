@@ -1,4 +1,4 @@
-"""Is this file sound: every checksum, and with `deep` the meaning of everything."""
+"""Checks a file for damage: every checksum, and with `deep` all contents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a file.
+    """A problem in a file.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Whether a file is sound.
+    """The result of a check of a file.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ def verify(
     images: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Check a container file from end to end and return all that is wrong with it.
+    """Check a whole container file and return all problems.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def verify(
     deep : bool
         Also decode every label and crop, and compare the keys in the blocks with those in the index.
     images : path, optional
-        Folder of the labelled images: also look whether all are there and the ones that were labelled. That needs Pillow.
+        Folder of the labelled images: also check that all are there and are the ones that were labelled. Needs Pillow.
     progress : callable, optional
         Called with the number of blocks, or then of images, done so far and in all.
 

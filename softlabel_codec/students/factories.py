@@ -1,4 +1,4 @@
-"""Networks of somebody else by name, a function in a Python file or module, or a library; and the device that they run on."""
+"""Loads networks from a function in a Python file or module, or from a library; and finds the device that they run on."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def call_factory(role: str, where: str, name: str, *arguments: Any) -> tuple[Mod
     Parameters
     ----------
     role : str
-        What the network is to be, for errors: `teacher` or `student`.
+        Role of the network, for errors: `teacher` or `student`.
     where : str
-        A Python file, `FILE.py`, or the name of a module; what lies beside it can be imported by it.
+        A Python file, `FILE.py`, or the name of a module. It can import modules in its own folder.
     name : str
         The factory's name.
     arguments
-        What to call it with.
+        Arguments of the factory.
 
     Raises
     ------
     ArgumentError
         If there is no such file, module or function, or it fails.
     MismatchError
-        If it returns something else than an `nn.Module`.
+        If it does not return an `nn.Module`.
     """
     with _neighbours_importable(where):
         module = _import(role, where)
@@ -64,7 +64,7 @@ def device_by_name(name: str) -> torch.device:
 
 
 def run_foreign(role: str, function: Callable[[], Any], what: str) -> Any:
-    """Run somebody else's code, so that its failure says whose it is and where it happened; ArgumentError if it fails."""
+    """Run code of the user or of a library; if it fails, raise ArgumentError that says where."""
     try:
         return function()
     except (Exception, SystemExit) as error:
@@ -83,9 +83,9 @@ def foreign_library(role: str, name: str) -> Any:
 
 @contextmanager
 def _neighbours_importable(where: str) -> Iterator[None]:
-    """Let a factory import what lies beside it (a module: in the working folder), and forget these modules afterwards.
+    """Let a factory import modules in its folder (for a module: the working folder), and forget these modules afterwards.
 
-    Another factory may have neighbours of the same names.
+    Another factory may have modules of the same names beside it.
     """
     folder = (Path(where).parent if where.endswith(".py") else Path()).absolute()
     before = set(sys.modules)
@@ -100,7 +100,7 @@ def _neighbours_importable(where: str) -> Iterator[None]:
 
 
 def _lies_in(folder: Path, name: str, file: str | None) -> bool:
-    """Return whether a module was imported by its path below a folder, and not from an environment that happens to be there."""
+    """Return whether a module was imported from a folder, but not from an environment inside this folder."""
     place = folder.joinpath(*name.split("."))
     return file is not None and Path(file) in (place.with_suffix(".py"), place / "__init__.py")
 
@@ -111,7 +111,7 @@ def _import(role: str, where: str) -> ModuleType:
         return found
     path = Path(where)
     if not path.is_file():
-        raise ArgumentError(f"{role}: {where}: there is no such file")
+        raise ArgumentError(f"{role}: {where}: file not found")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ArgumentError(f"{role}: {where}: not a Python file")

@@ -1,4 +1,4 @@
-"""Residual networks (He et al., 2016), with the parameter names of torchvision's, so that weights go both ways."""
+"""Residual networks (He et al., 2016), with torchvision's parameter names, so that weights can be exchanged."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ class ResNet(nn.Module):
         return features  # type: ignore[no-any-return]
 
     def logit_map(self, images: Tensor) -> Tensor:
-        """Return logits (B, C, h, w) of each place, as label maps need them; their mean is what `forward` gives."""
+        """Return logits (B, C, h, w) of each position, for label maps; their mean is the result of `forward`."""
         return nn.functional.conv2d(self.features(images), self.fc.weight[:, :, None, None], self.fc.bias)

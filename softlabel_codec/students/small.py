@@ -30,5 +30,5 @@ class SmallNetwork(nn.Module):
         return self.head(self.features(images).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
     def logit_map(self, images: Tensor) -> Tensor:
-        """Return logits (B, C, h, w) of each place, as label maps need them."""
+        """Return logits (B, C, h, w) of each position, for label maps."""
         return nn.functional.conv2d(self.features(images), self.head.weight[:, :, None, None], self.head.bias)

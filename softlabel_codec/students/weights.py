@@ -1,17 +1,20 @@
-"""Files of weights, read without running code."""
+"""Files of weights, read without running code, and those that a run of the trainer leaves."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from softlabel_codec.container.framing import MAGIC
+from softlabel_codec.container.whole_files import read_result, whole_file, write_json
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
 
 _NAMES_OF_STATES = ("average", "state_dict_ema", "model_ema", "ema", "state_dict", "model")
@@ -19,10 +22,12 @@ _NAMES_OF_STATES = ("average", "state_dict_ema", "model_ema", "ema", "state_dict
 _MOST_CHARACTERS = 200
 _WRAPPERS = ("module.", "_orig_mod.")
 """What parallel, averaged and compiled networks put before the names of their parameters."""
+SHA256 = "weights_sha256"
+"""Under which what is said of weights names them."""
 
 
 class _Forgotten:
-    """Stands in for the options of a training script, `argparse.Namespace`, of which nothing is wanted."""
+    """Replaces `argparse.Namespace`, the options of a training script, which are not needed."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         pass
@@ -32,12 +37,12 @@ class _Forgotten:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load weights into a network: a plain `state_dict`, or what stands under `model` in a checkpoint.
+    """Load weights into a network: a plain `state_dict`, or the entry `model` of a checkpoint.
 
     Raises
     ------
     CorruptError
-        If the file holds no weights that can be read without running code.
+        If the file holds no weights, or cannot be read without running code.
     ArgumentError
         If it is a label file.
     MismatchError
@@ -48,12 +53,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a file of weights holds, read with torch's safe loader.
+    """Return the contents of a file of weights, read with torch's safe loader.
 
     Raises
     ------
     CorruptError
-        If it cannot be read so, or holds no mapping.
+        If it cannot be read, or holds no mapping.
     ArgumentError
         If it is a label file.
     """
@@ -73,10 +78,10 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a file was not read, without torch's advice to run the code in it."""
+    """Return the reason why a file was not read, without torch's advice to run the code in it."""
     if isinstance(error, pickle.UnpicklingError):
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"it asks for {wanted[1]}" if wanted else "it is not what torch.save writes"
+        return f"it requires {wanted[1]}" if wanted else "it is not what torch.save writes"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -90,12 +95,12 @@ def take_weights(model: nn.Module, state: Any, path: str | os.PathLike[str]) -> 
 
 
 def _shortened(line: str) -> str:
-    """Return a line of torch's, which may name hundreds of parameters, as far as anybody reads it."""
+    """Return a line of torch's message, which may name hundreds of parameters, shortened."""
     return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
 
 
 def network_state(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `state_dict` in a file of weights, wherever training scripts put it, with the names of the bare network.
+    """Return the `state_dict` in a file of weights, under any of the usual entries, with the names of the bare network.
 
     Examples
     --------
@@ -110,3 +115,36 @@ def network_state(found: Mapping[str, Any]) -> dict[str, Any]:
     while prefix := next((wrapper for wrapper in _WRAPPERS if state and all(name.startswith(wrapper) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what `read_weights` reads, whole or not at all."""
+    with whole_file(path) as file:
+        torch.save(state, file)
+
+
+def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write the plain `state_dict` of a finished student, for anybody's code, and beside it what it is and how images are prepared."""
+    save_state(path, model.state_dict())
+    write_json(path.with_suffix(".json"), {**about, SHA256: weights_sha256(model)})
+
+
+def read_about(weights: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what the file beside weights says of them, which `save_weights` wrote; None if there is none."""
+    found = read_result(Path(weights).with_suffix(".json"))
+    return found if found is not None and SHA256 in found else None
+
+
+def is_checkpoint(state: Mapping[str, Any]) -> bool:
+    """Return whether what a file holds is a checkpoint of the trainer."""
+    return {"model", "average", "config", "preprocessing", "world_size"} <= state.keys()
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return a fingerprint of a model's parameters and buffers: SHA-256 over name, type, shape and bytes of each, in order of names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The teacher side: from an image folder and a model to a container file.
+"""Runs a teacher over an image folder and writes a container file.
 
 >>> from softlabel_codec.teacher import EncodeConfig, encode
 """

@@ -1,7 +1,8 @@
-"""Images to batches of crops: which crops go together, and cutting them in worker processes."""
+"""Groups crops into batches and cuts them in worker processes."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.checks.arguments import check_image_size
 from softlabel_codec.errors import LimitError
-from softlabel_codec.images.files import apply_crop, image_size, is_about_the_image, path_of_key, read_image
+from softlabel_codec.images.cutting import Cutter
+from softlabel_codec.images.files import is_about_the_image, path_of_key
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
@@ -48,7 +50,7 @@ class CutRun:
     error : str
         Why the image could not be read; empty if it could.
     transient : bool
-        Whether that is not about the image, so that another try may succeed.
+        Whether another try may succeed, because the error is not about the image.
     crc32 : int
         CRC-32 of the image's file.
     """
@@ -66,8 +68,8 @@ class CutRun:
 class Plan(Sequence[list[Run]]):
     """Which crops go through the teacher together: a sequence of batches, computed when asked for.
 
-    A batch is several whole images, or a part of one. The plan depends on nothing else, so that a run that is continued
-    computes every label in the same company as an unbroken one: a network's last bits may depend on it.
+    A batch holds several complete images, or a part of one. The plan depends on nothing else: a continued run computes every label in
+    the same batch as an uninterrupted run, because the last bits of a network's output may depend on the batch.
     """
 
     num_images: int
@@ -112,17 +114,15 @@ class Plan(Sequence[list[Run]]):
 class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     """Batches of a plan, cut: uint8 (n, 3, size, size), and what each crop is.
 
-    The pixels are a tensor, which worker processes hand over in shared memory; or an array, which they send through a pipe, if
-    there is little of such memory.
+    The pixels are a tensor, which worker processes pass through shared memory, or, if there is little shared memory, an array, which
+    they send through a pipe.
     """
 
     folder: Path
     keys: Sequence[str]
     plan: Plan
     sampler: CropSampler
-    size: int
-    interpolation: str
-    exif_orientation: str
+    cutter: Cutter
     as_array: bool = False
 
     def __len__(self) -> int:
@@ -131,26 +131,25 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     def __getitem__(self, index: int) -> tuple[Tensor | NDArray[np.uint8], list[CutRun]]:
         cut: list[Image.Image] = []
         runs = [self._cut(run, cut) for run in self.plan[index]]
-        pixels = to_tensor(cut) if cut else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        pixels = to_tensor(cut) if cut else torch.empty(0, 3, self.cutter.size, self.cutter.size, dtype=torch.uint8)
         return pixels.numpy() if self.as_array else pixels, runs
 
-    def _cut(self, run: Run, cut: list[Image.Image]) -> CutRun:
+    def _cut(self, run: Run, pixels: list[Image.Image]) -> CutRun:
         key = self.keys[run.image]
+        path, numbers = path_of_key(self.folder, key), range(run.start, run.stop)
         try:
-            image, crc32 = read_image(path_of_key(self.folder, key), self.exif_orientation)
-            size = check_image_size(image_size(image))
+            data = path.read_bytes()
+            cut = self.cutter.cut(data, lambda size: self.sampler.sample(key, check_image_size(size), numbers), str(path))
         except (OSError, LimitError) as error:
             transient = isinstance(error, OSError) and not is_about_the_image(error)
             return CutRun(run, (0, 0), np.zeros((0, 4), np.int64), np.zeros(0, np.bool_), str(error), transient)
-        crops, flips = self.sampler.sample(key, size, range(run.start, run.stop))
-        for crop, flip in zip(crops.tolist(), flips.tolist(), strict=True):
-            cut.append(apply_crop(image, crop, flip, self.size, self.interpolation))
-        return CutRun(run, size, crops, flips, crc32=crc32)
+        pixels += cut.images
+        return CutRun(run, cut.size, cut.crops, cut.flips, crc32=zlib.crc32(data))
 
 
 def load_batches(batches: CropBatches, places: Iterable[int], workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, list[CutRun]]]:
     """Yield the batches of these places in the plan, in order, cut ahead by worker processes."""
-    batch_bytes = 3 * batches.size**2 * batches.plan.batch_size
+    batch_bytes = 3 * batches.cutter.size**2 * batches.plan.batch_size
     if need_pipes(batch_bytes, workers):
         batches = replace(batches, as_array=True)
     loader: Iterable[tuple[Any, list[CutRun]]] = DataLoader(

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
-from softlabel_codec.teacher.load import load_teacher, weights_sha256
+from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher.load import load_teacher
 from softlabel_codec.torch.check import TeacherCheck, check_against_teacher
 from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
 from softlabel_codec.torch.workers import end_with_main, workers_watched
@@ -24,20 +25,20 @@ IMAGES_AT_A_TIME = 8
 
 @dataclass(frozen=True)
 class LabelsCheck:
-    """What came of checking a label file.
+    """The result of checking a label file.
 
     Attributes
     ----------
     path : str
         The file.
     teacher : str
-        What the teacher is called.
+        Name of the teacher.
     num_images : int
-        Images that were looked at.
+        Images that were checked.
     same_weights : bool or None
         Whether the teacher's weights are those that the file names; None if it names none.
     found : TeacherCheck
-        What the teacher says of the crops of these images.
+        The teacher's output for crops of these images, compared with the labels.
     """
 
     path: str
@@ -61,7 +62,7 @@ def check_labels(
 ) -> LabelsCheck:
     """Run a teacher on stored crops of some images of a label file, and compare.
 
-    Crops are prepared as the file says, or where it does not, as the teacher expects.
+    Crops are prepared as the file says, otherwise as the teacher expects.
 
     Parameters
     ----------
@@ -72,15 +73,15 @@ def check_labels(
     teacher : str
         As for `load_teacher`. Whether it returns logits or probabilities is what the file says.
     teacher_weights : path, optional
-        Likewise.
+        As for `load_teacher`.
     sample : int
-        Look at so many images, evenly spread over the file.
+        Number of images to check, evenly spread over the file.
     temperature : float, optional
         As for `check_against_teacher`.
     device : str
         `auto`, `cpu`, `cuda`, `cuda:1`, ...
     workers : int
-        Processes that cut images; 0: none but this one.
+        Worker processes that decode and crop images; 0: this process does it.
     progress : callable, optional
         Called with the number of batches done and in all.
 

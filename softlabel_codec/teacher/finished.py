@@ -1,4 +1,4 @@
-"""A file that is there already: whether it is what a labelling run would make."""
+"""Checks whether an existing file is the one that a labelling run would make."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinishedFile:
-    """A file that an earlier run finished: how many images are in it, and which were skipped."""
+    """A file that an earlier run finished: its number of images, and those that were skipped."""
 
     num_images: int
     skipped: dict[str, str]
@@ -31,14 +31,14 @@ class FinishedFile:
 def check_made_alike(
     path: Path, num_classes: int, codec: Codec, metadata: Mapping[str, Any], layout: Mapping[str, Any], on_error: str
 ) -> FinishedFile:
-    """Return what is in a finished file, if a run with these options on these images would make the same.
+    """Return the summary of a finished file if a run with these options on these images would make the same file.
 
-    A job that is started again after its end, as batch systems do, is no mistake.
+    This lets a batch system start a job again after it has finished.
 
     Raises
     ------
     FileExistsError
-        If it was made otherwise, or is no label file; the text says what differs.
+        If it was made with other options, or is not a label file; the text says what differs.
     """
     wanted = Description(num_classes, codec, metadata=_compared(metadata), **layout)
     try:
@@ -46,10 +46,10 @@ def check_made_alike(
             found, num_images = file.description, file.trailer.num_images
             skipped: list[str] = file.summary.get("skipped_keys", [])
     except FormatError as error:
-        raise _exists(path, f"is no finished label file ({type(error).__name__})") from None
+        raise _exists(path, f"is not a finished label file ({type(error).__name__})") from None
     made = replace(found, metadata=_compared(found.metadata), other={})
     if made != wanted:
-        raise _exists(path, f"was made otherwise: {difference(made, wanted)}")
+        raise _exists(path, f"was made with other options: {difference(made, wanted)}")
     if skipped and on_error == "fail":
         raise _exists(path, f"lacks {counted(len(skipped), 'image')} that could not be read, {skipped[0]!r} first")
     logger.info("%s: finished before, with the same options: %s", path, counted(num_images, "image"))

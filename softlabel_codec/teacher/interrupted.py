@@ -11,12 +11,12 @@ from softlabel_codec.writer import SoftLabelWriter
 
 
 class Interrupted(KeyboardInterrupt):
-    """What is kept of the work so far, in its text."""
+    """An interruption whose text says what is kept of the work so far."""
 
 
 @contextmanager
 def saying_what_is_kept(writer: SoftLabelWriter) -> Iterator[None]:
-    """Close the writer when somebody interrupts the block, and let the interruption say how many images are kept."""
+    """If the block is interrupted, close the writer and let the exception say how many images are kept."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -28,7 +28,7 @@ def _what_is_kept(writer: SoftLabelWriter) -> str:
     target = writer.path.resolve() if writer.path.is_symlink() else writer.path
     kept = writer.num_stored
     if not partial_path(target).exists():
-        return f"{writer.path} is whole, with {counted(kept, 'image')}"
+        return f"{writer.path} is complete, with {counted(kept, 'image')}"
     if not kept:
-        return "No image is kept yet; begin the same again"
-    return f"{counted(kept, 'image')} {'is' if kept == 1 else 'are'} kept in {partial_path(target)}; begin the same again to continue"
+        return "No image is stored yet; run the same command again"
+    return f"{counted(kept, 'image')} {'is' if kept == 1 else 'are'} kept in {partial_path(target)}; run the same command again to continue"

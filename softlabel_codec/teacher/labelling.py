@@ -1,4 +1,4 @@
-"""`encode`: run a teacher over every crop of an image folder and store what it says."""
+"""`encode`: run a teacher over every crop of an image folder and store its soft labels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key
 from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batches
 from softlabel_codec.teacher.finished import check_made_alike
 from softlabel_codec.teacher.interrupted import saying_what_is_kept
-from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
+from softlabel_codec.teacher.load import Teacher, load_teacher
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.workers import is_killed_worker, workers_watched
@@ -40,7 +42,7 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What a labelling run did.
+    """The result of a labelling run.
 
     Attributes
     ----------
@@ -51,7 +53,7 @@ class EncodeReport:
     resumed_images : int
         Images among them that an earlier, interrupted run had labelled; all, if it had finished the file.
     skipped : dict
-        Keys of unreadable images, and why they are.
+        Keys of unreadable images, and the reasons.
     other_files : list of str
         Files in the folder that were left out because they are not named like images.
     file_bytes : int
@@ -82,7 +84,7 @@ class _Labelled:
     def add_to(self, writer: SoftLabelWriter, key: str, store_crops: bool) -> None:
         first = self.runs[0]
         if any((run.size, run.crc32) != (first.size, first.crc32) for run in self.runs):
-            raise MismatchError(f"image {key!r}: was replaced by another while its crops were labelled. Run the same command again")
+            raise MismatchError(f"image {key!r}: was replaced while its crops were being labelled. Run the same command again")
         names = [name for name in self.labels[0] if name != "left_out"]
         joined: dict[str, Any] = {name: np.concatenate([part[name] for part in self.labels]) for name in names}
         if "left_out" in self.labels[0]:
@@ -95,8 +97,8 @@ class _Labelled:
 def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeReport:
     """Label the crops of all images of a folder and store the labels.
 
-    A run that was interrupted is continued by calling this again with the same configuration, and ends with the same
-    bytes as an unbroken one (on the same device and versions). If it had finished, nothing is done, and the report says so.
+    To continue an interrupted run, call this again with the same configuration. The finished file has the same bytes as without the
+    interruption (on the same device and versions). If the run had finished, nothing is done, and the report says so.
 
     Parameters
     ----------
@@ -110,14 +112,14 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     ArgumentError
         If the folder is empty or the teacher cannot be loaded.
     MismatchError
-        If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not what was expected, an
-        unfinished file was begun otherwise, or an image has changed since it was labelled.
+        If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not as expected, an
+        unfinished file was started with other options, or an image has changed since it was labelled.
     FileExistsError
-        If the file is there, was made otherwise or with other images, and `overwrite` is not set.
+        If the file exists, was made with other options or images, and `overwrite` is not set.
     StateError
         If a process that cuts images was killed. Labels so far are kept.
     OSError
-        If an image is unreadable and `on_error` is `fail`; if the system fails to read one for a reason that has nothing to do with it (too
+        If an image is unreadable and `on_error` is `fail`; if the system fails to read it for another reason (too
         many open files, a failing disk); or if the disk is full. Labels so far are kept.
     """
     started = time.monotonic()
@@ -144,7 +146,7 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
 
 
 def _ending(config: EncodeConfig, started: float) -> tuple[list[str], int, float]:
-    """Return what a report ends with: which files were no images, the size of the file, and the time that all took."""
+    """Return the last fields of a report: files that are not images, the size of the file, and the time taken."""
     return list_others(config.images), Path(config.out).stat().st_size, time.monotonic() - started
 
 
@@ -152,7 +154,8 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
     plan = Plan(len(keys), config.crops, run.batch_size)
     done = set(writer.keys)
     due = plan.due([key in done for key in keys])
-    batches = CropBatches(Path(config.images), keys, plan, config.sampler, run.size, run.interpolation, config.exif_orientation)
+    cutter = Cutter(run.size, run.interpolation, config.exif_orientation)
+    batches = CropBatches(Path(config.images), keys, plan, config.sampler, cutter)
     skipped: dict[str, str] = {}
     waiting: dict[int, _Labelled] = {}
     progress(len(done), len(keys))
@@ -160,7 +163,7 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
         for cut, labels_of_run in zip(cut_runs, labels, strict=True):
             key, image = keys[cut.run.image], cut.run.image
             if cut.transient:
-                raise OSError(f"image {key!r}: {cut.error}. Labels so far are kept; the same command continues")
+                raise OSError(f"image {key!r}: {cut.error}. The labels so far are kept; run the same command again to continue")
             if key in done:
                 continue
             if cut.error and key not in skipped:
@@ -181,7 +184,7 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
 
 
 def _check_labelled(folder: Path, crc32s: Mapping[str, int | None]) -> None:
-    """Raise MismatchError if an image is not the one that was labelled; one that cannot be read any more is no contradiction."""
+    """Raise MismatchError if an image is not the one that was labelled; an image that has become unreadable is accepted."""
 
     def crc32_now(key: str) -> int | None:
         try:
@@ -194,13 +197,13 @@ def _check_labelled(folder: Path, crc32s: Mapping[str, int | None]) -> None:
     with ThreadPoolExecutor() as threads:
         for (key, labelled), now in zip(crc32s.items(), threads.map(crc32_now, crc32s), strict=True):
             if now != labelled:
-                advice = "Put the labelled one back, or delete the unfinished file to label all images anew"
+                advice = "Restore that image, or delete the unfinished file to label all images again"
                 raise MismatchError(f"image {key!r}: is not the one that an earlier run labelled: its bytes differ. {advice}")
 
 
 def _skip(key: str, error: str, on_error: str, skipped: dict[str, str]) -> None:
     if on_error == "fail":
-        raise OSError(f"image {key!r}: {error}. Repair or remove it, or leave such images out with on_error='skip' (--on-error skip)")
+        raise OSError(f"image {key!r}: {error}. Repair or remove it, or skip such images with on_error='skip' (--on-error skip)")
     logger.warning("image %r skipped: %s", key, error)
     skipped[key] = error
 
@@ -243,7 +246,7 @@ class _TeacherRun:
             labelled.add_to(writer, key, self._store_crops)
         except ArgumentError as error:
             advice = "" if self._output == "logits" else ". It was said to return probabilities (teacher_output)"
-            raise MismatchError(f"teacher {self._name}: gives no labels that can be stored: {error}{advice}") from None
+            raise MismatchError(f"teacher {self._name}: its output cannot be stored as labels: {error}{advice}") from None
 
     def _label_pixels(self, pixels: Tensor, lengths: list[int]) -> list[dict[str, Tensor]]:
         """Return the labels of runs of crops of these lengths; none of a run without crops."""
@@ -262,7 +265,7 @@ class _TeacherRun:
         return device_labels(probs, self._codec)
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        """Return what the teacher says of crops, which may be logits or probabilities."""
+        """Return the teacher's output for crops: logits or probabilities."""
         images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std).contiguous(memory_format=torch.channels_last)
         try:
             with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
@@ -290,7 +293,7 @@ def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
     """Return what a sparse codec may keep of the probabilities (n, C) of crops of one image.
 
     `indices` and `values` (n, K) are the classes that it may keep, most probable first, equal ones by class; with a tail, `left_out`
-    (C,) is what the crops leave out. Runs where `probs` are, so that only a few numbers per crop leave the device.
+    (C,) is what the crops leave out. Runs on the device of `probs`, so that only a few numbers per crop are copied.
     """
     kept = codec.kept_classes
     if kept is None:  # more classes cannot reach the threshold
@@ -312,7 +315,7 @@ def _to_numpy(labels: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Keep cuDNN from choosing algorithms by the clock, so that labels do not depend on it."""
+    """Stop cuDNN from choosing algorithms by measured time, so that labels are reproducible."""
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     try:
@@ -322,7 +325,7 @@ def _reproducible() -> Iterator[None]:
 
 
 def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: list[str]) -> dict[str, Any]:
-    """Return what the file says about how its labels were made (spec/container-v1.md, section 4.1)."""
+    """Return the provenance of the labels for the metadata of the file (spec/container-v1.md, section 4.1)."""
     made_by = {name: value for name in ("weights", "code_sha256") if (value := getattr(teacher, name))}
     return {
         "teacher": {"name": teacher.name, "source": teacher.source, **made_by, "weights_sha256": weights_sha256(teacher.model)},

@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model and what it expects.
+    """A model and how its images are prepared.
 
     Attributes
     ----------
     model : nn.Module
         Images (B, 3, size, size), normalised, to logits (B, C), or probabilities: see `output`. In eval mode, without gradients.
     name : str
-        What to call it.
+        Its name.
     source : str
-        Where it came from: the text that named it, without folders.
+        The text that it was loaded by, without folders.
     input_size : int
         Side of its input in pixels.
     mean, std : three floats
@@ -44,7 +44,7 @@ class Teacher:
     interpolation : str
         How its images are scaled.
     code_sha256 : str
-        SHA-256 of the file that it was made by; empty if it does not come from a file.
+        SHA-256 of the Python file that builds it; empty if it does not come from a file.
     weights : str
         Where its weights came from, if not from the library or the factory: the name of a file, without folders, or `none`.
     output : str
@@ -64,23 +64,23 @@ class Teacher:
 
     @property
     def logits(self) -> nn.Module:
-        """The model as one that returns logits, whatever it returns itself."""
+        """The model, wrapped if necessary so that it returns logits."""
         return self.model if self.output == "logits" else Logits(self.model)
 
 
 def load_teacher(
     text: str, *, weights: str | os.PathLike[str] | None = None, num_classes: int | None = None, output: str = "logits"
 ) -> Teacher:
-    """Return the teacher that a text names.
+    """Load a teacher.
 
     Parameters
     ----------
     text : str
-        `FILE.py:FACTORY` or `MODULE:FACTORY`: a function without arguments that returns an `nn.Module`; beside it may stand `NAME`,
+        `FILE.py:FACTORY` or `MODULE:FACTORY`: a function without arguments that returns an `nn.Module`; its module may define `NAME`,
         `INPUT_SIZE`, `MEAN`, `STD` and `INTERPOLATION`. `timm:NAME` or `torchvision:NAME`: a pretrained model of that library.
     weights : path, optional
         For a model of a library: a file of weights to use instead of those that the library would fetch, as a training script wrote it
-        (a `state_dict`, or a checkpoint that holds one); or `none`, for a network without training, the same each time.
+        (a `state_dict`, or a checkpoint that holds one); or `none`, for an untrained network, the same each time.
     num_classes : int, optional
         Number of classes of a network with such weights, if it is not that of the file's last layer or the library's.
     output : str
@@ -93,7 +93,7 @@ def load_teacher(
     CorruptError
         If the file of weights cannot be read without running code.
     MismatchError
-        If the factory returns something else than an `nn.Module`, or the weights are those of another network.
+        If the factory does not return an `nn.Module`, or the weights belong to another network.
     """
     check_choice("teacher_output", output, TEACHER_OUTPUTS)
     where, separator, name = text.rpartition(":")
@@ -107,16 +107,6 @@ def load_teacher(
     teacher.model.eval().requires_grad_(False)
     logger.info("teacher %s: loaded%s", teacher.name, f" with weights {own}" if own else "")
     return replace(teacher, weights=text_of_path(Path(own).name) if own else "", output=output)
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return a fingerprint of a model's parameters and buffers: SHA-256 over name, type, shape and bytes of each, in order of names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _from_factory(where: str, name: str) -> Teacher:
@@ -180,7 +170,7 @@ def _from_torchvision(name: str, weights: str | None, num_classes: int | None) -
 
 
 def _with_weights(make: Callable[..., nn.Module], weights: str, num_classes: int | None) -> nn.Module:
-    """Return a network of a library with the weights in a file, or without training."""
+    """Return a network of a library with the weights in a file, or untrained."""
     wanted = {} if num_classes is None else {"num_classes": num_classes}
     if weights == UNTRAINED:
         with torch.random.fork_rng(devices=[]):
@@ -196,7 +186,7 @@ def _with_weights(make: Callable[..., nn.Module], weights: str, num_classes: int
 
 
 def _classes_of_head(usual: Mapping[str, Any], state: Mapping[str, Any]) -> int | None:
-    """Return for how many classes a file's network was made, if nothing but that tells it from the usual one."""
+    """Return the number of classes of the network in a file, if it differs from the usual network in nothing else."""
     rows = {
         len(state[name])
         for name, value in usual.items()

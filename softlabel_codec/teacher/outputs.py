@@ -1,4 +1,4 @@
-"""What a teacher returns: logits, or probabilities that must not be taken for them."""
+"""Checks whether a teacher returns logits or probabilities, and converts probabilities to logits."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _SMALLEST_TOLERANCE = 1e-4
 
 
 def noise(size: int) -> Tensor:
-    """Return pixels (2, 3, size, size) in 0..255 that show nothing, the same each time: to see what a teacher returns."""
+    """Return pixels (2, 3, size, size) in 0..255 of noise, the same each time, to test what a teacher returns."""
     return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def check_output(output: Tensor, kind: str, teacher: str) -> None:
     """Raise MismatchError unless a teacher's output (B, C) for some crops is what it is said to be, `logits` or `probs`.
 
-    Probabilities that are taken for logits give labels that say nothing: the softmax of numbers between 0 and 1 is nearly even.
+    Probabilities mistaken for logits give useless labels: the softmax of numbers between 0 and 1 is nearly uniform.
     """
     all_probs = bool(_are_probs(output).all())
     if kind == "logits" and all_probs:
-        advice = "Say --teacher-output probs (teacher_output='probs'), or let it return what its last softmax is given"
+        advice = "Pass --teacher-output probs (teacher_output='probs'), or return the input of its last softmax"
         raise MismatchError(f"teacher {teacher}: expected logits, got probabilities: all are at least 0, and each row sums to 1. {advice}")
     if kind == "probs" and not all_probs:
         found = f"values from {float(output.min()):.4g} to {float(output.max()):.4g}, and sums from "
@@ -35,9 +35,9 @@ def check_output(output: Tensor, kind: str, teacher: str) -> None:
 
 
 def as_logits(output: Tensor, kind: str) -> Tensor:
-    """Return float32 logits (B, C) for a teacher's output: of probabilities their logarithms, whose softmax they are again.
+    """Return float32 logits (B, C) for a teacher's output; the logits of probabilities are their logarithms.
 
-    Rows that are no probabilities after all become NaN, which no file takes.
+    Rows that are not probabilities become NaN, which is refused later.
     """
     if kind == "logits":
         return output.float()
@@ -45,7 +45,7 @@ def as_logits(output: Tensor, kind: str) -> Tensor:
 
 
 class Logits(nn.Module):
-    """A model that returns probabilities, as one that returns their logarithms."""
+    """Wraps a model that returns probabilities so that it returns their logarithms."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -56,6 +56,6 @@ class Logits(nn.Module):
 
 
 def _are_probs(output: Tensor) -> Tensor:
-    """Return for each row whether it is at least 0 and sums to 1, as exactly as its type of number can."""
+    """Return for each row whether it is at least 0 and sums to 1, within the precision of its type."""
     tolerance = max(_SMALLEST_TOLERANCE, 2 * torch.finfo(output.dtype).eps)
     return (output >= 0).all(dim=1) & ((output.float().sum(dim=1) - 1).abs() <= tolerance)

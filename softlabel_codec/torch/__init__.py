@@ -1,4 +1,4 @@
-"""The torch side: a dataset of stored crops and labels, its collate function, and the loss.
+"""For PyTorch: a dataset of stored crops and labels, its sampler and collate function, and the loss.
 
 >>> from softlabel_codec.torch import SoftLabelDataset, collate_crops, soft_cross_entropy
 """

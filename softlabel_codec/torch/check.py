@@ -1,4 +1,4 @@
-"""`check_against_teacher`: whether the pixels that a loader delivers are those that the labels were made of."""
+"""`check_against_teacher`: checks that a loader delivers the pixels that the labels were made from."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WorstCrop:
-    """A crop about which teacher and label disagree.
+    """A crop for which teacher and label disagree.
 
     Attributes
     ----------
     batch, row : int
-        Where it came: number of the batch, and of the crop in it.
+        Number of the batch, and of the crop in it.
     key : str or None
-        Key of its image, where the loader goes through a `SoftLabelDataset` in order.
+        Key of its image, if the loader reads a `SoftLabelDataset` in order.
     margin, difference : float
         As in `TeacherCheck`, of this crop. The difference is 0 where labels hold no probabilities.
     """
@@ -58,7 +58,7 @@ class WorstCrop:
 
 @dataclass(frozen=True)
 class TeacherCheck:
-    """What a teacher says of the crops that a loader delivers, beside their labels.
+    """The teacher's output for the crops that a loader delivers, compared with their labels.
 
     Attributes
     ----------
@@ -71,15 +71,16 @@ class TeacherCheck:
     agreement : float
         Share of crops whose most probable class is that of the label.
     margin : float
-        Mean of ln(p of the teacher's top class / p of the label's top class), in nats: 0 if they always agree, and hardly more if they
-        differ only where two classes are almost equally probable.
+        Mean of ln(p of the teacher's top class / p of the label's top class), in nats: 0 if they always agree, and slightly more if
+        they differ only where two classes are almost equally probable.
     difference, largest_difference : float or None
-        Of the probability of the label's top class, between label and teacher: mean and largest. None for labels without values (`hard`).
+        Mean and largest difference between label and teacher in the probability of the label's top class. None for labels without
+        values (`hard`).
     cross_entropy, entropy, kl : float
-        Cross-entropy of teacher and label, entropy of the label, and the difference of the two, in nats. The codec's own loss is in them:
-        the label of `hard` is far from what the teacher said, and still right.
+        Cross-entropy of teacher and label, entropy of the label, and the difference of the two, in nats. They include the codec's loss:
+        a label of `hard` is far from the teacher's output and still correct.
     outside : float
-        Share of pixel values that are outside of 0..1 after the normalisation was undone.
+        Share of pixel values outside of 0..1 after the normalisation was reversed.
     worst : list of WorstCrop
         Where they disagree most.
     """
@@ -110,11 +111,11 @@ def check_against_teacher(
     temperature: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TeacherCheck:
-    """Run a teacher on exactly what a loader delivers, and say whether the labels are those of these pixels.
+    """Run a teacher on what a loader delivers, and check that the labels belong to these pixels.
 
-    Do this once before a long training: it finds crops that were cut or mirrored a second time, pixels normalised twice or otherwise
-    than they are said to be, another interpolation, other images under the same names, another teacher, another temperature. Leave out
-    what changes colours on purpose. Sampler and dataset go on afterwards as if nothing had been drawn.
+    Do this once before a long training. It detects crops that were cut or mirrored a second time, pixels normalised twice or with other
+    values than stated, another interpolation, other images under the same names, another teacher, and another temperature. Leave out
+    augmentation that changes colours. Afterwards sampler and dataset continue as if nothing had been drawn.
 
     Parameters
     ----------
@@ -122,15 +123,15 @@ def check_against_teacher(
         The loader as training will use it: images uint8 or float (B, 3, H, W), targets SparseTargets, DenseTargets, or probabilities
         float (B, C).
     teacher : callable
-        What made the labels: images, normalised as it expects them, to logits (B, C), or to something that has `logits`.
+        The teacher that made the labels: maps images, normalised as it expects, to logits (B, C), or to an object with `logits`.
     batches : int, optional
-        Look at so many batches, of 30 images or more together; None: all.
+        Number of batches to check, with at least 30 images together; None: all.
     mean, std : three floats, optional
-        What the loader's floats are normalised with. By default what its `SoftLabelDataset` normalises with.
+        Normalisation of the loader's floats. By default that of its `SoftLabelDataset`.
     teacher_mean, teacher_std : three floats, optional
-        What the teacher expects. By default what the label file says.
+        Normalisation that the teacher expects. By default from the label file.
     temperature : float, optional
-        T of softmax(logits / T) that the labels were made with. By default what the label file says, or 1.
+        T of softmax(logits / T) that the labels were made with. By default from the label file, or 1.
     progress : callable, optional
         Called with the number of batches done and in all, for a loader that has a length.
 
@@ -141,13 +142,13 @@ def check_against_teacher(
     Raises
     ------
     ArgumentError
-        If nobody knows how the pixels are normalised, or for the teacher; or the loader gives something else than images and targets.
+        If the normalisation of the pixels or of the teacher is unknown, or the loader delivers anything but images and targets.
     MismatchError
         If the teacher has another number of classes, or looked at another size of crop.
 
     Notes
     -----
-    Labels are right if `margin` is at most 0.005 nats and `difference` at most 0.025 (0.04 times the step of `log8` values, where that is
+    Labels are accepted if `margin` is at most 0.005 nats and `difference` at most 0.025 (0.04 times the step of `log8` values, if that is
     more; both 0.02 more where the file says that it was made in bfloat16). Measured with a MobileNetV2 on 132 crops of ImageNet
     photographs (`benchmarks/results/wrong-uses.json`): right labels have a margin of 0.000 and a difference of 0.000 to 0.014, by codec;
     with steps of 1, 0.029. Of the wrong uses, the nearest are another JPEG compression of the images at quality 95 (0.015 and 0.035),
@@ -253,20 +254,20 @@ _JOINED = ("agree", "margin", "cross_entropy", "entropy")
 
 
 def _verdict(agreement: float, margin: float, difference: float | None, outside: float, most: _Tolerance) -> tuple[bool, str]:
-    """Return whether labels are right, and why, or what is probably wrong."""
+    """Return whether labels are accepted, and why, or what is probably wrong."""
     if margin <= most.margin and (difference is None or difference <= most.difference):
-        return True, "the teacher says of these pixels what the labels say"
+        return True, "the teacher's output for these pixels agrees with the labels"
     if not (math.isfinite(margin) and (difference is None or math.isfinite(difference))):
         return False, "the teacher's logits are not finite"
     if outside:
-        advice = "they are normalised twice, or with another mean and std than is said"
-        return False, f"{outside:.1%} of the pixel values are outside of 0..1 when the normalisation is undone: {advice}"
+        advice = "they are normalised twice, or with another mean and std than stated"
+        return False, f"{outside:.1%} of the pixel values are outside of 0..1 after reversing the normalisation: {advice}"
     if margin <= most.margin:
-        return False, "the top classes agree and their probabilities do not: another temperature, or a teacher that is almost the same"
+        return False, "the top classes agree but their probabilities do not: another temperature, or a slightly different teacher"
     if agreement < 0.1:
-        return False, "hardly any top class agrees: other images, another teacher, another order of classes, or pixels of another scale"
+        return False, "almost no top class agrees: other images, another teacher, another order of classes, or pixels of another scale"
     what = "cut, mirrored or coloured a second time, another interpolation, another normalisation, another copy of the images"
-    return False, f"the teacher says something else of these pixels: {what}, or another version of the teacher"
+    return False, f"the teacher's output for these pixels differs from the labels: {what}, or another version of the teacher"
 
 
 def _logits(teacher: Callable[[Tensor], Any], images: Tensor, targets: Targets) -> Tensor:
@@ -300,7 +301,7 @@ def _expected_by_teacher(dataset: SoftLabelDataset | None, mean: Sequence[float]
     said = _preprocessing(dataset)
     mean, std = said.get("mean") if mean is None else mean, said.get("std") if std is None else std
     if mean is None or std is None:
-        raise ArgumentError("teacher_mean, teacher_std: the label file does not say what the teacher expects: say it here")
+        raise ArgumentError("teacher_mean, teacher_std: the label file does not say how the teacher's images are normalised: pass it here")
     return as_triple("teacher_mean", mean), as_std(std)
 
 
@@ -315,9 +316,7 @@ def _check_size(pixels: Tensor, dataset: SoftLabelDataset | None) -> None:
     size = _preprocessing(dataset).get("size")
     if isinstance(size, int) and tuple(pixels.shape[2:]) != (size, size):
         found = f"the loader gives {pixels.shape[2]} x {pixels.shape[3]}"
-        raise MismatchError(
-            f"loader: the teacher looked at crops of {size} x {size} pixels, {found}: check one that is the same but for size"
-        )
+        raise MismatchError(f"loader: the teacher labelled crops of {size} x {size} pixels, {found}: check a loader of that size")
 
 
 def _preprocessing(dataset: SoftLabelDataset | None) -> dict[str, Any]:
@@ -327,7 +326,7 @@ def _preprocessing(dataset: SoftLabelDataset | None) -> dict[str, Any]:
 
 @contextmanager
 def _evaluating(teacher: Callable[[Tensor], Any]) -> Iterator[None]:
-    """Have a teacher in eval mode for a while."""
+    """Put a teacher into eval mode inside the block."""
     modes = [(module, module.training) for module in teacher.modules()] if isinstance(teacher, nn.Module) else []
     for module, _ in modes:
         module.training = False

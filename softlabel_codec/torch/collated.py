@@ -1,4 +1,4 @@
-"""What is said where labels arrive that `collate_crops` should have put together."""
+"""Errors for labels that were not collated with `collate_crops`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import DenseLabels, SparseLabels
 from softlabel_codec.torch.targets import DenseTargets, SparseTargets
 
-_ADVICE = "Give the DataLoader collate_fn=collate_crops (of softlabel_codec.torch), or put it together with collate_crops([sample])"
+_ADVICE = "Give the DataLoader collate_fn=collate_crops (of softlabel_codec.torch), or collate it with collate_crops([sample])"
 
 
 def check_collated(labels: Any) -> None:
@@ -21,8 +21,8 @@ def check_collated(labels: Any) -> None:
 
 
 def _refuse(batch: Any, *, collate_fn_map: Any = None) -> NoReturn:
-    """Stand in for what torch's `default_collate` does with labels, which are more than a tensor."""
-    raise ArgumentError(f"a DataLoader cannot put soft labels together by itself. {_ADVICE}")
+    """Replace torch's `default_collate` for labels, which it cannot collate."""
+    raise ArgumentError(f"a DataLoader cannot collate soft labels by itself. {_ADVICE}")
 
 
 default_collate_fn_map[SparseLabels] = default_collate_fn_map[DenseLabels] = _refuse

@@ -1,4 +1,4 @@
-"""Transforms that move, cut or mirror what is in an image: stored labels do not survive them."""
+"""Refuses transforms that shift, crop or mirror an image, because stored labels do not apply afterwards."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ POLICIES = "AutoAugment RandAugment TrivialAugmentWide AugMix"  # which rotate, 
 OF_TIMM = "RandomResizedCropAndInterpolation RandomCropOrPad CenterCropOrPad RandomPad TrimBorder AugMixAugment AugmentOp"
 MOVES = frozenset(f"{CROPS} {WARPS} {POLICIES} {OF_TIMM}".split())
 """Classes of torchvision (v1 and v2) and of timm, by name: neither library is needed here."""
-WHY = "the labels belong to the stored crop, cut and mirrored as the teacher saw it, which the dataset does itself"
+WHY = "the labels belong to the stored crop as the teacher saw it, which the dataset cuts and mirrors itself"
 _MOST = 10_000
 
 
 def refuse_geometry(name: str, transform: Callable[..., Any] | None) -> None:
-    """Raise ArgumentError if a transform, or anything that it is made of, changes which part of the image is seen, or from which side.
+    """Raise ArgumentError if a transform, or any part of it, crops, shifts or mirrors the image.
 
-    It looks into containers, modules, attributes and what a function has enclosed. What a function does by itself, nobody can see here:
-    `check_against_teacher` does.
+    Containers, modules, attributes and closures are searched. What the code of a function does is not visible here;
+    `check_against_teacher` detects it.
     """
     for part in _parts(transform):
         moves = next((kind.__name__ for kind in type(part).__mro__ if kind.__name__ in MOVES), None)
         if moves is not None:
-            advice = f"Leave {moves} out; colours may be changed, and parts erased"
-            raise ArgumentError(f"{name}: expected no transform that moves, cuts or mirrors, got {moves}: {WHY}. {advice}")
+            advice = f"Leave out {moves}; changing colours and erasing parts is allowed"
+            raise ArgumentError(f"{name}: expected no transform that crops, shifts or mirrors, got {moves}: {WHY}. {advice}")
 
 
 def _parts(whole: Any) -> Iterator[Any]:
-    """Yield an object and everything that it holds, each once."""
+    """Yield an object and all objects inside it, each once."""
     waiting, seen = [whole], {id(whole)}
     while waiting and len(seen) < _MOST:
         part = waiting.pop()

@@ -1,4 +1,4 @@
-"""What a loader of any kind delivers, and what it goes through: for whoever looks at it from outside."""
+"""Inspects loaders of any kind: their dataset, their samplers, and the pixels and targets that they deliver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DRAWN_FROM = ("sampler", "batch_sampler", "loader", "base_dataloader")
 
 
 def dataset_of(loader: Any) -> SoftLabelDataset | None:
-    """Return the dataset that a loader goes through, be it wrapped."""
+    """Return the dataset of a loader, even if the loader is wrapped."""
     inner, seen = loader, 0
     while inner is not None and not isinstance(inner, SoftLabelDataset) and seen < _DEEPEST:
         inner, seen = getattr(inner, "dataset", None), seen + 1
@@ -31,7 +31,7 @@ def dataset_of(loader: Any) -> SoftLabelDataset | None:
 
 
 def keys_of_rows(loader: Any, dataset: SoftLabelDataset | None) -> Callable[[int, int], str] | None:
-    """Return what says which image a crop is of, by batch and row; None unless the loader goes through the dataset in order."""
+    """Return a function (batch, row) that gives a crop's key; None unless the loader reads the dataset in order."""
     if not isinstance(loader, DataLoader) or dataset is None or loader.dataset is not dataset or loader.batch_size is None:
         return None
     if not isinstance(loader.sampler, SequentialSampler) or loader.collate_fn is not collate_crops or dataset.num_damaged:
@@ -42,7 +42,7 @@ def keys_of_rows(loader: Any, dataset: SoftLabelDataset | None) -> Callable[[int
 
 @contextmanager
 def left_as_it_was(loader: Any, dataset: SoftLabelDataset | None) -> Iterator[None]:
-    """Let samplers and dataset go on as if nothing had been drawn in between."""
+    """Restore samplers and dataset after the block as if nothing had been drawn."""
     with ExitStack() as left:
         for sampler in _samplers_of(loader):
             left.enter_context(sampler.unmoved())
@@ -52,7 +52,7 @@ def left_as_it_was(loader: Any, dataset: SoftLabelDataset | None) -> Iterator[No
 
 
 def _samplers_of(loader: Any) -> list[SoftLabelSampler]:
-    """Return the samplers of ours that a loader, or what wraps it, draws from."""
+    """Return the `SoftLabelSampler`s of a loader, even if it is wrapped."""
     found: list[SoftLabelSampler] = []
     waiting, seen = [loader], {id(loader)}
     while waiting:
@@ -82,6 +82,6 @@ def pixels_and_targets(batch: Any, dataset: SoftLabelDataset | None, given: Norm
         return pixels.float() / 255, targets
     normalisation = given if dataset is None or given is not None else dataset.normalization
     if normalisation is None:
-        raise ArgumentError("loader: its images are floats: say with mean= and std= how they are normalised")
+        raise ArgumentError("loader: its images are floats: pass their normalisation as mean= and std=")
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in normalisation)
     return pixels.float() * std + mean, targets

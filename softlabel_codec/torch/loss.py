@@ -17,12 +17,12 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
     """Return the cross-entropy between stored soft labels and a student's predictions.
 
     For a crop with target t over C classes and logits z it is -sum over c of t_c * log softmax(z)_c. For sparse labels the
-    sum over the other classes has a closed form, so that no (B, C) target is made: with the same target u for most classes,
+    sum over the other classes has a closed form, so no (B, C) target is built: with the same target u for most classes,
     targets v_k for the few others (the kept ones, and those that a tail lists), and q = log softmax(z),
 
         loss = -sum over the few of (v_k - u) q_k  -  u * sum over all c of q_c
 
-    Value and gradient equal those of the dense formula. Reduced precision logits are computed with in float32.
+    Value and gradient equal those of the dense formula. Logits of reduced precision are converted to float32.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
     Raises
     ------
     MismatchError
-        If the shapes do not fit: another number of classes or crops.
+        If the number of classes or crops differs.
     ArgumentError
-        If `labels` are those of a sample that was not collated, or `reduction` is something else.
+        If `labels` belong to a sample that was not collated, or `reduction` is unknown.
 
     Examples
     --------

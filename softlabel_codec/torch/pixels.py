@@ -1,4 +1,4 @@
-"""Between 8-bit pixels and what a network takes."""
+"""Converts 8-bit pixels to the input of a network."""
 
 from __future__ import annotations
 

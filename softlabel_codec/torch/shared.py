@@ -1,4 +1,4 @@
-"""Numbers that a dataset shares with the worker processes that it is handed to."""
+"""Numbers that a dataset shares with its worker processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 class SharedTensor:
     """A tensor in shared memory.
 
-    Worker processes of every start method see the same numbers. A plain pickle and a deep copy hold the numbers of that moment, and
-    become a shared tensor of their own where they arrive: a tensor by itself would not be shared any more, and workers would not see
-    what changes. Equal numbers pickle small.
+    Worker processes of every start method see the same numbers. A plain pickle or a deep copy holds the numbers of that moment and is
+    restored as a new shared tensor. (A plain tensor would not be shared after that, and workers would not see changes.) Equal
+    numbers pickle small.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Labels as tensors that move between devices: `SparseTargets` and `DenseTargets`."""
+"""Labels as tensors that can move between devices: `SparseTargets` and `DenseTargets`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SparseTargets:
     tail_classes, tail_weights, tail_floor : int64 (I, N), float32 (I, N), float32 (I,), or None
         Tails of I images as in `Tails`, padded with C at the end.
     tail_of : int64 (B,) or None
-        Which tail is that of each crop's image.
+        Index of the tail of each crop's image.
     """
 
     indices: Tensor
@@ -68,12 +68,12 @@ class SparseTargets:
         return replace(self, policy=check_policy(policy, self.tail_of is not None))
 
     def above_background(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the targets in sparse form: every class has the background, and some have more or less.
+        """Return the targets in sparse form: a background value for every class, and differences from it for some.
 
         Returns
         -------
         classes : int64 (B, J)
-            Kept classes, then classes of the tail. A class may occur in both; what is said of it then adds up.
+            Kept classes, then classes of the tail. If a class occurs in both, its values add up.
         extra : float32 (B, J)
             Target less background of each; 0 where padded.
         background : float32 (B,)

@@ -1,4 +1,4 @@
-"""Which turn of an image is due: as its index says, or else as the dataset has counted."""
+"""Which turn of an image is next: given by its index, or counted by the dataset."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def check_epoch(epoch: object) -> int:
 
 
 class ImageTurn(int):
-    """The index of an image that says which crops are due: turn *t* takes places t * N to t * N + N - 1 of its endless sequence of crops.
+    """The index of an image with a turn: turn *t* draws positions t * N to t * N + N - 1 of the image's endless sequence of crops.
 
-    It is an integer, so that whatever handles indices takes it. What computes with it (`Subset`, `ConcatDataset`) makes a plain
-    integer of it, and the dataset then counts the turns itself.
+    It is an integer, so all code that handles indices accepts it. Code that computes with it (`Subset`, `ConcatDataset`) turns it into a
+    plain integer, and the dataset then counts the turns itself.
 
     Attributes
     ----------
     turn : int
-        How many draws of the image came before.
+        Number of earlier draws of the image.
     """
 
     turn: int
@@ -69,14 +69,14 @@ class Turns:
         return int(self._epoch.tensor[0])
 
     def set_epoch(self, epoch: int) -> None:
-        """Let no image have a turn below this any more."""
+        """Start all images at this turn, or later if they were counted further."""
         self._epoch.tensor[0] = check_epoch(epoch)
 
     def due(self, indices: Sequence[int], count: bool = True) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return numbers and turns of images, both int64 (B,), by indices, which may be negative or `ImageTurn`.
 
         A plain index takes the turn after the last one that was counted, or that of the epoch if it is later; an index that occurs
-        several times takes turns one after another. They count from now on, unless `count` is false.
+        several times takes turns one after another. These turns are counted unless `count` is false.
         """
         drawn = self._drawn.tensor.numpy()
         numbers = np.array([range(len(drawn))[index] for index in indices], np.int64)

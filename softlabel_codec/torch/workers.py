@@ -1,4 +1,4 @@
-"""What all DataLoaders here need: workers that end with the main process, pipes where shared memory is scarce, a clear error."""
+"""For all DataLoaders here: workers that end with the main process, pipes if shared memory is scarce, and a clear error."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SECONDS_BETWEEN_LOOKS = 1.0
 def need_pipes(batch_bytes: int, workers: int) -> bool:
     """Return whether batches should be numpy arrays, which workers send through a pipe.
 
-    Tensors go through shared memory. Where that is scarce, as in containers, and runs out, torch waits for ever.
+    Tensors go through shared memory. If it runs out, as may happen in containers, torch waits forever.
     """
     wanted = 2 * batch_bytes * BATCHES_AHEAD * (workers + 1)
     return workers > 0 and SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free <= wanted
 
 
 def is_killed_worker(error: BaseException) -> bool:
-    """Return whether an error means that a worker process was killed: torch raises it wherever the main process happens to be."""
+    """Return whether an error means that a worker process was killed: torch raises it at any point of the main process."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
@@ -44,7 +44,7 @@ def workers_watched() -> Iterator[None]:
         if not is_killed_worker(error):
             raise
         advice = "Memory may have run out: use fewer --workers or a smaller --batch-size"
-        raise StateError(f"a process that cuts images was killed: {str(error).splitlines()[0]}. {advice}") from None
+        raise StateError(f"a worker process was killed: {str(error).splitlines()[0]}. {advice}") from None
 
 
 def as_it_is(batch: Any) -> Any:
@@ -53,10 +53,10 @@ def as_it_is(batch: Any) -> Any:
 
 
 def end_with_main(worker: int) -> None:
-    """Let a worker end when the main process does, whenever that is, and without a traceback: a `worker_init_fn`.
+    """End a worker when the main process ends, without a traceback: a `worker_init_fn`.
 
-    Torch looks only whether the parent is another one than when the worker began, so that one whose main process was killed before
-    that would wait for ever; and a worker of a fork server has the server for a parent.
+    Torch only checks whether the parent has changed since the worker started. A worker whose main process was killed before that
+    would wait forever, and the parent of a worker of a fork server is the server.
     """
     report = sys.excepthook
 

@@ -2,8 +2,8 @@
 
 usage: python tests/fuzz/run.py [TARGET...] [--runs N | --seconds N] [--keep] [--seeds] [--json]
 
-Crashes are kept in `crashes/`, which git ignores; replay one with `python tests/fuzz/run.py TARGET --replay FILE`. Once what was wrong
-is mended, it belongs into `fixed/TARGET/`.
+Crashes are written to `crashes/`, which git ignores; replay one with `python tests/fuzz/run.py TARGET --replay FILE`. Once the defect
+is repaired, move the file to `fixed/TARGET/`. The kept corpus is in `corpus.zip` (`corpus.py`), which `--keep` writes again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CORPUS, CRASHES, FIXED = HERE / "corpus", HERE / "crashes", HERE / "fixed"
+if str(HERE.parent) not in sys.path:  # as a script
+    sys.path.insert(0, str(HERE.parent))
+
+from fuzz import corpus  # noqa: E402
+
+CRASHES, FIXED = HERE / "crashes", HERE / "fixed"
 TARGETS = ("header", "metadata", "codec_string", "block", "index_and_trailer", "whole_file", "fkd")
 MAX_INPUT_BYTES = {
     "header": 64,
@@ -88,16 +93,17 @@ def run(target: str, *, runs: int | None = None, seconds: float | None = None, k
     """
     start = time.monotonic()
     end = start + (seconds or 60) if runs is None else float("inf")
-    sizes = [path.stat().st_size for path in kept_inputs(target)]
+    sizes = [len(data) for data in corpus.kept_inputs(target).values()]
     total = peak = 0
     crashes: list[str] = []
     CRASHES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_memory_folder()) as found:
+    with _empty_folder() as kept, _empty_folder() as found:
+        corpus.unpack(target, Path(kept))
         while len(crashes) < MAX_CRASHES and total < (runs or float("inf")) and time.monotonic() < end:
             known = len(sizes) + len(list(Path(found).iterdir()))
             lasting = max(1, round(min(SECONDS_PER_PROCESS, end - time.monotonic())))
             until = [f"-max_total_time={lasting}", *([] if runs is None else ["-seed=1", f"-runs={runs - total + known}"])]
-            executed, memory, crash, output = _start(target, [*until, found, str(CORPUS / target)])
+            executed, memory, crash, output = _start(target, [*until, found, kept])
             total, peak = total + max(1, executed - known), max(peak, memory)
             if crash is not None:
                 crashes.append(crash)
@@ -108,11 +114,6 @@ def run(target: str, *, runs: int | None = None, seconds: float | None = None, k
     return FuzzReport(target, total, round(time.monotonic() - start, 1), len(sizes), sum(sizes), new, peak, tuple(crashes))
 
 
-def kept_inputs(target: str) -> list[Path]:
-    """Return the kept corpus of a target."""
-    return sorted((CORPUS / target).glob("*"))
-
-
 def fixed_inputs(target: str) -> list[Path]:
     """Return inputs that once were crashes of a target."""
     return sorted((FIXED / target).glob("*"))
@@ -120,23 +121,20 @@ def fixed_inputs(target: str) -> list[Path]:
 
 def merge(target: str, *folders: str) -> None:
     """Put into the kept corpus what reaches something new, and leave out what reaches nothing that smaller inputs don't."""
-    with tempfile.TemporaryDirectory(dir=_memory_folder()) as least:
-        command = [*_command(target), "-merge=1", "-use_counters=0", least, str(CORPUS / target), *folders]
+    with _empty_folder() as kept, _empty_folder() as least:
+        corpus.unpack(target, Path(kept))
+        command = [*_command(target), "-merge=1", "-use_counters=0", least, kept, *folders]
         done = subprocess.run(command, env=_environment(), check=False, capture_output=True, cwd=HERE.parent)
-        if done.returncode or not any(Path(least).iterdir()):
+        inputs = {path.name: path.read_bytes() for path in Path(least).iterdir()}
+        if done.returncode or not inputs:
             raise RuntimeError(f"{target}: nothing was kept: {done.stderr.decode('utf-8', 'replace')[-2000:]}")
-        for path in kept_inputs(target):
-            path.unlink()
-        for path in Path(least).iterdir():
-            (CORPUS / target / path.name).write_bytes(path.read_bytes())
+        corpus.replace_inputs(target, inputs)
 
 
 def add_seeds(target: str) -> None:
     """Add the first inputs of a target to its kept corpus."""
-    sys.path.insert(0, str(HERE.parent))
     make = importlib.import_module("fuzz.seeds").seeds
-    (CORPUS / target).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with _empty_folder() as folder:
         for number, data in enumerate(make(target)):
             (Path(folder) / str(number)).write_bytes(data)
         merge(target, folder)
@@ -168,6 +166,10 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(HERE.parent), "OPENBLAS_NUM_THREADS": "1", **({"TMPDIR": folder} if folder else {})}
 
 
+def _empty_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=_memory_folder())
+
+
 def _memory_folder() -> str | None:
     """Return a folder in memory, where files of which thousands are written a second cost nothing, if there is one."""
     shared = Path("/dev/shm")
@@ -186,7 +188,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="how long to run each target (60)")
     parser.add_argument("--keep", action="store_true", help="add what reaches something new to the kept corpus")
     parser.add_argument("--seeds", action="store_true", help="only add the first inputs to the kept corpus")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="only run one input, without a fuzzer")
+    parser.add_argument("--replay", metavar="FILE", help="only run one input, a file or the name of a kept one, without a fuzzer")
     parser.add_argument("--json", action="store_true", help="print reports as JSON")
     options = parser.parse_args()
     unknown = set(options.targets) - set(TARGETS)
@@ -194,8 +196,8 @@ def main() -> None:
         parser.error(f"unknown target {', '.join(sorted(unknown))}: expected some of {', '.join(TARGETS)}")
     names = options.targets or TARGETS
     if options.replay:
-        sys.path.insert(0, str(HERE.parent))
-        importlib.import_module("fuzz.targets").TARGETS[names[0]](options.replay.read_bytes())
+        data = corpus.kept_inputs(names[0]).get(options.replay) or Path(options.replay).read_bytes()
+        importlib.import_module("fuzz.targets").TARGETS[names[0]](data)
         return
     if options.seeds:
         for name in names:

@@ -1,7 +1,7 @@
 """The label files that FKD's generator writes, read safely.
 
-FKD (Shen & Xing, ECCV 2022) keeps one `torch.save` file per image: fractions of crops, flips, and labels in which class indices
-stand as floats beside their values. They are read with torch's safe loader only: no code in them ever runs.
+FKD (Shen & Xing, ECCV 2022) writes one `torch.save` file per image: crops as fractions, flips, and labels in which class indices
+are floats beside their values. Only torch's safe loader reads them, which runs no code.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) 
     CorruptError
         If the file is damaged, needs code to be run, or does not hold what FKD writes.
     MismatchError
-        If its labels are of another type than `codec`, or class indices cannot have survived as float16.
+        If its labels are of another type than `codec`, or class indices are too large to be exact in float16.
     """
     crops, flips, labels = _load(path)
     num_crops = len(crops)
@@ -137,7 +137,7 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
             parts = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for {wanted[1]}" if wanted else "it holds more than arrays"
+        reason = f"it requires {wanted[1]}" if wanted else "it contains more than arrays"
         raise CorruptError(f"{path}: not a label file that can be read without running code: {reason}") from None
     except Exception as error:  # torch.load raises what its many layers raise for a damaged file
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -160,7 +160,7 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
 
 
 def _claims_too_much(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor says to have more numbers than are stored: a stride of 0 repeats one of them as often as one likes."""
+    """Return whether a tensor claims more numbers than are stored: a stride of 0 repeats one number any number of times."""
     return tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
@@ -169,7 +169,7 @@ def _check_crc32(data: bytes) -> None:
         return
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise zipfile.BadZipFile("it is compressed, which torch.save never does")
+            raise zipfile.BadZipFile("it is compressed, but torch.save does not compress")
         damaged = archive.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"the checksum of {damaged!r} differs")

@@ -1,4 +1,4 @@
-"""From a folder of the label files that FKD's generator writes to a container file."""
+"""Converts a folder of label files from FKD's generator to a container file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """The result of an import.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class ImportReport:
     codec : str
         Its codec.
     num_images, num_crops : int
-        What it holds.
+        Contents of the file.
     uncertain_crops : int
         Crops of float16 files in images so large that the fractions do not determine the pixels.
     skipped : dict
@@ -83,20 +83,20 @@ def import_fkd(
     num_classes : int
         C.
     codec : str, optional
-        Store the labels in another codec. By default their values stay exactly what they are.
+        Store the labels in another codec. By default their values are kept exactly.
     images : path, optional
-        The image folder, `<wnid>/<stem>.<ending>`: fractions become exact pixels again.
+        The image folder, `<wnid>/<stem>.<extension>`. Fractions are then converted back to exact pixels.
     on_error : str
-        What an unreadable label file does: `fail` or `skip`.
+        What to do with an unreadable label file: `fail` or `skip`.
     overwrite : bool
-        Replace `out`, and discard an unfinished one that was begun with other arguments.
+        Replace `out`, and discard an unfinished one that was started with other arguments.
     progress : callable, optional
         Called with the number of files done so far and in all.
 
     Raises
     ------
     ArgumentError
-        If there are no such files, or an argument cannot be.
+        If there are no such files, or an argument is invalid.
     CorruptError, MismatchError
         If a file is damaged or does not fit, and `on_error` is `fail`; if an image is missing or of another size.
     """
@@ -135,7 +135,7 @@ def import_fkd(
 
 @dataclass(frozen=True)
 class _Source:
-    """Label files by key, what they hold, and the sizes of their images if the images are there."""
+    """Label files by key, their contents, and the sizes of their images if a folder is given."""
 
     files: Mapping[str, Path]
     codec: Codec
@@ -146,7 +146,7 @@ class _Source:
         return read_fkd_file(self.files[key], self.codec, self.num_classes)
 
     def first_readable(self, on_error: str) -> FkdImage:
-        """Return what the first file holds; the first that can be read, if others may be skipped."""
+        """Return the contents of the first file, or of the first readable one if others may be skipped."""
         errors = []
         for key in self.files:
             try:
@@ -160,7 +160,7 @@ class _Source:
 
 @dataclass
 class _Found:
-    """What was found on the way through the files."""
+    """What was found while reading the files."""
 
     num_crops: int = 0
     uncertain_crops: int = 0
@@ -193,11 +193,11 @@ def _add(writer: SoftLabelWriter, key: str, size: tuple[int, int] | None, crops:
     try:
         writer.add(key, image_size=size, crops=crops, flips=image.flips, indices=image.indices, values=image.values)
     except ArgumentError as error:
-        raise MismatchError(f"no labels that can be stored: {error}") from None
+        raise MismatchError(f"its labels cannot be stored: {error}") from None
 
 
 class _ImageSizes:
-    """Sizes of images by key without ending."""
+    """Sizes of images by key without extension."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = Path(folder)
@@ -221,7 +221,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.rglob("*.tar")):
         key = key_of_path(path.parent.parent, path.with_suffix(""))
         if key in found:
-            raise ArgumentError(f"{folder}: both {found[key]} and {path} have the key {key!r}: name one of their folders")
+            raise ArgumentError(f"{folder}: both {found[key]} and {path} have the key {key!r}: pass one of their folders")
         found[key] = path
     if not found:
         raise ArgumentError(f"{folder}: expected label files <wnid>/<stem>.tar in this folder or below it, found none")

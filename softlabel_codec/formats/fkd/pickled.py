@@ -1,7 +1,7 @@
-"""Stand-ins for numpy in pickles: arrays of numbers, and nothing else that a pickle can say of them.
+"""Replacements for numpy in pickles that accept plain arrays of numbers only.
 
-Numpy's own types believe the state that a pickle gives them: a flag in it makes bytes into pointers, so that a file could crash the
-process or worse. These take the few states that numpy writes for plain arrays.
+Numpy's own types trust the state in a pickle: a flag in it turns bytes into pointers, so a file could crash the process or worse.
+These types accept only the few states that numpy writes for plain arrays.
 """
 
 from __future__ import annotations
@@ -78,6 +78,6 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def as_array(part: Any) -> NDArray[Any]:
-    """Return what a part of a pickle holds as an array."""
+    """Return a part of a pickle as an array."""
     found = part.array if isinstance(part, PickledArray) else part
     return np.asarray(found)
