@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from softlabel_codec import (
 from softlabel_codec import writer as writer_module
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.container import builder as assembly
+from softlabel_codec.container import files
 from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
@@ -680,3 +682,41 @@ def test_crop_numbers_that_are_none(tmp_path):
         for crops in (1, [0.5], "ab"):
             with pytest.raises(ArgumentError, match="crops: expected crop numbers"):
                 reader.read(0, crops)
+
+
+POSIX_ONLY = "fchmod fork O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK pread pwrite register_at_fork sched_getaffinity"
+WITHOUT_POSIX = f"""
+import os, sys
+sys.modules["fcntl"] = None
+for name in "{POSIX_ONLY}".split():
+    vars(os).pop(name, None)
+import softlabel_codec, softlabel_codec.cli.main
+from softlabel_codec.report import inspect, stats, verify
+path, new = sys.argv[1:]
+with softlabel_codec.SoftLabelReader(path) as reader:
+    print([image.labels.top1.tolist() for image in reader] == [part.labels.top1.tolist() for part in reader.read_batch(range(len(reader)))])
+print(verify(path, deep=True).ok, inspect(path).num_images, stats(path).num_images)
+try:
+    softlabel_codec.SoftLabelWriter(new, 4, "hard")
+except softlabel_codec.StateError as error:
+    print(error)
+"""
+
+
+def test_systems_without_posix_calls_import_and_read(tmp_path):
+    write_labels(tmp_path / "a.slc")
+    command = [sys.executable, "-c", WITHOUT_POSIX, tmp_path / "a.slc", tmp_path / "b.slc"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    message = "label files cannot be written on this system, only read: it has no locks that end with their process"
+    assert done.stdout.splitlines() == ["True", "True 4 4", message]
+    assert not (tmp_path / "b.slc.partial").exists()
+
+
+def test_reading_without_positioned_reads(tmp_path, monkeypatch):
+    write_labels(tmp_path / "a.slc", counts=[30, 9, 200, 12, 15])
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        wanted = [image.crops.tolist() for image in reader]
+    monkeypatch.setattr(files, "_pread", files._seek_and_read)
+    with SoftLabelReader(tmp_path / "a.slc") as reader, ThreadPoolExecutor(8) as threads:
+        for number, image in zip(list(range(5)) * 40, threads.map(reader.read, list(range(5)) * 40), strict=True):
+            assert image.crops.tolist() == wanted[number]
