@@ -6,17 +6,13 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from softlabel_codec.block.columns import ragged
-from softlabel_codec.block.families import LabelCodes
-from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.checks.arguments import (
     check_flips,
     check_fraction_crops,
@@ -30,57 +26,18 @@ from softlabel_codec.checks.arrays import as_array
 from softlabel_codec.checks.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.builder import Assembly
-from softlabel_codec.container.files import FileSource, PartialFile
+from softlabel_codec.container.files import PartialFile
 from softlabel_codec.container.framing import Header
-from softlabel_codec.container.metadata import Description, difference
-from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning
+from softlabel_codec.container.metadata import Description
+from softlabel_codec.container.pending import PendingBlock, PendingImage
+from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
-from softlabel_codec.errors import ArgumentError, FormatError, LimitError, MismatchError, StateError
-from softlabel_codec.sampler import CropSampler, crop_stream
+from softlabel_codec.errors import ArgumentError, LimitError, StateError
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.version import PACKAGE
 
 TARGET_BYTES_PER_BLOCK = 6144
 """A block is full with so many bytes of label columns: few enough to read one image quickly, enough for overhead not to count."""
-
-
-@dataclass(frozen=True)
-class _Image:
-    """One image, checked and quantised, waiting for its block."""
-
-    key: str
-    size: tuple[int, int]
-    num_crops: int
-    crops: NDArray[Any] | None  # None if they are derived
-    flips: NDArray[np.bool_] | None
-    codes: LabelCodes
-    num_entries: int
-    widest: int
-    crc32: int | None
-
-
-@dataclass
-class _Pending:
-    """The images of the block that is being filled."""
-
-    images: dict[str, _Image] = field(default_factory=dict)
-    num_bytes: int = 0
-    num_crops: int = 0
-    num_entries: int = 0
-    widest: int = 0
-
-    def has_room(self, image: _Image) -> bool:
-        return fits_block(self.num_crops + image.num_crops, self.num_entries + image.num_entries, max(self.widest, image.widest))
-
-    def add(self, image: _Image, num_bytes: int) -> None:
-        self.images[image.key] = image
-        self.num_bytes += num_bytes
-        self.num_crops += image.num_crops
-        self.num_entries += image.num_entries
-        self.widest = max(self.widest, image.widest)
-
-    @property
-    def full(self) -> bool:
-        return self.num_bytes >= TARGET_BYTES_PER_BLOCK or len(self.images) == MAX_IMAGES_PER_BLOCK
 
 
 class SoftLabelWriter:
@@ -156,15 +113,16 @@ class SoftLabelWriter:
         self._description = Description(num_classes, codec, crops, dict(metadata or {}), {"writer": PACKAGE}, sampler, image_checksums)
         self._layout = self._description.layout
         packed = self._description.pack()
-        self._metadata_crc32 = zlib.crc32(packed)
-        self._pending = _Pending()
+        header = Header(len(packed), zlib.crc32(packed))
+        self._metadata_crc32 = header.metadata_crc32
+        self._pending = PendingBlock()
         self._ended: str | None = None
         self._lock = threading.RLock()
         unfinished = "resume" if resume else "discard" if overwrite else "refuse"
         self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite)
         self._assembly = Assembly(self._file)
         try:
-            self._begin(Header(len(packed), self._metadata_crc32).pack() + packed, overwrite)
+            self._assembly.begin_or_continue(Beginning(header, self._description, header.pack() + packed), discard_others=overwrite)
         except BaseException:
             self._file.close()
             raise
@@ -248,7 +206,7 @@ class SoftLabelWriter:
         except (ArgumentError, LimitError) as error:
             raise type(error)(f"image {key!r}: {error}") from None
 
-    def _add(self, image: _Image) -> None:
+    def _add(self, image: PendingImage) -> None:
         """Put an image into the block that is being filled, which is written when it is full."""
         if image.key in self._assembly.image_crc32s or image.key in self._pending.images:
             raise ArgumentError("key: an image with this key was added before")
@@ -257,7 +215,7 @@ class SoftLabelWriter:
         if not self._pending.has_room(image):
             self._guarded(self._write_block)
         self._pending.add(image, self._layout.quantiser.expected_bytes(image.codes))
-        if self._pending.full:
+        if self._pending.num_bytes >= TARGET_BYTES_PER_BLOCK or len(self._pending.images) == MAX_IMAGES_PER_BLOCK:
             self._guarded(self._write_block)
 
     def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
@@ -306,42 +264,9 @@ class SoftLabelWriter:
             self._file.close()
             raise
 
-    def _begin(self, beginning: bytes, discard_others: bool) -> None:
-        unfinished = FileSource(self._file.partial)
-        try:
-            found = self._continued(unfinished, beginning, discard_others)
-            if found is None:
-                self._file.truncate(0)
-                self._assembly.begin(beginning)
-            else:
-                self._assembly.adopt_blocks(unfinished, found)
-        finally:
-            unfinished.close()
-
-    def _continued(self, unfinished: FileSource, beginning: bytes, discard_others: bool) -> Beginning | None:
-        """Return what the unfinished file begins with if it is to be continued, None if it holds nothing that is wanted."""
-        if unfinished.length < len(beginning) and beginning.startswith(unfinished.read_at(0, unfinished.length)):
-            return None  # nothing yet, or killed before the metadata was written
-        own = Beginning(Header.unpack(beginning), self._description, beginning)
-        try:
-            found = read_beginning(unfinished)
-        except FormatError:
-            if next(BlockScan(unfinished, own).all(), None) is not None:  # their checksums hold that of these metadata
-                self._file.replace_beginning(beginning)
-                return own
-            if discard_others:
-                return None
-            raise
-        if found.data == beginning:
-            return found
-        if discard_others or next(BlockScan(unfinished, found).all(), None) is None:
-            return None
-        what = difference(found.description, self._description)
-        raise MismatchError(f"{unfinished.path}: was started with other arguments: {what}. Pass the same, or overwrite=True (--overwrite)")
-
     def _prepare(
         self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any], image_crc32: int | None
-    ) -> _Image:
+    ) -> PendingImage:
         """Return an image checked and quantised, which shares no memory with what the caller gave."""
         check_key(key)
         check_image_crc32(image_crc32, self._description.image_checksums)
@@ -363,7 +288,7 @@ class SoftLabelWriter:
             raise LimitError(
                 f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
             )
-        image = _Image(key, size, num_crops, geometry, flags, codes, *self._layout.quantiser.num_entries(codes), image_crc32)
+        image = PendingImage(key, size, num_crops, geometry, flags, codes, *self._layout.quantiser.num_entries(codes), image_crc32)
         if not fits_block(num_crops, image.num_entries, image.widest):
             raise LimitError(f"{num_crops} crops, of which one keeps {image.widest} classes: use fewer crops, or keep fewer classes")
         return image
@@ -379,29 +304,10 @@ class SoftLabelWriter:
                 raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")
 
     def _write_block(self) -> None:
-        images = _gather(list(self._pending.images.values()), self._layout)
-        self._assembly.add_images(images, self._layout, self._metadata_crc32)
-        self._pending = _Pending()
+        self._assembly.add_images(self._pending.gather(self._layout), self._layout, self._metadata_crc32)
+        self._pending = PendingBlock()
 
 
 def _num_rows(labels: dict[str, Any]) -> int:
     """Return the number of crops that labels are of: the rows of the first of them."""
     return check_num_crops(next((len(np.atleast_1d(as_array(name, rows))) for name, rows in labels.items()), 0))
-
-
-def _gather(images: Sequence[_Image], layout: Layout) -> BlockImages:
-    sizes = np.array([image.size for image in images], np.int64)
-    num_crops = np.array([image.num_crops for image in images], np.int64)
-    if layout.sampler is None:
-        crops = np.concatenate([image.crops for image in images if image.crops is not None])
-        flips = np.concatenate([image.flips for image in images if image.flips is not None])
-    else:
-        streams = np.repeat([crop_stream(image.key) for image in images], num_crops)
-        crops, flips = layout.sampler.sample_rows(
-            streams, ragged(np.zeros_like(num_crops), num_crops), *np.repeat(sizes, num_crops, axis=0).T
-        )
-    codes = layout.quantiser.concatenate([image.codes for image in images])
-    crc32s = [image.crc32 for image in images if image.crc32 is not None]
-    return BlockImages(
-        [image.key for image in images], sizes, num_crops, crops, flips, codes, np.array(crc32s, np.int64) if crc32s else None
-    )

@@ -12,10 +12,11 @@ from softlabel_codec.checks.limits import max_content_bytes
 from softlabel_codec.container.files import FileSource, PartialFile
 from softlabel_codec.container.framing import KEYS_ASCEND, TRAILER, Index, Trailer, pack_block, pack_copy, pack_key_pages
 from softlabel_codec.container.keys import key_order
-from softlabel_codec.container.scan import Beginning, BlockScan
+from softlabel_codec.container.metadata import difference
+from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning
 from softlabel_codec.container.summary import pack_summary
 from softlabel_codec.container.zstd_frames import compress_columns, store_columns
-from softlabel_codec.errors import CorruptError
+from softlabel_codec.errors import CorruptError, FormatError, MismatchError
 
 
 class Assembly:
@@ -64,7 +65,55 @@ class Assembly:
         self._file.append(block)
         self._note(len(block), keys, num_crops, crc32s)
 
-    def adopt_blocks(self, source: FileSource, beginning: Beginning) -> None:
+    def begin_or_continue(self, own: Beginning, *, discard_others: bool) -> None:
+        """Begin the file, or continue what stands in it, if that was begun alike.
+
+        Parameters
+        ----------
+        own : Beginning
+            Header and metadata of the file to be.
+        discard_others : bool
+            What was begun otherwise, or cannot be read, is discarded instead of an error.
+
+        Raises
+        ------
+        MismatchError
+            If it was begun with other arguments and holds whole blocks.
+        FormatError
+            If it is damaged where it begins, or in the middle.
+        """
+        unfinished = FileSource(self._file.partial)
+        try:
+            found = self._continued(unfinished, own, discard_others)
+            if found is None:
+                self._file.truncate(0)
+                self.begin(own.data)
+            else:
+                self._adopt_blocks(unfinished, found)
+        finally:
+            unfinished.close()
+
+    def _continued(self, unfinished: FileSource, own: Beginning, discard_others: bool) -> Beginning | None:
+        """Return what the unfinished file begins with if it is to be continued, None if it holds nothing that is wanted."""
+        if unfinished.length < len(own.data) and own.data.startswith(unfinished.read_at(0, unfinished.length)):
+            return None  # nothing yet, or killed before the metadata was written
+        try:
+            found = read_beginning(unfinished)
+        except FormatError:
+            if next(BlockScan(unfinished, own).all(), None) is not None:  # their checksums hold that of these metadata
+                self._file.replace_beginning(own.data)
+                return own
+            if discard_others:
+                return None
+            raise
+        if found.data == own.data:
+            return found
+        if discard_others or next(BlockScan(unfinished, found).all(), None) is None:
+            return None
+        what = difference(found.description, own.description)
+        raise MismatchError(f"{unfinished.path}: was started with other arguments: {what}. Pass the same, or overwrite=True (--overwrite)")
+
+    def _adopt_blocks(self, source: FileSource, beginning: Beginning) -> None:
         """Adopt the complete blocks at the beginning of the file, and cut off what follows them.
 
         Raises

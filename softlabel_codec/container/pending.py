@@ -1,0 +1,90 @@
+"""The images of the block that is being filled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.block.columns import ragged
+from softlabel_codec.block.families import LabelCodes
+from softlabel_codec.block.layout import BlockImages, Layout
+from softlabel_codec.checks.limits import fits_block
+from softlabel_codec.sampler import crop_stream
+
+
+@dataclass(frozen=True)
+class PendingImage:
+    """One image, checked and quantised, waiting for its block.
+
+    Attributes
+    ----------
+    key : str
+        Its key.
+    size : (int, int)
+        Height and width in pixels; 0 if unknown.
+    num_crops : int
+        M.
+    crops, flips : (M, 4), bool (M,), or None
+        As in `BlockImages`; None if they are derived.
+    codes : LabelCodes
+        Labels of its crops.
+    num_entries, widest : int
+        Classes that are kept by all crops together, and by the crop that keeps the most.
+    crc32 : int or None
+        CRC-32 of its file, if the labels keep it.
+    """
+
+    key: str
+    size: tuple[int, int]
+    num_crops: int
+    crops: NDArray[Any] | None
+    flips: NDArray[np.bool_] | None
+    codes: LabelCodes
+    num_entries: int
+    widest: int
+    crc32: int | None
+
+
+@dataclass
+class PendingBlock:
+    """Images that will be a block, by key, and how much they are together."""
+
+    images: dict[str, PendingImage] = field(default_factory=dict)
+    num_bytes: int = 0
+    num_crops: int = 0
+    num_entries: int = 0
+    widest: int = 0
+
+    def has_room(self, image: PendingImage) -> bool:
+        """Return whether the block may hold this image too."""
+        return fits_block(self.num_crops + image.num_crops, self.num_entries + image.num_entries, max(self.widest, image.widest))
+
+    def add(self, image: PendingImage, num_bytes: int) -> None:
+        """Add an image whose labels will take about so many bytes."""
+        self.images[image.key] = image
+        self.num_bytes += num_bytes
+        self.num_crops += image.num_crops
+        self.num_entries += image.num_entries
+        self.widest = max(self.widest, image.widest)
+
+    def gather(self, layout: Layout) -> BlockImages:
+        """Return the images together."""
+        images = list(self.images.values())
+        sizes = np.array([image.size for image in images], np.int64)
+        num_crops = np.array([image.num_crops for image in images], np.int64)
+        if layout.sampler is None:
+            crops = np.concatenate([image.crops for image in images if image.crops is not None])
+            flips = np.concatenate([image.flips for image in images if image.flips is not None])
+        else:
+            streams = np.repeat([crop_stream(image.key) for image in images], num_crops)
+            crops, flips = layout.sampler.sample_rows(
+                streams, ragged(np.zeros_like(num_crops), num_crops), *np.repeat(sizes, num_crops, axis=0).T
+            )
+        codes = layout.quantiser.concatenate([image.codes for image in images])
+        crc32s = [image.crc32 for image in images if image.crc32 is not None]
+        return BlockImages(
+            [image.key for image in images], sizes, num_crops, crops, flips, codes, np.array(crc32s, np.int64) if crc32s else None
+        )
