@@ -86,7 +86,7 @@ def test_a_fault_after_the_rename_is_told_apart(tmp_path):
     writers = []
     calls = calls_of(lambda: write(tmp_path / "b.slc", IMAGES))
     script = ScriptedOs(failing(errno.EIO), (len(calls) - 1,))
-    with scripted(script), pytest.raises(OSError, match=r"the file is whole and has its name, but a power failure.*a\.slc'"):
+    with scripted(script), pytest.raises(OSError, match=r"the file is complete and has its name, but a power failure.*a\.slc'"):
         write(path, IMAGES, opened=writers.append)
     with pytest.raises(StateError, match=r"the writer is failed\. a\.slc is whole"):
         writers[0].finish()
