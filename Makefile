@@ -5,13 +5,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 600
 
-.PHONY: test test-floors lint fuzz demo bench reliability clean
+.PHONY: test test-floors test-others lint fuzz demo bench reliability clean
 
 test: .venv/dev lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8
 
 test-floors: .venv-floors/installed
 	OMP_NUM_THREADS=1 .venv-floors/bin/pytest --without-torch --numprocesses auto --maxprocesses 8
+
+test-others: .venv-others/installed
+	OMP_NUM_THREADS=1 .venv-others/bin/pytest --others --numprocesses auto --maxprocesses 8 tests/test_others.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -31,11 +34,16 @@ reliability: .venv/reliability
 	$(BIN)/python -m benchmarks.reliability
 
 clean:
-	rm -rf .venv .venv-floors demo-output
+	rm -rf .venv .venv-floors .venv-others demo-output
 
 .venv-floors/installed: setup.cfg pyproject.toml constraints-floors.txt
 	$(PYTHON) -m venv .venv-floors
 	.venv-floors/bin/pip install --quiet --disable-pip-version-check --constraint constraints-floors.txt --editable '.[floors]'
+	touch $@
+
+.venv-others/installed: setup.cfg pyproject.toml constraints-others.txt
+	$(PYTHON) -m venv .venv-others
+	.venv-others/bin/pip install --quiet --disable-pip-version-check --constraint constraints-others.txt --editable '.[others]'
 	touch $@
 
 .venv/dev .venv/demo .venv/bench .venv/reliability: .venv/%: setup.cfg pyproject.toml constraints.txt

@@ -19,6 +19,9 @@ settings.load_profile("patient")
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+FEWEST_OTHERS = 25
+"""How many tests need timm and torchvision, about."""
+
 TEACHER = """
 import torch
 from torch import nn
@@ -52,6 +55,9 @@ def leaves():
 
 def pytest_addoption(parser):
     parser.addoption("--without-torch", action="store_true", help="Leave out the modules that import torch, as told by their imports.")
+    parser.addoption(
+        "--others", action="store_true", help="Run only the tests that need timm and torchvision, which are left out otherwise."
+    )
 
 
 def pytest_configure(config):
@@ -59,13 +65,24 @@ def pytest_configure(config):
         config.pluginmanager.register(WithoutTorch())  # not only for what lies in this folder, as hooks of this file are
 
 
-def pytest_collection_modifyitems(items):
-    """Leave out tests on shared data where there is none, unless somebody insists (as CI does)."""
+def pytest_collection_modifyitems(config, items):
+    """Leave out what needs libraries or data that are not there, unless somebody insists (as CI does)."""
+    choose_others(config, items)
     if SHARED.is_dir() or os.environ.get("SOFTLABEL_REQUIRE_SHARED"):
         return
     for item in items:
         if item.get_closest_marker("shared"):
             item.add_marker(pytest.mark.skip(reason=f"{SHARED} is not there"))
+
+
+def choose_others(config, items):
+    """Keep only the tests with the mark `others` if they are asked for, which must be about as many as there were; else only the rest."""
+    wanted = config.getoption("--others")
+    left_out = [item for item in items if bool(item.get_closest_marker("others")) != wanted]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+    if wanted and len(items) < FEWEST_OTHERS:
+        raise pytest.UsageError(f"expected at least {FEWEST_OTHERS} tests with timm and torchvision, got {len(items)}")
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,7 @@ LAYERS = [
     ["teacher"],
     ["formats"],
     ["label_maps"],
+    ["evaluate"],
     ["trainer"],
     ["compare"],
     ["cli.output", "cli.tables"],
@@ -47,8 +48,8 @@ LAYERS = [
 ALLOWED = {
     "zstandard": {"container.zstd_frames"},
     "msgpack": {"container.msgpack_maps"},
-    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.batches"},
-    "torch": {"torch", "teacher", "students", "trainer", "compare", "label_maps", "formats.fkd", "demo", "cli.encode"},
+    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.fresh"},
+    "torch": {"torch", "teacher", "students", "evaluate", "trainer", "compare", "label_maps", "formats.fkd", "demo", "cli.encode"},
     "click": {"cli", "demo"},
     "rich": {"cli.output"},
     "tqdm": {"cli.output"},

@@ -15,12 +15,13 @@ from torch import nn
 
 from softlabel_codec import ArgumentError, CorruptError, MismatchError
 from softlabel_codec.cli.main import main
+from softlabel_codec.evaluate import Student, evaluate, load_student
+from softlabel_codec.evaluate.evaluator import calibration_error, read_real
+from softlabel_codec.images.classes import read_class_folders
 from softlabel_codec.images.files import center_crop
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students import build_student
-from softlabel_codec.trainer import Student, evaluate, load_student, train
-from softlabel_codec.trainer.classes import read_class_folders
-from softlabel_codec.trainer.evaluation import calibration_error, read_real
+from softlabel_codec.trainer import train
 
 
 class Fixed(nn.Module):

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli.main import main
 from softlabel_codec.compare import compare
+from softlabel_codec.evaluate import evaluate, load_student
 from softlabel_codec.students import build_student
 from softlabel_codec.torch import SoftLabelDataset, collate_crops, soft_cross_entropy
-from softlabel_codec.trainer import evaluate, load_student, train
+from softlabel_codec.trainer import train
 
 
 def run(*arguments, code=0):

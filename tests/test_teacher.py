@@ -20,12 +20,13 @@ import torch
 from PIL import Image
 
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, StateError
+from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import apply_crop, load_image
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.teacher import EncodeConfig, batches, encode, load_teacher
+from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
 from softlabel_codec.teacher.batches import CropBatches, Plan, Run, load_batches
 from softlabel_codec.teacher.encode import device_labels
-from softlabel_codec.teacher.load import weights_sha256
 from softlabel_codec.torch import normalize
 from softlabel_codec.torch import workers as workers_module
 
@@ -161,14 +162,14 @@ def test_unreadable_images_are_named_and_fatal_or_skipped(image_folder, tmp_path
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EINTR, errno.ETIMEDOUT])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_system_that_fails_does_not_make_images_unreadable(image_folder, tmp_path, teacher_file, monkeypatch, number, workers):
-    read_image = batches.read_image
+    read_bytes = Path.read_bytes
 
-    def fails_now_and_then(path, exif_orientation):
+    def fails_now_and_then(path):
         if path.name == "grey.jpg" and not (tmp_path / "mended").exists():
             raise OSError(number, os.strerror(number), str(path))
-        return read_image(path, exif_orientation)
+        return read_bytes(path)
 
-    monkeypatch.setattr(batches, "read_image", fails_now_and_then)
+    monkeypatch.setattr(Path, "read_bytes", fails_now_and_then)
     wanted = config(image_folder, tmp_path, teacher_file, on_error="skip", batch_size=6, workers=workers)
     with pytest.raises(OSError, match=rf"image 'cat/grey\.jpg': .*{os.strerror(number)}.*run the same command again"):
         encode(wanted)
@@ -177,14 +178,14 @@ def test_a_system_that_fails_does_not_make_images_unreadable(image_folder, tmp_p
 
 
 def test_images_that_are_absent_or_forbidden_may_be_skipped(image_folder, tmp_path, teacher_file, monkeypatch):
-    read_image = batches.read_image
+    read_bytes = Path.read_bytes
 
-    def forbidden(path, exif_orientation):
+    def forbidden(path):
         if path.name == "grey.jpg":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return read_image(path, exif_orientation)
+        return read_bytes(path)
 
-    monkeypatch.setattr(batches, "read_image", forbidden)
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
     assert list(encode(config(image_folder, tmp_path, teacher_file, on_error="skip")).skipped) == ["cat/grey.jpg"]
 
 
@@ -221,17 +222,17 @@ def test_a_labelled_image_that_became_unreadable_is_not_skipped_as_well(image_fo
 
 
 def test_an_image_that_is_replaced_between_its_crops_is_noticed(image_folder, tmp_path, teacher_file, monkeypatch):
-    read_image = batches.read_image
+    read_bytes = Path.read_bytes
     times = []
 
-    def replaced(path, exif_orientation):
+    def replaced(path):
         if path.name == "grey.jpg":
             times.append(path)
             if len(times) == 2:
                 Image.new("L", (61, 33)).save(path)
-        return read_image(path, exif_orientation)
+        return read_bytes(path)
 
-    monkeypatch.setattr(batches, "read_image", replaced)
+    monkeypatch.setattr(Path, "read_bytes", replaced)
     with pytest.raises(MismatchError, match=r"image 'cat/grey\.jpg': was replaced while its crops were being labelled"):
         encode(config(image_folder, tmp_path, teacher_file, batch_size=4))
 
@@ -459,7 +460,7 @@ def test_little_shared_memory_is_enough(image_folder, tmp_path, teacher_file, mo
     monkeypatch.setattr(CropBatches, "__getitem__", lambda self, index: seen.append(self.as_array) or original(self, index))
     encode(config(image_folder, tmp_path, teacher_file, workers=2, overwrite=True))
     assert (tmp_path / "out.slc").read_bytes() == whole
-    batches = CropBatches(image_folder, ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), 16, "bilinear", "ignored", as_array=True)
+    batches = CropBatches(image_folder, ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), Cutter(16), as_array=True)
     ((pixels, _),) = load_batches(batches, [0], 0, False)
     assert isinstance(pixels, torch.Tensor)
     assert isinstance(batches[0][0], np.ndarray)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter
-from softlabel_codec.images.files import apply_crop, list_images, load_image, path_of_key, pixel_crops
+from softlabel_codec.images.files import apply_crop, list_images, load_image, path_of_key, pixel_crops, read_size
 from softlabel_codec.labels import concatenate_labels
 from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.sampler import CropSampler
@@ -264,6 +264,37 @@ def test_wrong_arguments_of_a_dataset(labelled, arguments, message):
         SoftLabelDataset(*labelled, **arguments)
 
 
+def test_only_some_of_the_stored_crops(labelled):
+    dataset = SoftLabelDataset(*labelled, 2, stored_crops=4, size=8)
+    with SoftLabelReader(labelled[1]) as reader:
+        stored = [{tuple(crop) for crop in image.crops[:4].tolist()} for image in reader]
+    for _ in range(2):  # all four are used before any is used again
+        drawn = [dataset.labels_of([ImageTurn(image, turn)])[0] for image in range(len(dataset)) for turn in range(2)]
+        for image, crops in enumerate(stored):
+            assert {tuple(crop) for found in drawn[2 * image : 2 * image + 2] for crop in found.crops.tolist()} == crops
+    with pytest.raises(ArgumentError, match="stored_crops: expected at most 9, the crops stored of an image in .*, got 10"):
+        SoftLabelDataset(*labelled, 2, stored_crops=10)
+    with pytest.raises(ArgumentError, match="crops_per_image: expected at most 4, .*, got 5"):
+        SoftLabelDataset(*labelled, 5, stored_crops=4)
+
+
+def test_an_image_as_crops_are_cut_out_of_it(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))
+    exif = image.getexif()
+    exif[0x112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    for policy in ("ignored", "applied"):
+        size = load_image(tmp_path / "a.png", policy).size[::-1]
+        assert read_size(tmp_path / "a.png", exif_orientation=policy) == size
+        write_labels(tmp_path / "a.slc", counts=[3], keys=["a.png"], size=size, overwrite=True)
+        dataset = SoftLabelDataset(tmp_path, tmp_path / "a.slc", 1, exif_orientation=policy)
+        assert dataset.whole_image(0).size == size[::-1]
+        assert dataset.source_of(0) == tmp_path / "a.png"
+        assert len(dataset[0].images) == 1
+    with pytest.raises(ArgumentError, match="exif_orientation: expected ignored or applied, got 'odd'"):
+        SoftLabelDataset(tmp_path, tmp_path / "a.slc", 1, exif_orientation="odd")
+
+
 def test_arrays_as_mean_and_deviation(labelled):
     assert SoftLabelDataset(*labelled, mean=np.float32([0.5, 0.25, 0]), std=np.ones(3)).mean == (0.5, 0.25, 0.0)
 
@@ -289,7 +320,7 @@ def test_labels_of_other_images(labelled):
     folder, labels = labelled
     with pytest.raises(MismatchError, match="expected labels of 1000 classes, got 10"):
         SoftLabelDataset(folder, labels, num_classes=1000)
-    with pytest.raises(ArgumentError, match="crops_per_image: expected at most 9, the crops stored of an image, got 10"):
+    with pytest.raises(ArgumentError, match="crops_per_image: expected at most 9, the crops stored of an image in .*, got 10"):
         SoftLabelDataset(folder, labels, crops_per_image=10)
     with pytest.raises(ArgumentError, match="crops_per_image: expected an integer of at least 1, got 0"):
         SoftLabelDataset(folder, labels, crops_per_image=0)

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,26 +18,38 @@ from click.testing import CliRunner
 from shapes import NUM_CROPS, SAMPLER, SIDE, config, options, write_shape_labels
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
 import softlabel_codec
 from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter, StateError
 from softlabel_codec.cli.main import main
 from softlabel_codec.container.whole_files import read_result, write_json
-from softlabel_codec.crops.choice import crops_at
+from softlabel_codec.evaluate import evaluate, load_student
 from softlabel_codec.images.files import list_images
 from softlabel_codec.label_maps import make_label_maps
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students import build_student, load_weights
-from softlabel_codec.teacher.load import load_teacher, weights_sha256
-from softlabel_codec.torch import DenseTargets, soft_cross_entropy, to_targets
+from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher.load import load_teacher
+from softlabel_codec.torch import (
+    DenseTargets,
+    ImageTurn,
+    SoftLabelDataset,
+    SoftLabelSampler,
+    collate_crops,
+    soft_cross_entropy,
+    to_targets,
+)
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.workers import SHARED_MEMORY
-from softlabel_codec.trainer import evaluate, load_student, train
+from softlabel_codec.trainer import train
 from softlabel_codec.trainer.augment import jitter_colors, mix_crops
-from softlabel_codec.trainer.draws import Draw, epoch_draws
+from softlabel_codec.trainer.batches import DeviceLoader, HostLoader, at_temperature
+from softlabel_codec.trainer.draws import check_draws, epoch_of, epoch_steps
 from softlabel_codec.trainer.log import RunLog
-from softlabel_codec.trainer.optimisers import learning_rate, parameter_groups
-from softlabel_codec.trainer.setup import set_up
-from softlabel_codec.trainer.sources import StoredCrops
+from softlabel_codec.trainer.loop import learning_rate
+from softlabel_codec.trainer.processes import Processes
+from softlabel_codec.trainer.setup import parameter_groups, set_up
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -152,8 +165,11 @@ def test_a_finished_run_looks_at_other_images_if_asked(shapes, tmp_path):
     assert train(config(shapes, tmp_path / "run", epochs=8, resume=True, val=None)).evaluation is None
 
 
-def test_images_in_memory_and_in_workers_give_the_same_student(shapes, tmp_path):
-    student = {"student": f"{shapes / 'teacher.py'}:drops"}  # with dropout, which takes random numbers of its own
+@pytest.mark.parametrize("source", ["stored", "truth", "maps"])
+def test_images_in_memory_and_in_workers_give_the_same_student(source, shapes, maps, tmp_path):
+    labels = {"stored": str(shapes / "labels.slc"), "maps": maps}.get(source, source)
+    dropout = f"{shapes / 'teacher.py'}:drops"  # which takes random numbers of its own
+    student = {"student": dropout, "labels": labels, "single_crop_epochs": 1, "exif_orientation": None if source == "maps" else "applied"}
     train(config(shapes, tmp_path / "plain", **student))
     train(config(shapes, tmp_path / "memory", in_memory=True, **student))
     train(config(shapes, tmp_path / "workers", workers=2, **student))
@@ -244,56 +260,70 @@ def draws_config(**more):
 def test_a_pass_over_the_images_takes_each_once(crops_per_image):
     made = draws_config(crops_per_image=crops_per_image)
     for first in range(0, 12, crops_per_image):
-        epochs = [epoch_draws(made, 48, epoch) for epoch in range(first, first + crops_per_image)]
+        epochs = [epoch_steps(made, 48, epoch) for epoch in range(first, first + crops_per_image)]
         assert {len(steps) for steps in epochs} == {6}  # as many crops as there are images
-        draws = [draw for steps in epochs for step in steps for draw in step]
-        assert sorted(draw.image for draw in draws) == list(range(48))
-        assert {(draw.place, draw.num_crops) for draw in draws} == {(first, crops_per_image)}
+        turns = [turn for steps in epochs for step in steps for turn in step]
+        assert sorted(turns) == list(range(48))
+        assert {turn.turn for turn in turns} == {first // crops_per_image}
 
 
-def test_all_stored_crops_are_used_before_any_is_used_again():
-    made = draws_config(crops_per_image=2, epochs=12)
+def crops_taken(setup, made, image, epochs):
+    """Return a text for each crop of an image that is taken in some epochs."""
     taken = []
-    for epoch in range(12):
-        for draw in itertools.chain.from_iterable(epoch_draws(made, 48, epoch)):
-            if draw.image == 7:
-                taken += crops_at(0, np.arange(draw.place, draw.place + draw.num_crops), [7], [12], 2)[0].tolist()
-    assert sorted(taken) == list(range(12))
+    for epoch in epochs:
+        crops = copy(setup.crops)
+        crops.crops_per_image = epoch_of(made, epoch).crops_per_image
+        for turn in [turn for step in epoch_steps(made, len(crops.keys), epoch) for turn in step if turn == image]:
+            (found,) = crops.labels_of([turn])
+            rows = np.column_stack([found.crops, found.flips, found.labels.indices, found.labels.values])
+            assert len(np.unique(rows, axis=0)) == len(rows) == crops.crops_per_image  # no crop twice in a step
+            taken += [str(row) for row in rows.tolist()]
+    return taken
 
 
-def test_crops_of_an_image_in_a_step_differ_though_their_number_does_not_divide_that_of_the_stored_ones(shapes):
-    def told_apart(found):
-        return np.column_stack([found.crops, found.flips, found.labels.indices, found.labels.values])
+@pytest.mark.parametrize("crops_per_image", [1, 2, 5])
+def test_all_stored_crops_are_used_before_any_is_used_again(crops_per_image, shapes, tmp_path):
+    made = config(shapes, tmp_path, batch_size=20, crops_per_image=crops_per_image, epochs=36, single_crop_epochs=6)
+    taken = crops_taken(set_up(made), made, 3, range(36))
+    assert len(taken) >= 34  # single crops at the end go on where the others stopped
+    for start in range(0, len(taken) - NUM_CROPS + 1, NUM_CROPS):
+        assert len(set(taken[start : start + NUM_CROPS])) == NUM_CROPS
 
-    with SoftLabelReader(shapes / "labels.slc") as reader:
-        source = StoredCrops(reader, seed=0, crops_per_image=5)
-        used = []
-        for place, count in [*((place, 5) for place in range(0, 60, 5)), *((place, 1) for place in range(60, 72))]:
-            step = [Draw(image, place, count) for image in range(len(reader))]
-            crops = [told_apart(found) for found in source.prepare(step)]
-            assert {len(np.unique(one, axis=0)) for one in crops} == {count}
-            used.append(crops[3])
-    for start in range(0, 72, NUM_CROPS):  # single crops at the end go on where the others stopped
-        assert len(np.unique(np.concatenate(used)[start : start + NUM_CROPS], axis=0)) == NUM_CROPS
+
+def test_the_trainer_takes_the_crops_that_a_dataset_gives(shapes, tmp_path):
+    made = config(shapes, tmp_path, seed=5)
+    dataset = SoftLabelDataset(shapes / "train", shapes / "labels.slc", 2, 16, 5, normalized=False)
+    sampler = SoftLabelSampler(dataset, seed=5, parts=2)
+    own = DataLoader(dataset, 4, sampler=sampler, collate_fn=collate_crops)
+    here = Processes(0, 1, torch.device("cpu"))
+    for loader in (HostLoader(made, set_up(made), here), DeviceLoader(made, set_up(made), here, ImageMemory())):
+        for epoch in (0, 1, 2):
+            sampler.set_epoch(epoch)
+            for batch, (pixels, labels) in zip(loader.batches(epoch), list(own), strict=True):
+                assert torch.equal(batch.pixels, pixels)
+                assert torch.equal(batch.labels.dense(), labels.dense())
+        sampler = SoftLabelSampler(dataset, seed=5, parts=2)
+        own = DataLoader(dataset, 4, sampler=sampler, collate_fn=collate_crops)
 
 
 def test_the_last_epochs_may_take_one_crop_at_a_time():
     made = draws_config(crops_per_image=4, single_crop_epochs=2, epochs=10)
-    counts = [{draw.num_crops for step in epoch_draws(made, 48, epoch) for draw in step} for epoch in range(10)]
-    assert counts == [{4}] * 8 + [{1}] * 2
-    places = [{draw.place for step in epoch_draws(made, 48, epoch) for draw in step} for epoch in (0, 4, 8, 9)]
-    assert places == [{0}, {4}, {8}, {9}]
+    assert [epoch_of(made, epoch) for epoch in range(10)] == [*((4, epoch) for epoch in range(8)), (1, 8), (1, 9)]
+    turns = [{turn.turn for step in epoch_steps(made, 48, epoch) for turn in step} for epoch in (0, 4, 8, 9)]
+    assert turns == [{0}, {1}, {8}, {9}]  # 8 crops were taken in two turns of 4
+    assert [len(epoch_steps(made, 48, epoch)[0]) for epoch in (7, 8)] == [2, 8]
 
 
 def test_processes_share_each_step():
     made = draws_config(crops_per_image=2)
-    alone = epoch_draws(made, 48, 3)
-    shared = [epoch_draws(made, 48, 3, rank, 2) for rank in range(2)]
-    assert [first + second for first, second in zip(*shared, strict=True)] == alone
+    alone = epoch_steps(made, 48, 3)
+    shared = [epoch_steps(made, 48, 3, rank, 2) for rank in range(2)]
+    assert [sorted(first + second) for first, second in zip(*shared, strict=True)] == [sorted(step) for step in alone]
+    check_draws(made, 48, 2)
     with pytest.raises(ArgumentError, match="8 crops are 4 images, which 3 processes cannot share evenly"):
-        epoch_draws(made, 48, 0, 0, 3)
+        check_draws(made, 48, 3)
     with pytest.raises(ArgumentError, match="a step takes 4 images, but an epoch has only 3"):
-        epoch_draws(made, 6, 0)
+        check_draws(made, 6)
 
 
 def test_mixing_losses_is_mixing_labels(shapes):
@@ -333,8 +363,8 @@ def test_a_crop_is_never_mixed_with_one_of_its_own_image(num_images, crops_per_i
 def test_a_single_image_cannot_be_mixed():
     for mixed in ({"mixup": 0.4}, {"cutmix": 1.0}):
         with pytest.raises(ArgumentError, match="a step takes one image in each process, got mixup=.* which mix crops of different images"):
-            epoch_draws(draws_config(crops_per_image=8, **mixed), 48, 0)
-    assert epoch_draws(draws_config(crops_per_image=4, mixup=0.4), 48, 0)
+            check_draws(draws_config(crops_per_image=8, **mixed), 48)
+    check_draws(draws_config(crops_per_image=4, mixup=0.4), 48)
 
 
 def test_color_jitter():
@@ -363,11 +393,12 @@ def test_biases_and_norms_do_not_decay():
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
     assert {parameter.ndim for parameter in others["params"]} == {1}
-    transformer = build_student("vit_tiny_small", 4, 32)
+    transformer = nn.ModuleDict({"blocks": nn.Linear(2, 3)})
+    for name in ("cls_token", "pos_embed", "class_token", "pos_embedding"):
+        transformer.register_parameter(name, nn.Parameter(torch.zeros(1, 2, 3)))
     decayed, others = parameter_groups(transformer, 0.1)
-    kept = {id(parameter) for parameter in others["params"]}
-    assert {id(transformer.class_token), id(transformer.positions), id(transformer.norm.weight)} <= kept
-    assert {parameter.ndim for parameter in decayed["params"]} == {2, 4}
+    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(3, 2)]
+    assert len(others["params"]) == 5
 
 
 def first_loss(folder, out, **more) -> float:
@@ -387,19 +418,16 @@ def test_the_temperature_is_that_of_hinton(shapes, tmp_path):
     found = train(made).loss
     torch.manual_seed(0)
     student = build_student("small", 4, 16)
-    from softlabel_codec.trainer.batches import HostLoader
-
-    (batch,) = HostLoader(set_up(made).images, torch.device("cpu"), 0, 40).batches(epoch_draws(made, 40, 0))
+    (batch,) = HostLoader(made, set_up(made), Processes(0, 1, torch.device("cpu"))).batches(0)
     logits = student((batch.pixels / 255 - 0.5) / 0.5)
     assert found == pytest.approx(16 * cross_entropy(logits / 4, batch.labels.dense()).item(), rel=1e-4)
 
 
-def labels_at(made, num_crops=3):
+def labels_at(made):
     """Return the temperature of a run, and the labels of its first crops as it learns them."""
     setup = set_up(made)
-    draw = Draw(0, 0, num_crops)
-    (prepared,) = setup.images.source.prepare([draw])
-    return setup.temperature, setup.images.source.crops(draw, prepared, (SIDE, SIDE)).labels.dense()
+    (found,) = setup.crops.labels_of([ImageTurn(0, 0)])
+    return setup.temperature, at_temperature(found.labels, setup.temperature).dense()
 
 
 def test_labels_are_at_the_temperature_of_the_student(shapes, maps, tmp_path):
@@ -422,10 +450,10 @@ def test_the_teacher_says_how_its_images_are_prepared(shapes, tmp_path):
     (tmp_path / "other.py").write_text((shapes / "teacher.py").read_text() + "\nINTERPOLATION = 'bicubic'\n")
     teacher = f"{tmp_path / 'other.py'}:build"
     setup = set_up(config(shapes, tmp_path, labels="online", teacher=teacher))
-    assert (setup.images.interpolation, setup.mean, setup.std) == ("bicubic", (0.5,) * 3, (0.5,) * 3)
+    assert (setup.interpolation, setup.mean, setup.std) == ("bicubic", (0.5,) * 3, (0.5,) * 3)
     assert setup.label_facts["fingerprint"] == weights_sha256(load_teacher(teacher).model)
     setup = set_up(config(shapes, tmp_path, labels="online", teacher=teacher, interpolation="box", mean=[0.1] * 3))
-    assert (setup.images.interpolation, setup.mean) == ("box", (0.1,) * 3)
+    assert (setup.interpolation, setup.mean) == ("box", (0.1,) * 3)
 
 
 def test_images_are_turned_as_for_the_labels(shapes, maps, tmp_path):
@@ -438,7 +466,7 @@ def test_images_are_turned_as_for_the_labels(shapes, maps, tmp_path):
         set_up(config(shapes, tmp_path, exif_orientation="ignored", **turned))
     with pytest.raises(MismatchError, match="these labels were made with exif_orientation='ignored', expected 'applied'"):
         set_up(config(shapes, tmp_path, exif_orientation="applied", labels=maps))
-    assert set_up(config(shapes, tmp_path, exif_orientation="applied", labels="truth")).images.exif_orientation == "applied"
+    assert set_up(config(shapes, tmp_path, exif_orientation="applied", labels="truth")).exif_orientation == "applied"
 
 
 def test_two_classes_need_no_more_than_all_labels_right(shapes, tmp_path):
@@ -545,7 +573,7 @@ def test_files_that_are_no_checkpoints(shapes, tmp_path):
     ("more", "message"),
     [
         ({"crops_per_image": 16, "batch_size": 16}, "crops_per_image: expected at most 12, the crops stored of an image in .*, got 16"),
-        ({"stored_crops": 13}, "stored_crops: .* has images with only 12 crops, got 13"),
+        ({"stored_crops": 13}, "stored_crops: expected at most 12, the crops stored of an image in .*, got 13"),
         ({"num_classes": 5}, "expected labels of 5 classes, got 4"),
         ({"labels": "labels.txt"}, r"labels: expected FILE\.slc, FILE\.npz"),
         ({"labels": "truth", "stored_crops": 4}, "stored_crops: is for label files, leave it out with labels='truth'"),

@@ -205,10 +205,41 @@ def test_processes_share_an_epoch(world_size, repeats, drop_last):
     ]
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_several_epochs_may_make_a_pass(world_size, drop_last):
+    def epochs(number, **place):
+        sampler = SoftLabelSampler(range(13), parts=4, drop_last=drop_last, **place)
+        return [[(int(index), index.turn) for index in sampler] for _ in range(number)]
+
+    alone = epochs(8)
+    assert {len(draws) for draws in alone} == {3 if drop_last else 4}
+    for first in (0, 4):
+        images = [image for draws in alone[first : first + 4] for image, _ in draws]
+        assert len(set(images)) == (12 if drop_last else 13)  # none comes before all have been
+        assert {turn for draws in alone[first : first + 4] for _, turn in draws} == {first // 4}
+    assert [image for image, _ in alone[0]] != [image for image, _ in alone[4]]
+    shared = [epochs(8, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for epoch, draws in enumerate(alone):
+        together = {draw for process in shared for draw in process[epoch]}
+        assert together <= set(draws)
+        assert len(together) == (len(draws) // world_size * world_size if drop_last else len(draws))
+
+
+def test_a_pass_in_parts_goes_on_in_the_middle():
+    sampler = SoftLabelSampler(range(12), parts=3)
+    unbroken = [list(sampler) for _ in range(3)]
+    other = SoftLabelSampler(range(12), parts=3)
+    other.load_state_dict({**other.state_dict(), "epoch": 1, "taken": 2})
+    assert [list(other), list(other)] == [unbroken[1][2:], unbroken[2]]
+    with pytest.raises(MismatchError, match="state: expected that of a sampler with parts=1, got parts=3"):
+        SoftLabelSampler(range(12)).load_state_dict(sampler.state_dict())
+
+
 def test_fewer_images_than_processes():
     samplers = [SoftLabelSampler(range(2), rank=rank, world_size=5) for rank in range(5)]
     assert [len(list(sampler)) for sampler in samplers] == [1] * 5
-    with pytest.raises(ArgumentError, match="world_size: 2 images in an epoch are too few for 5 processes"):
+    with pytest.raises(ArgumentError, match="world_size: 2 images in 1 epoch are too few for 5 processes"):
         SoftLabelSampler(range(2), rank=0, world_size=5, drop_last=True)
 
 
@@ -293,6 +324,7 @@ def test_a_loaded_state_is_not_lost_silently(taken):
         ({"rank": 2, "world_size": 2}, "rank: expected at most 1, as there are 2 processes, got 2"),
         ({"seed": -1}, "seed: expected an integer of at least 0"),
         ({"repeats": 0}, "repeats: expected an integer of at least 1"),
+        ({"parts": 0}, "parts: expected an integer of at least 1"),
         ({"images": [0, 9]}, "images: expected numbers of images, 0 to 8, got"),
         ({"images": []}, "images: expected numbers of images"),
     ],

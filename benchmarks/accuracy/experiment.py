@@ -23,11 +23,12 @@ from benchmarks.accuracy.results import add_result, read_results
 from softlabel_codec.compare.outcome import machine
 from softlabel_codec.container.whole_files import read_result, whole_file
 from softlabel_codec.errors import SoftLabelError
+from softlabel_codec.evaluate import Student, evaluate
 from softlabel_codec.label_maps import make_label_maps
 from softlabel_codec.options.train import TrainConfig
+from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
-from softlabel_codec.teacher.load import weights_sha256
-from softlabel_codec.trainer import ImageMemory, Student, evaluate, train
+from softlabel_codec.trainer import ImageMemory, train
 from softlabel_codec.version import library_versions
 
 LOGITS = "dense:values=f32,content=logits"

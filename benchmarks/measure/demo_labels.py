@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from benchmarks.measure.common import Labels
 from softlabel_codec.demo.photographs import INPUT_SIZE, MEAN, PHOTOGRAPHS, PIECE_SIDE, STD, write_pieces
 from softlabel_codec.demo.story import OPTIONS
+from softlabel_codec.evaluate import load_student
 from softlabel_codec.images.files import apply_crop, list_images, load_image
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import normalize, to_tensor
-from softlabel_codec.trainer import TrainConfig, load_student, train
+from softlabel_codec.trainer import TrainConfig, train
 
 NUM_IMAGES, NUM_CROPS = 100, 200
 STUDENT, EPOCHS = "small", 40

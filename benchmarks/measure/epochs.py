@@ -18,7 +18,7 @@ from softlabel_codec.label_maps.maps import KEPT, SIDE
 from softlabel_codec.options.train import TRUTH, TrainConfig
 from softlabel_codec.trainer import train
 from softlabel_codec.trainer.batches import HostLoader
-from softlabel_codec.trainer.draws import epoch_draws
+from softlabel_codec.trainer.processes import Processes
 from softlabel_codec.trainer.setup import set_up
 
 CODEC = "marginal_smoothing:k=5"
@@ -102,12 +102,11 @@ def _write_maps(keys: list[tuple[str, int]], num_classes: int, path: Path) -> No
 
 def _loading(config: TrainConfig) -> Callable[[], object]:
     """Return what takes the batches of one epoch after another, with workers that stay."""
-    setup = set_up(config)
-    loader = HostLoader(setup.images, torch.device("cpu"), config.workers, config.batch_size)
+    loader = HostLoader(config, set_up(config), Processes(0, 1, torch.device("cpu")))
     epochs = iter(range(config.epochs))
 
     def epoch() -> None:
-        for _ in loader.batches(epoch_draws(config, len(setup.images.source.keys), next(epochs))):
+        for _ in loader.batches(next(epochs)):
             pass
 
     return epoch

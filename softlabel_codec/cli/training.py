@@ -162,7 +162,7 @@ def evaluate_command(images: str, weights: str, student: str | None, num_classes
     IMAGES is a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or your own. WEIGHTS is the checkpoint.pt or weights.pt of a
     run, which describe the student, or a state_dict from elsewhere.
     """
-    from softlabel_codec.trainer import evaluate, load_student  # noqa: PLC0415  imports torch
+    from softlabel_codec.evaluate import evaluate, load_student  # noqa: PLC0415  imports torch
 
     how = {name: options.pop(name) for name in ("size", "crop", "interpolation", "exif_orientation", "mean", "std")}
     found = load_student(weights, student, num_classes, **{name: value for name, value in how.items() if value is not None})

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.images.files import image_size, load_image, path_of_key
+from softlabel_codec.images.classes import class_folders, classes_of, read_class_folders
+from softlabel_codec.images.files import path_of_key, read_size
 from softlabel_codec.label_maps.maps import LabelMaps
 from softlabel_codec.options.train import TRUTH
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders
 
 MAX_IMAGES = 200
 MAX_CROPS = 8
@@ -136,7 +136,7 @@ class _Crops:
         return _Probs(_normalised(np.concatenate([labelled.labels.dense() for labelled in found])), same)
 
     def _mapped(self, maps: LabelMaps) -> NDArray[np.float32]:
-        sizes = [image_size(load_image(path_of_key(Path(self.images), key), maps.exif_orientation)) for key in self.keys]
+        sizes = [read_size(path_of_key(Path(self.images), key), exif_orientation=maps.exif_orientation) for key in self.keys]
         mapped = [maps.labels(key, crops, size).dense() for key, crops, size in zip(self.keys, self.crops, sizes, strict=True)]
         return np.concatenate(mapped)
 

@@ -18,9 +18,9 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.options.train import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig, check_names
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.loop import RESULT, train
-from softlabel_codec.trainer.memory import ImageMemory
 from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
 
 Progress = Callable[[int, int], None]
@@ -144,7 +144,7 @@ def _try(config: TrainConfig) -> tuple[dict[str, str], int]:
     """Set up a run so that its errors are raised before any training; return fingerprints and number of images."""
     device = device_by_name(config.device)
     setup = set_up(config)
-    num_images = len(setup.images.source.keys)
+    num_images = len(setup.crops.keys)
     check_draws(config, num_images)
     make_student(config, setup, device)
     make_online_teacher(config, setup, device)

@@ -1,6 +1,6 @@
-"""Image files: finding them, decoding them to RGB, and cutting stored crops out of them. The only module that decodes.
+"""Image files: finding them, decoding them to RGB, and cutting a crop out of an image. The only module that decodes.
 
-Teacher and student cut crops with the same function, because decoders and resizers differ by a pixel value here and there.
+Teacher and student cut crops in the same way (`cutting.py`), because decoders and resizers differ by a pixel value here and there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from softlabel_codec.labels import ImageLabels
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _ABOUT_A_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, range(5, 9)
+"""EXIF tag of how a camera was held, and its values for images that lie on their side."""
 COLOR_POLICY = "converted to 8-bit RGB by Pillow; alpha dropped; 16-bit samples shifted right by 8"
 
 
@@ -174,12 +176,6 @@ def _opened(source: object, name: str) -> Iterator[Image.Image]:
         yield image
 
 
-def read_image(path: str | os.PathLike[str], exif_orientation: str = "ignored") -> tuple[Image.Image, int]:
-    """Return an image file as 8-bit RGB, as `load_image` does, and the CRC-32 of its bytes, which are read once for both."""
-    data = Path(path).read_bytes()
-    return load_image(data, exif_orientation, os.fspath(path)), zlib.crc32(data)
-
-
 def file_crc32(path: str | os.PathLike[str]) -> int:
     """Return the CRC-32 of the bytes of a file."""
     return zlib.crc32(Path(path).read_bytes())
@@ -193,21 +189,21 @@ def is_about_the_image(error: OSError) -> bool:
     return error.errno is None or error.errno in _ABOUT_A_FILE
 
 
-def load_reduced(source: str | os.PathLike[str] | bytes, factor: int, name: str = "image") -> tuple[Image.Image, tuple[int, int]]:
-    """Return an image as 8-bit RGB, and its height and width as stored; a JPEG file is decoded at 1/`factor` (1, 2, 4, 8) of its size.
+def load_reduced(source: str | os.PathLike[str] | bytes, factor: int, name: str = "image") -> Image.Image:
+    """Return an image as 8-bit RGB; a JPEG file is decoded at 1/`factor` (1, 2, 4, 8) of its size.
 
     The decoder leaves out high frequencies before they are computed, which takes a fraction of the time.
     """
     with _opened(source, name) as image:
-        size = image_size(image)
         image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
-        return _turned_to_rgb(image, "ignored"), size
+        return _turned_to_rgb(image, "ignored")
 
 
-def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return height and width of an image file in pixels, as stored; OSError if it cannot be read as an image."""
-    with _readable(os.fspath(path)), Image.open(path) as image:
-        return image_size(image)
+def read_size(source: str | os.PathLike[str] | bytes, name: str = "image", exif_orientation: str = "ignored") -> tuple[int, int]:
+    """Return height and width of an image file, or the bytes of one, in pixels, without decoding it; OSError if it is no image."""
+    with _opened(source, name) as image:
+        size = image_size(image)
+        return size[::-1] if exif_orientation == "applied" and image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE else size
 
 
 @contextmanager
@@ -336,17 +332,6 @@ def apply_crop(image: Image.Image, crop: Sequence[int], flip: bool, size: int, i
     top, left, height, width = (int(value) for value in crop)
     cut = image.crop((left, top, left + width, top + height))
     scaled = cut.resize((size, size), resampling(interpolation))
-    return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
-
-
-def apply_crop_to_reduced(
-    image: Image.Image, full_size: tuple[int, int], crop: Sequence[int], flip: bool, size: int, interpolation: str
-) -> Image.Image:
-    """Return about what `apply_crop` would, from an image that was decoded at a part of its `full_size` (height, width)."""
-    top, left, height, width = (int(value) for value in crop)
-    down, across = image.height / full_size[0], image.width / full_size[1]
-    box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    scaled = image.resize((size, size), resampling(interpolation), box=box)
     return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else scaled
 
 

@@ -27,17 +27,6 @@ _CALLER = 3
 """Frames from a warning here to who makes a dataset."""
 
 
-def image_finder(images: Images, reader: SoftLabelReader) -> Finder:
-    """Return a function that finds an image of a label file by its number and key, in a folder or a mapping.
-
-    Raises
-    ------
-    MismatchError
-        If labelled images are missing.
-    """
-    return find_images(images, reader)[0]
-
-
 def find_images(
     images: Images, reader: SoftLabelReader, keys: Iterable[str] | None = None, on_missing: str = "raise"
 ) -> tuple[Finder, NDArray[np.int64] | None, int]:

@@ -6,11 +6,12 @@ A map has 15 x 15 cells with the five largest logits of each. The label of a cro
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import CorruptError, MismatchError
-from softlabel_codec.images.files import apply_crop, list_images, load_image, path_of_key
+from softlabel_codec.images.cutting import Cutter, whole_image
+from softlabel_codec.images.files import list_images, path_of_key
 from softlabel_codec.labels import DenseLabels
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.teacher import load_teacher
@@ -34,6 +36,7 @@ from softlabel_codec.torch.pixels import normalize, to_tensor
 logger = logging.getLogger(__name__)
 SIDE = 15
 KEPT = 5
+_PART_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,44 @@ class LabelMaps:
         return DenseLabels(means.astype(np.float32), "logits")
 
 
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class MappedCrops:
+    """Says of crops what lies in them on the label map of their image.
+
+    Attributes
+    ----------
+    maps : LabelMaps
+        The maps.
+    keys : sequence of str
+        Keys of the images, by number.
+    """
+
+    maps: LabelMaps
+    keys: Sequence[str]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], keys: Sequence[str]) -> MappedCrops:
+        """Return what the maps in a file say; MismatchError unless each image has one."""
+        maps = LabelMaps.load(path)
+        missing = [key for key in keys if key not in maps.numbers]
+        if missing:
+            some = f"{len(missing)} of {counted(len(keys), 'image')}"
+            raise MismatchError(f"{path}: there are no label maps of {some}, {missing[0]!r} first")
+        return cls(maps, keys)
+
+    def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> DenseLabels:
+        return self.maps.labels(self.keys[number], crops, size)
+
+
 def _bin(start: NDArray[np.int64], length: NDArray[np.int64], num_pixels: int) -> NDArray[np.float64]:
     """Return the share of a crop that falls into each of the 15 cells along a line, (n, 15); shares add up to 1.
 
@@ -162,18 +203,18 @@ def make_label_maps(
     if not hasattr(found.model, "logit_map"):
         raise MismatchError(f"teacher {found.name}: label maps need a method logit_map, which {type(found.model).__name__} does not have")
     where, side = device_by_name(device), size or found.input_size
+    cutter = Cutter(side, found.interpolation, exif_orientation)
     logit_map: Any = found.model.to(where).eval().logit_map
     parts = []
     num_classes = 0
     logger.info("label maps of %s by %s", counted(len(keys), "image"), found.name)
     for start in range(0, len(keys), batch_size):
-        decoded = [load_image(path_of_key(Path(images), key), exif_orientation) for key in keys[start : start + batch_size]]
-        whole = [apply_crop(image, (0, 0, image.height, image.width), False, side, found.interpolation) for image in decoded]
+        whole = [cutter.cut(path_of_key(Path(images), key), whole_image).images[0] for key in keys[start : start + batch_size]]
         maps = logit_map(normalize(to_tensor(whole).to(where), found.mean, found.std)).float()
         num_classes = maps.shape[1]
         parts.append(_largest(interpolate(maps, (SIDE, SIDE), mode="bilinear", align_corners=False)))
         if progress is not None:
-            progress(start + len(decoded), len(keys))
+            progress(start + len(whole), len(keys))
     indices, logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     kind = np.uint16 if num_classes <= 2**16 else np.int32
     return LabelMaps({key: number for number, key in enumerate(keys)}, indices.astype(kind), logits, num_classes, exif_orientation)

@@ -1,4 +1,4 @@
-"""Networks to train: built-in residual networks, a vision transformer and a mobile network, and others by name.
+"""Networks to train: residual networks and a small one are built in; any others are given by name.
 
 >>> from softlabel_codec.students import build_student
 >>> sum(parameter.numel() for parameter in build_student("resnet18", num_classes=1000).parameters())

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.students.factories import call_factory, foreign_library, run_foreign
-from softlabel_codec.students.mobilenet import MobileNetV2
 from softlabel_codec.students.resnet import STAGES, ResNet
 from softlabel_codec.students.small import SmallNetwork
-from softlabel_codec.students.vit import VisionTransformer
 
 SMALL = "_small"
-PATCHES_PER_SIDE = 16
-
-
-def _vit_tiny(num_classes: int, size: int, small: bool) -> nn.Module:
-    patch = size // PATCHES_PER_SIDE if small else 16
-    if size % max(1, patch) or not patch:
-        raise ArgumentError(f"student: a vision transformer needs images whose side is a multiple of 16 pixels, got {size}")
-    return VisionTransformer(size, patch, num_classes)
-
-
-def _builders() -> dict[str, Callable[[int, int], nn.Module]]:
-    builders: dict[str, Callable[[int, int], nn.Module]] = {"small": lambda classes, size: SmallNetwork(classes)}
-    for suffix, small in (("", False), (SMALL, True)):
-        for depth in STAGES:
-            builders[f"resnet{depth}{suffix}"] = lambda classes, size, depth=depth, small=small: ResNet(depth, classes, small)  # type: ignore[misc]
-        builders[f"vit_tiny{suffix}"] = lambda classes, size, small=small: _vit_tiny(classes, size, small)  # type: ignore[misc]
-        builders[f"mobilenet_v2{suffix}"] = lambda classes, size, small=small: MobileNetV2(classes, small)  # type: ignore[misc]
-    return builders
-
-
-_BUILDERS = _builders()
-STUDENTS = tuple(_BUILDERS)
+STUDENTS = ("small", *(f"resnet{depth}{suffix}" for suffix in ("", SMALL) for depth in STAGES))
 
 
 def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
@@ -60,15 +37,17 @@ def build_student(name: str, num_classes: int, size: int = 224) -> nn.Module:
     MismatchError
         If the factory does not return an `nn.Module`.
     """
-    if name in _BUILDERS:
-        return _BUILDERS[name](num_classes, size)
+    if name == "small":
+        return SmallNetwork(num_classes)
+    if name in STUDENTS:
+        return ResNet(int(name.removeprefix("resnet").removesuffix(SMALL)), num_classes, name.endswith(SMALL))
     where, separator, rest = name.rpartition(":")
     if not separator:
         close = difflib.get_close_matches(name, STUDENTS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(STUDENTS)}"
         raise ArgumentError(f"student: unknown name {name!r}: {hint} (or FILE.py:FACTORY, timm:NAME, torchvision:NAME)")
     if where in ("timm", "torchvision"):
-        return _from_library(where, rest, num_classes)
+        return _from_library(where, rest, num_classes, size)
     return call_factory("student", where, rest, num_classes)[1]
 
 
@@ -94,8 +73,19 @@ def check_student(model: nn.Module, name: str, num_classes: int, size: int) -> N
         raise MismatchError(f"student {name}: expected logits of shape (2, {num_classes}) for 2 images, got {got}. {advice}")
 
 
-def _from_library(library: str, name: str, num_classes: int) -> nn.Module:
+def _from_library(library: str, name: str, num_classes: int, size: int) -> nn.Module:
     module = foreign_library("student", library)
-    make = module.create_model if library == "timm" else module.models.get_model
-    model: nn.Module = run_foreign("student", lambda: make(name, num_classes=num_classes), f"{library}:{name}")
+    make = _make_of_timm if library == "timm" else _make_of_torchvision
+    model: nn.Module = run_foreign("student", lambda: make(module, name, num_classes, size), f"{library}:{name}")
     return model
+
+
+def _make_of_timm(timm: Any, name: str, num_classes: int, size: int) -> Any:
+    """Return a network of timm; one that takes images of one size only, as transformers do, is made for this size."""
+    config = timm.get_pretrained_cfg(name)
+    how = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    return timm.create_model(name, num_classes=num_classes, **how)
+
+
+def _make_of_torchvision(torchvision: Any, name: str, num_classes: int, size: int) -> Any:
+    return torchvision.models.get_model(name, num_classes=num_classes)

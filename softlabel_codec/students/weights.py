@@ -1,17 +1,20 @@
-"""Reads files of weights without running code."""
+"""Files of weights, read without running code, and those that a run of the trainer leaves."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from softlabel_codec.container.framing import MAGIC
+from softlabel_codec.container.whole_files import read_result, whole_file, write_json
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
 
 _NAMES_OF_STATES = ("average", "state_dict_ema", "model_ema", "ema", "state_dict", "model")
@@ -19,6 +22,8 @@ _NAMES_OF_STATES = ("average", "state_dict_ema", "model_ema", "ema", "state_dict
 _MOST_CHARACTERS = 200
 _WRAPPERS = ("module.", "_orig_mod.")
 """What parallel, averaged and compiled networks put before the names of their parameters."""
+SHA256 = "weights_sha256"
+"""Under which what is said of weights names them."""
 
 
 class _Forgotten:
@@ -110,3 +115,36 @@ def network_state(found: Mapping[str, Any]) -> dict[str, Any]:
     while prefix := next((wrapper for wrapper in _WRAPPERS if state and all(name.startswith(wrapper) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what `read_weights` reads, whole or not at all."""
+    with whole_file(path) as file:
+        torch.save(state, file)
+
+
+def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write the plain `state_dict` of a finished student, for anybody's code, and beside it what it is and how images are prepared."""
+    save_state(path, model.state_dict())
+    write_json(path.with_suffix(".json"), {**about, SHA256: weights_sha256(model)})
+
+
+def read_about(weights: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what the file beside weights says of them, which `save_weights` wrote; None if there is none."""
+    found = read_result(Path(weights).with_suffix(".json"))
+    return found if found is not None and SHA256 in found else None
+
+
+def is_checkpoint(state: Mapping[str, Any]) -> bool:
+    """Return whether what a file holds is a checkpoint of the trainer."""
+    return {"model", "average", "config", "preprocessing", "world_size"} <= state.keys()
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return a fingerprint of a model's parameters and buffers: SHA-256 over name, type, shape and bytes of each, in order of names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.checks.arguments import check_image_size
 from softlabel_codec.errors import LimitError
-from softlabel_codec.images.files import apply_crop, image_size, is_about_the_image, path_of_key, read_image
+from softlabel_codec.images.cutting import Cutter
+from softlabel_codec.images.files import is_about_the_image, path_of_key
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
@@ -120,9 +122,7 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     keys: Sequence[str]
     plan: Plan
     sampler: CropSampler
-    size: int
-    interpolation: str
-    exif_orientation: str
+    cutter: Cutter
     as_array: bool = False
 
     def __len__(self) -> int:
@@ -131,26 +131,25 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     def __getitem__(self, index: int) -> tuple[Tensor | NDArray[np.uint8], list[CutRun]]:
         cut: list[Image.Image] = []
         runs = [self._cut(run, cut) for run in self.plan[index]]
-        pixels = to_tensor(cut) if cut else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        pixels = to_tensor(cut) if cut else torch.empty(0, 3, self.cutter.size, self.cutter.size, dtype=torch.uint8)
         return pixels.numpy() if self.as_array else pixels, runs
 
-    def _cut(self, run: Run, cut: list[Image.Image]) -> CutRun:
+    def _cut(self, run: Run, pixels: list[Image.Image]) -> CutRun:
         key = self.keys[run.image]
+        path, numbers = path_of_key(self.folder, key), range(run.start, run.stop)
         try:
-            image, crc32 = read_image(path_of_key(self.folder, key), self.exif_orientation)
-            size = check_image_size(image_size(image))
+            data = path.read_bytes()
+            cut = self.cutter.cut(data, lambda size: self.sampler.sample(key, check_image_size(size), numbers), str(path))
         except (OSError, LimitError) as error:
             transient = isinstance(error, OSError) and not is_about_the_image(error)
             return CutRun(run, (0, 0), np.zeros((0, 4), np.int64), np.zeros(0, np.bool_), str(error), transient)
-        crops, flips = self.sampler.sample(key, size, range(run.start, run.stop))
-        for crop, flip in zip(crops.tolist(), flips.tolist(), strict=True):
-            cut.append(apply_crop(image, crop, flip, self.size, self.interpolation))
-        return CutRun(run, size, crops, flips, crc32=crc32)
+        pixels += cut.images
+        return CutRun(run, cut.size, cut.crops, cut.flips, crc32=zlib.crc32(data))
 
 
 def load_batches(batches: CropBatches, places: Iterable[int], workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, list[CutRun]]]:
     """Yield the batches of these places in the plan, in order, cut ahead by worker processes."""
-    batch_bytes = 3 * batches.size**2 * batches.plan.batch_size
+    batch_bytes = 3 * batches.cutter.size**2 * batches.plan.batch_size
     if need_pipes(batch_bytes, workers):
         batches = replace(batches, as_array=True)
     loader: Iterable[tuple[Any, list[CutRun]]] = DataLoader(

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
-from softlabel_codec.teacher.load import load_teacher, weights_sha256
+from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher.load import load_teacher
 from softlabel_codec.torch.check import TeacherCheck, check_against_teacher
 from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
 from softlabel_codec.torch.workers import end_with_main, workers_watched

@@ -19,14 +19,16 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key
 from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batches
 from softlabel_codec.teacher.finished import check_made_alike
 from softlabel_codec.teacher.interrupted import saying_what_is_kept
-from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
+from softlabel_codec.teacher.load import Teacher, load_teacher
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.workers import is_killed_worker, workers_watched
@@ -152,7 +154,8 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
     plan = Plan(len(keys), config.crops, run.batch_size)
     done = set(writer.keys)
     due = plan.due([key in done for key in keys])
-    batches = CropBatches(Path(config.images), keys, plan, config.sampler, run.size, run.interpolation, config.exif_orientation)
+    cutter = Cutter(run.size, run.interpolation, config.exif_orientation)
+    batches = CropBatches(Path(config.images), keys, plan, config.sampler, cutter)
     skipped: dict[str, str] = {}
     waiting: dict[int, _Labelled] = {}
     progress(len(done), len(keys))

@@ -109,16 +109,6 @@ def load_teacher(
     return replace(teacher, weights=text_of_path(Path(own).name) if own else "", output=output)
 
 
-def weights_sha256(model: nn.Module) -> str:
-    """Return a fingerprint of a model's parameters and buffers: SHA-256 over name, type, shape and bytes of each, in order of names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _from_factory(where: str, name: str) -> Teacher:
     module, model = call_factory("teacher", where, name)
     source = f"{text_of_path(Path(where).name)}:{name}"

@@ -17,19 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from softlabel_codec.checks.arguments import check_choice, check_whole
+from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice, check_whole
 from softlabel_codec.crops.choice import choose_crops
-from softlabel_codec.errors import ArgumentError
-from softlabel_codec.images.files import (
-    apply_crop,
-    apply_crop_to_reduced,
-    check_image,
-    crops_in_pixels,
-    image_size,
-    load_image,
-    load_reduced,
-    resampling,
-)
+from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.images.cutting import Cutter
+from softlabel_codec.images.files import check_image, crops_in_pixels, load_image, resampling
 from softlabel_codec.images.finding import Images, ImageSource, find_images
 from softlabel_codec.labels import BatchLabels, ImageLabels, Labels, concatenate_labels
 from softlabel_codec.reader import SoftLabelReader
@@ -123,6 +115,11 @@ class SoftLabelDataset(Dataset[Sample]):
     check_images : bool
         Compare each image file with the checksum of the one that was labelled, if the labels keep it, the first time that a process reads
         it (about 1 % of the time of its decoding). False for copies that are known to differ. PIL images and arrays are not compared.
+    stored_crops : int, optional
+        Draw from the first so many crops of each image only, as if no more had been stored.
+    exif_orientation : str, optional
+        Whether images are turned as a camera's EXIF tag says, `applied` or `ignored`. By default as for the teacher, from the file, or else
+        ignored.
     transform : None
         Nothing else: elsewhere it means what cuts a random crop. Setting it as an attribute, as timm's `create_loader` does, is refused
         too.
@@ -168,6 +165,8 @@ class SoftLabelDataset(Dataset[Sample]):
         keys: Iterable[str] | None = None,
         on_missing: str = "raise",
         check_images: bool = True,
+        stored_crops: int | None = None,
+        exif_orientation: str | None = None,
         transform: object = None,
     ) -> None:
         if transform is not None:
@@ -184,10 +183,11 @@ class SoftLabelDataset(Dataset[Sample]):
         self.std = as_std(teacher.get("std", IMAGENET_STD) if std is None else std)
         self.interpolation = interpolation or teacher.get("interpolation") or "bilinear"
         resampling(self.interpolation)
-        self._exif_orientation = teacher.get("exif_orientation", "ignored")
+        self.exif_orientation = self._check_exif(exif_orientation, teacher.get("exif_orientation"))
+        self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, reduced_decoding)
         self._normalized, self._after_crop = normalized, after_crop
-        self._reduced_decoding = reduced_decoding
         self._find_image, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
+        self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
         self._check_counts()
         if self.normalization is not None and (mean is None or std is None):
             self._mention_normalisation()
@@ -196,11 +196,24 @@ class SoftLabelDataset(Dataset[Sample]):
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
 
+    def _check_exif(self, wanted: str | None, said: Any) -> str:
+        """Return how images are turned; MismatchError if another way is wanted than that of the teacher."""
+        check_choice("exif_orientation", wanted or said or "ignored", EXIF_POLICIES)
+        if said and wanted not in (None, said):
+            made = f"these labels were made with exif_orientation={said!r}, expected {wanted!r}"
+            raise MismatchError(f"{self.reader.path}: {made}. Leave it out, or make the labels again with it")
+        return str(wanted or said or "ignored")
+
     def _check_counts(self) -> None:
-        counts = self.reader.num_crops if self._numbers is None else self.reader.num_crops[self._numbers]
-        fewest = int(counts.min(initial=self.crops_per_image))
-        if fewest < self.crops_per_image:
-            raise ArgumentError(f"crops_per_image: expected at most {fewest}, the crops stored of an image, got {self.crops_per_image}")
+        fewest = int(self._num_crops(self.numbers).min(initial=max(self.crops_per_image, self._stored_crops or 0)))
+        for name, wanted in (("stored_crops", self._stored_crops), ("crops_per_image", self.crops_per_image)):
+            if wanted is not None and fewest < wanted:
+                raise ArgumentError(f"{name}: expected at most {fewest}, the crops stored of an image in {self.reader.path}, got {wanted}")
+
+    def _num_crops(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return of how many crops of each image some are drawn, int64 (B,)."""
+        stored = self.reader.num_crops[numbers]
+        return stored if self._stored_crops is None else np.minimum(stored, self._stored_crops)
 
     def _mention_normalisation(self) -> None:
         if not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
@@ -265,6 +278,19 @@ class SoftLabelDataset(Dataset[Sample]):
         labelled = self._due(indices)
         return [Sample(self._cut(number, image), image.labels) for number, image in zip(labelled.images.tolist(), labelled, strict=True)]
 
+    def whole_image(self, index: int) -> Image.Image:
+        """Return an image as its crops are cut out of it: decoded to RGB, and turned as for the teacher."""
+        number, key = self._number_and_key(index)
+        return load_image(self._sound_source(number, key, self.reader.read(number, [0])), self.exif_orientation, key)
+
+    def source_of(self, index: int) -> ImageSource:
+        """Return what an image is decoded from: its path, or what the mapping of images holds."""
+        return self._find_image(*self._number_and_key(index))
+
+    def _number_and_key(self, index: int) -> tuple[int, str]:
+        number = int(index) if self._numbers is None else int(self._numbers[index])
+        return number, self.reader.keys[number]
+
     def labels_of(self, indices: Sequence[int]) -> list[ImageLabels]:
         """Return crops, flips and labels that are due, without any image, and without counting it as a turn."""
         return list(self._due(indices, count=False))
@@ -272,7 +298,7 @@ class SoftLabelDataset(Dataset[Sample]):
     def _due(self, indices: Sequence[int], count: bool = True) -> BatchLabels:
         places, turns = self._turns.due(indices, count)
         numbers = places if self._numbers is None else self._numbers[places]
-        chosen = choose_crops(self.seed, turns, numbers, self.reader.num_crops[numbers], self.crops_per_image)
+        chosen = choose_crops(self.seed, turns, numbers, self._num_crops(numbers), self.crops_per_image)
         try:
             return self.reader.read_batch(numbers, chosen)
         finally:
@@ -280,16 +306,9 @@ class SoftLabelDataset(Dataset[Sample]):
                 self._damaged.tensor[self.reader.damaged_images] = True
 
     def _cut(self, number: int, labelled: ImageLabels) -> Tensor:
-        key = self.reader.keys[number]
+        key, labels = self.reader.keys[number], str(self.reader.path)
         source = self._sound_source(number, key, labelled)
-        factor = self._reduction(labelled, source)
-        image, size = load_reduced(source, factor, key) if factor > 1 else _decode(source, self._exif_orientation, key)  # type: ignore[arg-type]
-        crops = crops_in_pixels(labelled, size, key, str(self.reader.path))
-        due = zip(crops.tolist(), labelled.flips.tolist(), strict=True)
-        if factor > 1:
-            cut = [apply_crop_to_reduced(image, size, crop, flip, self.size, self.interpolation) for crop, flip in due]
-        else:
-            cut = [apply_crop(image, crop, flip, self.size, self.interpolation) for crop, flip in due]
+        cut = self._cutter.cut(source, lambda size: (crops_in_pixels(labelled, size, key, labels), labelled.flips), key).images
         if self._after_crop is not None:
             return torch.stack([self._after_crop(crop) for crop in cut])
         pixels = to_tensor(cut)
@@ -311,19 +330,6 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_checked": np.zeros(0, np.bool_)}
-
-    def _reduction(self, labelled: ImageLabels, source: ImageSource) -> int:
-        """Return at which part of its size an image may be decoded: 1, or 2, 4, 8 if all crops are that many times larger than needed."""
-        is_path = not isinstance(source, Image.Image | np.ndarray)
-        if not (self._reduced_decoding and is_path and self._exif_orientation == "ignored" and labelled.crops.dtype.kind == "i"):
-            return 1
-        smallest = int(labelled.crops[:, 2:].min())
-        return max(factor for factor in (1, 2, 4, 8) if factor == 1 or smallest >= factor * self.size)
-
-
-def _decode(source: ImageSource, exif_orientation: str, key: str) -> tuple[Image.Image, tuple[int, int]]:
-    image = load_image(source, exif_orientation, key)
-    return image, image_size(image)
 
 
 def collate_crops(samples: Sequence[Sample], order: str = "image") -> tuple[Tensor, Targets]:

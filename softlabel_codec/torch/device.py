@@ -1,11 +1,11 @@
-"""Cuts stored crops on the device, for image sets that fit into its memory. The pixels are those of Pillow."""
+"""Images that lie in a device's memory, and crops cut there. The pixels are those of Pillow."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,19 @@ PRECISION_BITS = 22
 """Pillow scales its coefficients to integers of so many bits."""
 CHUNK = 2**25
 """About so many coefficients are computed at a time."""
+
+
+class ImageMemory:
+    """What was decoded once, by what it is; runs that share a memory decode nothing twice."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Any] = {}
+
+    def keep(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what was kept under this name, or make it and keep it."""
+        if what not in self._kept:
+            self._kept[what] = make()
+        return self._kept[what]
 
 
 class _Filter(NamedTuple):
@@ -60,7 +73,7 @@ FILTERS = {
 
 
 def cut_crops(images: Tensor, which: Tensor, crops: Tensor, flips: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
-    """Return stored crops as `size` x `size` pixels, as `softlabel_codec.images.files.apply_crop` does with Pillow, on the images' device.
+    """Return stored crops as `size` x `size` pixels, as `images.cutting` does with Pillow, on the images' device.
 
     Pillow's resampling is a sum of pixels times integer coefficients, rounded to 8 bits, along rows and along columns. The same
     integers are computed here, in float64, which holds them exactly: pixels equal those of the installed Pillow, up to coefficients

@@ -14,10 +14,11 @@ from torch import distributed
 from torch.utils.data import DistributedSampler, Subset
 
 from softlabel_codec.checks.arguments import check_whole
+from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.torch.turns import ImageTurn, check_epoch
 
-_SAME = ("num_images", "shuffle", "seed", "world_size", "repeats", "drop_last")
+_SAME = ("num_images", "shuffle", "seed", "world_size", "repeats", "parts", "drop_last")
 """What a state may only be loaded with if it is the same."""
 
 
@@ -47,6 +48,9 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
     repeats : int
         How often each image comes in an epoch, with other crops each time, one after the other: repeated augmentation (Hoffer et al.,
         2020). Several processes take them side by side.
+    parts : int
+        How many epochs make a pass over the images; each takes another part of them. With as many as crops are drawn of an image, an epoch
+        has as many crops as there are images, whatever that number is: a schedule counted in epochs need not change.
     drop_last : bool
         Where images cannot be shared evenly: true leaves the last ones out; false gives some from the beginning again.
 
@@ -70,6 +74,9 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
     >>> sampler.set_epoch(10)
     >>> next(iter(sampler))
     ImageTurn(0, turn=21)
+    >>> sampler = SoftLabelSampler(range(4), shuffle=False, parts=2)
+    >>> list(sampler), list(sampler), list(sampler)[0]
+    ([ImageTurn(0, turn=0), ImageTurn(1, turn=0)], [ImageTurn(2, turn=0), ImageTurn(3, turn=0)], ImageTurn(0, turn=1))
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
         rank: int | None = None,
         world_size: int | None = None,
         repeats: int = 1,
+        parts: int = 1,
         drop_last: bool = False,
     ) -> None:
         if isinstance(dataset, Subset):
@@ -92,7 +100,8 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
         self._images = None if images is None else _image_numbers(images, len(dataset))
         self.num_images = len(dataset) if self._images is None else len(self._images)
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
-        self.seed, self.repeats = check_whole("seed", seed, 0), check_whole("repeats", repeats, 1)
+        self.seed = check_whole("seed", seed, 0)
+        self.repeats, self.parts = check_whole("repeats", repeats, 1), check_whole("parts", parts, 1)
         self._place: tuple[int, int] | None = None
         if rank is not None:
             self._place = check_whole("rank", rank, 0), check_whole("world_size", world_size, 1)
@@ -131,11 +140,15 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
 
     def __len__(self) -> int:
         """Return how many draws an epoch has for this process; the same for all."""
-        total, world_size = self.num_images * self.repeats, self.world_size
-        count = total // world_size if self.drop_last else -(-total // world_size)
+        count = self._share(self._share(self.num_images * self.repeats, self.parts), self.world_size)
         if not count:
-            raise ArgumentError(f"world_size: {total} images in an epoch are too few for {world_size} processes")
+            few = f"{self.num_images * self.repeats} images in {counted(self.parts, 'epoch')} are too few"
+            raise ArgumentError(f"world_size: {few} for {counted(self.world_size, 'process', 'processes')}")
         return count
+
+    def _share(self, draws: int, among: int) -> int:
+        """Return how many draws each gets."""
+        return draws // among if self.drop_last else -(-draws // among)
 
     def __iter__(self) -> Iterator[ImageTurn]:
         """Begin an epoch: the one that was set, or the one after the last."""
@@ -151,11 +164,13 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
     def _draws(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return images and turns of an epoch for this process, both int64 (len(self),)."""
         rank, world_size = self._among_processes()
-        number = self.num_images
-        order = np.random.default_rng([self.seed, epoch]).permutation(number) if self.shuffle else np.arange(number)
-        image, repeat = np.divmod((rank + world_size * np.arange(len(self))) % (number * self.repeats), self.repeats)
-        images = order[image] if self._images is None else self._images[order[image]]
-        return images, epoch * self.repeats + repeat
+        turn, part = divmod(epoch, self.parts)
+        draws = self.num_images * self.repeats
+        in_epoch = self._share(draws, self.parts)
+        place = part * in_epoch + (rank + world_size * np.arange(len(self))) % in_epoch
+        image, repeat = np.divmod(place % draws, self.repeats)
+        order = np.random.default_rng([self.seed, turn]).permutation(self.num_images) if self.shuffle else np.arange(self.num_images)
+        return order[image] if self._images is None else self._images[order[image]], turn * self.repeats + repeat
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that begins next. The epoch of a loaded state continues where the state was taken."""

@@ -4,20 +4,7 @@
 """
 
 from softlabel_codec.options.train import TrainConfig
-from softlabel_codec.trainer.evaluation import Evaluation, Evaluator, TestImages
-from softlabel_codec.trainer.finished import Student, evaluate, load_student
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.trainer.loop import TrainReport, train
-from softlabel_codec.trainer.memory import ImageMemory
 
-__all__ = [
-    "Evaluation",
-    "Evaluator",
-    "ImageMemory",
-    "Student",
-    "TestImages",
-    "TrainConfig",
-    "TrainReport",
-    "evaluate",
-    "load_student",
-    "train",
-]
+__all__ = ["ImageMemory", "TrainConfig", "TrainReport", "train"]

@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.container.whole_files import read_result, whole_file, write_json
 from softlabel_codec.errors import CorruptError, MismatchError, StateError
 from softlabel_codec.options.train import WHERE_IT_RUNS, TrainConfig
-from softlabel_codec.students import read_weights
-from softlabel_codec.teacher.load import weights_sha256
+from softlabel_codec.students.weights import is_checkpoint, read_weights, save_state
 
-NAME, WEIGHTS = "checkpoint.pt", "weights.pt"
-SHA256 = "weights_sha256"
-"""Under which what is said of weights names them."""
+NAME = "checkpoint.pt"
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint into the folder of a run."""
-    _save(folder / NAME, state)
-
-
-def save_weights(folder: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
-    """Write the plain `state_dict` of a finished student, for anybody's code, and beside it what it is and how images are prepared."""
-    _save(folder / WEIGHTS, model.state_dict())
-    write_json(_beside(folder / WEIGHTS), {**about, SHA256: weights_sha256(model)})
-
-
-def read_about(weights: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what the file beside weights says of them, which `save_weights` wrote; None if there is none."""
-    found = read_result(_beside(Path(weights)))
-    return found if found is not None and SHA256 in found else None
-
-
-def _beside(weights: Path) -> Path:
-    return weights.with_suffix(".json")
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    with whole_file(path) as file:
-        torch.save(state, file)
+    save_state(folder / NAME, state)
 
 
 def refuse_begun(folder: Path) -> None:
     """Raise StateError if a folder holds the checkpoint of a run already."""
     if (folder / NAME).exists():
         raise StateError(f"{folder}: holds a run already. Continue it with --resume, or choose another --out")
-
-
-def is_checkpoint(state: dict[str, Any]) -> bool:
-    """Return whether what a file holds is a checkpoint of the trainer."""
-    return {"model", "average", "config", "preprocessing", "world_size"} <= state.keys()
 
 
 def load_checkpoint(folder: Path, config: TrainConfig, trained_on: Mapping[str, str], world_size: int) -> dict[str, Any] | None:

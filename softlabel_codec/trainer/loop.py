@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,24 +21,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import write_json
 from softlabel_codec.errors import StateError
+from softlabel_codec.evaluate.evaluator import LOWER_THE_RATE, Evaluator
 from softlabel_codec.options.train import TrainConfig
+from softlabel_codec.students.weights import save_weights
 from softlabel_codec.teacher.interrupted import Interrupted
 from softlabel_codec.torch import DenseTargets, soft_cross_entropy
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import workers_watched
 from softlabel_codec.trainer.augment import Mix, jitter_colors, mix_crops
 from softlabel_codec.trainer.batches import Batch, DeviceLoader, HostLoader, Loader
-from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, save_checkpoint, save_weights
-from softlabel_codec.trainer.draws import check_draws, epoch_draws
-from softlabel_codec.trainer.evaluation import LOWER_THE_RATE, Evaluator
+from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, save_checkpoint
+from softlabel_codec.trainer.draws import check_draws, epoch_of, num_steps
 from softlabel_codec.trainer.log import RunLog
-from softlabel_codec.trainer.memory import ImageMemory
-from softlabel_codec.trainer.optimisers import learning_rate, make_optimizer
 from softlabel_codec.trainer.processes import Processes, processes
-from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_student, set_up
+from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_optimizer, make_student, set_up
 
 Progress = Callable[[int, int], None]
-RESULT = "result.json"
+RESULT, WEIGHTS = "result.json", "weights.pt"
 STEPS_BETWEEN_CHECKS = 50
 EVALUATED = ("val", "evaluation", "evaluation_seconds")
 """What the record of an epoch holds if images were looked at: their fingerprint, what was measured, and how long it took."""
@@ -137,7 +138,7 @@ def _train(run: Run, progress: Progress) -> TrainReport:
 
 
 def _say_what_begins(run: Run) -> None:
-    epochs, images = counted(run.config.epochs, "epoch"), counted(len(run.setup.images.source.keys), "image")
+    epochs, images = counted(run.config.epochs, "epoch"), counted(len(run.setup.crops.keys), "image")
     earlier = f", {run.first_epoch} of them by an earlier run" if run.first_epoch else ""
     logger.info("%s: training on %s, %s%s", run.config.out, images, epochs, earlier)
 
@@ -162,12 +163,12 @@ def _begin(config: TrainConfig, here: Processes, memory: ImageMemory) -> Run:
         if here.first and not config.resume:
             refuse_begun(_folder(config))
         setup = set_up(config)
-        check_draws(config, len(setup.images.source.keys), here.rank, here.world_size)
+        check_draws(config, len(setup.crops.keys), here.world_size)
         student = make_student(config, setup, here.device)
         if config.channels_last:
             student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         teacher = make_online_teacher(config, setup, here.device)
-        loader = DeviceLoader(setup.images, here.device, memory) if config.in_memory else _host_loader(config, setup, here)
+        loader = DeviceLoader(config, setup, here, memory) if config.in_memory else HostLoader(config, setup, here)
         evaluator = make_evaluator(config, setup, here.device, memory) if here.first else None
         if here.first:
             _folder(config).mkdir(parents=True, exist_ok=True)
@@ -197,7 +198,7 @@ def _begin(config: TrainConfig, here: Processes, memory: ImageMemory) -> Run:
 def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
     """Take all steps of an epoch, and return what is to be written down about it."""
     config, here = run.config, run.here
-    steps = epoch_draws(config, len(run.setup.images.source.keys), epoch, here.rank, here.world_size)
+    crops_per_image, steps = epoch_of(config, epoch).crops_per_image, num_steps(config, len(run.setup.crops.keys), epoch)
     rng = np.random.default_rng([config.seed, epoch, here.rank])
     # of dropout and the like: a run may be continued at any epoch
     torch.manual_seed((config.seed * 1_000_003 + epoch * 1009 + here.rank) % 2**63)
@@ -205,20 +206,28 @@ def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
     losses = torch.zeros((), dtype=torch.float64, device=here.device)
     started = asked = time.perf_counter()
     waited = 0.0
-    for place, (step, batch) in enumerate(zip(steps, run.loader.batches(steps), strict=True)):
+    for place, batch in enumerate(run.loader.batches(epoch)):
         waited += time.perf_counter() - asked
-        rate = learning_rate(config, epoch + place / len(steps), epoch + (place + 1) / len(steps))
+        rate = learning_rate(config, epoch + place / steps, epoch + (place + 1) / steps)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        losses += _step(run, batch, step[0].num_crops, rng)
-        if place % STEPS_BETWEEN_CHECKS == 0 or place + 1 == len(steps):
+        losses += _step(run, batch, crops_per_image, rng)
+        if place % STEPS_BETWEEN_CHECKS == 0 or place + 1 == steps:
             _check_loss(float(here.mean(losses)) / (place + 1), epoch, place)
-        progress(epoch * len(steps) + place + 1, config.epochs * len(steps))
+        progress(epoch * steps + place + 1, config.epochs * steps)
         asked = time.perf_counter()
     seconds = time.perf_counter() - started
-    run.steps, run.seconds, run.data_seconds = run.steps + len(steps), run.seconds + seconds, run.data_seconds + waited
-    loss = float(here.mean(losses)) / len(steps)
-    return {"epoch": epoch, "steps": len(steps), "loss": loss, "learning_rate": rate, "seconds": seconds, "data_seconds": waited}
+    run.steps, run.seconds, run.data_seconds = run.steps + steps, run.seconds + seconds, run.data_seconds + waited
+    loss = float(here.mean(losses)) / steps
+    return {"epoch": epoch, "steps": steps, "loss": loss, "learning_rate": rate, "seconds": seconds, "data_seconds": waited}
+
+
+def learning_rate(config: TrainConfig, start: float, end: float) -> float:
+    """Return the learning rate of a step from `start` to `end` in epochs: rising for the warm-up, then falling along a half cosine to 0."""
+    if end < config.warmup_epochs:
+        return config.learning_rate * end / config.warmup_epochs
+    rest = max(1e-8, config.epochs - config.warmup_epochs)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, start - config.warmup_epochs) / rest)))
 
 
 def _step(run: Run, batch: Batch, crops_per_image: int, rng: np.random.Generator) -> Tensor:
@@ -248,7 +257,7 @@ def _teach(teacher: OnlineTeacher, pixels: Tensor, temperature: float) -> Target
     return DenseTargets(torch.softmax(teacher(pixels) / temperature, dim=1).clone())
 
 
-def _loss(run: Run, logits: Tensor, labels: Targets | None, classes: Tensor | None, rows: Tensor | None) -> Tensor:
+def _loss(run: Run, logits: Tensor, labels: Targets, classes: Tensor | None, rows: Tensor | None) -> Tensor:
     """Return the loss of predictions against the labels of their own crops, or of those in `rows`.
 
     The soft part is that of Hinton et al. (2015): T^2 times the cross-entropy of both at temperature T.
@@ -256,7 +265,7 @@ def _loss(run: Run, logits: Tensor, labels: Targets | None, classes: Tensor | No
     weight, temperature = run.config.truth_weight, run.setup.temperature
     logits = logits.float()
     loss = logits.new_zeros(())
-    if weight < 1 and labels is not None:
+    if weight < 1:
         loss = (1 - weight) * temperature**2 * soft_cross_entropy(logits / temperature, labels if rows is None else labels[rows])
     if weight and classes is not None:
         loss = loss + weight * cross_entropy(logits, classes if rows is None else classes[rows])
@@ -302,7 +311,7 @@ def _finish(run: Run) -> TrainReport:
             run.record = {name: value for name, value in run.record.items() if name not in EVALUATED}
             run.record |= _evaluate(run, run.evaluator) if run.evaluator is not None else {}
             save_checkpoint(_folder(run.config), _state(run, run.config.epochs))
-        save_weights(_folder(run.config), run.student if run.average is None else run.average.module, _about(run))
+        save_weights(_folder(run.config) / WEIGHTS, run.student if run.average is None else run.average.module, _about(run))
         found = {**run.setup.trained_on, "val": run.val, **dataclasses.asdict(_report(run))}
         write_json(_folder(run.config) / RESULT, {"config": run.config.to_mapping(), **found})
         logger.info("%s: finished, loss %.4f", run.config.out, run.record["loss"])
@@ -375,10 +384,6 @@ def _log(run: Run) -> AbstractContextManager[RunLog | None]:
     if not run.here.first:
         return nullcontext()
     return RunLog(_folder(run.config), run.config, run.setup.label_facts, run.first_epoch)
-
-
-def _host_loader(config: TrainConfig, setup: Setup, here: Processes) -> HostLoader:
-    return HostLoader(setup.images, here.device, config.workers, config.batch_size // here.world_size)
 
 
 def _folder(config: TrainConfig) -> Path:

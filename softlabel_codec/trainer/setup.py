@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,28 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.images.files import list_images, path_of_key, resampling
-from softlabel_codec.images.finding import image_finder
-from softlabel_codec.label_maps.maps import LabelMaps
-from softlabel_codec.options.train import ONLINE, TRUTH, TrainConfig
+from softlabel_codec.evaluate import Evaluator, TestImages
+from softlabel_codec.images.classes import class_folders, classes_of, images_sha256, read_class_folders, unknown_classes
+from softlabel_codec.images.cutting import Cutter
+from softlabel_codec.images.files import list_images, resampling
+from softlabel_codec.label_maps import MappedCrops, file_sha256
+from softlabel_codec.options.train import MOMENTUM, ONLINE, TRUTH, TrainConfig
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
-from softlabel_codec.teacher.load import Teacher, load_teacher, weights_sha256
+from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher.load import Teacher, load_teacher
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
+from softlabel_codec.torch import SoftLabelDataset
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
-from softlabel_codec.trainer.batches import Finder, TrainingImages
-from softlabel_codec.trainer.classes import class_folders, classes_of, read_class_folders, unknown_classes
-from softlabel_codec.trainer.evaluation import Evaluator, TestImages
-from softlabel_codec.trainer.fingerprints import file_sha256, images_sha256
-from softlabel_codec.trainer.memory import ImageMemory
-from softlabel_codec.trainer.sources import FreshCrops, MappedCrops, Source, StoredCrops
+from softlabel_codec.trainer.fresh import ClassLabels, Crops, FreshCrops, LabelOf, UnknownLabels
 
 OnlineTeacher = Callable[[Tensor], Tensor]
 _CROPS_COMPARED = 200
 _BETTER_THAN_CHANCE = 3
+NOT_DECAYED = ("class_token", "cls_token", "dist_token", "pos_embed", "pos_embedding")
+"""What tokens and positions of transformers are called in timm and in torchvision."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ class Setup:
 
     Attributes
     ----------
-    images : TrainingImages
-        Images, and where their crops and labels come from.
+    crops : Crops
+        Images, crops and labels.
+    classes : int64 (n,) or None
+        Class of each image, if known.
     num_classes : int
         C.
     mean, std : three floats
         Normalisation of RGB in 0..1.
+    interpolation, exif_orientation : str
+        How crops are scaled, and images turned.
     temperature : float
         T of softmax(logits / T).
     labels : str
@@ -66,10 +72,13 @@ class Setup:
         Who labels in every step.
     """
 
-    images: TrainingImages
+    crops: Crops
+    classes: NDArray[np.int64] | None
     num_classes: int
     mean: Triple
     std: Triple
+    interpolation: str
+    exif_orientation: str
     temperature: float
     labels: str
     images_sha256: str
@@ -85,7 +94,7 @@ class Setup:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How images become what the student takes, in plain values."""
-        how = {"interpolation": self.images.interpolation, "exif_orientation": self.images.exif_orientation}
+        how = {"interpolation": self.interpolation, "exif_orientation": self.exif_orientation}
         return {"mean": list(self.mean), "std": list(self.std), **how}
 
 
@@ -98,67 +107,106 @@ def set_up(config: TrainConfig) -> Setup:
         If labels, images and options do not fit together.
     """
     kind = _kind(config)
-    labels = _stored_labels(config) if kind == "stored" else _labels_of_fresh_crops(config, kind)
-    exif_orientation = str(labels.how.get("exif_orientation", config.exif_orientation or "ignored"))
-    if config.exif_orientation not in (None, exif_orientation):
-        made = f"these labels were made with exif_orientation={exif_orientation!r}, expected {config.exif_orientation!r}"
-        raise MismatchError(f"{config.labels}: {made}. Leave it out, or make the labels again with it")
-    interpolation = config.interpolation or str(labels.how.get("interpolation", "bilinear"))
-    resampling(interpolation)
-    source, find, classes = labels.source, labels.find, labels.classes
-    paths = [Path(find(number, key)) for number, key in enumerate(source.keys)]
+    return _stored_crops(config) if kind == "stored" else _fresh_crops(config, kind)
+
+
+def _stored_crops(config: TrainConfig) -> Setup:
+    crops = SoftLabelDataset(
+        config.images,
+        config.labels,
+        config.crops_per_image,
+        config.size,
+        config.seed,
+        mean=config.mean,
+        std=config.std,
+        interpolation=config.interpolation,
+        normalized=False,
+        policy=config.policy,
+        stored_crops=config.stored_crops,
+        exif_orientation=config.exif_orientation,
+    )
+    reader = crops.reader
+    temperature = _temperature_of(reader, config.temperature)
+    folders, num_classes = _classes(config, crops.keys, reader.num_classes)
+    classes = _class_numbers(config, crops.keys, folders)
+    if classes is not None:
+        _compare_classes(reader, classes)
     return Setup(
-        images=TrainingImages(config.images, source, find, classes, config.size, interpolation, exif_orientation),
-        num_classes=labels.num_classes,
-        mean=as_triple("mean", config.mean or labels.how.get("mean", IMAGENET_MEAN)),
-        std=as_std(config.std or labels.how.get("std", IMAGENET_STD)),
-        temperature=labels.temperature,
-        labels=labels.facts["fingerprint"],
-        images_sha256=images_sha256(config.images, paths, classes),
-        label_facts=labels.facts,
-        folders=labels.folders,
-        teacher=labels.teacher,
+        crops=crops,
+        classes=classes,
+        num_classes=num_classes,
+        mean=crops.mean,
+        std=crops.std,
+        interpolation=crops.interpolation,
+        exif_orientation=crops.exif_orientation,
+        temperature=temperature,
+        labels=reader.fingerprint,
+        images_sha256=_images_sha256(config, crops, classes),
+        label_facts={"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint},
+        folders=folders,
     )
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """Labels of any kind, before it is settled how images are prepared; `how` is what whoever made them says of that."""
-
-    source: Source
-    find: Finder
-    num_classes: int
-    folders: list[str]
-    classes: NDArray[np.int64] | None
-    temperature: float
-    facts: dict[str, Any]
-    how: Mapping[str, Any]
-    teacher: Teacher | None = None
-
-
-def _labels_of_fresh_crops(config: TrainConfig, kind: str) -> _Labels:
+def _fresh_crops(config: TrainConfig, kind: str) -> Setup:
     keys = list_images(config.images)
-    maps = _load_maps(config, keys) if kind == "maps" else None
+    mapped = MappedCrops.load(config.labels, keys) if kind == "maps" else None
     teacher = _load_teacher(config)
-    folders, num_classes = _classes(config, keys, None if maps is None else maps.num_classes)
+    folders, num_classes = _classes(config, keys, None if mapped is None else mapped.maps.num_classes)
     classes = _class_numbers(config, keys, folders)
+    label_of, fingerprint = _labels_of_fresh_crops(config, keys, mapped, teacher, classes, num_classes)
+    interpolation = config.interpolation or ("bilinear" if teacher is None else teacher.interpolation)
+    cutter = Cutter(config.size, interpolation, _exif_orientation(config, mapped))
+    resampling(cutter.interpolation)
     sampler = CropSampler(config.seed, config.scale or (0.08, 1.0), config.ratio or (3 / 4, 4 / 3), _or(config.flip_probability, 0.5))
-    temperature = _or(config.temperature, 1.0)
-    source: Source
-    how: dict[str, Any] = {}
-    if maps is not None:
-        source, fingerprint = MappedCrops(keys, sampler, maps, temperature), file_sha256(config.labels)
-        how = {"exif_orientation": maps.exif_orientation}
-    elif teacher is not None:
-        source, fingerprint = FreshCrops(keys, sampler, None, num_classes), weights_sha256(teacher.model)
-        how = {"mean": teacher.mean, "std": teacher.std, "interpolation": teacher.interpolation}
-    elif classes is not None:
-        source = FreshCrops(keys, sampler, classes, num_classes)
-        fingerprint = keys_sha256(f"{number} {key}".encode() for number, key in zip(classes.tolist(), keys, strict=True))
-    else:
+    crops = FreshCrops(config.images, keys, sampler, cutter, label_of, config.crops_per_image)
+    return Setup(
+        crops=crops,
+        classes=classes,
+        num_classes=num_classes,
+        mean=as_triple("mean", config.mean or (IMAGENET_MEAN if teacher is None else teacher.mean)),
+        std=as_std(config.std or (IMAGENET_STD if teacher is None else teacher.std)),
+        interpolation=cutter.interpolation,
+        exif_orientation=cutter.exif_orientation,
+        temperature=_or(config.temperature, 1.0),
+        labels=fingerprint,
+        images_sha256=_images_sha256(config, crops, classes),
+        label_facts={"labels": config.labels, "fingerprint": fingerprint},
+        folders=folders,
+        teacher=teacher,
+    )
+
+
+def _labels_of_fresh_crops(
+    config: TrainConfig,
+    keys: Sequence[str],
+    mapped: MappedCrops | None,
+    teacher: Teacher | None,
+    classes: NDArray[np.int64] | None,
+    num_classes: int,
+) -> tuple[LabelOf, str]:
+    """Return what is known of fresh crops, and its fingerprint."""
+    if mapped is not None:
+        return mapped, file_sha256(config.labels)
+    if teacher is not None:
+        return UnknownLabels(num_classes), weights_sha256(teacher.model)
+    if classes is None:
         raise MismatchError(unknown_classes(config.images, len(class_folders(keys)), num_classes))
-    facts = {"labels": config.labels, "fingerprint": fingerprint}
-    return _Labels(source, _InFolder(config.images, keys), num_classes, folders, classes, temperature, facts, how, teacher)
+    numbered = (f"{number} {key}".encode() for number, key in zip(classes.tolist(), keys, strict=True))
+    return ClassLabels(classes, num_classes), keys_sha256(numbered)
+
+
+def _exif_orientation(config: TrainConfig, mapped: MappedCrops | None) -> str:
+    """Return how images are turned; MismatchError if another way is wanted than that of label maps."""
+    said = None if mapped is None else mapped.maps.exif_orientation
+    if said is None or config.exif_orientation in (None, said):
+        return config.exif_orientation or said or "ignored"
+    made = f"these labels were made with exif_orientation={said!r}, expected {config.exif_orientation!r}"
+    raise MismatchError(f"{config.labels}: {made}. Leave it out, or make the labels again with it")
+
+
+def _images_sha256(config: TrainConfig, crops: Crops, classes: NDArray[np.int64] | None) -> str:
+    paths = [Path(str(crops.source_of(number))) for number in range(len(crops.keys))]
+    return images_sha256(config.images, paths, classes)
 
 
 def _load_teacher(config: TrainConfig) -> Teacher | None:
@@ -166,20 +214,6 @@ def _load_teacher(config: TrainConfig) -> Teacher | None:
         return None
     output = config.teacher_output or "logits"
     return load_teacher(config.teacher, weights=config.teacher_weights, num_classes=config.num_classes, output=output)
-
-
-def _stored_labels(config: TrainConfig) -> _Labels:
-    reader = SoftLabelReader(config.labels, policy=config.policy)
-    temperature = _temperature_of(reader, config.temperature)
-    source = StoredCrops(reader, config.seed, config.crops_per_image, config.stored_crops, temperature)
-    folders, num_classes = _classes(config, reader.keys, reader.num_classes)
-    classes = _class_numbers(config, reader.keys, folders)
-    if classes is not None:
-        _compare_classes(reader, classes)
-    said = reader.metadata.get("preprocessing", {})
-    facts = {"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint}
-    how = said if isinstance(said, dict) else {}
-    return _Labels(source, image_finder(config.images, reader), num_classes, folders, classes, temperature, facts, how)
 
 
 def _temperature_of(reader: SoftLabelReader, wanted: float | None) -> float:
@@ -207,6 +241,24 @@ def make_student(config: TrainConfig, setup: Setup, device: torch.device) -> nn.
     if config.weights is not None:
         load_weights(student, config.weights)
     return student
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimiser that a configuration asks for."""
+    groups = parameter_groups(model, config.weight_decay)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    momentum = MOMENTUM if config.momentum is None else config.momentum
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=momentum, nesterov=config.nesterov)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters with weight decay (matrices and filters) and without (biases, norms, tokens and positions)."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    fixed = {name for name, parameter in trained if parameter.ndim <= 1 or name.rpartition(".")[2] in NOT_DECAYED}
+    decayed = [parameter for name, parameter in trained if name not in fixed]
+    others = [parameter for name, parameter in trained if name in fixed]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device) -> OnlineTeacher | None:
@@ -242,7 +294,7 @@ def find_test_images(config: TrainConfig, setup: Setup) -> TestImages | None:
     folders = setup.folders or class_folders(list_images(config.val))
     if len(folders) != setup.num_classes:
         raise MismatchError(unknown_classes(config.val, len(folders), setup.num_classes))
-    how = {"crop": config.val_crop, "interpolation": setup.images.interpolation, "exif_orientation": setup.images.exif_orientation}
+    how = {"crop": config.val_crop, "interpolation": setup.interpolation, "exif_orientation": setup.exif_orientation}
     return TestImages.of_folder(config.val, folders, config.size, **how)
 
 
@@ -252,17 +304,6 @@ def make_evaluator(config: TrainConfig, setup: Setup, device: torch.device, memo
     if images is None:
         return None
     return Evaluator(images, setup.mean, setup.std, device, workers=config.workers, memory=memory if config.in_memory else None)
-
-
-@dataclass(frozen=True)
-class _InFolder:
-    """Finds the images that were listed in a folder."""
-
-    folder: str
-    keys: Sequence[str]
-
-    def __call__(self, number: int, key: str) -> Path:
-        return path_of_key(Path(self.folder), key)
 
 
 def _kind(config: TrainConfig) -> str:
@@ -281,15 +322,6 @@ def _kind(config: TrainConfig) -> str:
         if getattr(config, name) is not None:
             raise ArgumentError(f"{name}: is for {whose}, leave it out with labels={config.labels!r}")
     return kind
-
-
-def _load_maps(config: TrainConfig, keys: Sequence[str]) -> LabelMaps:
-    maps = LabelMaps.load(config.labels)
-    missing = [key for key in keys if key not in maps.numbers]
-    if missing:
-        some = f"{len(missing)} of {counted(len(keys), 'image')}"
-        raise MismatchError(f"{config.labels}: there are no label maps of {some}, {missing[0]!r} first")
-    return maps
 
 
 def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) -> tuple[list[str], int]:

@@ -1,4 +1,4 @@
-"""Which class an image belongs to, by the folder that it lies in."""
+"""Which class an image belongs to, by the folder that it lies in; and by what images and classes are told from others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
 
 
@@ -111,6 +112,20 @@ def classes_of(keys: Sequence[str], folders: Sequence[str], where: str) -> NDArr
             advice = "Say with --classes FILE which class folder has which number"
             raise MismatchError(f"{where}: the image {key!r} lies in none of the {counted(known, 'class folder')}. {advice}")
     return np.array([numbers[_folder(key)] for key in keys], np.int64)
+
+
+def images_sha256(folder: str | os.PathLike[str], paths: Sequence[Path], classes: NDArray[np.int64] | None) -> str:
+    """Return a fingerprint of images in any order: place below the folder, class, and bytes of each file.
+
+    Their pixels are not looked at, which would take as long as an epoch; an image that was changed hardly ever has the same length.
+    """
+    known = classes if classes is not None else [""] * len(paths)
+    return keys_sha256(
+        sorted(
+            os.fsencode(path.relative_to(folder).as_posix()) + f"\0{number}\0{path.stat().st_size}".encode()
+            for path, number in zip(paths, known, strict=True)
+        )
+    )
 
 
 def _folder(key: str) -> str:

@@ -18,12 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError, StateError
+from softlabel_codec.images.classes import classes_of, images_sha256
 from softlabel_codec.images.files import center_crop, list_images, load_image, path_of_key
+from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.pixels import normalize, to_tensor
 from softlabel_codec.torch.workers import end_with_main
-from softlabel_codec.trainer.classes import classes_of
-from softlabel_codec.trainer.fingerprints import images_sha256
-from softlabel_codec.trainer.memory import ImageMemory
 
 CALIBRATION_BINS = 15
 LOWER_THE_RATE = "Start again with a lower --learning-rate in another --out (--weights OUT/checkpoint.pt begins from the last good weights)"

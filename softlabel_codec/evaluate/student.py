@@ -9,14 +9,13 @@ from typing import Any
 from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.evaluate.evaluator import Evaluation, Evaluator, TestImages
+from softlabel_codec.images.classes import class_folders, read_class_folders, unknown_classes
 from softlabel_codec.images.files import list_images
 from softlabel_codec.students import build_student, check_student, network_state, read_weights, take_weights
 from softlabel_codec.students.factories import device_by_name
-from softlabel_codec.teacher.load import weights_sha256
+from softlabel_codec.students.weights import SHA256, is_checkpoint, read_about, weights_sha256
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
-from softlabel_codec.trainer.checkpoint import SHA256, is_checkpoint, read_about
-from softlabel_codec.trainer.classes import class_folders, read_class_folders, unknown_classes
-from softlabel_codec.trainer.evaluation import Evaluation, Evaluator, TestImages
 
 _HOW = ("size", "mean", "std", "interpolation", "exif_orientation", "crop", "folders")
 """Attributes of a `Student` that the files of its run know."""

@@ -1,0 +1,173 @@
+"""With timm and torchvision themselves: their networks as teachers and students, their transforms, their loaders (`make test-others`)."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from numbered import IMAGES, NUM_IMAGES, PIXELS, write_numbered
+from shapes import COLORS, options
+from torch.utils.data import DataLoader
+
+from softlabel_codec import ArgumentError, SoftLabelReader
+from softlabel_codec.cli.main import main
+from softlabel_codec.students import build_student
+from softlabel_codec.torch import SoftLabelDataset, SoftLabelSampler, collate_crops, normalize
+from softlabel_codec.torch.geometry import MOVES
+
+pytestmark = pytest.mark.others
+
+TEACHERS = ["timm:test_resnet", "timm:test_vit", "torchvision:squeezenet1_1"]
+STUDENTS = ["timm:test_resnet", "timm:test_vit", "timm:mobilenetv3_small_050", "torchvision:mobilenet_v3_small"]
+
+
+def run(*arguments):
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def command(name, values):
+    return [name, *(part for option, value in values.items() for part in (f"--{option.replace('_', '-')}", value))]
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_a_network_of_a_library_labels(teacher, shapes, tmp_path):
+    out = tmp_path / "labels.slc"
+    run("encode", shapes / "val", out, "--teacher", teacher, "--teacher-weights", "none", "--crops", 2, "--workers", 0)
+    with SoftLabelReader(out) as reader:
+        assert (len(reader), reader.num_classes, reader.metadata["teacher"]["source"]) == (20, 1000, teacher)
+        how = reader.metadata["preprocessing"]
+    assert how["size"] == (224 if teacher.startswith("torchvision") else 160)
+    assert len(how["mean"]) == len(how["std"]) == 3
+    run("check", out, "--images", shapes / "val", "--teacher", teacher, "--teacher-weights", "none")
+
+
+@pytest.mark.parametrize("teacher", ["timm:test_resnet", "torchvision:squeezenet1_1"])
+def test_weights_of_ones_own_in_a_network_of_a_library(teacher, shapes, tmp_path):
+    model = build_student(teacher, 7)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, tmp_path / "mine.pt")
+    out = tmp_path / "labels.slc"
+    run("encode", shapes / "val", out, "--teacher", teacher, "--teacher-weights", tmp_path / "mine.pt", "--crops", 1, "--workers", 0)
+    with SoftLabelReader(out) as reader:
+        assert reader.num_classes == 7
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_a_network_of_a_library_is_trained_and_evaluated(student, shapes, tmp_path):
+    made = {**options(shapes, tmp_path / "run", student=student, size=32, epochs=1, optimizer="adamw", learning_rate=0.001)}
+    found = json.loads(run(*command("train", made), "--json"))
+    assert found["epochs"] == 1
+    assert np.isfinite(found["loss"])
+    again = json.loads(run("evaluate", shapes / "val", tmp_path / "run" / "weights.pt", "--json"))
+    assert again["top1"] == found["evaluation"]["top1"]
+    weights = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
+    assert len(COLORS) in {len(value) for value in weights.values() if value.ndim}
+
+
+def test_transformers_are_made_for_the_size_of_the_images():
+    assert build_student("timm:test_vit", 5, 64)(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    with pytest.raises(ArgumentError, match="student: timm:no_such_network failed with RuntimeError"):
+        build_student("timm:no_such_network", 5)
+    with pytest.raises(ArgumentError, match="student: torchvision:no_such_network failed with ValueError"):
+        build_student("torchvision:no_such_network", 5)
+
+
+def test_residual_networks_take_the_weights_of_torchvision():
+    from torchvision.models import resnet50
+
+    build_student("resnet50", 6).load_state_dict(resnet50(num_classes=6).state_dict())
+
+
+def test_every_name_that_is_refused_is_one_of_theirs():
+    from timm.data import auto_augment, transforms
+    from torchvision import transforms as v1
+    from torchvision.transforms import v2
+
+    libraries = (v1, v2, transforms, auto_augment)
+    assert [name for name in sorted(MOVES) if not any(hasattr(library, name) for library in libraries)] == []
+
+
+@pytest.fixture
+def labels(tmp_path):
+    return write_numbered(tmp_path / "labels.slc")
+
+
+def transforms_that_move():
+    from timm.data import create_transform
+    from timm.data.auto_augment import augment_and_mix_transform, rand_augment_transform
+    from torchvision import transforms as v1
+    from torchvision.transforms import v2
+
+    return [
+        v1.RandomResizedCrop(8),
+        v1.Compose([v1.ColorJitter(0.1), v1.RandomHorizontalFlip(), v1.ToTensor()]),
+        v1.RandomApply([v1.RandomRotation(10)]),
+        v1.TrivialAugmentWide(),
+        v1.RandAugment(),
+        v2.Compose([v2.ToImage(), v2.RandomChoice([v2.RandomCrop(4)])]),
+        v2.RandomAffine(5),
+        v2.AutoAugment(),
+        rand_augment_transform("rand-m9-mstd0.5", {}),
+        augment_and_mix_transform("augmix-m5-w4-d2", {}),
+        create_transform(8, is_training=True),
+    ]
+
+
+@pytest.mark.parametrize("number", range(11))
+def test_their_transforms_that_move_are_refused(labels, number):
+    with pytest.raises(ArgumentError, match="after_crop: expected no transform that moves, cuts or mirrors, got"):
+        SoftLabelDataset(IMAGES, labels, after_crop=transforms_that_move()[number])
+
+
+def test_their_transforms_of_colours_are_taken(labels):
+    from timm.data.random_erasing import RandomErasing
+    from torchvision import transforms as v1
+    from torchvision.transforms import v2
+
+    old = v1.Compose([v1.ColorJitter(0.4, 0.4, 0.4), v1.RandomGrayscale(), v1.GaussianBlur(3), v1.ToTensor(), v1.RandomErasing(1.0)])
+    new = v2.Compose([v2.ToImage(), v2.RandomSolarize(128), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)])
+    of_timm = v1.Compose([v1.ToTensor(), RandomErasing(1.0, device="cpu")])
+    for transform in (old, new, of_timm):
+        found = SoftLabelDataset(IMAGES, labels, size=8, after_crop=transform)[0].images
+        assert (found.shape, found.dtype) == ((4, 3, 8, 8), torch.float32)
+
+
+def test_a_loader_of_timm_that_sets_a_transform_is_refused(labels):
+    from timm.data import create_loader
+
+    dataset = SoftLabelDataset(IMAGES, labels, **PIXELS)
+    with pytest.raises(ArgumentError, match="transform: SoftLabelDataset has none: .* wrap a DataLoader of your own"):
+        create_loader(dataset, (3, 8, 8), 2, is_training=True, num_workers=0)
+
+
+def test_a_dataloader_of_ones_own_in_that_of_timm(labels):
+    from timm.data.loader import PrefetchLoader
+
+    dataset = SoftLabelDataset(IMAGES, labels, 3, size=8, normalized=False)
+    loader = DataLoader(dataset, 2, sampler=SoftLabelSampler(dataset, shuffle=False), collate_fn=collate_crops)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    own = list(loader)
+    loader.sampler.set_epoch(0)
+    with pytest.warns(UserWarning, match="epoch 0 begins a second time"):
+        found = list(PrefetchLoader(loader, mean=mean, std=std, device=torch.device("cpu")))
+    assert len(found) == len(own) == NUM_IMAGES // 2
+    for (pixels, targets), (bytes_of_pixels, wanted) in zip(found, own, strict=True):
+        torch.testing.assert_close(pixels, normalize(bytes_of_pixels, mean, std))
+        assert torch.equal(targets.dense(), wanted.dense())
+
+
+def test_batches_through_transforms_of_torchvision(labels):
+    from functools import partial
+
+    from torchvision.transforms import v2
+
+    dataset = SoftLabelDataset(IMAGES, labels, 3, size=8, normalized=False)
+    loader = DataLoader(dataset, NUM_IMAGES, collate_fn=partial(collate_crops, order="crop"))
+    ((pixels, targets),) = loader
+    after = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(dataset.mean, dataset.std)])
+    torch.testing.assert_close(after(pixels), normalize(pixels, dataset.mean, dataset.std))
+    mixed, probs = v2.MixUp(num_classes=targets.num_classes)(after(pixels), targets.dense())
+    assert mixed.shape == pixels.shape
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(len(probs)))
