@@ -24,6 +24,7 @@ from softlabel_codec.errors import (
 from softlabel_codec.labels import BatchLabels, DenseLabels, ImageLabels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.recover import recover
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.version import __version__
 from softlabel_codec.writer import SoftLabelWriter
 
@@ -34,6 +35,7 @@ __all__ = [
     "BatchLabels",
     "Codec",
     "CorruptError",
+    "CropSampler",
     "DenseLabels",
     "FormatError",
     "ImageLabels",

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import operator
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from numbers import Real
+from typing import Any, NamedTuple
 
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES
 from softlabel_codec.errors import ArgumentError
 
-STRATEGIES = ("hard", "smoothing", "marginal_smoothing", "marginal_renorm", "dense")
+
+class Strategy(NamedTuple):
+    """What a codec of that name may say.
+
+    Attributes
+    ----------
+    family : str
+        Which page of the specification holds, and which entry of `softlabel_codec.block.families.FAMILIES`.
+    options : tuple of str
+        Names of its options.
+    """
+
+    family: str
+    options: tuple[str, ...]
+
+
+STRATEGIES = {
+    "hard": Strategy("sparse", ()),
+    "smoothing": Strategy("sparse", ("values", "step")),
+    "marginal_smoothing": Strategy("sparse", ("k", "t", "values", "step", "tail")),
+    "marginal_renorm": Strategy("sparse", ("k", "t", "values", "step")),
+    "dense": Strategy("dense", ("values", "content")),
+}
 POLICIES = ("uniform", "renorm", "tail")
 VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16")}
+"""Value encodings of each family, the default first."""
 CONTENTS = ("probs", "logits", "features")
 DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL = 0.2, 0.5
 MIN_STEP, MAX_STEP = 0.04, 1.0
@@ -24,18 +51,12 @@ _COUNT = re.compile(r"[0-9]{1,9}")
 _NUMBER = re.compile(r"[0-9]{0,20}\.?[0-9]{0,30}(e[+-]?[0-9]{1,3})?|[0-9]{1,9}/[0-9]{1,9}", re.IGNORECASE)
 """What a number may look like: short enough that no file can make its reader compute for long."""
 
-_OPTIONS = {
-    "hard": (),
-    "smoothing": ("values", "step"),
-    "marginal_smoothing": ("k", "t", "values", "step", "tail"),
-    "marginal_renorm": ("k", "t", "values", "step"),
-    "dense": ("values", "content"),
-}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Codec:
-    """A parsed codec string. Build it with `Codec.parse`; `str(codec)` is the canonical string.
+    """How labels are selected, stored and read. `Codec.parse` makes one of a codec string; `str(codec)` is the canonical string.
+
+    Parameters and attributes are the same; what is left out has the default of the strategy.
 
     Attributes
     ----------
@@ -54,25 +75,70 @@ class Codec:
     content : str
         Content of the vectors of `dense`: `probs`, `logits` or `features`.
 
+    Raises
+    ------
+    ArgumentError
+        If there is no such strategy, it has no such option, or a value is out of range.
+
     Examples
     --------
     >>> codec = Codec.parse("marginal_smoothing:k=5,values=log8")
     >>> codec.k, codec.step, codec.policy, str(codec)
     (5, 0.2, 'uniform', 'marginal_smoothing:k=5')
+    >>> codec == Codec("marginal_smoothing", k=5)
+    True
     """
 
     name: str
-    k: int | None = None
-    t: float | None = None
-    values: str = "none"
-    step: float = DEFAULT_STEP
-    tail: int = 0
-    content: str = "probs"
+    k: int | None
+    t: float | None
+    values: str
+    step: float
+    tail: int
+    content: str
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        k: int | None = None,
+        t: float | None = None,
+        values: str | None = None,
+        step: float | None = None,
+        tail: int = 0,
+        content: str | None = None,
+    ) -> None:
+        _check_choice("strategy", name, STRATEGIES)
+        tail = _count("tail", tail) if tail else 0
+        self.__dict__.update(  # it is frozen from here on
+            name=name,
+            k=None if k is None else _count("k", k),
+            t=None if t is None else _number("t", t, MIN_THRESHOLD, 1.0),
+            values=_choose("values", values, _possible_values(name)),
+            step=default_step(tail) if step is None else _number("step", step, MIN_STEP, MAX_STEP),
+            tail=tail,
+            content=_choose("content", content, CONTENTS),
+        )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise ArgumentError if the options do not go together."""
+        options = STRATEGIES[self.name].options
+        for option, default in (("k", None), ("t", None), ("tail", 0), ("content", CONTENTS[0])):
+            if getattr(self, option) != default and option not in options:
+                raise _no_option(self.name, option, f"{option}={getattr(self, option)}")
+        if "k" in options and (self.k is None) == (self.t is None):
+            raise ArgumentError(
+                f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
+                f"for example '{self.name}:k=5'"
+            )
+        if self.values != "log8" and self.step != default_step(self.tail):
+            raise ArgumentError(f"step belongs to values=log8, not to values={self.values}")
 
     @property
     def family(self) -> str:
         """`sparse` or `dense`: which page of the specification holds."""
-        return "dense" if self.name == "dense" else "sparse"
+        return STRATEGIES[self.name].family
 
     @property
     def policy(self) -> str:
@@ -86,15 +152,17 @@ class Codec:
 
     def __str__(self) -> str:
         options = []
-        if self.name.startswith("marginal"):
-            options.append(f"k={self.k}" if self.k is not None else f"t={self.t!r}")
+        if self.k is not None:
+            options.append(f"k={self.k}")
+        if self.t is not None:
+            options.append(f"t={self.t!r}")
         if self.values not in ("none", VALUES[self.family][0]):
             options.append(f"values={self.values}")
         if self.step != default_step(self.tail):
             options.append(f"step={self.step!r}")
         if self.tail:
             options.append(f"tail={self.tail}")
-        if self.content != "probs":
+        if self.content != CONTENTS[0]:
             options.append(f"content={self.content}")
         return self.name + (":" + ",".join(options) if options else "")
 
@@ -116,13 +184,11 @@ class Codec:
             raise ArgumentError(f"codec: expected a string of at most {_MAX_CHARACTERS} characters, got {len(text)}")
         name, _, rest = text.replace(",", ":", 1).partition(":") if ":" not in text else text.partition(":")
         name = name.strip()
-        if name not in STRATEGIES:
-            raise ArgumentError(f"codec {text!r}: unknown strategy {name!r}: {_nearest(name, STRATEGIES)}")
-        options = _parse_options(text, name, rest)
-        options.setdefault("step", default_step(options.get("tail", 0)))
-        codec = cls(name, **options)
-        _check_selection(text, codec)
-        return codec
+        try:
+            _check_choice("strategy", name, STRATEGIES)
+            return cls(name, **_parse_options(name, rest))  # type: ignore[arg-type]  # values that cannot be are what it refuses
+        except ArgumentError as error:
+            raise ArgumentError(f"codec {text!r}: {error}") from None
 
     def check_classes(self, num_classes: int) -> None:
         """Raise ArgumentError if this codec keeps more classes than there are."""
@@ -141,66 +207,65 @@ def default_step(tail: int) -> float:
     return DEFAULT_STEP_WITH_TAIL if tail else DEFAULT_STEP
 
 
-def _parse_options(text: str, name: str, rest: str) -> dict[str, Any]:
-    given: dict[str, Any] = {}
+def _parse_options(name: str, rest: str) -> dict[str, int | float | str]:
+    """Return the options in a codec string by name; a value that is not even written as one of its kind stays a string."""
+    given: dict[str, int | float | str] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
-        if _COUNT.fullmatch(item) and "k" in _OPTIONS[name]:
-            raise ArgumentError(f"codec {text!r}: did you mean 'k={item}'?")
+        if _COUNT.fullmatch(item) and "k" in STRATEGIES[name].options:
+            raise ArgumentError(f"did you mean 'k={item}'?")
         option, _, value = item.partition("=") if "=" in item else ("values", "=", item)
         option, value = option.strip(), value.strip()
-        if option not in _OPTIONS[name]:
-            allowed = _OPTIONS[name]
-            hint = _nearest(option, allowed) if allowed else f"{name!r} takes no options"
-            raise ArgumentError(f"codec {text!r}: {name!r} has no option {item!r}: {hint}")
+        if option not in STRATEGIES[name].options:
+            raise _no_option(name, option, item)
         if option in given:
-            raise ArgumentError(f"codec {text!r}: option {option!r} is given twice")
-        given[option] = _parse_value(text, name, option, value)
-    if name != "hard":
-        given.setdefault("values", VALUES["dense" if name == "dense" else "sparse"][0])
+            raise ArgumentError(f"option {option!r} is given twice")
+        given[option] = _parse_value(option, value)
     return given
 
 
-def _parse_value(text: str, name: str, option: str, value: str) -> object:
+def _parse_value(option: str, value: str) -> int | float | str:
     if option in ("k", "tail"):
-        return _parse_count(text, option, value)
-    if option == "t":
-        return _parse_float(text, option, value, MIN_THRESHOLD, 1.0)
-    if option == "step":
-        return _parse_float(text, option, value, MIN_STEP, MAX_STEP)
-    choices = CONTENTS if option == "content" else VALUES["dense" if name == "dense" else "sparse"]
-    if value not in choices:
-        raise ArgumentError(f"codec {text!r}: unknown {option} {value!r}: {_nearest(value, choices)}")
+        return _count(option, int(value) if _COUNT.fullmatch(value) else value)
+    if option in ("t", "step") and _NUMBER.fullmatch(value):
+        with contextlib.suppress(ValueError, ZeroDivisionError, OverflowError):
+            return float(Fraction(value))
     return value
 
 
-def _parse_count(text: str, option: str, value: str) -> int:
-    if not _COUNT.fullmatch(value) or not 1 <= int(value) <= MAX_KEPT_CLASSES:
-        raise ArgumentError(f"codec {text!r}: {option} must be an integer from 1 to {MAX_KEPT_CLASSES}, got {value!r}")
-    return int(value)
+def _count(option: str, value: object) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= operator.index(value) <= MAX_KEPT_CLASSES:
+        raise ArgumentError(f"{option} must be an integer from 1 to {MAX_KEPT_CLASSES}, got {value!r}")
+    return operator.index(value)
 
 
-def _parse_float(text: str, option: str, value: str, low: float, high: float) -> float:
-    try:
-        number = float(Fraction(value)) if _NUMBER.fullmatch(value) else float("nan")
-    except (ValueError, ZeroDivisionError, OverflowError):
-        number = float("nan")
-    if not low <= number <= high:
-        raise ArgumentError(f"codec {text!r}: {option} must be a number from {low:g} to {high:g}, got {value!r}")
-    return number
+def _number(option: str, value: Any, low: float, high: float) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise ArgumentError(f"{option} must be a number from {low:g} to {high:g}, got {value!r}")
+    return float(value)
 
 
-def _check_selection(text: str, codec: Codec) -> None:
-    if codec.name.startswith("marginal") and (codec.k is None) == (codec.t is None):
-        raise ArgumentError(
-            f"codec {text!r}: {codec.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
-            f"for example '{codec.name}:k=5'"
-        )
-    if codec.step != default_step(codec.tail) and codec.values != "log8":
-        raise ArgumentError(f"codec {text!r}: step belongs to values=log8, not to values={codec.values}")
+def _possible_values(name: str) -> tuple[str, ...]:
+    return VALUES[STRATEGIES[name].family] if "values" in STRATEGIES[name].options else ("none",)
 
 
-def _nearest(word: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+def _choose(option: str, value: str | None, choices: tuple[str, ...]) -> str:
+    return choices[0] if value is None else _check_choice(option, value, choices)
+
+
+def _check_choice(what: str, value: str, choices: Iterable[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ArgumentError(f"unknown {what} {value!r}: {_nearest(str(value), choices)}")
+    return value
+
+
+def _no_option(name: str, option: str, written: str) -> ArgumentError:
+    known = STRATEGIES[name].options
+    return ArgumentError(f"{name!r} has no option {written!r}: {_nearest(option, known) if known else f'{name!r} takes no options'}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     if close:
         return f"did you mean {close[0]!r}?"
     return "expected one of " + ", ".join(repr(item) for item in known)

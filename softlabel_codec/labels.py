@@ -273,6 +273,13 @@ class BatchLabels:
     images: NDArray[np.int64]
     image_crc32s: NDArray[np.int64] | None = None
 
+    @classmethod
+    def of_image(cls, image: ImageLabels, number: NDArray[np.int64]) -> BatchLabels:
+        """Return a batch of one image, whose number is `number` (1,)."""
+        crc32s = None if image.image_crc32 is None else np.array([image.image_crc32], np.int64)
+        counts = np.array([len(image.flips)], np.int64)
+        return cls(image.crops, image.flips, image.labels, np.array([image.image_size], np.int64), counts, number, crc32s)
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.image_rows)
@@ -283,7 +290,8 @@ class BatchLabels:
         crc32s = [None] * len(self) if self.image_crc32s is None else self.image_crc32s.tolist()
         for count, size, crc32 in zip(self.image_rows.tolist(), self.image_sizes.tolist(), crc32s, strict=True):
             rows = slice(start, start + count)
-            yield ImageLabels(self.crops[rows], self.flips[rows], (size[0], size[1]), self.labels[rows], crc32)
+            labels = self.labels if len(self.image_rows) == 1 else self.labels[rows]
+            yield ImageLabels(self.crops[rows], self.flips[rows], (size[0], size[1]), labels, crc32)
             start += count
 
 

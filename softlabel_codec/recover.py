@@ -10,10 +10,9 @@ from pathlib import Path
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.builder import Assembly
 from softlabel_codec.container.files import PARTIAL_SUFFIX, FileSource, PartialFile
-from softlabel_codec.container.framing import TRAILER, Trailer
 from softlabel_codec.container.keys import Keys
+from softlabel_codec.container.open_container import read_summary, read_trailer
 from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning, read_copy
-from softlabel_codec.container.summary import unpack_summary
 from softlabel_codec.errors import CorruptError, FormatError
 
 logger = logging.getLogger(__name__)
@@ -110,10 +109,10 @@ def _what_there_was(file: FileSource, beginning: Beginning) -> tuple[int, list[s
     end: int = file.length
     keys: list[str] | None = None
     try:
-        trailer = Trailer.unpack(file.read_at(max(0, end - TRAILER.size), min(TRAILER.size, end)), end, beginning.blocks_offset)
+        trailer = read_trailer(file, beginning)
         end = trailer.keys_offset
         keys = list(Keys(file, trailer))
-        summary = unpack_summary(file.read_at(trailer.summary_offset, trailer.index_offset - trailer.summary_offset))
+        summary = read_summary(file, trailer)
     except FormatError:
         return end, keys, []
     return end, keys, list(summary.get("skipped_keys", []))

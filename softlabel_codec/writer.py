@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softlabel_codec.block.columns import ragged
-from softlabel_codec.block.layout import BlockImages
+from softlabel_codec.block.families import LabelCodes
+from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.checks.arguments import (
     check_flips,
     check_fraction_crops,
@@ -35,7 +36,6 @@ from softlabel_codec.container.metadata import Description, difference
 from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning
 from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, FormatError, LimitError, MismatchError, StateError
-from softlabel_codec.quantise.codes import concatenate_codes, label_quantiser
 from softlabel_codec.sampler import CropSampler, crop_stream
 from softlabel_codec.version import PACKAGE
 
@@ -52,7 +52,7 @@ class _Image:
     num_crops: int
     crops: NDArray[Any] | None  # None if they are derived
     flips: NDArray[np.bool_] | None
-    codes: Any
+    codes: LabelCodes
     num_entries: int
     widest: int
     crc32: int | None
@@ -96,8 +96,8 @@ class SoftLabelWriter:
         The file to write.
     num_classes : int
         C, 2 to 2^31.
-    codec : str
-        Codec string, for example `marginal_smoothing:k=5`.
+    codec : str or Codec
+        How labels are selected and stored, for example `marginal_smoothing:k=5`.
     metadata : mapping, optional
         Any values of None, bool, int, float, str, list and dict: teacher, preprocessing, ...
     crops : str
@@ -140,7 +140,7 @@ class SoftLabelWriter:
         self,
         path: str | os.PathLike[str],
         num_classes: int,
-        codec: str,
+        codec: str | Codec,
         metadata: Mapping[str, Any] | None = None,
         *,
         crops: str = "pixels",
@@ -152,11 +152,9 @@ class SoftLabelWriter:
         self.path = Path(path)
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ArgumentError(f"metadata: expected a mapping, got {type(metadata).__name__}")
-        self._description = Description(
-            num_classes, Codec.parse(codec), crops, dict(metadata or {}), {"writer": PACKAGE}, sampler, image_checksums
-        )
+        codec = codec if isinstance(codec, Codec) else Codec.parse(codec)
+        self._description = Description(num_classes, codec, crops, dict(metadata or {}), {"writer": PACKAGE}, sampler, image_checksums)
         self._layout = self._description.layout
-        self._quantiser = label_quantiser(self._description.codec, num_classes)
         packed = self._description.pack()
         self._metadata_crc32 = zlib.crc32(packed)
         self._pending = _Pending()
@@ -258,7 +256,7 @@ class SoftLabelWriter:
             raise LimitError(f"expected at most {MAX_IMAGES} images")
         if not self._pending.has_room(image):
             self._guarded(self._write_block)
-        self._pending.add(image, self._quantiser.expected_bytes(image.codes))
+        self._pending.add(image, self._layout.quantiser.expected_bytes(image.codes))
         if self._pending.full:
             self._guarded(self._write_block)
 
@@ -359,13 +357,13 @@ class SoftLabelWriter:
             geometry = check_fraction_crops(crops, self._layout.mode.dtype) if fractions else check_pixel_crops(crops, size)
             num_crops = len(geometry)
             flags = check_flips(flips, num_crops)
-        codes = self._quantiser.quantise(labels, num_crops)
-        most_bytes = self._quantiser.most_bytes(codes) + 64 * num_crops
+        codes = self._layout.quantiser.quantise(labels, num_crops)
+        most_bytes = self._layout.quantiser.most_bytes(codes) + 64 * num_crops
         if most_bytes > MAX_CONTENT_BYTES - 2**20:
             raise LimitError(
                 f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
             )
-        image = _Image(key, size, num_crops, geometry, flags, codes, *self._quantiser.num_entries(codes), image_crc32)
+        image = _Image(key, size, num_crops, geometry, flags, codes, *self._layout.quantiser.num_entries(codes), image_crc32)
         if not fits_block(num_crops, image.num_entries, image.widest):
             raise LimitError(f"{num_crops} crops, of which one keeps {image.widest} classes: use fewer crops, or keep fewer classes")
         return image
@@ -381,7 +379,7 @@ class SoftLabelWriter:
                 raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")
 
     def _write_block(self) -> None:
-        images = _gather(list(self._pending.images.values()), self._description.sampler)
+        images = _gather(list(self._pending.images.values()), self._layout)
         self._assembly.add_images(images, self._layout, self._metadata_crc32)
         self._pending = _Pending()
 
@@ -391,15 +389,15 @@ def _num_rows(labels: dict[str, Any]) -> int:
     return check_num_crops(next((len(np.atleast_1d(as_array(name, rows))) for name, rows in labels.items()), 0))
 
 
-def _gather(images: Sequence[_Image], sampler: CropSampler | None) -> BlockImages:
+def _gather(images: Sequence[_Image], layout: Layout) -> BlockImages:
     sizes = np.array([image.size for image in images], np.int64)
     counts = np.array([image.num_crops for image in images], np.int64)
-    if sampler is None:
+    if layout.sampler is None:
         crops = np.concatenate([image.crops for image in images if image.crops is not None])
         flips = np.concatenate([image.flips for image in images if image.flips is not None])
     else:
         streams = np.repeat([crop_stream(image.key) for image in images], counts)
-        crops, flips = sampler.sample_rows(streams, ragged(np.zeros_like(counts), counts), *np.repeat(sizes, counts, axis=0).T)
-    codes = concatenate_codes([image.codes for image in images])
+        crops, flips = layout.sampler.sample_rows(streams, ragged(np.zeros_like(counts), counts), *np.repeat(sizes, counts, axis=0).T)
+    codes = layout.quantiser.concatenate([image.codes for image in images])
     crc32s = [image.crc32 for image in images if image.crc32 is not None]
     return BlockImages([image.key for image in images], sizes, counts, crops, flips, codes, np.array(crc32s, np.int64) if crc32s else None)

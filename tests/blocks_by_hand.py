@@ -10,7 +10,7 @@ from random_blocks import SAMPLER
 
 from softlabel_codec import Codec
 from softlabel_codec.block.layout import BlockImages, Layout
-from softlabel_codec.quantise.codes import SparseCodes
+from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes
 
 

@@ -111,7 +111,11 @@ def parts_of(path: Path) -> list[Part]:
     """Return the parts of a sound file, in order, without gaps."""
     corrupt = (CorruptError,)
     with SoftLabelReader(path) as reader:
-        trailer, starts, after_header = reader.trailer, reader.index.starts.tolist(), reader.blocks_offset
+        trailer, starts, after_header = (
+            reader.container.trailer,
+            reader.container.index.starts.tolist(),
+            reader.container.beginning.blocks_offset,
+        )
     parts = [
         Part("magic", 0, len(MAGIC), (NotAContainerError,), "begin with"),
         Part("major", len(MAGIC), len(MAGIC) + 2, (NewerVersionError,), "version"),
@@ -153,7 +157,14 @@ def everything(path: Path) -> Truth:
         return {
             "keys": list(reader.keys),
             "found": [reader.keys.find(key) for key in KEYS],
-            "metadata": (reader.metadata, reader.codec, reader.num_classes, reader.crops, reader.written_by, reader.summary),
+            "metadata": (
+                reader.metadata,
+                reader.codec,
+                reader.num_classes,
+                reader.crops,
+                reader.container.description.written_by,
+                reader.summary,
+            ),
             "crops": reader.num_crops.tolist(),
             "images": [image_contents(reader, number) for number in range(len(reader))],
             "batch": [array.tolist() for array in (batch.crops, batch.flips, batch.labels.dense(), batch.image_sizes, batch.image_rows)],

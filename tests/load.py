@@ -348,8 +348,8 @@ class _SparseOs:
 
 def _large(reader: SoftLabelReader, min_bytes: int, num_images: int, verified: bool) -> LargeFile:
     """Check keys, summary and offsets of a large file and return them."""
-    trailer = reader.trailer
-    last_block = int(reader.index.starts[-2])
+    trailer = reader.container.trailer
+    last_block = int(reader.container.index.starts[-2])
     offsets = last_block, trailer.keys_offset, trailer.summary_offset, trailer.index_offset
     assert len(reader) == num_images, f"expected {num_images} images, got {len(reader)}"
     assert min(offsets) >= min_bytes, f"expected the last block and what follows beyond {min_bytes} bytes, got {offsets}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from conftest import random_probs
 
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.block.layout import BlockImages
-from softlabel_codec.quantise.codes import SparseCodes, concatenate_codes, label_quantiser
+from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.sampler import CropSampler
 
 SAMPLER = CropSampler(seed=2**50 + 1, ratio=(0.1, 10.0))
@@ -32,7 +33,7 @@ def block_images(rng, codec, num_classes, sizes, counts, mode="pixels", checksum
     elif mode != "pixels":
         crops = rng.uniform(0, 1, (total, 4)).astype("f4" if mode.endswith("32") else "f2")
     quantiser = label_quantiser(codec, num_classes)
-    codes = concatenate_codes([quantiser.quantise({"probs": part}, len(part)) for part in np.split(probs, np.cumsum(counts)[:-1])])
+    codes = quantiser.concatenate([quantiser.quantise({"probs": part}, len(part)) for part in np.split(probs, np.cumsum(counts)[:-1])])
     crc32s = rng.integers(0, 2**32, len(sizes)) if checksums else None
     return BlockImages(keys, np.array(sizes), np.array(counts), crops, flips, codes, crc32s)
 

@@ -1,8 +1,15 @@
 """Codec strings."""
 
+import copy
+import dataclasses
+import pickle
+
+import numpy as np
 import pytest
 
-from softlabel_codec import ArgumentError, Codec
+from softlabel_codec import ArgumentError, Codec, SoftLabelReader, SoftLabelWriter
+from softlabel_codec.block.families import FAMILIES
+from softlabel_codec.codec import STRATEGIES, VALUES
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,7 @@ def test_other_spellings_become_canonical(text, canonical):
         ("", "unknown strategy ''"),
         ("marginal_smoothing", "needs exactly one of k=NUMBER .* and t=PROBABILITY"),
         ("marginal_smoothing:k=5,t=0.1", "needs exactly one"),
-        ("marginal_smoothing:k=0", "k must be an integer from 1 to 65535, got '0'"),
+        ("marginal_smoothing:k=0", "k must be an integer from 1 to 65535, got 0"),
         ("marginal_smoothing:k=65536", "k must be an integer from 1 to 65535"),
         ("marginal_smoothing:k=five", "k must be an integer"),
         ("marginal_smoothing:5", "did you mean 'k=5'"),
@@ -66,7 +73,7 @@ def test_other_spellings_become_canonical(text, canonical):
         ("marginal_smoothing:k=5,k=5", "option 'k' is given twice"),
         ("marginal_smoothing:k=5,value=f16", "did you mean 'values'"),
         ("marginal_smoothing:k=5,values=f8", "did you mean 'f"),
-        ("marginal_smoothing:k=5,step=0.01", "step must be a number from 0.04 to 1, got '0.01'"),
+        ("marginal_smoothing:k=5,step=0.01", "step must be a number from 0.04 to 1, got 0.01"),
         ("marginal_smoothing:k=5,values=f16,step=0.25", "step belongs to values=log8"),
         ("hard:k=1", "'hard' takes no options"),
         ("dense:k=5", "'dense' has no option 'k=5'"),
@@ -87,3 +94,65 @@ def test_anything_but_text_is_refused():
 def test_more_classes_than_there_are():
     with pytest.raises(ArgumentError, match="expected k <= 3, got 5"):
         Codec.parse("marginal_smoothing:k=5").check_classes(3)
+
+
+def test_a_codec_is_also_made_of_its_options():
+    assert Codec("marginal_smoothing", k=np.int64(5), tail=100) == Codec.parse("marginal_smoothing:k=5,tail=100")
+    assert Codec("marginal_renorm", t=np.float32(0.5), values="f16") == Codec.parse("marginal_renorm:t=0.5,values=f16")
+    assert Codec("dense", content="logits") == Codec.parse("dense:content=logits")
+    assert (Codec("hard").values, Codec("smoothing").values, Codec("dense").values) == ("none", "log8", "f32")
+
+
+@pytest.mark.parametrize("text", ["hard", "smoothing:values=f16", "marginal_smoothing:t=0.02,tail=9", "dense:content=features"])
+def test_copies_are_equal(text):
+    codec = Codec.parse(text)
+    for copied in (pickle.loads(pickle.dumps(codec)), copy.deepcopy(codec), dataclasses.replace(codec)):
+        assert copied == codec
+        assert hash(copied) == hash(codec)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("nonsense", {"k": -3}, "unknown strategy 'nonsense': did you mean 'dense'"),
+        (5, {}, "unknown strategy 5"),
+        ("marginal_smoothing", {}, "needs exactly one of k=NUMBER"),
+        ("marginal_smoothing", {"k": 5, "t": 0.5}, "needs exactly one of k=NUMBER"),
+        ("marginal_smoothing", {"k": -3}, "k must be an integer from 1 to 65535, got -3"),
+        ("marginal_smoothing", {"k": True}, "k must be an integer from 1 to 65535, got True"),
+        ("marginal_smoothing", {"k": 5.0}, "k must be an integer from 1 to 65535, got 5.0"),
+        ("marginal_smoothing", {"k": 5, "tail": -1}, "tail must be an integer from 1 to 65535, got -1"),
+        ("marginal_smoothing", {"t": float("nan")}, "t must be a number from 3.05176e-05 to 1, got nan"),
+        ("marginal_smoothing", {"t": "0.5"}, "t must be a number from 3.05176e-05 to 1, got '0.5'"),
+        ("marginal_smoothing", {"k": 5, "step": 10**400}, "step must be a number from 0.04 to 1, got 1000"),
+        ("marginal_smoothing", {"k": 5, "values": "none"}, "unknown values 'none'"),
+        ("marginal_smoothing", {"k": 5, "values": "f16", "step": 0.1}, "step belongs to values=log8"),
+        ("marginal_smoothing", {"k": 5, "content": "logits"}, "'marginal_smoothing' has no option 'content=logits'"),
+        ("marginal_renorm", {"k": 5, "tail": 9}, "'marginal_renorm' has no option 'tail=9'"),
+        ("smoothing", {"k": 1}, "'smoothing' has no option 'k=1'"),
+        ("hard", {"values": "f32"}, "unknown values 'f32': expected one of 'none'"),
+        ("hard", {"t": 0.5}, "'hard' has no option 't=0.5': 'hard' takes no options"),
+        ("dense", {"values": "log8"}, "unknown values 'log8'"),
+        ("dense", {"content": "labels"}, "unknown content 'labels'"),
+    ],
+)
+def test_a_codec_that_cannot_be_is_refused(name, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        Codec(name, **options)
+
+
+def test_no_tail_is_not_written():
+    with pytest.raises(ArgumentError, match="tail must be an integer from 1 to 65535, got 0"):
+        Codec.parse("marginal_smoothing:k=5,tail=0")
+
+
+def test_every_strategy_is_of_a_family():
+    assert {strategy.family for strategy in STRATEGIES.values()} == set(VALUES) == set(FAMILIES)
+
+
+def test_a_writer_takes_a_codec_and_a_reader_has_it(tmp_path):
+    codec = Codec("marginal_smoothing", k=2, tail=3)
+    with SoftLabelWriter(tmp_path / "a.slc", 4, codec) as writer:
+        writer.add("a.jpg", image_size=(9, 9), crops=[[0, 0, 9, 9]], flips=[False], probs=np.full((1, 4), 0.25, np.float32))
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        assert (reader.codec, reader.parsed_codec) == (str(codec), codec)

@@ -14,7 +14,6 @@ from softlabel_codec.cli import output
 from softlabel_codec.cli.codecs import OPTIONS, STRINGS
 from softlabel_codec.cli.main import SECTIONS, main
 from softlabel_codec.cli.output import progress_bar
-from softlabel_codec.codec import _OPTIONS as OPTIONS_OF_STRATEGIES
 from softlabel_codec.codec import CONTENTS, STRATEGIES, VALUES, Codec
 
 
@@ -175,7 +174,7 @@ def test_the_codec_strings_are_listed(command, word):
 def test_the_list_of_codec_strings_is_complete():
     codecs = [Codec.parse(text) for text in STRINGS]
     assert {codec.name for codec in codecs} == set(STRATEGIES)
-    assert {option.partition("=")[0] for option in OPTIONS} == {name for names in OPTIONS_OF_STRATEGIES.values() for name in names}
+    assert {option.partition("=")[0] for option in OPTIONS} == {name for strategy in STRATEGIES.values() for name in strategy.options}
     for word in {word for words in VALUES.values() for word in words} | set(CONTENTS) - {"features"}:
         assert any(word in text for text in (*OPTIONS, *OPTIONS.values())), word
 
@@ -190,7 +189,7 @@ def test_recovering_nothing_is_an_error_and_writes_nothing(labels, tmp_path):
     begun = tmp_path / "begun.slc.partial"
     SoftLabelWriter(tmp_path / "begun.slc", 3, "hard").close()
     with SoftLabelReader(labels) as reader:
-        starts = reader.index.starts.tolist()
+        starts = reader.container.index.starts.tolist()
     damaged = bytearray(labels.read_bytes())
     for start in starts[:-1]:
         damaged[start + 30] ^= 1

@@ -189,7 +189,7 @@ def test_zstd_frames_that_are_refused():
 def test_damage_in_one_block_leaves_the_others(tmp_path):
     written = write_labels(tmp_path / "a.slc", counts=[200] * 4)
     with SoftLabelReader(tmp_path / "a.slc") as reader:
-        starts = reader.index.starts.tolist()
+        starts = reader.container.index.starts.tolist()
     data = bytearray((tmp_path / "a.slc").read_bytes())
     data[starts[2] + 50] ^= 4
     (tmp_path / "a.slc").write_bytes(data)
@@ -224,7 +224,7 @@ def damaged_file(tmp_path):
     """Eight images in four blocks, of which the second is damaged; and what was written."""
     written = write_labels(tmp_path / "damaged.slc", counts=[12, 16] * 4)
     with SoftLabelReader(tmp_path / "damaged.slc") as reader:
-        starts, first_images = reader.index.starts.tolist(), reader.index.first_images.tolist()
+        starts, first_images = reader.container.index.starts.tolist(), reader.container.index.first_images.tolist()
     assert first_images == [0, 2, 4, 6, 8]
     data = bytearray((tmp_path / "damaged.slc").read_bytes())
     data[starts[1] + 50] ^= 4
@@ -284,7 +284,7 @@ def test_recovering_all_but_the_damaged_blocks(damaged_file, tmp_path):
     keys = list(written)
     result = recover(path, tmp_path / "kept.slc")
     with SoftLabelReader(path) as reader:
-        lengths = np.diff(reader.index.starts).tolist()
+        lengths = np.diff(reader.container.index.starts).tolist()
     assert (result.num_images, result.num_blocks, result.lost_keys, result.unused_bytes) == (6, 3, keys[2:4], lengths[1])
     with SoftLabelReader(tmp_path / "kept.slc") as reader:
         assert list(reader.keys) == keys[:2] + keys[4:]
@@ -298,7 +298,7 @@ def test_recovering_without_a_sound_index(damaged_file, tmp_path):
     path, written = damaged_file
     data = bytearray(path.read_bytes())
     with SoftLabelReader(path) as reader:
-        parts = {"index": reader.trailer.index_offset, "keys": reader.trailer.keys_offset}
+        parts = {"index": reader.container.trailer.index_offset, "keys": reader.container.trailer.keys_offset}
     for offset in parts.values():
         changed = data.copy()
         changed[offset + 20] ^= 1

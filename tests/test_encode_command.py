@@ -1,5 +1,6 @@
 """`slcodec encode` and `slcodec import` as somebody uses them: finished files, interruptions, other people's checkpoints."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -212,3 +213,11 @@ def test_the_command_line_says_nothing_twice(command, image_folder):
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert len([line for line in done.stdout.splitlines() if "broken" in line]) == 1
     assert done.stderr == ""
+
+
+def test_every_option_is_on_the_command_line():
+    text = CliRunner().invoke(main, ["encode", "--help"]).output
+    for option in dataclasses.fields(EncodeConfig):
+        names = [field.name for field in dataclasses.fields(option.metadata["group"])] if "group" in option.metadata else [option.name]
+        for name in names:
+            assert name in ("images", "out") or option.metadata.get("flag", f"--{name.replace('_', '-')}") in text

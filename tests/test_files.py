@@ -27,9 +27,9 @@ from softlabel_codec import (
     recover,
 )
 from softlabel_codec import writer as writer_module
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.container import builder as assembly
 from softlabel_codec.container.zstd_frames import store_columns
-from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
 
@@ -50,6 +50,26 @@ def test_what_was_written_is_read(tmp_path):
                 np.testing.assert_array_equal(image.labels.indices, np.argsort(-probs, axis=1, kind="stable")[:, :5])
                 assert image.image_size == (48, 64)
                 assert len(image) == len(crops)
+
+
+@pytest.mark.parametrize("checksums", [False, True])
+@pytest.mark.parametrize("codec", ["hard", "marginal_smoothing:k=5", "marginal_smoothing:t=0.1,tail=4", "dense"])
+def test_a_batch_of_one_image_is_like_one_of_a_larger_batch(tmp_path, codec, checksums):
+    rng = np.random.default_rng(3)
+    with SoftLabelWriter(tmp_path / "a.slc", 20, codec, crops="derived", sampler=CropSampler(seed=5), image_checksums=checksums) as writer:
+        for number in range(3):
+            probs = rng.dirichlet(np.ones(20), 30).astype(np.float32)
+            writer.add(f"{number}.jpg", image_size=(60, 80 + number), probs=probs, image_crc32=number if checksums else None)
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        for crops in ([[7, 0, 29]], [list(range(20))], None):
+            alone = reader.read_batch([1], crops=crops)
+            beside = next(iter(reader.read_batch([1, 2], crops=None if crops is None else crops * 2)))
+            assert (alone.images.tolist(), alone.image_sizes.tolist(), len(alone.flips)) == ([1], [[60, 81]], len(beside.flips))
+            (image,) = alone
+            assert (image.image_size, image.image_crc32) == (beside.image_size, beside.image_crc32)
+            np.testing.assert_array_equal(image.crops, beside.crops)
+            np.testing.assert_array_equal(image.flips, beside.flips)
+            np.testing.assert_array_equal(image.labels.dense(), beside.labels.dense())
 
 
 def test_reading_chosen_crops_and_batches(tmp_path):
@@ -100,7 +120,7 @@ def test_absent_images_and_crops(tmp_path):
 def test_images_with_few_crops_share_blocks(tmp_path, counts):
     written = write_labels(tmp_path / "a.slc", counts=counts)
     with SoftLabelReader(tmp_path / "a.slc") as reader:
-        assert reader.trailer.num_blocks < len(counts)
+        assert reader.container.trailer.num_blocks < len(counts)
         assert reader.keys == list(written)
         for key in list(written)[:: max(1, len(written) // 20)]:
             np.testing.assert_array_equal(reader[key].crops, written[key][0])
@@ -177,12 +197,12 @@ def test_a_block_is_not_a_table_of_mostly_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "TARGET_BYTES_PER_BLOCK", 10**9)
     write_counts(tmp_path / "a.slc", [[1] * 800, [5000], [1] * 37, [1]])
     with SoftLabelReader(tmp_path / "a.slc") as reader:  # 839 crops would make a table of 4195000
-        assert np.diff(reader.index.first_images).tolist() == [3, 1]
+        assert np.diff(reader.container.index.first_images).tolist() == [3, 1]
         assert reader.read_batch([0, 1]).labels.counts.tolist() == [1] * 800 + [5000]
     assert verify(tmp_path / "a.slc", deep=True).ok
     write_counts(tmp_path / "b.slc", [[1] * 40000, [1] * 25535, [1] * 2])
     with SoftLabelReader(tmp_path / "b.slc") as reader:
-        assert np.diff(reader.index.first_images).tolist() == [2, 1]
+        assert np.diff(reader.container.index.first_images).tolist() == [2, 1]
     with pytest.raises(LimitError, match=r"900 crops, of which one keeps 5000 classes: use fewer crops, or keep fewer classes"):
         write_counts(tmp_path / "c.slc", [[5000] + [1] * 899])
 
@@ -409,7 +429,7 @@ def test_an_unfinished_file_is_not_continued_with_other_arguments(tmp_path, argu
 def test_recovering_whole_blocks(tmp_path):
     written = write_labels(tmp_path / "whole.slc", counts=[200] * 5)
     with SoftLabelReader(tmp_path / "whole.slc") as reader:
-        ends = reader.index.starts.tolist()
+        ends = reader.container.index.starts.tolist()
     data = (tmp_path / "whole.slc").read_bytes()
     for length in (ends[3] - 1, ends[3], ends[3] + 1, ends[3] + 13, len(data) - 1):
         partial = tmp_path / "a.slc.partial"

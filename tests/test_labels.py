@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from reference import fkd_target, kept_classes, log8_target, tail_targets
 
 from softlabel_codec import ArgumentError, Codec, SparseLabels, StateError
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.labels import concatenate_labels
-from softlabel_codec.quantise.codes import label_quantiser
 
 STRATEGIES = ["hard", "smoothing", "marginal_smoothing:k=3", "marginal_renorm:k=3", "marginal_smoothing:t=0.05", "marginal_renorm:t=0.2"]
 

@@ -59,8 +59,8 @@ def test_a_damaged_block_is_noticed_by_those_who_read_it(tmp_path):
     path = tmp_path / "known.slc"
     load.write_known(path, 30)
     with SoftLabelReader(path) as reader:
-        block, _ = reader.index.locate(15)
-        place = int(reader.index.starts[block]) + 40
+        block, _ = reader.container.index.locate(15)
+        place = int(reader.container.index.starts[block]) + 40
     with path.open("r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]

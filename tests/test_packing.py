@@ -51,6 +51,7 @@ from softlabel_codec.block.columns import (
     width_of,
 )
 from softlabel_codec.block.crops import CROP_MODES, STORED_CROPS, crop_mode, crops_crc32
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.block.indices import check_distinct, class_bits, pack_indices, unpack_ranks
 from softlabel_codec.block.keys import decode_key, pack_keys, unpack_keys
 from softlabel_codec.block.layout import BlockImages, Layout
@@ -58,7 +59,7 @@ from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.block.rows import Fields
 from softlabel_codec.block.tails import one_tail, pack_tails
 from softlabel_codec.container.zstd_frames import store_columns
-from softlabel_codec.quantise.codes import SparseCodes, concatenate_codes, label_quantiser
+from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes
 from softlabel_codec.sampler import crop_stream
 
@@ -1050,7 +1051,7 @@ def images_alike(rng, codec, num_classes, sizes, counts, mode):
     for count in counts:
         logits = rng.normal(0, 3, num_classes) + rng.normal(0, 0.7, (count, num_classes))
         parts.append(quantiser.quantise({"probs": (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype("f4")}, count))
-    return replace(images, codes=concatenate_codes(parts))
+    return replace(images, codes=quantiser.concatenate(parts))
 
 
 @pytest.mark.parametrize("mode", ["pixels", "fractions:f32", "derived"])

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from softlabel_codec import ArgumentError, Codec, CorruptError
-from softlabel_codec.quantise.codes import SparseCodes, concatenate_codes, label_quantiser
+from softlabel_codec.block.families import label_quantiser
+from softlabel_codec.quantise.dense import bits_to_vectors, vectors_to_bits
 from softlabel_codec.quantise.selection import Selection, check_left_out, check_probs, check_topk, select_from_probs, select_from_topk
+from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail
-from softlabel_codec.quantise.values import bits_to_vectors, value_encoding, vectors_to_bits
+from softlabel_codec.quantise.values import value_encoding
 
 
 def refused(error, message):
@@ -685,19 +687,21 @@ def test_how_much_codes_hold():
 
 
 def test_codes_of_several_images():
+    concatenate = label_quantiser(Codec.parse("marginal_smoothing:k=2"), 5).concatenate
     first = SparseCodes(np.array([[1, 2], [0, -1]]), np.array([[0, 4], [0, 9]]), np.array([5, 6]))
     second = SparseCodes(np.array([[3]]), np.array([[0]]), np.array([7]))
     for parts, indices, values, remainders in (
         ([first, second], [[1, 2], [0, -1], [3, -1]], [[0, 4], [0, 9], [0, 0]], [5, 6, 7]),
         ([second, first], [[3, -1], [1, 2], [0, -1]], [[0, 0], [0, 4], [0, 9]], [7, 5, 6]),
     ):
-        joined = concatenate_codes(parts)
+        joined = concatenate(parts)
         assert (joined.indices.tolist(), joined.values.tolist(), joined.remainders.tolist()) == (indices, values, remainders)
         assert (joined.tails, joined.tail_of) == (None, None)
-    assert concatenate_codes([first]) is first
-    bare = concatenate_codes([part._replace(values=None, remainders=None) for part in (first, second)])
+    assert concatenate([first]) is first
+    bare = concatenate([part._replace(values=None, remainders=None) for part in (first, second)])
     assert (bare.values, bare.remainders) == (None, None)
-    np.testing.assert_array_equal(concatenate_codes([np.array([[1, 2]]), np.array([[3, 4]])]), [[1, 2], [3, 4]])
+    joined = label_quantiser(Codec.parse("dense"), 2).concatenate([np.array([[1, 2]]), np.array([[3, 4]])])
+    np.testing.assert_array_equal(joined, [[1, 2], [3, 4]])
 
 
 def test_tails_of_several_images():
@@ -706,5 +710,5 @@ def test_tails_of_several_images():
         SparseCodes(np.array([[1], [0]]), None, None, tail, np.array([0, 0])),
         SparseCodes(np.array([[3]]), None, None, tail._replace(floor=np.array([8])), np.array([0])),
     ]
-    joined = concatenate_codes(parts)
+    joined = label_quantiser(Codec.parse("marginal_smoothing:k=1,tail=1"), 5).concatenate(parts)
     assert (joined.tail_of.tolist(), joined.tails.floor.tolist()) == ([0, 0, 1], [9, 8])

@@ -91,7 +91,7 @@ def test_verify_says_where(labels, tmp_path):
     assert verify(labels).ok
     assert verify(labels, deep=True).ok
     with SoftLabelReader(labels) as reader:
-        trailer = reader.trailer
+        trailer = reader.container.trailer
     data = labels.read_bytes()
     for offset, word in (
         (trailer.keys_offset + 20, "keys at byte"),
@@ -123,7 +123,7 @@ def test_verify_exits_with_1_for_damage(labels):
     assert "sound: 4 images in 4 blocks, all decoded" in run("verify", labels, "--deep")
     assert json.loads(run("verify", labels, "--json"))["ok"] is True
     with SoftLabelReader(labels) as reader:
-        index = reader.trailer.index_offset
+        index = reader.container.trailer.index_offset
     data = bytearray(labels.read_bytes())
     data[index + 6] ^= 1
     labels.write_bytes(data)
@@ -136,7 +136,7 @@ def test_inspecting_what_is_unfinished_or_damaged(labels):
     whole = inspect(labels)
     data = labels.read_bytes()
     with SoftLabelReader(labels) as reader:
-        third = int(reader.index.starts[2])
+        third = int(reader.container.index.starts[2])
     labels.write_bytes(data[: third + 20])
     report = inspect(labels)
     assert (report.finished, report.num_images, report.num_crops, report.num_blocks) == (False, 2, 350, 2)
@@ -201,7 +201,7 @@ def test_recover_from_the_command_line(labels, tmp_path):
     assert "4 images in 4 blocks" in run("recover", tmp_path / "a.slc.partial", labels)
     assert verify(labels, deep=True).ok
     with SoftLabelReader(labels) as reader:
-        start, key = int(reader.index.starts[2]), reader.keys[2]
+        start, key = int(reader.container.index.starts[2]), reader.keys[2]
     data = bytearray(labels.read_bytes())
     data[start + 30] ^= 1
     labels.write_bytes(data)

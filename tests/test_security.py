@@ -139,7 +139,7 @@ def test_nothing_of_a_file_commands_the_terminal(tmp_path, capsys):
     pieces.summary = msgpack.packb(msgpack.unpackb(pieces.summary) | {"skipped_keys": [ESCAPES]})
     path.write_bytes(pieces.join())
     with SoftLabelReader(path) as reader:
-        start = int(reader.index.starts[1])
+        start = int(reader.container.index.starts[1])
     data = bytearray(path.read_bytes())
     data[start + 30] ^= 1
     (tmp_path / "damaged.slc").write_bytes(data)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from softlabel_codec import ArgumentError, SoftLabelReader, SoftLabelWriter, StateError, TruncatedError, writer
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.codec import Codec
-from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.recover import recover
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler

@@ -303,7 +303,7 @@ def test_wrong_number_of_classes(image_folder, tmp_path, teacher_file):
         ({"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
         ({"precision": "int8"}, "precision: expected auto or float32"),
         ({"on_error": "ignore"}, "on_error: expected fail or skip, got 'ignore'"),
-        ({"interpolation": "cubic"}, "interpolation: expected one of"),
+        ({"interpolation": "cubic"}, "interpolation: expected bilinear or"),
         ({"std": (0.0, 1.0, 1.0)}, "std: expected positive numbers"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
     ],
@@ -343,7 +343,7 @@ def test_what_the_device_sends_is_enough_for_the_codec(codec, device):
     probs = torch.softmax(4 * torch.randn(64, 100), dim=1)
     probs[0] = 0.01  # ties
     labels = {name: tensor.cpu().numpy() for name, tensor in device_labels(probs.to(device), Codec.parse(codec)).items()}
-    from softlabel_codec.quantise.codes import label_quantiser
+    from softlabel_codec.block.families import label_quantiser
 
     quantiser = label_quantiser(Codec.parse(codec), 100)
     from_device, from_probs = quantiser.quantise(labels, 64), quantiser.quantise({"probs": probs.numpy()}, 64)

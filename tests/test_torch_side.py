@@ -12,9 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.images.files import apply_crop, list_images, load_image, path_of_key, pixel_crops, read_size
 from softlabel_codec.labels import concatenate_labels
-from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch import (
     DenseTargets,
@@ -417,7 +417,7 @@ def test_errors_survive_the_way_out_of_a_worker(labelled, tmp_path):
     folder, labels = labelled
     data = bytearray(labels.read_bytes())
     with SoftLabelReader(labels) as reader:
-        data[reader.blocks_offset + 100] ^= 1
+        data[reader.container.beginning.blocks_offset + 100] ^= 1
     labels.write_bytes(data)
     loader = DataLoader(SoftLabelDataset(folder, labels, size=8), num_workers=1, collate_fn=collate_crops)
     with pytest.raises(CorruptError, match="block 0 at byte"):
@@ -430,7 +430,7 @@ def test_damaged_labels_are_skipped_if_asked(tmp_path, workers):
     written = write_labels(path, counts=[12, 16] * 4)
     images = {key: np.zeros((48, 64, 3), np.uint8) for key in written}
     with SoftLabelReader(path) as reader:
-        start, (first, last) = int(reader.index.starts[1]), reader.index.first_images[1:3].tolist()
+        start, (first, last) = int(reader.container.index.starts[1]), reader.container.index.first_images[1:3].tolist()
     data = bytearray(path.read_bytes())
     data[start + 50] ^= 4
     path.write_bytes(data)

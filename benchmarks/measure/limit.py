@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from benchmarks.measure.common import Labels, write_container
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.codec import Codec
-from softlabel_codec.quantise.codes import SparseCodes, label_quantiser
+from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.report import inspect
 
 CODECS = (

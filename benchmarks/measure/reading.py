@@ -108,8 +108,8 @@ def _read_in_batches(reader: SoftLabelReader, images: NDArray[np.int64], chosen:
 
 
 def _blocks_per_batch(reader: SoftLabelReader, images: NDArray[np.int64]) -> dict[str, int]:
-    blocks = {reader.index.locate(image)[0] for image in images[:BATCH].tolist()}
-    return {"distinct": len(blocks), "images": BATCH, "blocks_in_file": reader.trailer.num_blocks}
+    blocks = {reader.container.index.locate(image)[0] for image in images[:BATCH].tolist()}
+    return {"distinct": len(blocks), "images": BATCH, "blocks_in_file": reader.container.trailer.num_blocks}
 
 
 def _check_ours(reader: SoftLabelReader, topk: TopK, image: int) -> None:

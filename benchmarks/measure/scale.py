@@ -100,7 +100,9 @@ def _single_reads(reader: SoftLabelReader) -> Any:
 
 
 def _distinct_blocks(reader: SoftLabelReader) -> float:
-    return float(np.mean([len({reader.index.locate(number)[0] for number in numbers.tolist()}) for numbers in _random_batches(reader)]))
+    return float(
+        np.mean([len({reader.container.index.locate(number)[0] for number in numbers.tolist()}) for numbers in _random_batches(reader)])
+    )
 
 
 def _opening(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from softlabel_codec.block.columns import Column, IntArray
 from softlabel_codec.block.rows import BlockRows
 from softlabel_codec.codec import Codec
+from softlabel_codec.quantise.dense import DenseCodes
 from softlabel_codec.quantise.values import VALUE_WIDTH
 
 
@@ -30,18 +30,18 @@ class DensePacker:
     def _width(self) -> int:
         return VALUE_WIDTH[self.codec.values]
 
-    def pack(self, codes: NDArray[Any], counts: IntArray) -> tuple[dict[str, int], list[Column]]:
+    def pack(self, codes: DenseCodes, counts: IntArray) -> tuple[dict[str, int], list[Column]]:
         """Return the planes of the bits (R, C)."""
         as_bytes = np.ascontiguousarray(codes).view(np.uint8).reshape(-1, self._width)
         return {}, [Column("values", as_bytes[:, plane].tobytes()) for plane in range(self._width)]
 
-    def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[NDArray[Any], IntArray]:
+    def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[DenseCodes, IntArray]:
         """Return the bits (R, C) of the wanted crops, whose columns begin at `at`, and where the columns end."""
         plane_bytes = rows.num_crops * self.num_classes
         after = rows.advance(at, plane_bytes * self._width)
         return self._gather(rows.data, at + rows.row * self.num_classes, plane_bytes), after
 
-    def _gather(self, data: NDArray[np.uint8], starts: IntArray, plane_bytes: IntArray) -> NDArray[Any]:
+    def _gather(self, data: NDArray[np.uint8], starts: IntArray, plane_bytes: IntArray) -> DenseCodes:
         bits = np.empty((len(starts), self.num_classes, self._width), np.uint8)
         for plane in range(self._width):
             for row, start in enumerate((starts + plane * plane_bytes).tolist()):

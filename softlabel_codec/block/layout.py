@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from softlabel_codec.block.columns import Column, IntArray
 from softlabel_codec.block.crops import DERIVED, CropMode, crop_mode, crops_crc32
-from softlabel_codec.block.dense import DensePacker
+from softlabel_codec.block.families import Family, LabelCodes, Packer, Quantiser, family_of
 from softlabel_codec.block.keys import pack_keys, unpack_keys
 from softlabel_codec.block.rows import BlockRows, Fields
-from softlabel_codec.block.sparse import SparsePacker
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.sampler import CropSampler, crop_stream
@@ -36,7 +35,7 @@ class BlockImages:
         top, left, height, width: integer pixels, or fractions of the image.
     flips : bool (R,)
         Whether each crop is mirrored.
-    codes : SparseCodes, or unsigned integers (R, C)
+    codes : LabelCodes
         Labels of each crop.
     image_crc32s : int64 (n,) or None
         CRC-32 of each image's file, if the file keeps them.
@@ -47,7 +46,7 @@ class BlockImages:
     counts: IntArray
     crops: NDArray[Any]
     flips: NDArray[np.bool_]
-    codes: Any
+    codes: LabelCodes
     image_crc32s: IntArray | None = None
 
 
@@ -56,7 +55,7 @@ class CropRows(NamedTuple):
 
     crops: NDArray[Any]
     flips: NDArray[np.bool_]
-    codes: Any
+    codes: LabelCodes
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,19 @@ class Layout:
     sampler: CropSampler | None = None
     checksums: bool = False
     mode: CropMode = field(init=False, repr=False)
-    labels: SparsePacker | DensePacker = field(init=False, repr=False)
+    family: Family[Any] = field(init=False, repr=False)
+    quantiser: Quantiser[Any] = field(init=False, repr=False)
+    labels: Packer[Any] = field(init=False, repr=False)
     fields: Fields = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         mode = crop_mode(self.crops, self.sampler)
-        labels = (DensePacker if self.codec.family == "dense" else SparsePacker)(self.codec, self.num_classes)
+        family = family_of(self.codec)
+        labels = family.packer(self.codec, self.num_classes)
         names, codes = zip(("num_images", "H"), *mode.fields, *labels.fields, strict=True)
         object.__setattr__(self, "mode", mode)
+        object.__setattr__(self, "family", family)
+        object.__setattr__(self, "quantiser", family.quantiser(self.codec, self.num_classes))
         object.__setattr__(self, "labels", labels)
         object.__setattr__(self, "fields", Fields(names, "".join(codes), self.checksums))
 

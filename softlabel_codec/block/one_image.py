@@ -1,4 +1,4 @@
-"""The fast path for a few crops of one image of a sparse codec: decoded one by one, in plain Python.
+"""The fast path for a few crops of one image: decoded one by one, in plain Python.
 
 `Layout.unpack` and the quantiser decode thousands of crops at once with numpy. For four crops nearly all of their time is
 overhead of numpy's calls; going through the same bytes crop by crop takes a fraction of it. The results are equal.
@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.block.crops import NO_RATIO_BOUND, OUTSIDE, PLAIN_CROP_BYTES, is_crop_width
-from softlabel_codec.block.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_bits
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.block.rows import CHECKSUM_BYTES, FEW_CROPS, IMAGE_BYTES, MANY_CROPS, SHORT
-from softlabel_codec.block.sparse import TOO_MANY, WASTEFUL, WIDE
-from softlabel_codec.block.tails import one_tail
-from softlabel_codec.checks.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BLOCK, MAX_KEPT_CLASSES, fits_block
-from softlabel_codec.codec import Codec
+from softlabel_codec.checks.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BLOCK
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.labels import SparseLabels, Tails
-from softlabel_codec.quantise.tails import dequantise_tails
-from softlabel_codec.quantise.values import LOG8_ZERO, VALUE_WIDTH, Floats, Log8, ValueEncoding, value_encoding
+from softlabel_codec.labels import Labels
 
 MAX_CROPS = 12
 """Up to so many crops of one image this way is faster."""
 
-Decoded = tuple[NDArray[Any], NDArray[np.bool_], tuple[int, int], SparseLabels, int | None]
+Decoded = tuple[NDArray[Any], NDArray[np.bool_], tuple[int, int], Labels, int | None]
 
 
 class FewCropsReader:
@@ -46,23 +38,16 @@ class FewCropsReader:
     """
 
     def __init__(self, layout: Layout, policy: str) -> None:
-        codec: Codec = layout.codec
-        self._num_classes, self._policy, self._sampler = layout.num_classes, policy, layout.sampler
+        assert layout.family.one_image is not None
+        self._labels = layout.family.one_image(layout.codec, layout.num_classes, policy)
+        self._sampler = layout.sampler
         self._fields = layout.fields.struct
         self._names, self._image_bytes = layout.fields.names, layout.fields.image_bytes
-        self._most_classes = min(layout.num_classes, MAX_KEPT_CLASSES)
-        self._encoding: ValueEncoding = value_encoding(codec, layout.num_classes)
-        self._value_width = VALUE_WIDTH[codec.values]
-        self._class_bits = class_bits(layout.num_classes)
-        self._k, self._tail = codec.kept_classes, codec.tail
-        self._log8 = self._encoding if isinstance(self._encoding, Log8) else None
-        if self._log8 is not None:
-            self._powers, self._rest_powers = self._log8.powers.tolist(), self._log8.rest_powers.tolist()
 
     @staticmethod
     def serves(layout: Layout) -> bool:
         """Return whether this path supports files of that layout."""
-        return layout.codec.family == "sparse" and layout.crops in ("pixels", "derived")
+        return layout.family.one_image is not None and layout.crops in ("pixels", "derived")
 
     def read(self, content: bytes, slot: int, crops: Sequence[int], stream: int) -> Decoded:
         """Return coordinates, flips, image size, labels and image checksum of crops (at least one) of the image at a place in a block.
@@ -104,180 +89,8 @@ class FewCropsReader:
             flips_at, at = at, at + ((num_crops + 7) >> 3)
             geometry, at = _stored_crops(content, at, num_crops, rows, fields, size)  # which checks that all this is there
             flips = [content[flips_at + (row >> 3)] >> (row & 7) & 1 == 1 for row in rows]
-        labels = self._labels(content, fields, at, num_crops, rows, slot)
+        labels = self._labels.labels(content, fields, at, num_crops, rows, slot)
         return np.array(geometry, np.int32), np.array(flips, np.bool_), size, labels, checksum
-
-    def _labels(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int], slot: int) -> SparseLabels:
-        entries, at = self._entries(content, fields, at, num_crops, rows)
-        above_last: list[int] = []
-        if self._log8 is not None:
-            above_last, at = _remainders(content, fields, at, num_crops, rows)
-        width = fields["index_width"]
-        if width > 4 or fields.get("remainder_width", 0) > 2:
-            raise CorruptError(WIDE)
-        if width == 0 and max(entries.num) > LOOK_BACK + 1:
-            raise CorruptError(BAD_CLASS)
-        values_at = at + entries.total * width
-        lead = 0 if self._log8 is None else 1
-        num_values = entries.total - lead * num_crops
-        after = values_at + num_values * self._value_width
-        if after > len(content):
-            raise CorruptError(SHORT)
-        codes, steps = [], []
-        for row, first, count in zip(rows, entries.first, entries.num, strict=True):
-            codes.append(_run(content, at, entries.total, width, first, count))
-            steps.append(_run(content, values_at, num_values, self._value_width, first - lead * row, count - lead))
-        palettes = self._palettes(content, fields, after, slot)
-        labels = self._decode(self._classes(palettes, codes, slot), steps, above_last)
-        if not self._tail:
-            return labels
-        tails = self._tails(content, fields, palettes.end, slot)
-        return replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
-
-    def _entries(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[_Entries, int]:
-        """Return where the entries of the rows are, and the place after the counts."""
-        k = self._k
-        if k is not None:
-            return _Entries([row * k for row in rows], [k] * len(rows), num_crops * k), at
-        width = fields["count_width"]
-        end = at + num_crops * width
-        if width > 2 or end > len(content):
-            raise CorruptError(WIDE if width > 2 else SHORT)
-        more: NDArray[Any] = np.frombuffer(content, np.uint8, num_crops, at) if width else np.zeros(num_crops, np.uint8)
-        if width == 2:
-            more = more + 256 * np.frombuffer(content, np.uint8, num_crops, at + num_crops).astype(np.uint16)
-        if int(more.max()) >= self._most_classes:
-            raise CorruptError(TOO_MANY)
-        sums = more.cumsum(dtype=np.int64)
-        if not fits_block(num_crops, int(sums[-1]) + num_crops, int(more.max()) + 1):
-            raise CorruptError(WASTEFUL)
-        nums, ends = more[rows].tolist(), sums[rows].tolist()
-        return _Entries(
-            first=[end - num + row for end, num, row in zip(ends, nums, rows, strict=True)],
-            num=[num + 1 for num in nums],
-            total=int(sums[-1]) + num_crops,
-        ), end
-
-    def _palettes(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> _Palettes:
-        """Return where the palette of an image is; the columns of palettes, if there are any, begin at `at`."""
-        num_images = fields["num_images"]
-        if fields["palettes"] > 1:
-            raise CorruptError("undefined palette format")
-        if not fields["palettes"]:
-            return _Palettes(None, [0] * num_images, 0, at)
-        bits_at = at + 2 * num_images
-        if bits_at > len(content):
-            raise CorruptError(SHORT)
-        sizes = [low + 256 * high for low, high in zip(content[at : at + num_images], content[at + num_images : bits_at], strict=True)]
-        end = bits_at + ((sum(sizes) * self._class_bits + 7) >> 3)
-        if end > len(content):
-            raise CorruptError(SHORT)
-        return _Palettes(content[bits_at:end], sizes, sum(sizes[:slot]), end)
-
-    def _classes(self, palettes: _Palettes, codes: list[Sequence[int]], slot: int) -> list[list[int]]:
-        """Return the classes of the rows.
-
-        With a palette, a code counts the classes that the row has not used yet. Most codes are small, so that only the beginning
-        of the palette is looked at.
-        """
-        if palettes.bits is None:
-            classes = [list(row) for row in codes]
-        else:
-            longest = max(map(len, codes)) if self._k is None else self._k
-            palette = self._palette(palettes, slot, max(map(max, codes)) + min(longest, LOOK_BACK + 1))
-            classes = []
-            try:
-                for row in codes:
-                    unused = palette.copy()
-                    classes.append(list(map(unused.pop, row[:LOOK_BACK])))
-                    if longest > LOOK_BACK:
-                        classes[-1] += [unused[code] for code in row[LOOK_BACK:]]
-            except IndexError:
-                raise CorruptError(BAD_RANK) from None
-        if max(map(max, classes)) >= self._num_classes:
-            raise CorruptError(BAD_CLASS)
-        return classes
-
-    def _palette(self, palettes: _Palettes, slot: int, longest: int) -> list[int]:
-        """Return at most `longest` classes from the beginning of the palette of an image."""
-        if palettes.bits is None:
-            return []
-        bits, first = self._class_bits, palettes.before * self._class_bits
-        stop = min(palettes.sizes[slot], longest) * bits
-        word = int.from_bytes(palettes.bits[first >> 3 : (first + stop + 7) >> 3], "little") >> (first & 7)
-        mask = (1 << bits) - 1
-        return [word >> place & mask for place in range(0, stop, bits)]
-
-    def _tails(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
-        """Return the tail of an image; the columns of tails begin at `at`."""
-        num_images, width = fields["num_images"], fields["tail_width"]
-        floors_at = at + 2 * num_images
-        levels_at = floors_at + num_images
-        if width > 4 or levels_at > len(content):
-            raise CorruptError(WIDE if width > 4 else SHORT)
-        listed = [low + 256 * high for low, high in zip(content[at : at + num_images], content[at + num_images : floors_at], strict=True)]
-        total, before, size = sum(listed), sum(listed[:slot]), listed[slot]
-        if levels_at + total * (1 + width) > len(content):
-            raise CorruptError(SHORT)
-        classes = list(accumulate(_run(content, levels_at + total, total, width, before, size)))
-        levels = content[levels_at + before : levels_at + before + size]
-        codes = one_tail(classes, levels, content[floors_at + slot], self._tail, self._num_classes)
-        return dequantise_tails(codes, self._num_classes)
-
-    def _decode(self, classes: list[list[int]], steps: list[list[int]], above_last: list[int]) -> SparseLabels:
-        if self._k is None:
-            _pad(classes, -1)
-        indices = np.array(classes, np.int32)
-        if self._log8 is not None:
-            values, remainder = self._log8_values(self._log8, steps, above_last)
-        else:
-            codes = [list(accumulate(row)) for row in steps]
-            if self._k is None:
-                _pad(codes, 0)
-            values, remainder = self._encoding.dequantise(indices.astype(np.int64), np.array(codes, np.int64), None)
-        return SparseLabels(indices, values, remainder, self._num_classes, self._policy)
-
-    def _log8_values(self, encoding: Log8, steps: list[list[int]], above_last: list[int]) -> tuple[Floats, Floats]:
-        powers_of, rest_of, lowest = self._powers, self._rest_powers, encoding.lowest
-        values, rests = [], []
-        for row, above in zip(steps, above_last, strict=True):
-            codes = list(accumulate(row, initial=0))
-            code = above + codes[-1]
-            if codes[-1] > LOG8_ZERO or not lowest <= code <= LOG8_ZERO:
-                raise CorruptError("log8 code out of range")
-            rest = rest_of[code - lowest]
-            if rest and len(codes) == self._num_classes:
-                raise CorruptError("a crop that keeps all classes has a remainder")
-            powers = [1.0, *(powers_of[code] for code in codes[1:])]
-            total = sum(powers) + rest
-            values.append([power / total for power in powers])
-            rests.append(rest / total)
-        if self._k is None:
-            _pad(values, 0)
-        return np.array(values, np.float32), np.array(rests, np.float32)
-
-
-class _Entries(NamedTuple):
-    """Where the entries of some rows of a block are: `softlabel_codec.block.sparse.Entries` in plain Python."""
-
-    first: list[int]
-    num: list[int]
-    total: int
-
-
-class _Palettes(NamedTuple):
-    """Where the palettes of a block are: bits (None without palettes), sizes, classes before those of the image, and the end."""
-
-    bits: bytes | None
-    sizes: list[int]
-    before: int
-    end: int
-
-
-def _remainders(content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[list[int], int]:
-    """Return the remainder codes of the rows less their last value codes, and the place after the remainders."""
-    after = at + num_crops * fields["remainder_width"]
-    return [fields["remainder_base"] + int.from_bytes(content[at + row : after : num_crops], "little") for row in rows], after
 
 
 def _stored_crops(
@@ -319,17 +132,3 @@ def _crop(word: int, fields: dict[str, int], image_height: int, image_width: int
     if left > image_width - width:
         raise CorruptError(OUTSIDE)
     return top, left, height, width
-
-
-def _run(content: bytes, at: int, column: int, width: int, first: int, count: int) -> Any:
-    """Return `count` integers from place `first` on of a column of `column` integers in planes, which begins at `at`: bytes or a list."""
-    if width == 1:
-        return content[at + first : at + first + count] if count > 0 else b""
-    after = at + column * width
-    return [int.from_bytes(content[at + place : after : column], "little") for place in range(first, first + count)]
-
-
-def _pad(rows: list[list[Any]], fill: int) -> None:
-    widest = max(map(len, rows))
-    for row in rows:
-        row.extend([fill] * (widest - len(row)))

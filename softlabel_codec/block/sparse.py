@@ -16,7 +16,7 @@ from softlabel_codec.block.tails import pack_tails, unpack_tails
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, MAX_TABLE_ENTRIES, fits_block
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.quantise.codes import SparseCodes
+from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.values import VALUE_WIDTH
 
 WIDE = "a column is wider than it may be"

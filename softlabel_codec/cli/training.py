@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
-from functools import reduce
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -14,32 +12,13 @@ import click
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.commands import command, json_option, quiet_option
+from softlabel_codec.cli.options import options_of
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_comparison
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.options.train import TYPES, TrainConfig, read_options
+from softlabel_codec.options.train import TrainConfig, read_options
 
 _OF_A_RUN = ("labels", "out", "seed", "resume")
-Command = Callable[..., Any]
-
-
-def _train_options(*without: str) -> Callable[[Command], Command]:
-    """Return a decorator that gives a command the options of `TrainConfig`; what is not given is None."""
-
-    def option(field: Any) -> Callable[[Command], Command]:
-        kind, count = TYPES[field.name]
-        text = field.metadata["help"]
-        if field.default is MISSING:
-            text += "  [required]"
-        elif field.default is not None:
-            text += f"  [default: {field.default}]"
-        name = f"--{field.name.replace('_', '-')}"
-        if kind is bool:
-            return click.option(f"{name}/--no-{name[2:]}", field.name, default=None, help=text)
-        return click.option(name, field.name, type=kind, nargs=count or 1, default=None, help=text)
-
-    options = [option(field) for field in fields(TrainConfig) if field.name not in without]
-    return lambda command: reduce(lambda wrapped, one: one(wrapped), reversed(options), command)
 
 
 def _given(config: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +36,7 @@ _config = click.option(
 @_config
 @quiet_option
 @json_option
-@_train_options()
+@options_of(TrainConfig, over_a_file=True)
 def train_command(config: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train a student.
 
@@ -95,7 +74,7 @@ def train_command(config: str | None, as_json: bool, quiet: bool, **options: Any
 @_config
 @quiet_option
 @json_option
-@_train_options(*_OF_A_RUN)
+@options_of(TrainConfig, without=_OF_A_RUN, over_a_file=True)
 def compare_command(
     out: str,
     sources: tuple[str, ...],

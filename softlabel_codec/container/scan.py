@@ -14,7 +14,6 @@ from softlabel_codec.container.files import FileSource, located
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, MARKER, TRAILER, Header, Trailer, block_content, block_place, unpack_copy
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
-from softlabel_codec.quantise.codes import label_quantiser
 
 SEARCHED_BYTES = 2**20
 """So many bytes are searched for the next block at a time."""
@@ -118,7 +117,6 @@ class BlockScan:
     def __init__(self, source: FileSource, beginning: Beginning) -> None:
         self._source, self._beginning = source, beginning
         self._layout = beginning.description.layout
-        self._quantiser = label_quantiser(self._layout.codec, self._layout.num_classes)
         self._keys: set[str] = set()
 
     def prefix(self) -> Iterator[WholeBlock]:
@@ -156,7 +154,7 @@ class BlockScan:
             if number < lowest:
                 return None
             images = self._layout.unpack_all(block_content(data, self._beginning.metadata_crc32, number))
-            self._quantiser.dequantise(images.codes, self._layout.codec.policy)  # raises if they are no labels
+            self._layout.quantiser.dequantise(images.codes, self._layout.codec.policy)  # raises if they are no labels
         except FormatError:
             return None
         keys = set(images.keys)

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from softlabel_codec.codec import Codec
 from softlabel_codec.labels import ImageLabels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 
@@ -16,7 +15,7 @@ from softlabel_codec.reader import SoftLabelReader
 def fkd_bytes_per_crop(path: Path) -> float | None:
     """Return bytes per crop of FKD's files with the labels of a label file; None if FKD has no such labels."""
     with SoftLabelReader(path) as reader, TemporaryDirectory() as folder:
-        codec, total = Codec.parse(reader.codec), 0
+        codec, total = reader.parsed_codec, 0
         if codec.name != "hard" and (codec.k is None or codec.tail):
             return None
         for key, image in zip(reader.keys, reader, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.reader import SoftLabelReader
+
+_CROPS_COMPARED = 200
+_BETTER_THAN_CHANCE = 3
 
 
 def class_folders(keys: Iterable[str]) -> list[str]:
@@ -112,6 +117,19 @@ def classes_of(keys: Sequence[str], folders: Sequence[str], where: str) -> NDArr
             advice = "Say with --classes FILE which class folder has which number"
             raise MismatchError(f"{where}: the image {key!r} lies in none of the {counted(known, 'class folder')}. {advice}")
     return np.array([numbers[_folder(key)] for key in keys], np.int64)
+
+
+def warn_of_other_classes(reader: SoftLabelReader, classes: NDArray[np.int64]) -> None:
+    """Warn if labels agree with the class folders hardly more often than by chance: their numbers are probably others."""
+    chosen = np.unique(np.linspace(0, len(classes) - 1, _CROPS_COMPARED).astype(np.int64)) if len(classes) else np.zeros(0, np.int64)
+    labels = reader.read_batch(chosen, np.zeros((len(chosen), 1), np.int64))
+    top = np.array([int(image.labels.dense()[0].argmax()) for image in labels])
+    agreement = float((top == classes[chosen]).mean()) if len(chosen) else 1.0
+    chance = 1 / reader.num_classes
+    if agreement < min(_BETTER_THAN_CHANCE * chance, (1 + chance) / 2):  # with few classes, three times chance is more than always
+        advice = "If class folders are not numbered in ascending order, say with --classes FILE which has which number"
+        found = f"{reader.path}: its labels agree with the class folders for only {agreement:.1%} of the images"
+        warnings.warn(f"{found}. {advice}", stacklevel=2)
 
 
 def images_sha256(folder: str | os.PathLike[str], paths: Sequence[Path], classes: NDArray[np.int64] | None) -> str:

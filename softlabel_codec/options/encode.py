@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from softlabel_codec.checks.arguments import EXIF_POLICIES, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS, check_choice
+from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS, check_choice
 from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.images.files import resampling
+from softlabel_codec.options.fields import option
 from softlabel_codec.sampler import CropSampler
 
 MAX_INPUT_SIZE = 8192
@@ -18,77 +18,53 @@ UNTRAINED = "none"
 
 
 @dataclass(frozen=True)
+class CropOptions:
+    """Options of the `CropSampler` of a labelling run."""
+
+    seed: int = option("Seed of the crops.", 0, least=0)
+    scale: tuple[float, float] = option("Smallest and largest area of a crop, relative to the image.", (0.08, 1.0))
+    ratio: tuple[float, float] = option("Smallest and largest width / height of a crop.", (3 / 4, 4 / 3), shown="3/4 4/3")
+    flip_probability: float = option("Probability that a crop is mirrored.", 0.5)
+
+
+@dataclass(frozen=True)
 class EncodeConfig:
     """Options of `encode`. What is None comes from the teacher file, or else has the default of ImageNet practice.
 
-    Attributes
-    ----------
-    images : str
-        Image folder.
-    out : str
-        Container file to write.
-    teacher : str
-        `FILE.py:FACTORY`, `MODULE:FACTORY`, `timm:NAME` or `torchvision:NAME`.
-    teacher_weights : str, optional
-        For `timm:NAME` and `torchvision:NAME`: a file of weights, or `none`, instead of the library's; see `load_teacher`.
-    teacher_output : str
-        What the teacher returns: `logits`, or `probs`, their softmax.
-    codec : str
-        Codec string.
-    crops : int
-        Crops per image, M.
-    sampler : CropSampler
-        Seed, scale, ratio and flip probability.
-    store_crops : bool
-        Keep the coordinates of every crop in the file, for readers without the crop sampler; by default they are derived from it.
-    size : int, optional
-        Side of a crop as the teacher sees it, in pixels; default `INPUT_SIZE` or 224.
-    interpolation : str, optional
-        How crops are scaled; default `INTERPOLATION` or bilinear.
-    mean, std : three floats, optional
-        Normalisation of RGB in 0..1; default `MEAN` and `STD`, or ImageNet's.
-    temperature : float
-        T of softmax(logits / T). Of a teacher that returns probabilities p it makes p^(1 / T), divided by its sum, which is the same.
-    num_classes : int, optional
-        Checked against what the teacher returns.
-    batch_size : int, optional
-        Crops per forward pass; default 16 on a CPU, 256 elsewhere.
-    workers : int
-        Processes that decode and cut images; 0: none but this one.
-    device : str
-        `auto`, `cpu`, `cuda`, `cuda:1`, ...
-    precision : str
-        Arithmetic of the teacher: `auto` is float16 on CUDA, else float32.
-    on_error : str
-        What an unreadable image does: `fail` or `skip`.
-    exif_orientation : str
-        `ignored` or `applied`.
-    overwrite : bool
-        Replace the output when the run is finished, and discard an unfinished one that was begun with other options.
+    What each option means stands in its `metadata["help"]`, which `slcodec encode --help` prints. In Python, `sampler` is a `CropSampler`,
+    and `workers=0`, the default, means that this process cuts images itself.
     """
 
-    images: str
-    out: str
-    teacher: str
-    codec: str = "marginal_smoothing:k=5"
-    crops: int = 200
-    sampler: CropSampler = field(default_factory=CropSampler)
-    store_crops: bool = False
-    size: int | None = None
-    interpolation: str | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    temperature: float = 1.0
-    num_classes: int | None = None
-    batch_size: int | None = None
-    workers: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    on_error: str = "fail"
-    exif_orientation: str = "ignored"
-    overwrite: bool = False
-    teacher_weights: str | None = None
-    teacher_output: str = "logits"
+    images: str = option("Image folder.")
+    out: str = option("Container file to write.")
+    teacher: str = option("FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME.")
+    teacher_weights: str | None = option(
+        "For timm:NAME or torchvision:NAME: your own checkpoint or state_dict, or none for an untrained network.  "
+        "[default: the library's weights]",
+        None,
+        metavar="FILE|none",
+        kw_only=True,
+    )
+    teacher_output: str = option("What the teacher returns.", "logits", choices=TEACHER_OUTPUTS, kw_only=True)
+    codec: str = option("How labels are stored; 'help' lists the codecs.", "marginal_smoothing:k=5")
+    crops: int = option("Crops per image.", 200)
+    sampler: CropSampler = field(default_factory=CropSampler, metadata={"group": CropOptions})
+    store_crops: bool = option("Store the coordinates of every crop, for readers without our crop sampler: 4 bytes per crop.", False)
+    size: int | None = option("Side of the teacher's input in pixels.  [default: INPUT_SIZE of the teacher file, or 224]", None)
+    interpolation: str | None = option("How crops are scaled.  [default: the teacher's, or bilinear]", None, choices=INTERPOLATIONS)
+    mean: tuple[float, float, float] | None = option("Mean of RGB in 0..1.  [default: MEAN of the teacher file, or ImageNet's]", None)
+    std: tuple[float, float, float] | None = option("Standard deviation of RGB.  [default: STD of the teacher file, or ImageNet's]", None)
+    temperature: float = option("T of softmax(logits / T).", 1.0)
+    num_classes: int | None = option(
+        "Fail if the teacher has another number of classes; with --teacher-weights, build a network with this number.", None, least=2
+    )
+    batch_size: int | None = option("Crops per forward pass.  [default: 16 on a CPU, else 256]", None, least=1)
+    workers: int = option("Processes that decode and crop images.  [default: 1, with a GPU up to 8]", 0, least=0)
+    device: str = option("auto, cpu, cuda, cuda:1, ...", "auto")
+    precision: str = option("Arithmetic of the teacher.", "auto", choices=PRECISIONS, shown="float16 on a GPU, else float32")
+    on_error: str = option("What to do with an unreadable image.", "fail", choices=ON_ERROR)
+    exif_orientation: str = option("Whether the EXIF orientation of images is applied.", "ignored", choices=EXIF_POLICIES, flag="--exif")
+    overwrite: bool = option("Replace OUT when finished, and discard an OUT.partial that was started with other options.", False)
 
     def __post_init__(self) -> None:
         codec = Codec.parse(self.codec)
@@ -110,7 +86,7 @@ class EncodeConfig:
         ):
             check_choice(name, getattr(self, name), choices)
         if self.interpolation is not None:
-            resampling(self.interpolation)
+            check_choice("interpolation", self.interpolation, INTERPOLATIONS)
 
 
 def _check(name: str, good: bool, expected: str, value: object) -> None:

@@ -8,13 +8,14 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, TEACHER_OUTPUTS, check_choice
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError
+from softlabel_codec.options.fields import option, types_of
 
 TRUTH, ONLINE = "truth", "online"
 OPTIMIZERS = ("sgd", "adamw")
@@ -27,10 +28,6 @@ MOMENTUM = 0.9
 """Of SGD, unless said otherwise."""
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of `train`. Build it with keywords, or from a mapping with `TrainConfig.from_mapping`.
@@ -40,64 +37,63 @@ class TrainConfig:
     --help` prints.
     """
 
-    images: str = field(metadata={"help": "Folder of training images."})
-    labels: str = field(
-        metadata={"help": "FILE.slc; FILE.npz (ReLabel's label maps); 'truth' (the class folders); 'online' (a teacher in every step)."}
+    images: str = option("Folder of training images.")
+    labels: str = option("FILE.slc; FILE.npz (ReLabel's label maps); 'truth' (the class folders); 'online' (a teacher in every step).")
+    out: str = option("Folder of the run: checkpoint, log, result.")
+    student: str = option("Built in (see softlabel_codec.students), timm:NAME, torchvision:NAME, or FILE.py:FACTORY.", "resnet18")
+    num_classes: int | None = option("Number of classes.  [default: from the labels, or the folders]", None)
+    classes: str | None = option(
+        "File that lists the class folders by class number: one per line, or JSON.  [default: in ascending order]", None
     )
-    out: str = field(metadata={"help": "Folder of the run: checkpoint, log, result."})
-    student: str = _option("resnet18", "Built in (see softlabel_codec.students), timm:NAME, torchvision:NAME, or FILE.py:FACTORY.")
-    num_classes: int | None = _option(None, "Number of classes.  [default: from the labels, or the folders]")
-    classes: str | None = _option(
-        None, "File that lists the class folders by class number: one per line, or JSON.  [default: in ascending order]"
+    weights: str | None = option("File of weights to start from.", None)
+    teacher: str | None = option("Teacher for labels=online, as for 'slcodec encode'.", None)
+    teacher_weights: str | None = option("Weights of the teacher: a file, or none.  [default: those of its library or factory]", None)
+    teacher_output: str | None = option("Output of the teacher: logits or probs.  [default: logits]", None)
+    val: str | None = option("Folder of validation images, CLASS/NAME.", None)
+    val_epochs: int = option("Epochs between validations; the last epoch is always validated.", 1)
+    epochs: int = option("Number of epochs; an epoch takes as many crops as there are images.", 100)
+    batch_size: int = option("Crops per step, over all processes.", 256)
+    crops_per_image: int = option("Number of crops that are taken from an image at a time.", 4)
+    single_crop_epochs: int = option("Number of epochs at the end that take one crop of an image at a time.", 0)
+    stored_crops: int | None = option("Number of stored crops of each image to use.  [default: all]", None)
+    size: int = option("Side of a crop in pixels.", 224)
+    interpolation: str | None = option("How crops are scaled.  [default: as for the labels, or bilinear]", None)
+    exif_orientation: str | None = option(
+        "Whether the EXIF orientation is applied or ignored.  [default: as for the labels, or ignored]", None
     )
-    weights: str | None = _option(None, "File of weights to start from.")
-    teacher: str | None = _option(None, "Teacher for labels=online, as for 'slcodec encode'.")
-    teacher_weights: str | None = _option(None, "Weights of the teacher: a file, or none.  [default: those of its library or factory]")
-    teacher_output: str | None = _option(None, "Output of the teacher: logits or probs.  [default: logits]")
-    val: str | None = _option(None, "Folder of validation images, CLASS/NAME.")
-    val_epochs: int = _option(1, "Epochs between validations; the last epoch is always validated.")
-    epochs: int = _option(100, "Number of epochs; an epoch takes as many crops as there are images.")
-    batch_size: int = _option(256, "Crops per step, over all processes.")
-    crops_per_image: int = _option(4, "Number of crops that are taken from an image at a time.")
-    single_crop_epochs: int = _option(0, "Number of epochs at the end that take one crop of an image at a time.")
-    stored_crops: int | None = _option(None, "Number of stored crops of each image to use.  [default: all]")
-    size: int = _option(224, "Side of a crop in pixels.")
-    interpolation: str | None = _option(None, "How crops are scaled.  [default: as for the labels, or bilinear]")
-    exif_orientation: str | None = _option(
-        None, "Whether the EXIF orientation is applied or ignored.  [default: as for the labels, or ignored]"
-    )
-    mean: tuple[float, float, float] | None = _option(None, "Mean of RGB in 0..1.  [default: as for the labels, or ImageNet's]")
-    std: tuple[float, float, float] | None = _option(None, "Standard deviation of RGB, as for mean.")
-    scale: tuple[float, float] | None = _option(None, "Smallest and largest area of fresh crops, relative to the image.  [default: 0.08 1]")
-    ratio: tuple[float, float] | None = _option(None, "Smallest and largest width / height of fresh crops.  [default: 3/4 4/3]")
-    flip_probability: float | None = _option(None, "Probability that a fresh crop is mirrored.  [default: 0.5]")
-    val_crop: float = _option(0.875, "Fraction of the shorter side that validation images are cropped to.")
-    optimizer: str = _option("sgd", "sgd or adamw.")
-    learning_rate: float = _option(0.1, "Peak learning rate, reached after the warm-up.")
-    momentum: float | None = _option(None, f"Momentum of sgd.  [default: {MOMENTUM}]")
-    nesterov: bool = _option(False, "Of sgd.")
-    weight_decay: float = _option(1e-4, "Weight decay; not applied to biases, norms, tokens and positions.")
-    warmup_epochs: float = _option(0.0, "Epochs in which the learning rate rises; then it falls along a half cosine.")
-    ema: float = _option(0.0, "Decay of averaged weights, which are then evaluated and saved too; 0: none.")
-    mixup: float = _option(0.0, "Alpha of mixup; 0: none.")
-    cutmix: float = _option(0.0, "Alpha of cutmix; 0: none.")
-    color_jitter: float = _option(0.0, "Largest change of brightness, contrast and saturation of each crop, 0 to 1.")
-    temperature: float | None = _option(None, "T of softmax(logits / T) of student and labels.  [default: that of the labels, or 1]")
-    truth_weight: float = _option(0.0, "Share of the cross-entropy with the images' classes in the loss, 0 to 1.")
-    policy: str | None = _option(None, "Remainder policy for sparse labels.  [default: the codec's]")
-    precision: str = _option("auto", "Arithmetic: auto is bfloat16 on CUDA, else float32.")
-    channels_last: bool = _option(True, "Memory format.")
-    compile: bool = _option(False, "Use torch.compile.")
-    in_memory: bool = _option(False, "Keep all images in the device's memory and cut crops there; they must have one size.")
-    seed: int = _option(0, "Seed of weights, order and crops.")
-    workers: int = _option(0, "Processes that decode and crop images.")
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
-    checkpoint_epochs: int = _option(1, "Epochs between checkpoints; one is always written after the last epoch.")
-    resume: bool = _option(False, "Continue from the checkpoint in the folder of the run, if there is one.")
+    mean: tuple[float, float, float] | None = option("Mean of RGB in 0..1.  [default: as for the labels, or ImageNet's]", None)
+    std: tuple[float, float, float] | None = option("Standard deviation of RGB, as for mean.", None)
+    scale: tuple[float, float] | None = option("Smallest and largest area of fresh crops, relative to the image.  [default: 0.08 1]", None)
+    ratio: tuple[float, float] | None = option("Smallest and largest width / height of fresh crops.  [default: 3/4 4/3]", None)
+    flip_probability: float | None = option("Probability that a fresh crop is mirrored.  [default: 0.5]", None)
+    val_crop: float = option("Fraction of the shorter side that validation images are cropped to.", 0.875)
+    optimizer: str = option("sgd or adamw.", "sgd")
+    learning_rate: float = option("Peak learning rate, reached after the warm-up.", 0.1)
+    momentum: float | None = option(f"Momentum of sgd.  [default: {MOMENTUM}]", None)
+    nesterov: bool = option("Of sgd.", False)
+    weight_decay: float = option("Weight decay; not applied to biases, norms, tokens and positions.", 1e-4)
+    warmup_epochs: float = option("Epochs in which the learning rate rises; then it falls along a half cosine.", 0.0)
+    ema: float = option("Decay of averaged weights, which are then evaluated and saved too; 0: none.", 0.0)
+    mixup: float = option("Alpha of mixup; 0: none.", 0.0)
+    cutmix: float = option("Alpha of cutmix; 0: none.", 0.0)
+    color_jitter: float = option("Largest change of brightness, contrast and saturation of each crop, 0 to 1.", 0.0)
+    temperature: float | None = option("T of softmax(logits / T) of student and labels.  [default: that of the labels, or 1]", None)
+    truth_weight: float = option("Share of the cross-entropy with the images' classes in the loss, 0 to 1.", 0.0)
+    policy: str | None = option("Remainder policy for sparse labels.  [default: the codec's]", None)
+    precision: str = option("Arithmetic: auto is bfloat16 on CUDA, else float32.", "auto")
+    channels_last: bool = option("Memory format.", True)
+    compile: bool = option("Use torch.compile.", False)
+    in_memory: bool = option("Keep all images in the device's memory and cut crops there; they must have one size.", False)
+    seed: int = option("Seed of weights, order and crops.", 0)
+    workers: int = option("Processes that decode and crop images.", 0)
+    device: str = option("auto, cpu, cuda, cuda:1, ...", "auto")
+    checkpoint_epochs: int = option("Epochs between checkpoints; one is always written after the last epoch.", 1)
+    resume: bool = option("Continue from the checkpoint in the folder of the run, if there is one.", False)
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            object.__setattr__(self, option.name, _converted(option, getattr(self, option.name)))
+        types = types_of(type(self))
+        for known in fields(self):
+            object.__setattr__(self, known.name, _converted(known, *types[known.name], getattr(self, known.name)))
         for name in ("epochs", "batch_size", "crops_per_image", "size", "val_epochs", "checkpoint_epochs"):
             _check(name, getattr(self, name) >= 1, "at least 1", getattr(self, name))
         for name in (
@@ -154,7 +150,7 @@ class TrainConfig:
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration that a mapping describes; ArgumentError for an unknown name, naming the nearest, or another type."""
         check_names(values)
-        missing = [option.name for option in fields(cls) if option.default is dataclasses.MISSING and option.name not in values]
+        missing = [known.name for known in fields(cls) if known.default is dataclasses.MISSING and known.name not in values]
         if missing:
             raise ArgumentError(f"configuration: {', '.join(missing)}: missing")
         return cls(**values)
@@ -171,7 +167,7 @@ class TrainConfig:
 
 def check_names(names: Iterable[str], where: str = "configuration") -> None:
     """Raise ArgumentError unless these are all names of options, naming the nearest."""
-    known = [option.name for option in fields(TrainConfig)]
+    known = [one.name for one in fields(TrainConfig)]
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -210,26 +206,14 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-TYPES: dict[str, tuple[type, int]] = {}
-"""Of each option, the type of its value (or of each of its values), and how many values it has; 0 for one that is no sequence."""
-
-
-def _type_of(annotation: Any) -> tuple[type, int]:
-    parts = [part for part in get_args(annotation) if part is not type(None)]
-    if getattr(annotation, "__origin__", None) is tuple:
-        return parts[0], len(parts)
-    return _type_of(parts[0]) if parts else (annotation, 0)
-
-
-def _converted(option: dataclasses.Field[Any], value: Any) -> Any:
-    kind, count = TYPES[option.name]
-    if value is None and option.default is None:
+def _converted(field: dataclasses.Field[Any], kind: type, count: int, value: Any) -> Any:
+    if value is None and field.default is None:
         return None
     if count:
         if not isinstance(value, list | tuple) or len(value) != count:
-            raise ArgumentError(f"{option.name}: expected {count} numbers, got {value!r}")
-        return tuple(_converted_one(option.name, kind, part) for part in value)
-    return _converted_one(option.name, kind, value)
+            raise ArgumentError(f"{field.name}: expected {count} numbers, got {value!r}")
+        return tuple(_converted_one(field.name, kind, part) for part in value)
+    return _converted_one(field.name, kind, value)
 
 
 def _converted_one(name: str, kind: type, value: Any) -> Any:
@@ -244,6 +228,3 @@ def _converted_one(name: str, kind: type, value: Any) -> Any:
 def _check(name: str, good: bool, expected: str, value: object) -> None:
     if not good:
         raise ArgumentError(f"{name}: expected {expected}, got {value!r}")
-
-
-TYPES.update({name: _type_of(annotation) for name, annotation in get_type_hints(TrainConfig).items()})

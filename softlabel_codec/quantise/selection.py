@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +135,11 @@ def check_floats(name: str, array: object, shape: tuple[int, ...]) -> NDArray[An
     if result.dtype.kind != "f" or result.shape != shape:
         raise ArgumentError(f"{name}: expected floats of shape {shape}, got {_describe(result)}")
     return result
+
+
+def wrong_labels(codec: Codec, wanted: str, labels: Mapping[str, Any]) -> ArgumentError:
+    """Return the error for labels that are given by other names than a codec takes."""
+    return ArgumentError(f"codec {str(codec)!r}: expected {wanted}, got {' and '.join(labels) or 'no labels'}")
 
 
 def _candidates(probs: NDArray[np.float32], codec: Codec) -> NDArray[np.bool_]:

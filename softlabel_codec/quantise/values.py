@@ -138,25 +138,3 @@ class Log8:
             raise CorruptError("a crop that keeps all classes has a remainder")
         total = np.add.reduce(powers, axis=1) + rest
         return (powers / total[:, None]).astype(np.float32), (rest / total).astype(np.float32)
-
-
-def vectors_to_bits(vectors: NDArray[np.floating[Any]], values: str) -> NDArray[Any]:
-    """Return the bits of dense vectors (R, C) as u32 (`f32`) or u16 (`f16`), a copy; ArgumentError if they do not fit."""
-    float_type = FLOAT_TYPES[values]
-    with np.errstate(over="ignore"):
-        rounded: NDArray[Any] = np.array(vectors, dtype=float_type, order="C")
-    finite = np.isfinite(rounded).all(axis=1)
-    if not finite.all():
-        raise ArgumentError(f"vectors: row {int(np.argmin(finite))}: expected finite numbers within the range of {values}")
-    bits: NDArray[Any] = rounded.view(f"<u{float_type.itemsize}")
-    return bits
-
-
-def bits_to_vectors(bits: NDArray[Any], values: str, content: str) -> Floats:
-    """Return dense vectors (R, C) from their bits; CorruptError if they are not what `content` says."""
-    vectors: Floats = np.ascontiguousarray(bits).view(FLOAT_TYPES[values]).astype(np.float32)
-    if not np.isfinite(vectors).all() or (content == "probs" and (vectors < 0).any()):
-        raise CorruptError(f"{content} of a crop are not finite" + (" and positive" if content == "probs" else ""))
-    if content == "probs" and (np.abs(vectors.sum(axis=1, dtype=np.float64) - 1) > MAX_SUM - 1 + vectors.shape[1] * 2.0**-25).any():
-        raise CorruptError("the probabilities of a crop do not add up to 1")
-    return vectors

@@ -12,10 +12,10 @@ import numpy as np
 from softlabel_codec.block.columns import Column, grouped, much_text
 from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER
+from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
 from softlabel_codec.container.zstd_frames import compressed_sizes
 from softlabel_codec.errors import FormatError
-from softlabel_codec.reader import SoftLabelReader
 
 Sizes = dict[str, float]
 
@@ -110,30 +110,31 @@ def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCK
         If not even header and metadata are sound.
     """
     try:
-        reader = SoftLabelReader(path)
+        container = OpenContainer(path)
     except FormatError as error:
         return _inspect_beginning(path, error, sampled_blocks)
-    with reader:
-        budget, sampled, problems = _budget(reader, sampled_blocks)
+    with container:
+        trailer, description, num_crops = container.trailer, container.description, container.index.num_crops
+        budget, sampled, problems = _budget(container, sampled_blocks)
         return FileReport(
             path=str(path),
-            file_bytes=reader.trailer.file_length,
-            format_version=reader.format_version,
-            written_by=reader.written_by,
-            fingerprint=reader.fingerprint,
-            codec=reader.codec,
-            num_classes=reader.num_classes,
-            crops=reader.crops,
-            num_images=len(reader),
-            num_crops=reader.trailer.num_crops,
-            num_blocks=reader.trailer.num_blocks,
-            fewest_crops=int(reader.num_crops.min()) if len(reader) else 0,
-            most_crops=int(reader.num_crops.max(initial=0)),
-            bytes_per_crop=_per_crop(reader.trailer.file_length, reader.trailer.num_crops),
+            file_bytes=trailer.file_length,
+            format_version=container.beginning.header.version,
+            written_by=description.written_by,
+            fingerprint=container.fingerprint,
+            codec=str(description.codec),
+            num_classes=description.num_classes,
+            crops=description.crops,
+            num_images=trailer.num_images,
+            num_crops=trailer.num_crops,
+            num_blocks=trailer.num_blocks,
+            fewest_crops=int(num_crops.min()) if trailer.num_images else 0,
+            most_crops=int(num_crops.max(initial=0)),
+            bytes_per_crop=_per_crop(trailer.file_length, trailer.num_crops),
             budget=budget,
             sampled_blocks=sampled,
-            metadata=reader.metadata,
-            skipped_keys=list(reader.summary.get("skipped_keys", [])),
+            metadata=description.metadata,
+            skipped_keys=list(container.summary.get("skipped_keys", [])),
             finished=True,
             problems=problems,
         )
@@ -182,21 +183,21 @@ def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampl
         source.close()
 
 
-def _budget(reader: SoftLabelReader, sampled_blocks: int) -> tuple[list[Part], int, list[str]]:
+def _budget(container: OpenContainer, sampled_blocks: int) -> tuple[list[Part], int, list[str]]:
     """Return where the bytes go, in how many blocks that was measured, and what is wrong with others of the sample."""
-    trailer = reader.trailer
+    trailer, blocks_offset = container.trailer, container.beginning.blocks_offset
     columns: Sizes = {}
     problems = []
     sample = np.unique(np.linspace(0, trailer.num_blocks - 1, min(sampled_blocks, trailer.num_blocks)).astype(int)).tolist()
     for number in sample:
         try:
-            _add_sizes(columns, reader.block_columns(number))
+            _add_sizes(columns, container.columns(number))
         except FormatError as error:
             problems.append(str(error))
-    parts = _block_parts(columns, trailer.keys_offset - reader.blocks_offset, trailer.num_blocks)
+    parts = _block_parts(columns, trailer.keys_offset - blocks_offset, trailer.num_blocks)
     parts["keys"] = parts.get("keys", 0) + trailer.summary_offset - trailer.keys_offset
     parts["index"] = trailer.copy_offset - trailer.index_offset
-    parts["metadata"] = reader.blocks_offset - HEADER.size
+    parts["metadata"] = blocks_offset - HEADER.size
     parts["copy of header and metadata"] = trailer.trailer_offset - trailer.copy_offset
     parts["summary"] = trailer.index_offset - trailer.summary_offset
     parts["header and trailer"] = HEADER.size + TRAILER.size

@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.inspect import Part, inspect
 
 NUMBERS_PER_BATCH = 2**22
-"""So many numbers of labels are decoded at a time."""
-NUMBERS_PER_SPARSE_CROP = 128
+"""So many numbers of labels are decoded at a time, or those of one image."""
 CONFIDENCE_BINS = 20
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -171,9 +169,7 @@ def plot_stats(report: StatsReport, out: str | os.PathLike[str]) -> None:
 
 def _batches(reader: SoftLabelReader, sample: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Yield the numbers of some images in batches that take little memory."""
-    codec = Codec.parse(reader.codec)
-    per_crop = reader.num_classes if codec.family == "dense" else NUMBERS_PER_SPARSE_CROP
-    size = np.cumsum(reader.num_crops[sample] * per_crop)
+    size = np.cumsum(reader.num_crops[sample] * reader.num_classes)
     cuts = np.flatnonzero(np.diff(size // NUMBERS_PER_BATCH)) + 1
     yield from np.split(sample, cuts)
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from softlabel_codec.container.files import FileSource
-from softlabel_codec.container.framing import TRAILER, unpack_copy
+from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
-from softlabel_codec.container.summary import keys_sha256
-from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, SoftLabelError
+from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, SoftLabelError
 from softlabel_codec.reader import SoftLabelReader
 
-CHUNK_BYTES = 2**24
 Progress = Callable[[int, int], None]
 
 
@@ -115,25 +111,30 @@ def verify(
     """
     findings = _Findings()
     try:
-        reader = SoftLabelReader(path)
+        container = OpenContainer(path)
     except FormatError as error:
         findings.note(error)
         return VerifyReport(str(path), False, deep, *_whole_prefix(path), findings.problems)
-    with reader:
+    show = progress or (lambda done, total: None)
+    with container:
         with findings.collecting():
-            _check_keys(reader)
-        _check_blocks(reader, findings, deep, progress or (lambda done, total: None))
-        with findings.collecting():
-            _check_copy(reader)
-        with findings.collecting():
-            _check_sha256(reader)
-        compared = 0 if images is None else _compare_images(reader, Path(images), findings, progress or (lambda done, total: None))
-        counts = reader.trailer.num_blocks, len(reader)
-        return VerifyReport(str(path), not findings.problems, deep, *counts, findings.problems, compared, reader.image_checksums)
+            container.check_keys()
+        _check_blocks(container, findings, deep, show)
+        for check in (container.check_copy, container.check_sha256):
+            with findings.collecting():
+                check()
+        counts, checksums = (container.trailer.num_blocks, container.trailer.num_images), container.description.image_checksums
+    compared = 0 if images is None else _compare_images(path, Path(images), findings, show)
+    return VerifyReport(str(path), not findings.problems, deep, *counts, findings.problems, compared, checksums)
 
 
-def _compare_images(reader: SoftLabelReader, images: Path, findings: _Findings, progress: Progress) -> int:
-    """Look at all images of a folder that are labelled, and return how many there are."""
+def _compare_images(path: str | os.PathLike[str], images: Path, findings: _Findings, progress: Progress) -> int:
+    """Look at all images of a folder that are labelled in a file, and return how many there are."""
+    with SoftLabelReader(path) as reader:
+        return _compare_with(reader, images, findings, progress)
+
+
+def _compare_with(reader: SoftLabelReader, images: Path, findings: _Findings, progress: Progress) -> int:
     from softlabel_codec.images.files import compare_file  # noqa: PLC0415
     from softlabel_codec.images.finding import ON_MISSING, find_images  # noqa: PLC0415  needs Pillow, which the rest does without
 
@@ -164,41 +165,15 @@ def _compare_images(reader: SoftLabelReader, images: Path, findings: _Findings, 
     return len(there)
 
 
-def _check_blocks(reader: SoftLabelReader, findings: _Findings, deep: bool, progress: Progress) -> None:
-    for number in range(reader.trailer.num_blocks):
+def _check_blocks(container: OpenContainer, findings: _Findings, deep: bool, progress: Progress) -> None:
+    num_blocks = container.trailer.num_blocks
+    for number in range(num_blocks):
         with findings.collecting():
             if deep:
-                reader.check_block(number)
+                container.check_block(number)
             else:
-                reader.blocks.content(number)
-        progress(number + 1, reader.trailer.num_blocks)
-
-
-def _check_keys(reader: SoftLabelReader) -> None:
-    if keys_sha256(reader.keys.raw()) != reader.summary["keys_sha256"]:
-        raise CorruptError(f"{reader.path}: the keys are not those that the summary has the fingerprint of")
-    order = list(reader.keys.raw_in_order())
-    if any(before >= after for before, after in pairwise(order)):
-        raise CorruptError(f"{reader.path}: the order of keys is wrong, or a key stands twice")
-
-
-def _check_copy(reader: SoftLabelReader) -> None:
-    start, end = reader.trailer.copy_offset, reader.trailer.trailer_offset
-    try:
-        same = unpack_copy(reader.read_bytes(start, end - start)) == reader.beginning.data
-    except FormatError as error:
-        raise type(error)(f"{reader.path}: copy at byte {start}: {error}") from None
-    if not same:
-        raise CorruptError(f"{reader.path}: copy at byte {start}: expected header and metadata as they stand at the beginning")
-
-
-def _check_sha256(reader: SoftLabelReader) -> None:
-    digest = hashlib.sha256()
-    end = reader.trailer.file_length - TRAILER.size
-    for start in range(0, end, CHUNK_BYTES):
-        digest.update(reader.read_bytes(start, min(CHUNK_BYTES, end - start)))
-    if digest.digest() != reader.trailer.sha256:
-        raise CorruptError(f"{reader.path}: the SHA-256 of the file differs from that in its trailer")
+                container.blocks.content(number)
+        progress(number + 1, num_blocks)
 
 
 def _whole_prefix(path: str | os.PathLike[str]) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from typing import Any
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.metadata import Description, difference
+from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.errors import FormatError
-from softlabel_codec.reader import SoftLabelReader
 
 NOT_COMPARED = ("package", "libraries")
 """Metadata that an update changes: no reason to label everything again."""
@@ -42,10 +42,9 @@ def check_made_alike(
     """
     wanted = Description(num_classes, codec, metadata=_compared(metadata), **layout)
     try:
-        with SoftLabelReader(path) as reader:
-            found = reader.beginning.description
-            skipped: list[str] = reader.summary.get("skipped_keys", [])
-            num_images = len(reader)
+        with OpenContainer(path) as file:
+            found, num_images = file.description, file.trailer.num_images
+            skipped: list[str] = file.summary.get("skipped_keys", [])
     except FormatError as error:
         raise _exists(path, f"is not a finished label file ({type(error).__name__})") from None
     made = replace(found, metadata=_compared(found.metadata), other={})

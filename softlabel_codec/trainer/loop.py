@@ -25,6 +25,7 @@ from softlabel_codec.evaluate.evaluator import LOWER_THE_RATE, Evaluator
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students.weights import save_weights
 from softlabel_codec.teacher.interrupted import Interrupted
+from softlabel_codec.teacher.online import OnlineTeacher
 from softlabel_codec.torch import DenseTargets, soft_cross_entropy
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.targets import Targets
@@ -35,7 +36,7 @@ from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, sa
 from softlabel_codec.trainer.draws import check_draws, epoch_of, num_steps
 from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.processes import Processes, processes
-from softlabel_codec.trainer.setup import OnlineTeacher, Setup, make_evaluator, make_online_teacher, make_optimizer, make_student, set_up
+from softlabel_codec.trainer.setup import Setup, make_evaluator, make_online_teacher, make_optimizer, make_student, set_up
 
 Progress = Callable[[int, int], None]
 RESULT, WEIGHTS = "result.json", "weights.pt"

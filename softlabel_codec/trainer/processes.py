@@ -90,7 +90,9 @@ def processes(device: str) -> Iterator[Processes]:
         If the device cannot be used.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    where = find_device(device, int(os.environ.get("LOCAL_RANK", "0")) if world_size > 1 else None)
+    if world_size > 1 and (device == "cuda" or (device == "auto" and torch.cuda.is_available())):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    where = device_by_name(device)
     if world_size == 1:
         yield Processes(0, 1, where)
         return
@@ -105,10 +107,3 @@ def processes(device: str) -> Iterator[Processes]:
         if ours:
             gc.collect()  # a network that averages gradients holds the group, which must not live until the interpreter ends
             distributed.destroy_process_group()
-
-
-def find_device(name: str, local_rank: int | None = None) -> torch.device:
-    """Return a device by name, `auto` being CUDA where there is any; ArgumentError if it cannot be used."""
-    if local_rank is not None and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
-        name = f"cuda:{local_rank}"
-    return device_by_name(name)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.evaluate import Evaluator, TestImages
-from softlabel_codec.images.classes import class_folders, classes_of, images_sha256, read_class_folders, unknown_classes
+from softlabel_codec.images.classes import (
+    class_folders,
+    classes_of,
+    images_sha256,
+    read_class_folders,
+    unknown_classes,
+    warn_of_other_classes,
+)
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import list_images, resampling
 from softlabel_codec.label_maps import MappedCrops, file_sha256
@@ -29,15 +35,12 @@ from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
 from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher
-from softlabel_codec.teacher.outputs import as_logits, check_output, noise
+from softlabel_codec.teacher.online import OnlineTeacher, online_teacher
 from softlabel_codec.torch import SoftLabelDataset
 from softlabel_codec.torch.device import ImageMemory
-from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple
 from softlabel_codec.trainer.fresh import ClassLabels, Crops, FreshCrops, LabelOf, UnknownLabels
 
-OnlineTeacher = Callable[[Tensor], Tensor]
-_CROPS_COMPARED = 200
-_BETTER_THAN_CHANCE = 3
 NOT_DECAYED = ("class_token", "cls_token", "dist_token", "pos_embed", "pos_embedding")
 """What tokens and positions of transformers are called in timm and in torchvision."""
 
@@ -130,7 +133,7 @@ def _stored_crops(config: TrainConfig) -> Setup:
     folders, num_classes = _classes(config, crops.keys, reader.num_classes)
     classes = _class_numbers(config, crops.keys, folders)
     if classes is not None:
-        _compare_classes(reader, classes)
+        warn_of_other_classes(reader, classes)
     return Setup(
         crops=crops,
         classes=classes,
@@ -262,29 +265,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device) -> OnlineTeacher | None:
-    """Return what gives a teacher's logits for pixels (B, 3, size, size) in 0..255; None if there is no teacher.
-
-    Raises
-    ------
-    MismatchError
-        If the teacher has another number of classes, or returns probabilities where logits were announced, or the other way round.
-    """
-    if setup.teacher is None:
-        return None
-    teacher = setup.teacher
-    model = teacher.model.to(device)
-
-    @torch.inference_mode()
-    def logits(pixels: Tensor) -> Tensor:
-        return as_logits(model(normalize(pixels, teacher.mean, teacher.std)), teacher.output)
-
-    with torch.inference_mode():
-        probe = model(normalize(noise(config.size).to(device), teacher.mean, teacher.std))
-    if probe.shape != (2, setup.num_classes):
-        expected = f"expected logits of shape (2, {setup.num_classes}) for 2 crops, got {tuple(probe.shape)}"
-        raise MismatchError(f"teacher {teacher.name}: {expected}")
-    check_output(probe, teacher.output, teacher.name)
-    return logits
+    """Return the teacher that labels in every step, None if there is none; MismatchError if it does not fit."""
+    return None if setup.teacher is None else online_teacher(setup.teacher, setup.num_classes, config.size, device)
 
 
 def find_test_images(config: TrainConfig, setup: Setup) -> TestImages | None:
@@ -342,19 +324,6 @@ def _class_numbers(config: TrainConfig, keys: Sequence[str], folders: Sequence[s
     if config.truth_weight:
         raise MismatchError(f"truth_weight: needs to know the images' classes. {unknown_classes(config.images, 0, config.num_classes)}")
     return None
-
-
-def _compare_classes(reader: SoftLabelReader, classes: NDArray[np.int64]) -> None:
-    """Warn if labels agree with the class folders hardly more often than by chance: their numbers are probably others."""
-    chosen = np.unique(np.linspace(0, len(classes) - 1, _CROPS_COMPARED).astype(np.int64)) if len(classes) else np.zeros(0, np.int64)
-    labels = reader.read_batch(chosen, np.zeros((len(chosen), 1), np.int64))
-    top = np.array([int(image.labels.dense()[0].argmax()) for image in labels])
-    agreement = float((top == classes[chosen]).mean()) if len(chosen) else 1.0
-    chance = 1 / reader.num_classes
-    if agreement < min(_BETTER_THAN_CHANCE * chance, (1 + chance) / 2):  # with few classes, three times chance is more than always
-        advice = "If class folders are not numbered in ascending order, say with --classes FILE which has which number"
-        found = f"{reader.path}: its labels agree with the class folders for only {agreement:.1%} of the images"
-        warnings.warn(f"{found}. {advice}", stacklevel=2)
 
 
 def _or(value: Any, default: Any) -> Any:

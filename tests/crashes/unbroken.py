@@ -66,7 +66,7 @@ class Unbroken:
         """Return what stands in a finished file."""
         assert verify(path, deep=True).ok, f"{path}: an unbroken run left a file that is not sound"
         with SoftLabelReader(path) as reader:
-            index = reader.index
+            index = reader.container.index
             return cls(images, path.read_bytes(), list(reader.keys), contents(reader), index.starts.tolist(), index.first_images.tolist())
 
     def whole_blocks(self, length: int) -> int:

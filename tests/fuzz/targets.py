@@ -21,6 +21,7 @@ from fuzz.bases import BASES, layout_of
 from fuzz.limits import within_a_second
 from fuzz.scratch import scratch_folder
 from fuzz.script import CHANGES, INDEX_CHANGES, built
+from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.block.layout import BlockImages, CropRows, Layout
 from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.codec import Codec
@@ -29,7 +30,6 @@ from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, StateError
 from softlabel_codec.labels import Labels, SparseLabels
-from softlabel_codec.quantise.codes import label_quantiser
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.recover import recover
 from softlabel_codec.report import inspect, stats, verify

@@ -28,7 +28,7 @@ from softlabel_codec.block.columns import Column, to_bits, to_planes
 from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER, Header
 from softlabel_codec.container.summary import keys_sha256
-from softlabel_codec.quantise.codes import SparseCodes
+from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.sampler import CropSampler
 
 REFUSED_FOLDER = Path(__file__).parents[2] / "spec" / "vectors" / "invalid"

@@ -279,7 +279,10 @@ def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, A
 def contents(path: Path) -> dict[str, Any]:
     """Return everything that a reader must find in a file, as arrays."""
     with SoftLabelReader(path) as reader:
-        section = json.dumps(msgpack.unpackb(reader.read_bytes(HEADER.size, reader.blocks_offset - HEADER.size)), sort_keys=True)
+        section = json.dumps(
+            msgpack.unpackb(reader.container.source.read_at(HEADER.size, reader.container.beginning.blocks_offset - HEADER.size)),
+            sort_keys=True,
+        )
         described = {"metadata": section, "summary": json.dumps(reader.summary, sort_keys=True)}
         if not len(reader):
             return described | {

@@ -1,0 +1,78 @@
+"""From the images and crops that a caller names to their numbers in a file."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softlabel_codec.checks.arguments import batch_crop_numbers, crop_numbers
+from softlabel_codec.container.open_container import OpenContainer
+from softlabel_codec.errors import ArgumentError
+
+
+class Lookup:
+    """Finds the images and crops of a file that callers name, and refuses those that it does not have.
+
+    Parameters
+    ----------
+    container : OpenContainer
+        The file.
+    """
+
+    def __init__(self, container: OpenContainer) -> None:
+        self._path, self._keys = container.source.path, container.keys
+        self._num_images, self._num_crops = container.trailer.num_images, container.index.num_crops
+
+    def image(self, image: int | str) -> int:
+        """Return the number of an image, named by number (negative: from the end) or key; KeyError or IndexError if there is none."""
+        if isinstance(image, str):
+            number = self._keys.find(image)
+            if number is None:
+                raise KeyError(f"{self._path}: no image with the key {image!r}")
+            return number
+        try:
+            place = operator.index(image)
+        except TypeError:
+            raise ArgumentError(f"image: expected a number or a key, got {image!r}") from None
+        if not -self._num_images <= place < self._num_images:
+            raise self._no_such_image(place)
+        return place + self._num_images if place < 0 else place
+
+    def images(self, images: Sequence[int | str] | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the numbers of several images (B,), named likewise."""
+        if not isinstance(images, np.ndarray) or images.dtype.kind not in "iu" or images.ndim != 1:
+            return np.array([self.image(image) for image in images], np.int64)
+        outside = (images < -self._num_images) | (images >= self._num_images)
+        if outside.any():
+            raise self._no_such_image(int(images[outside][0]))
+        numbers = images.astype(np.int64)
+        return np.where(numbers < 0, numbers + self._num_images, numbers)
+
+    def crops(self, crops: Sequence[int] | NDArray[np.integer], number: int) -> list[int]:
+        """Return crop numbers of one image; IndexError if it has no such crop."""
+        chosen = crop_numbers(crops)
+        if chosen and not 0 <= min(chosen) <= max(chosen) < self._num_crops[number]:
+            raise self._no_such_crop(number, chosen)
+        return chosen
+
+    def batch_crops(self, crops: ArrayLike, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return crop numbers (B, N) of the images of these numbers (B,); IndexError if one has no such crop."""
+        chosen = batch_crop_numbers(crops, len(numbers))
+        outside = (chosen < 0) | (chosen >= self._num_crops[numbers][:, None])
+        if outside.any():
+            row = int(outside.any(axis=1).argmax())
+            raise self._no_such_crop(int(numbers[row]), chosen[row].tolist())
+        return chosen.astype(np.int64)
+
+    def _no_such_image(self, number: int) -> IndexError:
+        if not self._num_images:
+            return IndexError(f"{self._path}: image number {number}: there are no images in this file")
+        return IndexError(f"{self._path}: image number: expected {-self._num_images} to {self._num_images - 1}, got {number}")
+
+    def _no_such_crop(self, number: int, chosen: list[int]) -> IndexError:
+        last = int(self._num_crops[number]) - 1
+        wrong = next(crop for crop in chosen if not 0 <= crop <= last)
+        return IndexError(f"{self._path}: image {number} ({self._keys[number]!r}): crop number: expected 0 to {last}, got {wrong}")

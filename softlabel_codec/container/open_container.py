@@ -1,0 +1,177 @@
+"""`OpenContainer`: a finished file, opened, with all its parts at hand. Readers, reports and `recover` stand on it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from itertools import pairwise
+from types import TracebackType
+
+from softlabel_codec.block.columns import Column
+from softlabel_codec.block.layout import BlockImages
+from softlabel_codec.checks.limits import MAX_SUMMARY_BYTES
+from softlabel_codec.container.files import PARTIAL_SUFFIX, FileSource, located
+from softlabel_codec.container.framing import TRAILER, Index, Trailer, unpack_copy
+from softlabel_codec.container.index import BlockIndex, Blocks
+from softlabel_codec.container.keys import Keys
+from softlabel_codec.container.msgpack_maps import Plain
+from softlabel_codec.container.scan import Beginning, read_beginning
+from softlabel_codec.container.summary import keys_sha256, unpack_summary
+from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
+
+CHUNK_BYTES = 2**24
+
+
+class OpenContainer:
+    """A finished file, open for reading. Threads and forked processes may share it.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Attributes
+    ----------
+    source : FileSource
+        The open file.
+    beginning : Beginning
+        Its header and metadata.
+    description : Description
+        What the metadata say.
+    layout : Layout
+        How its blocks are laid out.
+    trailer : Trailer
+        Numbers of images, blocks and crops, and where its parts are.
+    index : BlockIndex
+        Where its blocks are, and how many crops each image has.
+    blocks : Blocks
+        Contents of its blocks.
+    keys : Keys
+        Keys of its images.
+    summary : dict
+        What was known only at its end.
+
+    Raises
+    ------
+    FormatError
+        In one of its kinds, if the file is not a sound, finished container.
+    OSError
+        If the file cannot be opened or read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.source = FileSource(path)
+        try:
+            self.beginning = read_beginning(self.source)
+            self.description = self.beginning.description
+            self.layout = self.description.layout
+            self.trailer = read_trailer(self.source, self.beginning)
+            self.index = _read_index(self.source, self.beginning, self.trailer)
+            self.blocks = Blocks(self.source, self.index, self.beginning.metadata_crc32)
+            self.summary = read_summary(self.source, self.trailer)
+            self.keys = Keys(self.source, self.trailer)
+        except BaseException:
+            self.source.close()
+            raise
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which holds that of the rest."""
+        return hashlib.sha256(self.trailer.pack()).hexdigest()
+
+    def columns(self, block: int) -> list[Column]:
+        """Return the content of a block as the named columns that our writer makes of it."""
+        return self.layout.pack(self.layout.unpack_all(self.blocks.content(block)))
+
+    def check_block(self, block: int) -> BlockImages:
+        """Decode everything in a block, compare it with index and keys, and return it; CorruptError if anything is wrong."""
+        content = self.blocks.content(block)
+        first, last = int(self.index.first_images[block]), int(self.index.first_images[block + 1])
+        try:
+            images = self.layout.unpack_all(content)
+            self.layout.quantiser.dequantise(images.codes, self.layout.codec.policy)
+            if images.keys != self.keys[first:last] or images.counts.tolist() != self.index.num_crops[first:last].tolist():
+                raise CorruptError("its keys or numbers of crops are not those of the index")
+        except FormatError as error:
+            raise self.blocks.located(error, block) from None
+        return images
+
+    def find_corrupt(self, blocks: Iterable[int], error: FormatError) -> FormatError:
+        """Return the error of the first of some blocks that is not sound in every respect, or else `error` with the name of the file."""
+        for block in blocks:
+            try:
+                self.check_block(block)
+            except FormatError as found:
+                return found
+        return located(error, self.source)
+
+    def check_keys(self) -> None:
+        """Raise a FormatError unless the keys are those that the summary has the fingerprint of, in the order that bisection needs."""
+        if keys_sha256(self.keys.raw()) != self.summary["keys_sha256"]:
+            raise CorruptError(f"{self.source.path}: the keys are not those that the summary has the fingerprint of")
+        if any(before >= after for before, after in pairwise(self.keys.raw_in_order())):
+            raise CorruptError(f"{self.source.path}: the order of keys is wrong, or a key stands twice")
+
+    def check_copy(self) -> None:
+        """Raise a FormatError unless the copy of header and metadata at the end of the file is one."""
+        start, end = self.trailer.copy_offset, self.trailer.trailer_offset
+        try:
+            same = unpack_copy(self.source.read_at(start, end - start)) == self.beginning.data
+        except FormatError as error:
+            raise located(error, self.source, f"copy at byte {start}") from None
+        if not same:
+            what = "expected header and metadata as they stand at the beginning"
+            raise located(CorruptError(what), self.source, f"copy at byte {start}")
+
+    def check_sha256(self) -> None:
+        """Raise CorruptError unless the SHA-256 of the file is the one in its trailer."""
+        digest = hashlib.sha256()
+        end = self.trailer.trailer_offset
+        for start in range(0, end, CHUNK_BYTES):
+            digest.update(self.source.read_at(start, min(CHUNK_BYTES, end - start)))
+        if digest.digest() != self.trailer.sha256:
+            raise CorruptError(f"{self.source.path}: the SHA-256 of the file differs from that in its trailer")
+
+    def close(self) -> None:
+        """Close the file. Closing twice is allowed."""
+        self.blocks.forget()
+        self.source.close()
+
+    def __enter__(self) -> OpenContainer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def read_trailer(source: FileSource, beginning: Beginning) -> Trailer:
+    """Return the trailer of a file, or raise a FormatError that names the file."""
+    length = source.length
+    try:
+        if length < beginning.blocks_offset + TRAILER.size:
+            raise TruncatedError("the file ends before its trailer")
+        return Trailer.unpack(source.read_at(length - TRAILER.size, TRAILER.size), length, beginning.blocks_offset)
+    except TruncatedError as error:
+        unfinished = "an unfinished file. " if source.path.name.endswith(PARTIAL_SUFFIX) else ""
+        advice = "Continue the writer that began it, or keep its whole blocks with 'slcodec recover'"
+        raise located(TruncatedError(f"{unfinished}{error}. {advice}"), source) from None
+    except FormatError as error:
+        raise located(error, source, "trailer") from None
+
+
+def read_summary(source: FileSource, trailer: Trailer) -> Plain:
+    """Return the summary of a file, or raise a FormatError that names the file."""
+    start, end = trailer.summary_offset, trailer.index_offset
+    try:
+        return unpack_summary(source.read_at(start, min(end - start, MAX_SUMMARY_BYTES + 5)))
+    except FormatError as error:
+        raise located(error, source, f"summary at byte {start}") from None
+
+
+def _read_index(source: FileSource, beginning: Beginning, trailer: Trailer) -> BlockIndex:
+    try:
+        data = source.read_at(trailer.index_offset, trailer.copy_offset - trailer.index_offset)
+        return BlockIndex(Index.unpack(data, trailer.num_blocks, trailer.num_images), beginning.blocks_offset, trailer)
+    except FormatError as error:
+        raise located(error, source, f"index at byte {trailer.index_offset}") from None
