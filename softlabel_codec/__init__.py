@@ -8,6 +8,7 @@ What needs torch (`SoftLabelDataset`, `soft_cross_entropy`) is in `softlabel_cod
 import logging
 
 from softlabel_codec.codec import Codec
+from softlabel_codec.container.recovery import recover
 from softlabel_codec.errors import (
     ArgumentError,
     CorruptError,
@@ -23,7 +24,6 @@ from softlabel_codec.errors import (
 )
 from softlabel_codec.labels import BatchLabels, DenseLabels, ImageLabels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.recover import recover
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.version import __version__
 from softlabel_codec.writer import SoftLabelWriter

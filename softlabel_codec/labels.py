@@ -238,8 +238,9 @@ class ImageLabels:
     labels: Labels
     image_crc32: int | None = None
 
-    def __len__(self) -> int:
-        """Return the number of crops."""
+    @property
+    def num_crops(self) -> int:
+        """M."""
         return len(self.flips)
 
 
@@ -257,8 +258,8 @@ class BatchLabels:
         One row for each crop.
     image_sizes : int64 (B, 2)
         Height and width of each image.
-    image_rows : int64 (B,)
-        Number of rows of each image.
+    num_crops : int64 (B,)
+        Number of crops of each image.
     images : int64 (B,)
         Number of each image in the file.
     image_crc32s : int64 (B,) or None
@@ -269,7 +270,7 @@ class BatchLabels:
     flips: NDArray[np.bool_]
     labels: Labels
     image_sizes: NDArray[np.int64]
-    image_rows: NDArray[np.int64]
+    num_crops: NDArray[np.int64]
     images: NDArray[np.int64]
     image_crc32s: NDArray[np.int64] | None = None
 
@@ -277,20 +278,16 @@ class BatchLabels:
     def of_image(cls, image: ImageLabels, number: NDArray[np.int64]) -> BatchLabels:
         """Return a batch of one image, whose number is `number` (1,)."""
         crc32s = None if image.image_crc32 is None else np.array([image.image_crc32], np.int64)
-        counts = np.array([len(image.flips)], np.int64)
-        return cls(image.crops, image.flips, image.labels, np.array([image.image_size], np.int64), counts, number, crc32s)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.image_rows)
+        num_crops = np.array([image.num_crops], np.int64)
+        return cls(image.crops, image.flips, image.labels, np.array([image.image_size], np.int64), num_crops, number, crc32s)
 
     def __iter__(self) -> Iterator[ImageLabels]:
         """Yield the images one by one."""
         start = 0
-        crc32s = [None] * len(self) if self.image_crc32s is None else self.image_crc32s.tolist()
-        for count, size, crc32 in zip(self.image_rows.tolist(), self.image_sizes.tolist(), crc32s, strict=True):
+        crc32s = [None] * len(self.images) if self.image_crc32s is None else self.image_crc32s.tolist()
+        for count, size, crc32 in zip(self.num_crops.tolist(), self.image_sizes.tolist(), crc32s, strict=True):
             rows = slice(start, start + count)
-            labels = self.labels if len(self.image_rows) == 1 else self.labels[rows]
+            labels = self.labels if len(self.images) == 1 else self.labels[rows]
             yield ImageLabels(self.crops[rows], self.flips[rows], (size[0], size[1]), labels, crc32)
             start += count
 

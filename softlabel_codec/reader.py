@@ -237,8 +237,8 @@ class SoftLabelReader:
         if chosen is None and (of_images.image_rows != self.num_crops[numbers]).any():
             raise CorruptError(_OTHER_CROPS)
         labels = self._layout.quantiser.dequantise(found.codes, self._policy)
-        sizes, counts, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
-        return BatchLabels(found.crops, found.flips, labels, sizes, counts, numbers, crc32s)
+        sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
+        return BatchLabels(found.crops, found.flips, labels, sizes, num_crops, numbers, crc32s)
 
     def _sound(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> NDArray[np.bool_]:
         """Return which images (B,) can be read, one by one; note the others."""

@@ -391,13 +391,17 @@ def _num_rows(labels: dict[str, Any]) -> int:
 
 def _gather(images: Sequence[_Image], layout: Layout) -> BlockImages:
     sizes = np.array([image.size for image in images], np.int64)
-    counts = np.array([image.num_crops for image in images], np.int64)
+    num_crops = np.array([image.num_crops for image in images], np.int64)
     if layout.sampler is None:
         crops = np.concatenate([image.crops for image in images if image.crops is not None])
         flips = np.concatenate([image.flips for image in images if image.flips is not None])
     else:
-        streams = np.repeat([crop_stream(image.key) for image in images], counts)
-        crops, flips = layout.sampler.sample_rows(streams, ragged(np.zeros_like(counts), counts), *np.repeat(sizes, counts, axis=0).T)
+        streams = np.repeat([crop_stream(image.key) for image in images], num_crops)
+        crops, flips = layout.sampler.sample_rows(
+            streams, ragged(np.zeros_like(num_crops), num_crops), *np.repeat(sizes, num_crops, axis=0).T
+        )
     codes = layout.quantiser.concatenate([image.codes for image in images])
     crc32s = [image.crc32 for image in images if image.crc32 is not None]
-    return BlockImages([image.key for image in images], sizes, counts, crops, flips, codes, np.array(crc32s, np.int64) if crc32s else None)
+    return BlockImages(
+        [image.key for image in images], sizes, num_crops, crops, flips, codes, np.array(crc32s, np.int64) if crc32s else None
+    )

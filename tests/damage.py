@@ -167,7 +167,7 @@ def everything(path: Path) -> Truth:
             ),
             "crops": reader.num_crops.tolist(),
             "images": [image_contents(reader, number) for number in range(len(reader))],
-            "batch": [array.tolist() for array in (batch.crops, batch.flips, batch.labels.dense(), batch.image_sizes, batch.image_rows)],
+            "batch": [array.tolist() for array in (batch.crops, batch.flips, batch.labels.dense(), batch.image_sizes, batch.num_crops)],
         }
 
 

@@ -443,7 +443,7 @@ def write_repeated(path: Path, num_images: int, ascending: bool) -> None:
     assert num_images % IMAGES_PER_BLOCK == 0, f"expected a multiple of {IMAGES_PER_BLOCK} images, got {num_images}"
     seed = path.with_name("seed.slc")
     beginning, block = one_block(seed, IMAGES_PER_BLOCK)
-    payload, counts = block.data[BLOCK_HEAD.size :], block.images.counts.tolist()
+    payload, counts = block.data[BLOCK_HEAD.size :], block.images.num_crops.tolist()
     with PartialFile(path, overwrite=True, unfinished="discard") as file:
         assembly = Assembly(file)
         assembly.begin(beginning.data)

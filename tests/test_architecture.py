@@ -27,7 +27,7 @@ LAYERS = [
     ["block"],
     ["crops"],
     ["container"],
-    ["reader", "writer", "recover"],
+    ["reader", "writer"],
     [""],
     ["images"],
     ["options"],
@@ -53,7 +53,7 @@ ALLOWED = {
     "click": {"cli", "demo"},
     "rich": {"cli.output"},
     "tqdm": {"cli.output"},
-    "matplotlib": {"report.stats", "demo", "compare.outcome"},
+    "matplotlib": {"report.stats_report", "demo", "compare.outcome"},
     "scipy": {"compare.outcome"},
     "skimage": {"demo"},
 }
@@ -112,6 +112,14 @@ def test_public_names():
     from softlabel_codec import torch as torch_side
 
     assert set(torch_side.__all__) >= {"SoftLabelDataset", "collate_crops", "soft_cross_entropy"}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if "." in name and not name.endswith("__main__")))
+def test_no_function_hides_a_module(module):
+    imported = importlib.import_module(module)
+    package, _, name = module.rpartition(".")
+    assert getattr(importlib.import_module(package), name) is imported
 
 
 ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]

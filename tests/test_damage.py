@@ -241,7 +241,7 @@ def test_damaged_images_are_skipped_if_asked(damaged_file):
         assert reader.damaged_images == [2, 3]
         for image, number in zip(batch, batch.images.tolist(), strict=True):
             np.testing.assert_array_equal(image.crops, written[keys[number]][0][:2])
-        assert [len(image) for image in reader] == [12, 16] * 3
+        assert [image.num_crops for image in reader] == [12, 16] * 3
         with pytest.raises(CorruptError, match="block 1 at byte"):
             reader.read_batch([2, 3])
         with pytest.raises(CorruptError, match="block 1 at byte"):

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from softlabel_codec import (
 from softlabel_codec import writer as writer_module
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.container import builder as assembly
+from softlabel_codec.container import files
 from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
@@ -49,7 +51,7 @@ def test_what_was_written_is_read(tmp_path):
                 np.testing.assert_array_equal(image.flips, flips)
                 np.testing.assert_array_equal(image.labels.indices, np.argsort(-probs, axis=1, kind="stable")[:, :5])
                 assert image.image_size == (48, 64)
-                assert len(image) == len(crops)
+                assert image.num_crops == len(crops)
 
 
 @pytest.mark.parametrize("checksums", [False, True])
@@ -64,7 +66,7 @@ def test_a_batch_of_one_image_is_like_one_of_a_larger_batch(tmp_path, codec, che
         for crops in ([[7, 0, 29]], [list(range(20))], None):
             alone = reader.read_batch([1], crops=crops)
             beside = next(iter(reader.read_batch([1, 2], crops=None if crops is None else crops * 2)))
-            assert (alone.images.tolist(), alone.image_sizes.tolist(), len(alone.flips)) == ([1], [[60, 81]], len(beside.flips))
+            assert (alone.images.tolist(), alone.image_sizes.tolist(), alone.num_crops.tolist()) == ([1], [[60, 81]], [beside.num_crops])
             (image,) = alone
             assert (image.image_size, image.image_crc32) == (beside.image_size, beside.image_crc32)
             np.testing.assert_array_equal(image.crops, beside.crops)
@@ -79,18 +81,18 @@ def test_reading_chosen_crops_and_batches(tmp_path):
         for image in (0, 2, 4):
             whole = reader[image]
             for count in (0, 1, 4, 40):
-                chosen = rng.integers(0, len(whole), count)
+                chosen = rng.integers(0, whole.num_crops, count)
                 part = reader.read(image, crops=chosen)
                 np.testing.assert_array_equal(part.crops, whole.crops[chosen])
                 np.testing.assert_array_equal(part.labels.dense(), whole.labels[chosen].dense())
         images, crops = [4, 1, 1, "class2/image2.png"], rng.integers(0, 9, (4, 3))
         batch = reader.read_batch(images, crops)
-        assert (len(batch), batch.crops.shape, batch.image_rows.tolist()) == (4, (12, 4), [3] * 4)
+        assert (batch.crops.shape, batch.num_crops.tolist()) == ((12, 4), [3] * 4)
         for image, chosen, found in zip(images, crops, batch, strict=True):
             np.testing.assert_array_equal(found.flips, reader.read(image, chosen).flips)
             np.testing.assert_array_equal(found.labels.dense(), reader.read(image, chosen).labels.dense())
         everything = reader.read_batch(range(5))
-        assert everything.image_rows.tolist() == [30, 9, 200, 12, 15]
+        assert everything.num_crops.tolist() == [30, 9, 200, 12, 15]
         for found, wanted in zip(everything, reader, strict=True):
             np.testing.assert_array_equal(found.labels.dense(), wanted.labels.dense())
 
@@ -520,7 +522,7 @@ def test_derived_crops(tmp_path):
         for row, (image, crop) in enumerate([(8, 0), (8, 29), (2, 7), (2, 7)]):
             wanted, flips = sampler.sample(f"{image}.jpg", (40 + image, 90), [crop])
             for found in (reader.read(image, [crop]), reader[image]):
-                place = 0 if len(found) == 1 else crop
+                place = 0 if found.num_crops == 1 else crop
                 np.testing.assert_array_equal(found.crops[place], wanted[0])
                 assert found.flips[place] == flips[0]
             np.testing.assert_array_equal(batch.crops[row], wanted[0])
@@ -680,3 +682,41 @@ def test_crop_numbers_that_are_none(tmp_path):
         for crops in (1, [0.5], "ab"):
             with pytest.raises(ArgumentError, match="crops: expected crop numbers"):
                 reader.read(0, crops)
+
+
+POSIX_ONLY = "fchmod fork O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK pread pwrite register_at_fork sched_getaffinity"
+WITHOUT_POSIX = f"""
+import os, sys
+sys.modules["fcntl"] = None
+for name in "{POSIX_ONLY}".split():
+    vars(os).pop(name, None)
+import softlabel_codec, softlabel_codec.cli.main
+from softlabel_codec.report import inspect, stats, verify
+path, new = sys.argv[1:]
+with softlabel_codec.SoftLabelReader(path) as reader:
+    print([image.labels.top1.tolist() for image in reader] == [part.labels.top1.tolist() for part in reader.read_batch(range(len(reader)))])
+print(verify(path, deep=True).ok, inspect(path).num_images, stats(path).num_images)
+try:
+    softlabel_codec.SoftLabelWriter(new, 4, "hard")
+except softlabel_codec.StateError as error:
+    print(error)
+"""
+
+
+def test_systems_without_posix_calls_import_and_read(tmp_path):
+    write_labels(tmp_path / "a.slc")
+    command = [sys.executable, "-c", WITHOUT_POSIX, tmp_path / "a.slc", tmp_path / "b.slc"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    message = "label files cannot be written on this system, only read: it has no locks that end with their process"
+    assert done.stdout.splitlines() == ["True", "True 4 4", message]
+    assert not (tmp_path / "b.slc.partial").exists()
+
+
+def test_reading_without_positioned_reads(tmp_path, monkeypatch):
+    write_labels(tmp_path / "a.slc", counts=[30, 9, 200, 12, 15])
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        wanted = [image.crops.tolist() for image in reader]
+    monkeypatch.setattr(files, "_pread", files._seek_and_read)
+    with SoftLabelReader(tmp_path / "a.slc") as reader, ThreadPoolExecutor(8) as threads:
+        for number, image in zip(list(range(5)) * 40, threads.map(reader.read, list(range(5)) * 40), strict=True):
+            assert image.crops.tolist() == wanted[number]

@@ -50,7 +50,7 @@ def test_labels_of_a_subfolder_and_images_of_its_parent(shapes, tmp_path, ending
     if not endings:
         with SoftLabelReader(labels) as reader, SoftLabelWriter(tmp_path / "stems.slc", 4, "hard", crops="fractions:f32") as writer:
             for key, image in zip(reader.keys, reader, strict=True):
-                crops = np.zeros((len(image), 4), np.float32) + 0.5
+                crops = np.zeros((image.num_crops, 4), np.float32) + 0.5
                 writer.add(key.removesuffix(".png"), crops=crops, flips=image.flips, probs=image.labels.dense())
         labels = tmp_path / "stems.slc"
     expected = rf"40 of 40 labelled images are not in {shapes}: .*\. They are in {shapes / 'train'}$"

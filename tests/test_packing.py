@@ -378,7 +378,7 @@ def test_keys_that_are_not_text():
 def assert_same_images(found, wanted):
     assert found.keys == wanted.keys
     np.testing.assert_array_equal(found.sizes, wanted.sizes)
-    np.testing.assert_array_equal(found.counts, wanted.counts)
+    np.testing.assert_array_equal(found.num_crops, wanted.num_crops)
     np.testing.assert_array_equal(found.crops, wanted.crops)
     np.testing.assert_array_equal(found.flips, wanted.flips)
     same_codes(found.codes, wanted.codes, 1)
@@ -416,7 +416,7 @@ def test_any_crops_of_a_block(block):
         np.testing.assert_array_equal(rows.crops, whole.crops[wanted])
         np.testing.assert_array_equal(rows.flips, whole.flips[wanted])
         np.testing.assert_array_equal(sizes, whole.sizes[slot])
-        assert num_rows.tolist() == [whole.counts[image] if crops is None else len(crops[0]) for image in slot]
+        assert num_rows.tolist() == [whole.num_crops[image] if crops is None else len(crops[0]) for image in slot]
         kept = whole.codes.indices[wanted] >= 0
         found = rows.codes.indices
         np.testing.assert_array_equal(found, whole.codes.indices[wanted][:, : found.shape[1]])
@@ -627,7 +627,7 @@ def pixels_of_one_class(counts):
 @pytest.mark.parametrize("counts", [[65535], [65534, 1], [1] * 256])
 def test_the_largest_blocks(counts):
     found = HARD.layout.unpack_all(pixels_of_one_class(counts))
-    assert found.counts.tolist() == counts
+    assert found.num_crops.tolist() == counts
     assert len(found.crops) == sum(counts)
 
 
@@ -999,7 +999,7 @@ def test_a_block_comes_back_as_it_went_in(seed, codec, num_classes, sizes, count
     assert found.keys == images.keys
     np.testing.assert_array_equal(found.image_crc32s, images.image_crc32s)
     np.testing.assert_array_equal(found.sizes, images.sizes)
-    np.testing.assert_array_equal(found.counts, images.counts)
+    np.testing.assert_array_equal(found.num_crops, images.num_crops)
     np.testing.assert_array_equal(found.crops, images.crops)
     np.testing.assert_array_equal(found.flips, images.flips)
     same_codes(found.codes, images.codes, 2**16 if "f16" in codec else 2**32)
@@ -1023,7 +1023,7 @@ def test_the_short_way_for_a_few_crops_finds_the_same(seed, codec, num_images, m
     stream = crop_stream(images.keys[0])
     content = content_of(layout, images)
     slot = int(rng.integers(num_images))
-    crops = rng.integers(0, images.counts[slot], 5)
+    crops = rng.integers(0, images.num_crops[slot], 5)
     rows, found = layout.unpack([content], np.zeros(1, np.int64), np.array([slot]), crops[None], np.array([stream]))
     wanted = label_quantiser(parsed, num_classes).dequantise(rows.codes, parsed.policy)
     geometry, flips, size, labels, crc32 = FewCropsReader(layout, parsed.policy).read(content, slot, crops.tolist(), stream)
@@ -1069,8 +1069,10 @@ def test_many_blocks_at_once(codec, mode):
     for crops in (np.array([[7, 0], [89, 45], [59, 3], [0, 0], [1, 2]]), None):
         rows, found = layout.unpack(contents, block, slot, crops, streams)
         sizes, num_rows = found.image_sizes, found.image_rows
-        first = [np.concatenate([[0], np.cumsum(images.counts)]) for images in blocks]
-        chosen = [np.arange(blocks[b].counts[s]) if crops is None else crops[i] for i, (b, s) in enumerate(zip(block, slot, strict=True))]
+        first = [np.concatenate([[0], np.cumsum(images.num_crops)]) for images in blocks]
+        chosen = [
+            np.arange(blocks[b].num_crops[s]) if crops is None else crops[i] for i, (b, s) in enumerate(zip(block, slot, strict=True))
+        ]
         wanted = [(b, first[b][s] + part) for b, s, part in zip(block, slot, chosen, strict=True)]
         assert num_rows.tolist() == [len(part) for part in chosen]
         np.testing.assert_array_equal(sizes, [blocks[b].sizes[s] for b, s in zip(block, slot, strict=True)])

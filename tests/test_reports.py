@@ -14,8 +14,8 @@ from PIL import Image
 from softlabel_codec import SoftLabelReader, SoftLabelWriter, StateError, TruncatedError
 from softlabel_codec.cli.main import main
 from softlabel_codec.cli.output import printable, progress_bar
-from softlabel_codec.report import inspect, stats, verify
-from softlabel_codec.report.stats import plot_stats
+from softlabel_codec.report import inspect, stats, stats_report, verify
+from softlabel_codec.report.stats_report import plot_stats
 from softlabel_codec.sampler import CropSampler
 
 
@@ -176,7 +176,7 @@ def test_areas_of_derived_crops(tmp_path):
 
 def test_large_sets_are_looked_at_in_pieces(labels, monkeypatch):
     whole = stats(labels)
-    monkeypatch.setattr(sys.modules["softlabel_codec.report.stats"], "NUMBERS_PER_BATCH", 1000)
+    monkeypatch.setattr(stats_report, "NUMBERS_PER_BATCH", 1000)
     assert stats(labels) == whole
 
 

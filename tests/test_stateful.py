@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from softlabel_codec import ArgumentError, SoftLabelReader, SoftLabelWriter, StateError, TruncatedError, writer
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.codec import Codec
-from softlabel_codec.recover import recover
+from softlabel_codec.container.recovery import recover
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
 

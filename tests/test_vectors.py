@@ -53,7 +53,7 @@ def test_reading_single_crops_of_a_valid_vector(name):
         for number in range(0, len(reader), max(1, len(reader) // 7)):
             assert reader.keys.find(reader.keys[number]) == number
             whole = reader[number]
-            last = len(whole) - 1
+            last = whole.num_crops - 1
             part = reader.read(number, [last, 0])
             np.testing.assert_array_equal(part.crops, whole.crops[[last, 0]])
             np.testing.assert_array_equal(part.flips, whole.flips[[last, 0]])

@@ -71,7 +71,7 @@ def _write_synthetic(seed: Path, path: Path, num_images: int) -> None:
     source = FileSource(seed)
     beginning = read_beginning(source)
     (block,) = BlockScan(source, beginning).all()
-    payload, counts = block.data[BLOCK_HEAD.size :], block.images.counts.tolist()
+    payload, counts = block.data[BLOCK_HEAD.size :], block.images.num_crops.tolist()
     with PartialFile(path) as file:
         assembly = Assembly(file)
         assembly.begin(beginning.data)

@@ -30,7 +30,7 @@ class DensePacker:
     def _width(self) -> int:
         return VALUE_WIDTH[self.codec.values]
 
-    def pack(self, codes: DenseCodes, counts: IntArray) -> tuple[dict[str, int], list[Column]]:
+    def pack(self, codes: DenseCodes, num_crops: IntArray) -> tuple[dict[str, int], list[Column]]:
         """Return the planes of the bits (R, C)."""
         as_bytes = np.ascontiguousarray(codes).view(np.uint8).reshape(-1, self._width)
         return {}, [Column("values", as_bytes[:, plane].tobytes()) for plane in range(self._width)]

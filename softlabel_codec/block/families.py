@@ -57,8 +57,8 @@ class Packer(Protocol[Codes]):
     def fields(self) -> list[tuple[str, str]]:
         """Names and struct codes of the label fields of a block."""
 
-    def pack(self, codes: Codes, counts: IntArray) -> tuple[dict[str, int], list[Column]]:
-        """Return the fields and columns of the labels of a block, whose images have `counts` crops, int64 (n,)."""
+    def pack(self, codes: Codes, num_crops: IntArray) -> tuple[dict[str, int], list[Column]]:
+        """Return the fields and columns of the labels of a block, whose images have `num_crops` crops, int64 (n,)."""
 
     def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[Codes, IntArray]:
         """Return the codes of the wanted crops, whose label columns begin at `at`, int64 (R,), and where the columns end.

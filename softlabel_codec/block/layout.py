@@ -29,8 +29,8 @@ class BlockImages:
         One for each image.
     sizes : int64 (n, 2)
         Height and width of each image in pixels; 0 if unknown.
-    counts : int64 (n,)
-        Crops of each image.
+    num_crops : int64 (n,)
+        Number of crops of each image.
     crops : (R, 4)
         top, left, height, width: integer pixels, or fractions of the image.
     flips : bool (R,)
@@ -43,7 +43,7 @@ class BlockImages:
 
     keys: list[str]
     sizes: IntArray
-    counts: IntArray
+    num_crops: IntArray
     crops: NDArray[Any]
     flips: NDArray[np.bool_]
     codes: LabelCodes
@@ -91,11 +91,11 @@ class Layout:
 
     def pack(self, images: BlockImages) -> list[Column]:
         """Return the content of a block as columns, in order."""
-        crop_height, crop_width = np.repeat(images.sizes, images.counts, axis=0).T
+        crop_height, crop_width = np.repeat(images.sizes, images.num_crops, axis=0).T
         crop_fields, crop_columns = self.mode.pack(images.crops, images.flips, crop_height, crop_width)
-        label_fields, label_columns = self.labels.pack(images.codes, images.counts)
+        label_fields, label_columns = self.labels.pack(images.codes, images.num_crops)
         values = {"num_images": len(images.keys), **crop_fields, **label_fields}
-        table = np.concatenate([images.counts - 1, images.sizes[:, 0], images.sizes[:, 1]]).astype("<u2")
+        table = np.concatenate([images.num_crops - 1, images.sizes[:, 0], images.sizes[:, 1]]).astype("<u2")
         return [
             Column("fields", self.fields.struct.pack(*(values[name] for name in self.fields.names))),
             Column("images", table.tobytes()),

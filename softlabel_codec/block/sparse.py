@@ -67,10 +67,10 @@ class SparsePacker:
     def _implied_values(self) -> int:
         return 1 if self.codec.values == "log8" else 0  # the top class is its own reference
 
-    def pack(self, codes: SparseCodes, counts: IntArray) -> tuple[dict[str, int], list[Column]]:
-        """Return the fields and columns of the labels of a block, whose images have `counts` crops."""
+    def pack(self, codes: SparseCodes, num_crops: IntArray) -> tuple[dict[str, int], list[Column]]:
+        """Return the fields and columns of the labels of a block, whose images have `num_crops` crops."""
         kept = codes.indices >= 0
-        packed = pack_indices(codes.indices, counts, self.num_classes)
+        packed = pack_indices(codes.indices, num_crops, self.num_classes)
         fields = {"palettes": int(packed.sizes is not None), "index_width": width_of(int(packed.codes.max()))}
         columns: list[Column] = []
         if self.codec.t is not None:

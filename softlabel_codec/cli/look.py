@@ -10,9 +10,9 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.commands import FileToWrite, command, quiet_option
 from softlabel_codec.cli.output import BAD_INPUT, print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_inspection, show_stats
-from softlabel_codec.recover import recover
+from softlabel_codec.container.recovery import recover
 from softlabel_codec.report import inspect, stats, verify
-from softlabel_codec.report.stats import plot_stats
+from softlabel_codec.report.stats_report import plot_stats
 
 _PATH = click.Path(exists=True, dir_okay=False)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")

@@ -35,7 +35,7 @@ class Assembly:
         self._beginning = b""
         self._block_lengths: list[int] = []
         self._block_images: list[int] = []
-        self._crop_counts: list[int] = []
+        self._num_crops: list[int] = []
 
     @property
     def num_blocks(self) -> int:
@@ -54,15 +54,15 @@ class Assembly:
         if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would take it for a decompression bomb
             payload = store_columns(parts)
         crc32s = None if images.image_crc32s is None else images.image_crc32s.tolist()
-        self.add_payload(payload, metadata_crc32, images.keys, images.counts.tolist(), crc32s)
+        self.add_payload(payload, metadata_crc32, images.keys, images.num_crops.tolist(), crc32s)
 
     def add_payload(
-        self, payload: bytes, metadata_crc32: int, keys: Sequence[str], counts: Sequence[int], crc32s: Sequence[int] | None = None
+        self, payload: bytes, metadata_crc32: int, keys: Sequence[str], num_crops: Sequence[int], crc32s: Sequence[int] | None = None
     ) -> None:
         """Append a block with this payload, which holds images with these keys, numbers of crops and checksums."""
         block = pack_block(payload, metadata_crc32, self.num_blocks)
         self._file.append(block)
-        self._note(len(block), keys, counts, crc32s)
+        self._note(len(block), keys, num_crops, crc32s)
 
     def adopt_blocks(self, source: FileSource, beginning: Beginning) -> None:
         """Adopt the complete blocks at the beginning of the file, and cut off what follows them.
@@ -79,7 +79,7 @@ class Assembly:
             self._file.adopt(block.data)
             images = block.images
             crc32s = None if images.image_crc32s is None else images.image_crc32s.tolist()
-            self._note(len(block.data), images.keys, images.counts.tolist(), crc32s)
+            self._note(len(block.data), images.keys, images.num_crops.tolist(), crc32s)
             end = block.end
         beyond = next(scan.after(end, self.num_blocks), None)
         if beyond is not None:
@@ -87,10 +87,10 @@ class Assembly:
             raise CorruptError(f"{source.path}: damaged at byte {end}, but complete blocks follow from byte {beyond.offset} on. {advice}")
         self._file.cut(end)
 
-    def _note(self, block_length: int, keys: Sequence[str], counts: Sequence[int], crc32s: Sequence[int] | None) -> None:
+    def _note(self, block_length: int, keys: Sequence[str], num_crops: Sequence[int], crc32s: Sequence[int] | None) -> None:
         self._block_lengths.append(block_length)
         self._block_images.append(len(keys))
-        self._crop_counts.extend(counts)
+        self._num_crops.extend(num_crops)
         self.image_crc32s.update(zip(keys, [None] * len(keys) if crc32s is None else crc32s, strict=True))
 
     def leave(self) -> None:
@@ -106,9 +106,9 @@ class Assembly:
         summary_offset = self._file.length
         self._file.append(pack_summary(keys, skipped_keys))
         index_offset = self._file.length
-        counts = np.array(self._crop_counts, np.int64)
+        num_crops = np.array(self._num_crops, np.int64)
         block_columns = np.array(self._block_lengths, np.uint32), np.array(self._block_images, np.uint16)
-        self._file.append(Index(*block_columns, (counts - 1).astype(np.uint16)).pack())
+        self._file.append(Index(*block_columns, (num_crops - 1).astype(np.uint16)).pack())
         copy_offset = self._file.length
         self._file.append(pack_copy(self._beginning))
         trailer = Trailer(
@@ -119,7 +119,7 @@ class Assembly:
             file_length=self._file.length + TRAILER.size,
             num_images=len(keys),
             num_blocks=self.num_blocks,
-            num_crops=int(counts.sum()),
+            num_crops=int(num_crops.sum()),
             flags=KEYS_ASCEND if order is None else 0,
             sha256=self._file.sha256(),
         )

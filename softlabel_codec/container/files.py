@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import stat
+import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,9 +25,21 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
+def _flags(*names: str) -> int:
+    """Return flags of `os.open` together, without those that the system does not have."""
+    flags = 0
+    for name in names:
+        flags |= getattr(os, name, 0)
+    return flags
+
+
+_OPEN = _flags("O_CLOEXEC", "O_NONBLOCK", "O_BINARY", "O_NOINHERIT")
+"""O_NONBLOCK does not wait for who writes to a pipe; without O_BINARY, which only Windows has, line ends are changed."""
+
+
 def _open(path: Path, flags: int, mode: int = 0o666) -> int:
     """Open a regular file, never as descriptor 0, 1 or 2: where one of these is closed, C libraries still write their warnings to it."""
-    fd, low = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode), []  # which does not wait for who writes to a pipe
+    fd, low = os.open(path, flags | _OPEN, mode), []
     while fd <= 2:
         low.append(fd)
         fd = os.dup(fd)
@@ -53,6 +65,17 @@ def _named(path: Path) -> Iterator[None]:
 
 
 COPIED_BYTES = 2**20
+_position = threading.Lock()
+
+
+def _seek_and_read(fd: int, length: int, offset: int) -> bytes:
+    """Return what `os.pread` does, where there is none (Windows): one thread at a time moves the position and reads."""
+    with _position:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, length)
+
+
+_pread = getattr(os, "pread", _seek_and_read)
 
 
 class FileSource:
@@ -73,9 +96,9 @@ class FileSource:
         """Return `length` bytes from `offset`; TruncatedError if the file ends before."""
         if self._fd < 0:
             raise StateError(f"{self.path}: the file is closed")
-        data = os.pread(self._fd, length, offset)
+        data: bytes = _pread(self._fd, length, offset)
         while len(data) < length:
-            more = os.pread(self._fd, length - len(data), offset + len(data))
+            more = _pread(self._fd, length - len(data), offset + len(data))
             if not more:
                 raise TruncatedError(f"{self.path}: at byte {offset}: expected {length} bytes, got {len(data)}")
             data += more
@@ -83,7 +106,7 @@ class FileSource:
 
     def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return as many bytes from each of several offsets, as `read_at` does, with little overhead for each."""
-        fd, pread = self._fd, os.pread
+        fd, pread = self._fd, _pread
         if fd < 0:
             return [self.read_at(offset, length) for offset, length in zip(offsets, lengths, strict=True)]
         parts = [pread(fd, length, offset) for offset, length in zip(offsets, lengths, strict=True)]
@@ -124,6 +147,15 @@ def located(error: FormatError, source: FileSource, place: str = "") -> FormatEr
     return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")
 
 
+def _file_lock() -> Callable[[int], None]:
+    """Return what locks an open file or raises BlockingIOError; StateError where the system has no such locks (Windows)."""
+    try:
+        import fcntl  # noqa: PLC0415  which only writers need
+    except ImportError:
+        raise StateError("label files cannot be written on this system, only read: it has no locks that end with their process") from None
+    return lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 class PartialFile:
     """`PATH.partial`, open for appending by one writer at a time; `finish` makes it `PATH`.
 
@@ -149,6 +181,7 @@ class PartialFile:
         self.partial = partial or partial_path(self.path)
         self._overwrite = overwrite
         refuse_finished(path, overwrite)
+        self._flock = _file_lock()
         self._sha256 = hashlib.sha256()
         self._fd = self._open_partial()
         _open_files.add(self)
@@ -181,7 +214,7 @@ class PartialFile:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._flock(self._fd)
         except BlockingIOError:
             raise StateError(f"{self.partial}: another writer is writing this file") from None
         if not self.partial.exists() or os.fstat(self._fd).st_ino != os.stat(self.partial).st_ino:
@@ -216,7 +249,7 @@ class PartialFile:
             return
         with open(self._cut_path, "wb") as kept, _named(self.partial):
             for start in range(length, self.length, COPIED_BYTES):
-                kept.write(os.pread(self._fd, min(COPIED_BYTES, self.length - start), start))
+                kept.write(_pread(self._fd, min(COPIED_BYTES, self.length - start), start))
         self.truncate(length)
 
     @property
@@ -241,7 +274,7 @@ class PartialFile:
         self._cut_path.unlink(missing_ok=True)
         self.close()
         try:
-            _fsync_folder(self.path.parent)
+            fsync_folder(self.path.parent)
         except OSError as error:
             what = f"{error.strerror}; the file is complete and has its name, but a power failure may still lose it"
             raise OSError(error.errno, what, str(self.path)) from error
@@ -263,7 +296,10 @@ class PartialFile:
         self.close()
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk; does nothing where folders cannot be opened (Windows)."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -280,4 +316,5 @@ def _close_in_child() -> None:
         file.close()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

@@ -91,7 +91,7 @@ class OpenContainer:
         try:
             images = self.layout.unpack_all(content)
             self.layout.quantiser.dequantise(images.codes, self.layout.codec.policy)
-            if images.keys != self.keys[first:last] or images.counts.tolist() != self.index.num_crops[first:last].tolist():
+            if images.keys != self.keys[first:last] or images.num_crops.tolist() != self.index.num_crops[first:last].tolist():
                 raise CorruptError("its keys or numbers of crops are not those of the index")
         except FormatError as error:
             raise self.blocks.located(error, block) from None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from softlabel_codec.container.files import partial_path
+from softlabel_codec.container.files import fsync_folder, partial_path
 
 
 @contextmanager
@@ -22,11 +22,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(target)
-    folder = os.open(target.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name too
-    finally:
-        os.close(folder)
+    fsync_folder(target.absolute().parent)  # the name too
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -27,11 +27,11 @@ from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.framing import Header
 from softlabel_codec.container.metadata import Description
+from softlabel_codec.container.recovery import recover
 from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, StateError
 from softlabel_codec.labels import Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.recover import recover
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.sampler import crop_stream
 
@@ -178,7 +178,7 @@ def _read_slot(layout: Layout, content: bytes, slot: int, whole: BlockImages | N
         ]
         if whole is not None and labels is not None:
             require(len(found) == 1 + FewCropsReader.serves(layout), "a sound block is refused")
-            rows = int(whole.counts[:slot].sum()) + np.array(crops)
+            rows = int(whole.num_crops[:slot].sum()) + np.array(crops)
             found.append((whole.crops[rows], whole.flips[rows], tuple(whole.sizes[slot].tolist()), labels[rows]))
         for one, other in pairwise(found):
             require(np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1]) and one[2] == other[2], "crops of two ways")
@@ -219,7 +219,7 @@ def _compare_block(layout: Layout, content: bytes, whole: BlockImages | None, la
         return
     require([image.key for image in images] == whole.keys, "keys of a block")
     start = 0
-    for image, size, count in zip(images, whole.sizes.tolist(), whole.counts.tolist(), strict=True):
+    for image, size, count in zip(images, whole.sizes.tolist(), whole.num_crops.tolist(), strict=True):
         rows = slice(start, start + count)
         same_image(image, size, whole.crops[rows], whole.flips[rows], labels[rows])
         start += count
@@ -252,7 +252,7 @@ def _everything(reader: SoftLabelReader, sound: bool) -> list[Any] | None:
         try:
             image = reader.read(number)
             _use(image.labels)
-            last = min(len(image), int(reader.num_crops[number])) - 1  # which differ if the index is wrong
+            last = min(image.num_crops, int(reader.num_crops[number])) - 1  # which differ if the index is wrong
             few = reader.read(number, [last, 0])
         except FormatError:
             require(not sound, "an image of a verified file cannot be read")

@@ -303,7 +303,7 @@ def contents(path: Path) -> dict[str, Any]:
             "num_classes": reader.num_classes,
             "codec": reader.codec,
             "sizes": batch.image_sizes,
-            "counts": batch.image_rows,
+            "counts": batch.num_crops,
             "crops": batch.crops,
             "flips": batch.flips,
         }

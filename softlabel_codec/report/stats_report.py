@@ -15,7 +15,7 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.report.inspect import Part, inspect
+from softlabel_codec.report.file_report import Part, inspect
 
 NUMBERS_PER_BATCH = 2**22
 """So many numbers of labels are decoded at a time, or those of one image."""
@@ -185,7 +185,7 @@ class _Seen:
         batch = reader.read_batch(images)
         for name, values in _label_measures(batch.labels).items():
             self._parts.setdefault(name, []).append(values)
-        ends = np.cumsum(batch.image_rows)
+        ends = np.cumsum(batch.num_crops)
         shares = [_shares(classes) for classes in np.split(batch.labels.top1, ends[:-1])]
         self.classes.update(batch.labels.top1.tolist())
         self._note("distinct", [distinct for distinct, _ in shares])
@@ -193,7 +193,7 @@ class _Seen:
         self._note("flips", batch.flips)
         sides = batch.crops[:, 2:].astype(np.float64)
         if not reader.crops.startswith("fractions"):
-            sides = sides / np.repeat(batch.image_sizes, batch.image_rows, axis=0)
+            sides = sides / np.repeat(batch.image_sizes, batch.num_crops, axis=0)
         self._note("area", sides.prod(axis=1))
 
     def joined(self, name: str) -> NDArray[np.float64]:

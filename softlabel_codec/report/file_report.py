@@ -151,7 +151,7 @@ def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampl
         for block in BlockScan(source, beginning).prefix():
             if num_blocks < sampled_blocks:
                 _add_sizes(columns, description.layout.pack(block.images))
-            counts += block.images.counts.tolist()
+            counts += block.images.num_crops.tolist()
             num_blocks, whole_bytes = num_blocks + 1, whole_bytes + len(block.data)
         parts = _block_parts(columns, whole_bytes, num_blocks)
         parts["header"], parts["metadata"] = HEADER.size, beginning.header.metadata_length
