@@ -152,7 +152,7 @@ def test_the_epoch_travels_with_the_index(labels, workers):
     assert found == [{image: [turn(image, number)] for image in range(NUM_IMAGES)} for number in range(3)]
     assert len({tuple(draws) for draws in found}) == 3  # each in an order of its own
     sampler.set_epoch(1)
-    with pytest.warns(UserWarning, match="epoch 1 begins a second time: the same crops in the same order. Call set_epoch"):
+    with pytest.warns(UserWarning, match="epoch 1 begins a second time, with the same crops in the same order. Call set_epoch"):
         again = epochs_of(loader, 1)[0]
     assert (again, list(again)) == (found[1], list(found[1]))
 
