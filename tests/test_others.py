@@ -117,7 +117,7 @@ def transforms_that_move():
 
 @pytest.mark.parametrize("number", range(11))
 def test_their_transforms_that_move_are_refused(labels, number):
-    with pytest.raises(ArgumentError, match="after_crop: expected no transform that moves, cuts or mirrors, got"):
+    with pytest.raises(ArgumentError, match="after_crop: expected no transform that crops, shifts or mirrors, got"):
         SoftLabelDataset(IMAGES, labels, after_crop=transforms_that_move()[number])
 
 
