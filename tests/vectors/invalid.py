@@ -172,7 +172,7 @@ class Content:
     def set_codes(self, **codes: object) -> Content:
         """Give the labels other codes, and pack them anew."""
         images = self.images
-        changed = BlockImages(images.keys, images.sizes, images.counts, images.crops, images.flips, images.codes._replace(**codes))
+        changed = BlockImages(images.keys, images.sizes, images.num_crops, images.crops, images.flips, images.codes._replace(**codes))
         self.columns = self.layout.pack(changed)
         return self
 
@@ -545,7 +545,7 @@ def _() -> bytes:
     layout = Layout(Codec.parse("marginal_smoothing:k=10"), 11)
     rows = len(images.flips)
     codes = SparseCodes(np.tile(np.arange(10), (rows, 1)), np.zeros((rows, 10), np.int64), np.full(rows, 255))
-    columns = layout.pack(BlockImages(images.keys, images.sizes, images.counts, images.crops, images.flips, codes))
+    columns = layout.pack(BlockImages(images.keys, images.sizes, images.num_crops, images.crops, images.flips, codes))
     fields = dict(zip(layout.fields.names, layout.fields.struct.unpack(columns[0].data), strict=True))
     fields |= {"palettes": 1, "index_width": 0}
     keys = columns.pop()
@@ -621,7 +621,7 @@ def _() -> bytes:
     content = Content(base("dense"))
     bits = (content.images.codes.view(np.float32) * np.float32(2)).view(np.uint32)
     images = content.images
-    changed_images = BlockImages(images.keys, images.sizes, images.counts, images.crops, images.flips, bits)
+    changed_images = BlockImages(images.keys, images.sizes, images.num_crops, images.crops, images.flips, bits)
     content.columns = content.layout.pack(changed_images)
     return content.join()
 
