@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,9 +158,10 @@ def test_ctrl_c(command, image_folder, tmp_path):
     config = EncodeConfig(*map(str, (image_folder, tmp_path / "out.slc", command[4])), codec="dense", crops=80, device="cpu")
     words = [sys.executable, "-m", "softlabel_codec", *map(str, command[:5]), "--codec", "dense", "--crops", "80", "--workers", "0"]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=alone)
-    partial = tmp_path / "out.slc.partial"
-    while not partial.exists() or partial.stat().st_size < 20_000:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell lets its background jobs ignore it
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=alone, preexec_fn=heard)
+    unfinished = tmp_path / "out.slc.partial"
+    while not unfinished.exists() or unfinished.stat().st_size < 20_000:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
