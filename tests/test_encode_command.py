@@ -158,8 +158,9 @@ def test_ctrl_c(command, image_folder, tmp_path):
     config = EncodeConfig(*map(str, (image_folder, tmp_path / "out.slc", command[4])), codec="dense", crops=80, device="cpu")
     words = [sys.executable, "-m", "softlabel_codec", *map(str, command[:5]), "--codec", "dense", "--crops", "80", "--workers", "0"]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell lets its background jobs ignore it
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=alone, preexec_fn=heard)
+    process = subprocess.Popen(words, **pipes, env=alone, preexec_fn=heard)  # noqa: PLW1509
     unfinished = tmp_path / "out.slc.partial"
     while not unfinished.exists() or unfinished.stat().st_size < 20_000:
         assert process.poll() is None, process.communicate()
