@@ -29,7 +29,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     with SoftLabelReader(options.labels) as reader:
-        num_classes = reader.num_classes
+        num_classes, temperature = reader.num_classes, float(reader.metadata.get("temperature", 1.0))
     dataset = SoftLabelDataset(
         options.images, options.labels, crops_per_image=options.crops_per_image, size=options.size, seed=options.seed, normalized=False
     )
@@ -37,7 +37,10 @@ def main() -> None:
     sampler = SoftLabelSampler(dataset, seed=options.seed)
     images_per_batch = options.batch_size // options.crops_per_image
     loader = DataLoader(dataset, images_per_batch, sampler=sampler, collate_fn=collate_crops, num_workers=options.workers)
-    val = DataLoader(ValidationImages(options.val, options.size), batch_size=256, num_workers=options.workers)
+    found = ValidationImages(options.val, options.size)
+    if len(found.folders) != num_classes:
+        raise SystemExit(f"{options.val}: expected a folder for each of the {num_classes} classes, got {len(found.folders)}")
+    val = DataLoader(found, batch_size=256, num_workers=options.workers)
 
     model = load_network(options.network, num_classes).to(device)
     optimizer = torch.optim.SGD(model.parameters(), options.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4)
@@ -49,7 +52,7 @@ def main() -> None:
         for crops, labels in loader:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits = model(normalize(crops.to(device), mean, std))
-            loss = soft_cross_entropy(logits.float(), labels.to(device))
+            loss = temperature**2 * soft_cross_entropy(logits.float() / temperature, labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.accuracy import plan, tables
@@ -14,7 +15,7 @@ from benchmarks.accuracy.images import unpack
 from benchmarks.accuracy.labels import softmax
 from benchmarks.accuracy.plan import DEFAULT, FEW, FULL, MAPS, ONLINE, PADDED, TAIL, TRUTH, UNSURE, VIEWS, Row
 from benchmarks.accuracy.results import read_results
-from softlabel_codec import SoftLabelReader
+from softlabel_codec import MismatchError, SoftLabelReader, StateError
 from softlabel_codec.teacher import load_teacher
 
 NUM_CLASSES, SIDE = 100, 64
@@ -94,6 +95,31 @@ def test_the_experiment_in_parts(small):
     again = {result["name"]: result for result in read_results(path)}
     (last,) = (name for name in wanted if name not in {json.loads(line)["name"] for line in whole.splitlines()[:-1]})
     assert again[last]["result"]["evaluation"] == found[last]["result"]["evaluation"]
+
+
+def test_results_of_another_teacher_are_not_gone_on_with(small):
+    run(small, minutes=5)
+    weights = small / "work" / "teacher-unsure.pt"
+    elsewhere = Experiment("check", small / "elsewhere", small / "results", 5)
+    with pytest.raises(StateError, match=r"has results of a teacher that is not in .*elsewhere"):
+        elsewhere.begin()
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, weights)
+    (small / "work" / "done" / "teacher-unsure").unlink()
+    with pytest.raises(StateError, match="1 tasks failed: teacher-unsure"):
+        run(small, minutes=5)
+
+
+def test_a_task_that_fails_fails_what_needs_it_and_nothing_else(small, monkeypatch):
+    def fails(*arguments):
+        raise MismatchError("no labels today")
+
+    monkeypatch.setattr("benchmarks.accuracy.experiment.write_views", fails)
+    views = run_name(Row(VIEWS, UNSURE, PADDED, stored=0, crops_per_image=1))
+    with pytest.raises(StateError, match=rf"2 tasks failed: labels__.*views.*, {views}__seed=0"):
+        run(small, minutes=5)
+    found = {result["name"] for result in read_results(small / "results" / "check.jsonl") if result["kind"] == "run"}
+    assert found == {run_name(row, seed) for row, seeds in ROWS.items() for seed in range(seeds)} - {f"{views}__seed=0"}
 
 
 def test_stored_labels_are_what_the_teacher_says(small, monkeypatch):

@@ -19,6 +19,7 @@ from benchmarks.accuracy.experiment import Experiment, TimeUpError
 from benchmarks.accuracy.images import unpack
 from benchmarks.accuracy.plan import HERE, SCALES
 from benchmarks.measure.common import SHARED
+from softlabel_codec.errors import StateError
 
 DATA = SHARED / "data" / "tiny-imagenet-100.npz"
 MORE_TO_DO = 3
@@ -39,7 +40,10 @@ def main() -> None:
     workers = max(1, (os.cpu_count() or 1) // 2 - 1)
     experiment = Experiment(options.scale, options.work, options.results, options.minutes, workers)
     if not options.one_of_many:
-        experiment.begin()
+        try:
+            experiment.begin()
+        except StateError as error:
+            parser.error(str(error))
         scale = experiment.scale
         unpack(options.data, options.work / "images", scale.images_per_class, scale.few_per_class)
     if options.processes > 1:
@@ -50,6 +54,8 @@ def main() -> None:
     except TimeUpError:
         print("time is up: run it again to go on", file=sys.stderr)
         sys.exit(MORE_TO_DO)
+    except StateError as error:
+        sys.exit(str(error))
     print("everything is done", file=sys.stderr)
 
 

@@ -22,7 +22,7 @@ from benchmarks.accuracy.plan import ALL, FEW, HERE, MAPS, MOST_CROPS, ONLINE, P
 from benchmarks.accuracy.results import add_result, read_results
 from softlabel_codec.compare.outcome import machine
 from softlabel_codec.container.whole_files import read_result, whole_file
-from softlabel_codec.errors import SoftLabelError
+from softlabel_codec.errors import SoftLabelError, StateError
 from softlabel_codec.evaluate import Student, evaluate
 from softlabel_codec.label_maps import make_label_maps
 from softlabel_codec.options.train import TrainConfig
@@ -33,6 +33,9 @@ from softlabel_codec.version import library_versions
 
 LOGITS = "dense:values=f32,content=logits"
 SECONDS_BETWEEN_LOOKS = 0.2
+BEGUN, DONE, FAILED = "begun", "done", "failed"
+"""Folders with an empty file for each task in that state."""
+OTHER_TEACHER = "Put the weights of that teacher there, or take another folder with --results"
 
 
 class TimeUpError(Exception):
@@ -46,15 +49,15 @@ class Task:
     Attributes
     ----------
     name : str
-        What it is called in the folder of what somebody has begun.
-    needs : tuple of Path
-        Files that must be there before.
+        What it is called in the folders of what is begun, done and failed.
+    needs : tuple of str
+        Tasks that must be done before.
     make : callable
         Does it.
     """
 
     name: str
-    needs: tuple[Path, ...]
+    needs: tuple[str, ...]
     make: Callable[[], None]
 
 
@@ -80,35 +83,80 @@ class Experiment:
         self._work, self._results, self._workers = work, results / f"{scale_name}.jsonl", workers
         self._end = time.monotonic() + 60 * minutes
         self._memory = ImageMemory()
+        self._known = {result["name"]: result for result in read_results(self._results)}
         os.environ[networks.WORK] = str(work.absolute())
 
     def begin(self) -> None:
-        """Mark what is done, and forget what was begun only; before any process works."""
-        shutil.rmtree(self._work / "begun", ignore_errors=True)
-        (self._work / "begun").mkdir(parents=True)
+        """Forget what was begun only, or failed; before any process works.
+
+        Raises
+        ------
+        StateError
+            If there are results of a teacher whose weights are not in the folder: those of another do not belong to them.
+        """
+        for state in (BEGUN, FAILED):
+            shutil.rmtree(self._work / state, ignore_errors=True)
+        for state in (BEGUN, FAILED, DONE):
+            (self._work / state).mkdir(parents=True, exist_ok=True)
         self._results.parent.mkdir(parents=True, exist_ok=True)
-        for result in read_results(self._results):
-            (self._work / "begun" / result["name"]).touch()
+        for marked in (self._work / DONE).iterdir():
+            if marked.name not in self._known:  # its result was lost, or goes to another file now
+                marked.unlink()
+        for name, result in self._known.items():
+            if result["kind"] == "teacher" and not self._weights(result["teacher"]).exists():
+                raise StateError(f"{self._results}: has results of a teacher that is not in {self._work}. {OTHER_TEACHER}")
+            if result["kind"] == "run":
+                self._mark(DONE, name)
 
     def work(self) -> None:
-        """Do what nobody has begun until nothing is left; TimeUpError if time ends before that."""
-        left = list(self._tasks())
+        """Do what nobody has begun until nothing is left.
+
+        Raises
+        ------
+        TimeUpError
+            If time ends before that.
+        StateError
+            If a task failed here, or in another process one that a task here needs. The others were done nevertheless.
+        """
+        left, failed = [task for task in self._tasks() if not self._is(DONE, task.name)], []
         while left:
             self._check_time()
-            ready = next((task for task in left if all(path.exists() for path in task.needs)), None)
-            if ready is None:
+            task = next((task for task in left if all(self._is(DONE, name) for name in task.needs)), None)
+            if task is None:
+                hopeless = [task.name for task in left if any(self._is(FAILED, name) for name in task.needs)]
+                for name in hopeless:
+                    self._mark(FAILED, name)
+                failed += hopeless
+                left = [task for task in left if task.name not in hopeless]
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             else:
-                left.remove(ready)
-                if self._claim(ready):
-                    try:
-                        ready.make()
-                    except SoftLabelError as error:
-                        print(error, file=sys.stderr)
+                left.remove(task)
+                failed += [] if self._do(task) else [task.name]
+        if failed:
+            raise StateError(f"{len(failed)} tasks failed: {', '.join(failed)}")
+
+    def _do(self, task: Task) -> bool:
+        """Do a task that nobody has begun; return whether it went well, or another process looks after it."""
+        if self._is(DONE, task.name) or not self._claim(task):
+            return True
+        try:
+            task.make()
+        except SoftLabelError as error:
+            print(f"{task.name}: {error}", file=sys.stderr)
+            self._mark(FAILED, task.name)
+            return False
+        self._mark(DONE, task.name)
+        return True
+
+    def _is(self, state: str, name: str) -> bool:
+        return (self._work / state / name).exists()
+
+    def _mark(self, state: str, name: str) -> None:
+        (self._work / state / name).touch()
 
     def _claim(self, task: Task) -> bool:
         try:
-            (self._work / "begun" / task.name).touch(exist_ok=False)
+            (self._work / BEGUN / task.name).touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
@@ -118,7 +166,9 @@ class Experiment:
             raise TimeUpError
 
     def _write(self, kind: str, name: str, seconds: float, **found: Any) -> None:
-        """Add a result to the file."""
+        """Add a result to the file, unless it is there already."""
+        if name in self._known:
+            return
         versions = library_versions("softlabel_codec", "numpy", "pillow", "torch", "zstandard")
         where = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions, "seconds": round(seconds, 1)}
         add_result(self._results, {"kind": kind, "name": name, **where, **found})
@@ -127,15 +177,15 @@ class Experiment:
     def _tasks(self) -> Iterator[Task]:
         for teacher in self.scale.teachers:
             yield Task(f"teacher-{teacher}", (), partial(self._train_teacher, teacher))
-            yield Task(f"logits-{teacher}", (self._weights(teacher),), partial(self._label, teacher))
+            yield Task(f"logits-{teacher}", (f"teacher-{teacher}",), partial(self._label, teacher))
         made = set()
         for row, seed in self.scale.runs():
-            needs = [self._weights(row.teacher)] if row.source == ONLINE else []
+            needs = [f"teacher-{row.teacher}"] if row.source == ONLINE else []
             for path, labels in self._files(row):
                 if path not in made:
                     yield Task(_label_name(path), self._needs_of_labels(labels), partial(self._write_labels, path, labels))
                 made.add(path)
-                needs.append(path)
+                needs.append(_label_name(path))
             yield Task(run_name(row, seed), tuple(needs), partial(self._train_student, row, seed))
 
     def _images(self, name: str, split: str) -> Path:
@@ -157,8 +207,8 @@ class Experiment:
             suffix = ".npz" if row.source == MAPS else ".slc"
             yield self._work / "labels" / f"{run_name(reduced)}{suffix}", reduced
 
-    def _needs_of_labels(self, row: Row) -> tuple[Path, ...]:
-        return (self._weights(row.teacher) if row.source in (MAPS, VIEWS) else self._logits(row.teacher),)
+    def _needs_of_labels(self, row: Row) -> tuple[str, ...]:
+        return (f"teacher-{row.teacher}" if row.source in (MAPS, VIEWS) else f"logits-{row.teacher}",)
 
     def _options(self, out: Path, images: str, **more: Any) -> dict[str, Any]:
         folders = {"images": str(self._images(images, "train")), "val": str(self._images(images, "val"))}
@@ -180,6 +230,9 @@ class Experiment:
         student = Student(found.model, networks.NUM_CLASSES, self.scale.common["size"], found.mean, found.std, crop=1.0)
         evaluation = dataclasses.asdict(evaluate(student, str(self._images(ALL, "val")), device=self.scale.device))
         about = {"teacher": teacher, "weights_sha256": weights_sha256(found.model), "options": self.scale.teachers[teacher]}
+        known = self._known.get(f"teacher-{teacher}", about)
+        if known.get("weights_sha256") != about["weights_sha256"]:
+            raise StateError(f"{self._results}: has results of another teacher than {kept}. {OTHER_TEACHER}")
         self._write("teacher", f"teacher-{teacher}", time.monotonic() - started, **about, evaluation=evaluation)
 
     def _label(self, teacher: str) -> None:

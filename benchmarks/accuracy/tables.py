@@ -133,9 +133,13 @@ def _most(one: Results, **fields: Any) -> int:
 def _claims(one: Results) -> str:
     """Return what is claimed, and whether it holds, as far as the runs at hand tell."""
     rows: list[tuple[str, ...]] = []
+    not_run: list[str] = []
 
     def judge(claim: str, row: Row, other: Row, verdict: Callable[[Interval], bool | None]) -> None:
         found, pairs = one.difference(row, other), one.pairs(row, other)
+        if not pairs:
+            not_run.append(claim)
+            return
         said = UNKNOWN
         if found is not None and pairs >= FEWEST_SEEDS:
             said = {True: HOLDS, False: FAILS, None: UNKNOWN}[verdict(found)]
@@ -158,7 +162,8 @@ def _claims(one: Results) -> str:
             for stored in sorted({row.stored for row in one.runs if row.images == images and row.stored} - {most}):
                 few, many = Row(FULL, images=images, stored=stored), Row(FULL, images=images, stored=most)
                 judge(f"{stored} crops with full labels are as good as {most} ({images} images)", few, many, _no_loss)
-    return _table(["claim", "pairs", "difference", "verdict"], rows)
+    judged = _table(["claim", "pairs", "difference", "verdict"], rows) if rows else ""
+    return judged + (f"\n\nNothing has been run yet on these claims: {'; '.join(not_run)}." if not_run else "")
 
 
 def _no_loss(found: Interval) -> bool | None:
@@ -248,7 +253,11 @@ def _settings(one: Results) -> str:
 def _missing(one: Results) -> str:
     planned = list(SCALES[one.scale].runs())
     missing = [(row, seed) for row, seed in planned if seed not in one.runs.get(row, {})]
-    return f"Not run: {len(missing)} of {len(planned)} planned runs; {COMMANDS[one.scale]} goes on." if missing else ""
+    return (
+        f"Not run: {len(missing)} of {len(planned)} planned runs; {COMMANDS[one.scale]} goes on, if WORK holds the weights of these teachers."
+        if missing
+        else ""
+    )
 
 
 def _name(row: Row) -> str:

@@ -16,7 +16,8 @@ from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.load import load_teacher
 from softlabel_codec.torch.check import TeacherCheck, check_against_teacher
-from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
+from softlabel_codec.torch.collate import collate_crops
+from softlabel_codec.torch.dataset import SoftLabelDataset
 from softlabel_codec.torch.workers import end_with_main, workers_watched
 
 CROPS_PER_IMAGE = 4

@@ -4,7 +4,8 @@
 """
 
 from softlabel_codec.torch.check import TeacherCheck, WorstCrop, check_against_teacher
-from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
+from softlabel_codec.torch.collate import collate_crops
+from softlabel_codec.torch.dataset import SoftLabelDataset
 from softlabel_codec.torch.loss import soft_cross_entropy
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.sampler import SoftLabelSampler

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -23,31 +23,15 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import check_image, crops_in_pixels, load_image, resampling
 from softlabel_codec.images.finding import Images, ImageSource, find_images
-from softlabel_codec.labels import BatchLabels, ImageLabels, Labels, concatenate_labels
+from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.torch.collate import Sample
 from softlabel_codec.torch.geometry import WHY, refuse_geometry
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize, to_tensor
 from softlabel_codec.torch.shared import SharedTensor
-from softlabel_codec.torch.targets import Targets, to_targets
 from softlabel_codec.torch.turns import Turns
 
-ORDERS = ("image", "crop")
 _SAME_NORMALISATION = 5e-4
-
-
-class Sample(NamedTuple):
-    """Chosen crops of one image.
-
-    Attributes
-    ----------
-    images : Tensor (N, 3, size, size)
-        Cut, scaled, mirrored and normalised.
-    labels : SparseLabels or DenseLabels
-        One row for each crop.
-    """
-
-    images: Tensor
-    labels: Labels
 
 
 class SoftLabelDataset(Dataset[Sample]):
@@ -330,33 +314,6 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_checked": np.zeros(0, np.bool_)}
-
-
-def collate_crops(samples: Sequence[Sample], order: str = "image") -> tuple[Tensor, Targets]:
-    """Return one batch: images (B * N, 3, size, size), and the labels of all crops in the same order, still sparse.
-
-    Pass it to a DataLoader as `collate_fn`.
-
-    Parameters
-    ----------
-    samples : sequence of Sample
-        The crops of B images.
-    order : str
-        `image`: all crops of the first image, then those of the second, ... `crop`: the first crop of each image, then the second of
-        each, ... That is for what mixes each crop with its neighbour, such as torchvision's MixUp and CutMix: side by side, crops of one
-        image would mostly be mixed with each other. Pass `functools.partial(collate_crops, order="crop")`.
-
-    Raises
-    ------
-    ArgumentError
-        If `order` is something else.
-    """
-    check_choice("order", order, ORDERS)
-    labels = concatenate_labels([sample.labels for sample in samples])
-    if order == "image":
-        return torch.cat([sample.images for sample in samples]), to_targets(labels)
-    rows = np.arange(len(labels)).reshape(len(samples), -1).T.ravel()
-    return torch.stack([sample.images for sample in samples], dim=1).flatten(0, 1), to_targets(labels[rows])
 
 
 class _SomeKeys(Sequence[str]):

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.torch.dataset import SoftLabelDataset, collate_crops
+from softlabel_codec.torch.collate import collate_crops
+from softlabel_codec.torch.dataset import SoftLabelDataset
 from softlabel_codec.torch.pixels import Triple
 from softlabel_codec.torch.sampler import SoftLabelSampler
 from softlabel_codec.torch.targets import DenseTargets, SparseTargets, Targets

@@ -20,7 +20,7 @@ from softlabel_codec.images.files import crops_in_pixels
 from softlabel_codec.labels import DenseLabels, Labels, concatenate_labels
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.torch import ImageTurn, SoftLabelSampler, collate_crops, to_targets
-from softlabel_codec.torch.dataset import Sample
+from softlabel_codec.torch.collate import Sample
 from softlabel_codec.torch.device import ImageMemory, cut_crops
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes

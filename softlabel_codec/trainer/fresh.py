@@ -18,7 +18,7 @@ from softlabel_codec.images.finding import ImageSource
 from softlabel_codec.labels import ImageLabels, Labels, SparseLabels
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch import ImageTurn
-from softlabel_codec.torch.dataset import Sample
+from softlabel_codec.torch.collate import Sample
 from softlabel_codec.torch.pixels import to_tensor
 
 LabelOf = Callable[[int, NDArray[np.int64], tuple[int, int]], Labels]
