@@ -30,23 +30,26 @@ def main() -> None:
     torch.manual_seed(options.seed)
     with SoftLabelReader(options.labels) as reader:
         num_classes, temperature = reader.num_classes, float(reader.metadata.get("temperature", 1.0))
+        folders = sorted({key.partition("/")[0] for key in reader.keys})
+        run = {**vars(options), "labels": reader.fingerprint}
     dataset = SoftLabelDataset(
         options.images, options.labels, crops_per_image=options.crops_per_image, size=options.size, seed=options.seed, normalized=False
     )
     mean, std = dataset.mean, dataset.std  # those of the teacher, in validation too
     sampler = SoftLabelSampler(dataset, seed=options.seed)
-    images_per_batch = options.batch_size // options.crops_per_image
-    loader = DataLoader(dataset, images_per_batch, sampler=sampler, collate_fn=collate_crops, num_workers=options.workers)
+    loader = DataLoader(
+        dataset, options.batch_size // options.crops_per_image, sampler=sampler, collate_fn=collate_crops, num_workers=options.workers
+    )
     found = ValidationImages(options.val, options.size)
-    if len(found.folders) != num_classes:
-        raise SystemExit(f"{options.val}: expected a folder for each of the {num_classes} classes, got {len(found.folders)}")
+    if not found.images or [folder.name for folder in found.folders] != folders or len(folders) != num_classes:
+        raise SystemExit(f"{options.val}: expected images of the {num_classes} classes in folders named as those of the labelled images")
     val = DataLoader(found, batch_size=256, num_workers=options.workers)
 
     model = load_network(options.network, num_classes).to(device)
     optimizer = torch.optim.SGD(model.parameters(), options.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=options.epochs * len(loader))
     kept = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    for epoch in range(resume(options.checkpoint, kept), options.epochs):
+    for epoch in range(resume(options.checkpoint, kept, run), options.epochs):
         sampler.set_epoch(epoch)
         model.train()
         for crops, labels in loader:
@@ -58,7 +61,7 @@ def main() -> None:
             optimizer.step()
             schedule.step()
         print(f"epoch {epoch}: loss {loss.item():.3f}, top-1 {accuracy(model, val, device, mean, std):.2%}", flush=True)
-        save(options.checkpoint, epoch + 1, kept)
+        save(options.checkpoint, epoch + 1, kept, run)
 
 
 class ValidationImages(Dataset[tuple[Tensor, int]]):
@@ -98,18 +101,20 @@ def load_network(name: str, num_classes: int) -> nn.Module:
     return getattr(module, function)(num_classes)
 
 
-def save(path: Path, epoch: int, kept: dict) -> None:
+def save(path: Path, epoch: int, kept: dict, run: dict) -> None:
     """Write a checkpoint, in place of the last one when it is complete."""
     unfinished = path.with_name(path.name + ".partial")
-    torch.save({"epoch": epoch, **{name: part.state_dict() for name, part in kept.items()}}, unfinished)
+    torch.save({"epoch": epoch, "run": str(run), **{name: part.state_dict() for name, part in kept.items()}}, unfinished)
     unfinished.replace(path)
 
 
-def resume(path: Path, kept: dict) -> int:
-    """Load a checkpoint if there is one, and return the epoch to go on with."""
+def resume(path: Path, kept: dict, run: dict) -> int:
+    """Load a checkpoint if there is one, of the same run, and return the epoch to go on with."""
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["run"] != str(run):
+        raise SystemExit(f"{path}: is of a run with other labels or options. Name another file with --checkpoint")
     for name, part in kept.items():
         part.load_state_dict(state[name])
     return state["epoch"]
@@ -130,7 +135,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint.pt"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.batch_size % options.crops_per_image:
+        parser.error(f"--batch-size: expected a multiple of --crops-per-image {options.crops_per_image}")
+    return options
 
 
 if __name__ == "__main__":

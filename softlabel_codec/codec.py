@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from fractions import Fraction
 from numbers import Real
 from typing import Any, NamedTuple
 
+from softlabel_codec.checks.arguments import whole
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES
 from softlabel_codec.errors import ArgumentError
 
@@ -109,7 +109,7 @@ class Codec:
         content: str | None = None,
     ) -> None:
         _check_choice("strategy", name, STRATEGIES)
-        tail = _count("tail", tail) if tail else 0
+        tail = 0 if whole(tail) == 0 else _count("tail", tail)
         self.__dict__.update(  # it is frozen from here on
             name=name,
             k=None if k is None else _count("k", k),
@@ -233,9 +233,10 @@ def _parse_value(option: str, value: str) -> int | float | str:
 
 
 def _count(option: str, value: object) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= operator.index(value) <= MAX_KEPT_CLASSES:
+    count = whole(value)
+    if count is None or not 1 <= count <= MAX_KEPT_CLASSES:
         raise ArgumentError(f"{option} must be an integer from 1 to {MAX_KEPT_CLASSES}, got {value!r}")
-    return operator.index(value)
+    return count
 
 
 def _number(option: str, value: Any, low: float, high: float) -> float:

@@ -208,11 +208,14 @@ class SoftLabelReader:
             sound = self._sound(numbers, chosen)
             if not sound.any():
                 raise
-        return self._read_batch(numbers[sound], None if chosen is None else chosen[sound])
+        return self._read_together(numbers[sound], None if chosen is None else chosen[sound])
 
     def _read_batch(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         if len(numbers) == 1:
             return BatchLabels.of_image(self._read(int(numbers[0]), None if chosen is None else chosen[0].tolist()), numbers)
+        return self._read_together(numbers, chosen)
+
+    def _read_together(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         image_block = self._index.first_images.searchsorted(numbers, side="right") - 1
         blocks, block_place = np.unique(image_block, return_inverse=True)
         contents = self._blocks.contents(blocks)
@@ -241,12 +244,12 @@ class SoftLabelReader:
         return BatchLabels(found.crops, found.flips, labels, sizes, num_crops, numbers, crc32s)
 
     def _sound(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> NDArray[np.bool_]:
-        """Return which images (B,) can be read, one by one; note the others."""
+        """Return which images (B,) can be read as those of a batch, one by one; note the others."""
         sound = np.ones(len(numbers), np.bool_)
         for place in range(len(numbers)):
             one = slice(place, place + 1)
             try:
-                self._read_batch(numbers[one], None if chosen is None else chosen[one])
+                self._read_together(numbers[one], None if chosen is None else chosen[one])
             except FormatError:
                 sound[place] = False
                 self._damaged.add(int(numbers[place]))

@@ -156,3 +156,17 @@ def test_a_writer_takes_a_codec_and_a_reader_has_it(tmp_path):
         writer.add("a.jpg", image_size=(9, 9), crops=[[0, 0, 9, 9]], flips=[False], probs=np.full((1, 4), 0.25, np.float32))
     with SoftLabelReader(tmp_path / "a.slc") as reader:
         assert (reader.codec, reader.parsed_codec) == (str(codec), codec)
+
+
+@pytest.mark.parametrize("tail", [False, True, "", [], {}, -1, 65536, 1.0, np.array([1, 2])])
+@pytest.mark.parametrize("name", ["hard", "dense", "smoothing"])
+def test_a_tail_that_is_no_number(name, tail):
+    with pytest.raises(ArgumentError, match=r"tail must be an integer from 1 to 65535"):
+        Codec(name, tail=tail)
+
+
+@pytest.mark.parametrize("k", [np.array([5]), "5", 5.0, True, -3])
+def test_a_number_of_classes_that_is_none(k):
+    with pytest.raises(ArgumentError, match=r"k must be an integer from 1 to 65535"):
+        Codec("marginal_smoothing", k=k)
+    assert Codec("marginal_smoothing", k=np.int64(5), tail=np.int64(0)) == Codec.parse("marginal_smoothing:k=5")

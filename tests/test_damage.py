@@ -1,5 +1,7 @@
 """Damaged files: every flipped bit and every truncation raises the right error or changes nothing."""
 
+import copy
+import gc
 import os
 import pickle
 import subprocess
@@ -7,9 +9,12 @@ import sys
 import zlib
 
 import damage
+import msgpack
 import numpy as np
 import pytest
+import zstandard
 from conftest import write_labels
+from dissect import compressed
 from vectors import invalid
 
 from softlabel_codec import (
@@ -28,6 +33,7 @@ from softlabel_codec.block.layout import Layout
 from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.container.framing import HEADER, Header, pack_block
 from softlabel_codec.container.msgpack_maps import _distinct_keys, pack_map, unpack_map
+from softlabel_codec.container.whole_files import write_text
 from softlabel_codec.container.zstd_frames import compress_columns, decompress
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
@@ -336,3 +342,54 @@ def test_a_block_is_not_longer_than_it_may_be():
 class _Long(bytes):
     def __len__(self):
         return 2**30 + 1
+
+
+def test_damage_that_only_a_batch_meets_is_skipped_too():
+    """Single images are decoded in a way that need not look at all bits of a block: what is skipped is decided by the way of batches."""
+    path = invalid.VERIFIER_FOLDER / "CorruptError-unused-bit-of-the-palettes.slc"
+    with SoftLabelReader(path, on_corrupt="skip") as reader:
+        with pytest.raises(CorruptError, match="unused bits of the palettes are not 0"):
+            reader.read_batch([0, 0], [[0], [0]])
+        assert reader.damaged_images == [0]
+
+
+def test_a_batch_keeps_the_images_beside_damage_that_only_it_meets(tmp_path):
+    pieces = invalid.base("palettes")
+    content, sound = invalid.Content(pieces), pieces.payloads[0]
+    bits = content.columns[content.places("palettes")[2]].data
+    content.set_bytes("palettes", 2, len(bits) - 1, bytes([bits[-1] | 128])).join()
+    other = zstandard.decompress(sound)
+    assert other.endswith(b"\x00\x00\x01a")
+    pieces.payloads = [pieces.payloads[0], compressed(other[:-1] + b"b")]
+    pieces.block_images, pieces.crops_minus_1 = [1, 1], pieces.crops_minus_1 * 2
+    pieces.pages = [compressed(invalid.key_page([b"a", b"b"]))]
+    pieces.summary = msgpack.packb({"keys_sha256": invalid.sha256_of([b"a", b"b"])})
+    (tmp_path / "a.slc").write_bytes(pieces.join())
+    with SoftLabelReader(tmp_path / "a.slc", on_corrupt="skip") as reader:
+        found = reader.read_batch([0, 1], [[0], [0]])
+        assert (found.images.tolist(), reader.damaged_images) == ([1], [0])
+
+
+def test_an_open_file_is_not_copied(tmp_path):
+    """Whoever dropped the copy would close the file of the reader."""
+    write_labels(tmp_path / "a.slc")
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        with pytest.raises(TypeError, match="an open file cannot be copied"):
+            copy.deepcopy(reader.container.source)
+        with pytest.raises(TypeError):
+            copy.deepcopy(reader.container)
+        gc.collect()
+        assert reader.read(0).num_crops > 0
+
+
+def test_files_that_are_written_whole_leave_other_files_alone(tmp_path):
+    for name in ("maps.npz.partial", "victim"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "maps.npz.unfinished").symlink_to("victim")
+    write_text(tmp_path / "maps.npz", "whole")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "maps.npz": "whole",
+        "maps.npz.partial": "mine",
+        "victim": "mine",
+    }
+    assert not (tmp_path / "maps.npz").is_symlink()

@@ -1,7 +1,6 @@
 """The examples run, and use what is public."""
 
 import ast
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +24,16 @@ def test_training_from_stored_labels(tmp_path):
     assert [line.split(":")[0] for line in lines] == [f"epoch {epoch}" for epoch in range(8)]
     assert float(lines[-1].rpartition("top-1 ")[2].rstrip("%")) > 60  # chance is 25
     assert run(tmp_path, 8) == []  # the checkpoint is that of the last epoch
-    shutil.rmtree(tmp_path / "val" / "red")  # or else the folders would have other numbers than the classes
+    refused(tmp_path, 9, "checkpoint.pt: is of a run with other labels or options")
+    (tmp_path / "checkpoint.pt").unlink()
+    (tmp_path / "val" / "red").rename(tmp_path / "val" / "apple")  # or else the folders would have other numbers than the classes
+    refused(tmp_path, 9, "val: expected images of the 4 classes in folders named as those of the labelled images")
+
+
+def refused(folder, epochs, why):
     with pytest.raises(subprocess.CalledProcessError) as error:
-        run(tmp_path, 9)
-    assert "val: expected a folder for each of the 4 classes, got 3" in error.value.stderr
+        run(folder, epochs)
+    assert why in error.value.stderr
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

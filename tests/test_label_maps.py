@@ -146,8 +146,10 @@ def test_the_command(shapes, tmp_path):
     )
     assert found == {"path": str(out), "num_images": 40, "num_classes": 4}
     assert LabelMaps.load(out).exif_orientation == "applied"
-    encode(shapes / "train", tmp_path / "maps", *teacher)
-    assert LabelMaps.load(tmp_path / "maps").num_classes == 4
+    assert "OUT: label maps are a file .npz, got" in encode(shapes / "train", tmp_path / "labels.slc", *teacher, code=2)
+    for size in (0, -5, 10**8):
+        assert f"size: expected 1 to 8192, got {size}" in encode(shapes / "train", tmp_path / "a.npz", *teacher, "--size", size, code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.npz"]
 
 
 @pytest.mark.parametrize("option", ["--crops 200", "--codec hard", "--store-crops", "--temperature 2", "--seed 1", "--mean 0 0 0"])

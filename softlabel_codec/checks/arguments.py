@@ -31,9 +31,18 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 def check_whole(name: str, value: Any, smallest: int) -> int:
     """Return `value` if it is an integer (of any type) of at least `smallest`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < smallest:
+    number = whole(value)
+    if number is None or number < smallest:
         raise ArgumentError(f"{name}: expected an integer of at least {smallest}, got {value!r}")
-    return operator.index(value)
+    return number
+
+
+def whole(value: Any) -> int | None:
+    """Return an integer of any type as int; None for anything else, booleans and arrays of one number as well."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def check_key(key: object) -> str:

@@ -16,6 +16,7 @@ from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 
 _OPTIONS = {"teacher", "size", "exif_orientation", "batch_size", "device"}
 """Options that apply to label maps."""
+SUFFIX = ".npz"
 _ALSO = {"images", "out", "label_maps", "overwrite", "quiet", "as_json"}
 
 
@@ -32,6 +33,8 @@ def write_label_maps(options: Mapping[str, Any], as_json: bool, quiet: bool) -> 
     """Write label maps; options of `slcodec encode` that do not apply to them are refused."""
     _refuse_other_options(click.get_current_context())
     out = Path(options["out"])
+    if out.suffix != SUFFIX:
+        raise click.UsageError(f"OUT: label maps are a file {SUFFIX}, got {str(out)!r}.", click.get_current_context())
     if out.exists() and not options["overwrite"]:
         raise FileExistsError(errno.EEXIST, "the file exists. Pass --overwrite to replace it", str(out))
     from softlabel_codec.label_maps import make_label_maps  # noqa: PLC0415  imports torch
@@ -39,7 +42,7 @@ def write_label_maps(options: Mapping[str, Any], as_json: bool, quiet: bool) -> 
     given = {name: options[name] for name in _OPTIONS if options[name] is not None}
     with progress_bar("image", quiet) as progress:
         maps = make_label_maps(options["images"], progress=progress, **given)
-    maps.save(out)  # under this name, whatever its extension
+    maps.save(out)
     report = LabelMapsReport(str(out), len(maps.numbers), maps.num_classes)
     if as_json:
         print_json(report)

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from softlabel_codec.errors import FormatError, StateError, TruncatedError
 
@@ -91,6 +92,9 @@ class FileSource:
         self.path = Path(path)
         self._fd = _open(self.path, os.O_RDONLY)
         self.length = os.fstat(self._fd).st_size
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self.path}: an open file cannot be copied: whoever closes the copy would close this one")
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; TruncatedError if the file ends before."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softlabel_codec.checks.arguments import batch_crop_numbers, crop_numbers
+from softlabel_codec.checks.arguments import batch_crop_numbers, crop_numbers, whole
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.errors import ArgumentError
 
@@ -33,10 +32,9 @@ class Lookup:
             if number is None:
                 raise KeyError(f"{self._path}: no image with the key {image!r}")
             return number
-        try:
-            place = operator.index(image)
-        except TypeError:
-            raise ArgumentError(f"image: expected a number or a key, got {image!r}") from None
+        place = whole(image)
+        if place is None:
+            raise ArgumentError(f"image: expected a number or a key, got {image!r}")
         if not -self._num_images <= place < self._num_images:
             raise self._no_such_image(place)
         return place + self._num_images if place < 0 else place

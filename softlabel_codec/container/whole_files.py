@@ -9,15 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from softlabel_codec.container.files import fsync_folder, partial_path
+from softlabel_codec.container.files import fsync_folder
+
+UNFINISHED_SUFFIX = ".unfinished"
+"""Not that of an unfinished label file, which may be continued and must not be replaced."""
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file that gets its name, replacing an existing one, when the `with` block ends and the data are on disk."""
     target = Path(path)
-    unfinished = partial_path(target)
-    with open(unfinished, "wb") as file:
+    unfinished = target.with_name(target.name + UNFINISHED_SUFFIX)
+    unfinished.unlink(missing_ok=True)  # of a process that was killed; or a link, which is not followed
+    with open(unfinished, "xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

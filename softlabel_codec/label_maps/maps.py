@@ -25,10 +25,11 @@ from torch.nn.functional import interpolate, pad
 from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import whole_file
-from softlabel_codec.errors import CorruptError, MismatchError
+from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
 from softlabel_codec.images.cutting import Cutter, whole_image
 from softlabel_codec.images.files import list_images, path_of_key
 from softlabel_codec.labels import DenseLabels
+from softlabel_codec.options.encode import MAX_INPUT_SIZE
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.teacher import load_teacher
 from softlabel_codec.torch.pixels import normalize, to_tensor
@@ -199,6 +200,8 @@ def make_label_maps(
         If its network has no `logit_map`.
     """
     check_choice("exif_orientation", exif_orientation, EXIF_POLICIES)
+    if size is not None and not 1 <= size <= MAX_INPUT_SIZE:
+        raise ArgumentError(f"size: expected 1 to {MAX_INPUT_SIZE}, got {size!r}")
     keys, found = list_images(images), load_teacher(teacher)
     if not hasattr(found.model, "logit_map"):
         raise MismatchError(f"teacher {found.name}: label maps need a method logit_map, which {type(found.model).__name__} does not have")

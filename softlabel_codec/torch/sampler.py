@@ -52,7 +52,8 @@ class SoftLabelSampler(DistributedSampler[ImageTurn]):
         How many epochs make a pass over the images; each takes another part of them. With as many as crops are drawn of an image, an epoch
         has as many crops as there are images, whatever that number is: a schedule counted in epochs need not change.
     drop_last : bool
-        Where images cannot be shared evenly: true leaves the last ones out; false gives some from the beginning again.
+        Where images cannot be shared evenly among processes and parts: true leaves the last ones out; false gives some from the beginning
+        of the pass again, with the same crops.
 
     Attributes
     ----------
