@@ -130,12 +130,13 @@ class SoftLabelWriter:
     @property
     def keys(self) -> list[str]:
         """Keys of the images added so far, in order, including those of a resumed file."""
-        return [*self._assembly.image_crc32s, *self._pending.images]
+        return list(self.image_crc32s)
 
     @property
     def image_crc32s(self) -> dict[str, int | None]:
         """For each image added so far, in order, its key and the CRC-32 of its file, if the file keeps these."""
-        return {**self._assembly.image_crc32s, **{key: image.crc32 for key, image in self._pending.images.items()}}
+        with self._lock:
+            return {**self._assembly.image_crc32s, **{key: image.crc32 for key, image in self._pending.images.items()}}
 
     @property
     def num_stored(self) -> int:

@@ -635,6 +635,7 @@ def weight(code: float, step: float) -> float:
 def read_tails(fields: Fields, tail_width: int, num_images: int, most: int, num_classes: int) -> list[list[float]]:
     """S6: the tail of each image."""
     sizes = fields.planes(num_images, 2)
+    require(num_images * max(sizes) <= 4194304, "too many images for the longest tail")
     floors = fields.column("B", num_images)
     levels = split(fields.column("B", sum(sizes)), sizes)
     differences = split(fields.planes(sum(sizes), tail_width), sizes)

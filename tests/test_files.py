@@ -634,6 +634,8 @@ def test_skipped_keys_that_are_none(tmp_path, skipped_keys):
     with SoftLabelWriter(tmp_path / "a.slc", 2, "hard") as writer:
         with pytest.raises(ArgumentError, match="skipped_keys: expected a sequence of str"):
             writer.finish(skipped_keys=skipped_keys)
+        with pytest.raises(ArgumentError, match="skipped_keys: .* cannot be written as UTF-8"):
+            writer.finish(skipped_keys=["good", "b\udcff.jpg"])
         writer.finish(skipped_keys=("gone",))
     with SoftLabelReader(tmp_path / "a.slc") as reader:
         assert reader.summary["skipped_keys"] == ["gone"]

@@ -670,19 +670,20 @@ def test_labels_come_back():
 def test_how_much_codes_hold():
     codes = quantised("marginal_smoothing:t=0.2", {"probs": PROBS})
     quantiser = label_quantiser(Codec.parse("marginal_smoothing:t=0.2"), 4)
-    assert quantiser.num_entries(codes) == (4, 2)
+    assert quantiser.num_entries(codes) == (4, 2, 0)
     uneven = SparseCodes(np.array([[1, 2, 3], [0, -1, -1]]), np.zeros((2, 3), int), np.zeros(2, int))
-    assert quantiser.num_entries(uneven) == (4, 3)
+    assert quantiser.num_entries(uneven) == (4, 3, 0)
     assert quantiser.expected_bytes(uneven) == 4 * 2 + 2
     assert quantiser.most_bytes(uneven) == 8 * 6
     tails = uneven._replace(tails=TailCodes(np.array([[1, 2]]), np.zeros((1, 2), int), np.zeros(1, int)))
+    assert quantiser.num_entries(tails) == (4, 3, 2)
     assert quantiser.expected_bytes(tails) == 4 * 2 + 2 + 2 * 2
     assert quantiser.most_bytes(tails) == 8 * 6 + 8 * 2
     hard = label_quantiser(Codec.parse("hard"), 4)
     assert hard.expected_bytes(hard.quantise({"probs": PROBS}, 2)) == 2 * 1 + 2
     dense = label_quantiser(Codec.parse("dense:f16"), 4)
     bits = dense.quantise({"probs": PROBS}, 2)
-    assert (dense.num_entries(bits), dense.expected_bytes(bits), dense.most_bytes(bits)) == ((0, 0), 16, 16)
+    assert (dense.num_entries(bits), dense.expected_bytes(bits), dense.most_bytes(bits)) == ((0, 0, 0), 16, 16)
     assert label_quantiser(Codec.parse("dense"), 4).most_bytes(bits) == 32
 
 

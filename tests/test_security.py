@@ -64,7 +64,7 @@ def test_invalid_files_take_no_memory_to_speak_of(tmp_path):
 
 
 def test_legal_files_of_extreme_numbers_take_no_memory_to_speak_of(tmp_path):
-    names = ("many-classes", "million-classes", "most-crops", "large-palette", "many-kept-classes", "longest-key")
+    names = ("many-classes", "million-classes", "most-crops", "large-palette", "many-kept-classes", "largest-table-of-tails", "longest-key")
     use_under_a_limit(tmp_path, [valid.FOLDER / f"{name}.slc" for name in names])
 
 
@@ -78,6 +78,19 @@ def test_the_widest_table_of_kept_classes_takes_no_memory_to_speak_of(tmp_path):
         writer.add("a", image_size=(1, 1), indices=indices, values=values, **places)
     assert (tmp_path / "a.slc").stat().st_size < 50_000
     use_under_a_limit(tmp_path, [tmp_path / "a.slc"])
+
+
+def test_a_block_gets_fewer_images_if_one_lists_many_classes_in_its_tail(tmp_path):
+    num_classes = 64529
+    probs = np.full((1, num_classes), 0.5 / (num_classes - 1))
+    probs[:, 0] = 0.5
+    with SoftLabelWriter(tmp_path / "a.slc", num_classes, "marginal_smoothing:k=1,tail=64528") as writer:
+        for number in range(65):
+            labels = np.eye(1, num_classes) if number < 64 else probs
+            writer.add(f"{number}", image_size=(1, 1), crops=[[0, 0, 1, 1]], flips=[False], probs=labels)
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        assert reader.container.trailer.num_blocks == 2
+        assert reader.read_batch(range(65)).labels.dense()[-1].sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("content_size", [2**30 + 1, 2**40, 2**62])

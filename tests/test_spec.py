@@ -101,6 +101,7 @@ def test_limits():
         "crops of a block": f"1 to {limits.MAX_CROPS_PER_BLOCK}",
         "table of kept classes of a block": "R times the most classes that one of its crops keeps: "
         f"{limits.MAX_TABLE_ENTRIES}, or the number of its entries if that is larger",
+        "table of listed classes of a block": f"n times the most classes that one of its tails lists: {limits.MAX_TABLE_ENTRIES}",
         "images of a file": f"{limits.MAX_IMAGES}",
         "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
         "key": f"1 to {limits.MAX_KEY_BYTES} bytes",

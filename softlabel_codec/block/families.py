@@ -40,8 +40,8 @@ class Quantiser(Protocol[Codes]):
     def policy(self, asked: str | None) -> str:
         """Return the remainder policy to read with, None for the codec's own; ArgumentError if it does not fit these labels."""
 
-    def num_entries(self, codes: Codes) -> tuple[int, int]:
-        """Return how many classes are kept by all crops together, and by the crop that keeps the most; 0 for dense labels."""
+    def num_entries(self, codes: Codes) -> tuple[int, int, int]:
+        """Return how many classes are kept by all crops of an image, by the crop that keeps the most, and listed in its tail."""
 
     def expected_bytes(self, codes: Codes) -> int:
         """Return about how many bytes the columns of the codes of an image will have before compression."""

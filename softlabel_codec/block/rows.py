@@ -53,6 +53,8 @@ class ImageColumn(NamedTuple):
         The number of each wanted image, and the sum of those before it in its block.
     total : int64 (R,)
         The sum over each crop's block.
+    largest : int64 (blocks,)
+        The largest number of each block.
     after : int64 (R,)
         Where the column ends.
     """
@@ -60,6 +62,7 @@ class ImageColumn(NamedTuple):
     values: IntArray
     before: IntArray
     total: IntArray
+    largest: IntArray
     after: IntArray
 
 
@@ -132,7 +135,8 @@ class BlockRows:
         before = exclusive_cumsum(values)
         totals = np.add.reduceat(values, tables.first_image)
         before -= before[tables.first_image][block]
-        return ImageColumn(values[self._image], before[self._image], self.per_row(totals), after)
+        largest = np.maximum.reduceat(values, tables.first_image)
+        return ImageColumn(values[self._image], before[self._image], self.per_row(totals), largest, after)
 
     def sums_before(self, values: NDArray[Any]) -> tuple[IntArray, IntArray]:
         """Return, for each row, the sum of `values` over the crops before it in its block, and over all crops of its block.
@@ -172,6 +176,12 @@ class BlockRows:
     def per_row(self, values: IntArray) -> IntArray:
         """Return, for each row, what `values` says for its block."""
         return values[self._block]
+
+    @property
+    def block_images(self) -> IntArray:
+        """Number of images of each block."""
+        num_images: IntArray = self._tables.num_images
+        return num_images
 
     @property
     def block_crops(self) -> IntArray:

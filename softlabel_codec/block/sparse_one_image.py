@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from softlabel_codec.block.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_bits
 from softlabel_codec.block.rows import SHORT
 from softlabel_codec.block.sparse import TOO_MANY, WASTEFUL, WIDE
+from softlabel_codec.block.tails import WASTEFUL as WASTEFUL_TAILS
 from softlabel_codec.block.tails import one_tail
-from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, fits_block
+from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, fits_block, tails_fit_block
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.labels import SparseLabels, Tails
@@ -145,6 +146,8 @@ class SparseOneImage:
         if width > 4 or levels_at > len(content):
             raise CorruptError(WIDE if width > 4 else SHORT)
         listed = [low + 256 * high for low, high in zip(content[at : at + num_images], content[at + num_images : floors_at], strict=True)]
+        if not tails_fit_block(num_images, max(listed)):
+            raise CorruptError(WASTEFUL_TAILS)
         total, before, size = sum(listed), sum(listed[:slot]), listed[slot]
         if levels_at + total * (1 + width) > len(content):
             raise CorruptError(SHORT)

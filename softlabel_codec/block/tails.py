@@ -6,12 +6,14 @@ import numpy as np
 
 from softlabel_codec.block.columns import Column, IntArray, exclusive_cumsum, from_planes, ragged, to_planes, width_of
 from softlabel_codec.block.rows import BlockRows
+from softlabel_codec.checks.limits import MAX_TABLE_ENTRIES
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.quantise.tails import NO_WEIGHT, TailCodes
 
 _BAD_CLASS = "a class of a tail is not below the number of classes"
 _BAD_LEVEL = "a class of a tail has no level"
 _TWICE = "a class stands twice in a tail"
+WASTEFUL = "a block has too many images for the longest of its tails"
 _TOO_LONG = "a tail lists more classes than the codec says"
 
 
@@ -44,6 +46,8 @@ def unpack_tails(rows: BlockRows, at: IntArray, tail: int, num_classes: int) -> 
         raise CorruptError("a column is wider than it may be")
     always = np.ones(len(at), np.int64)
     listed = rows.image_column(at, always, 2)
+    if (listed.largest * rows.block_images > MAX_TABLE_ENTRIES).any():
+        raise CorruptError(WASTEFUL)
     floor = rows.image_column(listed.after, always, 1)
     steps_at = rows.advance(floor.after, listed.total)
     after = rows.advance(steps_at, listed.total * width)

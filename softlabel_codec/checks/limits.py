@@ -31,3 +31,8 @@ def fits_block(crops: int, entries: int, widest: int) -> bool:
     This lets a reader hold the labels of a block as a table (crops, kept classes) that is not much larger than what is stored.
     """
     return crops <= MAX_CROPS_PER_BLOCK and crops * widest <= max(MAX_TABLE_ENTRIES, entries)
+
+
+def tails_fit_block(images: int, longest: int) -> bool:
+    """Return whether a block may hold so many images, of which one lists `longest` classes in its tail: as a table (images, classes)."""
+    return images * longest <= MAX_TABLE_ENTRIES

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from softlabel_codec.block.columns import ragged
 from softlabel_codec.block.families import LabelCodes
 from softlabel_codec.block.layout import BlockImages, Layout
-from softlabel_codec.checks.limits import fits_block
+from softlabel_codec.checks.limits import fits_block, tails_fit_block
 from softlabel_codec.sampler import crop_stream
 
 
@@ -31,8 +31,8 @@ class PendingImage:
         As in `BlockImages`; None if they are derived.
     codes : LabelCodes
         Labels of its crops.
-    num_entries, widest : int
-        Classes that are kept by all crops together, and by the crop that keeps the most.
+    num_entries, widest, num_listed : int
+        Classes that are kept by all crops together, and by the crop that keeps the most, and that are listed in the tail.
     crc32 : int or None
         CRC-32 of its file, if the labels keep it.
     """
@@ -45,6 +45,7 @@ class PendingImage:
     codes: LabelCodes
     num_entries: int
     widest: int
+    num_listed: int
     crc32: int | None
 
 
@@ -57,10 +58,14 @@ class PendingBlock:
     num_crops: int = 0
     num_entries: int = 0
     widest: int = 0
+    longest_tail: int = 0
 
     def has_room(self, image: PendingImage) -> bool:
         """Return whether the block may hold this image too."""
-        return fits_block(self.num_crops + image.num_crops, self.num_entries + image.num_entries, max(self.widest, image.widest))
+        num_crops, num_entries = self.num_crops + image.num_crops, self.num_entries + image.num_entries
+        return fits_block(num_crops, num_entries, max(self.widest, image.widest)) and tails_fit_block(
+            len(self.images) + 1, max(self.longest_tail, image.num_listed)
+        )
 
     def add(self, image: PendingImage, num_bytes: int) -> None:
         """Add an image whose labels will take about so many bytes."""
@@ -69,6 +74,7 @@ class PendingBlock:
         self.num_crops += image.num_crops
         self.num_entries += image.num_entries
         self.widest = max(self.widest, image.widest)
+        self.longest_tail = max(self.longest_tail, image.num_listed)
 
     def gather(self, layout: Layout) -> BlockImages:
         """Return the images together."""

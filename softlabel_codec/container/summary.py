@@ -37,10 +37,15 @@ def unpack_summary(data: bytes) -> Plain:
 
 
 def check_skipped_keys(skipped_keys: Iterable[str]) -> list[str]:
-    """Return the keys of skipped images as a list; ArgumentError if they are anything but several strings."""
+    """Return the keys of skipped images as a list; ArgumentError if they are anything but several strings of Unicode characters."""
     keys = [] if isinstance(skipped_keys, str) else list(skipped_keys)
     if isinstance(skipped_keys, str) or not all(isinstance(key, str) for key in keys):
         raise ArgumentError(f"skipped_keys: expected a sequence of str, got {skipped_keys!r}")
+    for key in keys:
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise ArgumentError(f"skipped_keys: {key!r} cannot be written as UTF-8") from None
     return keys
 
 

@@ -45,8 +45,8 @@ class DenseQuantiser:
             raise ArgumentError(f"policy: labels of {str(self._codec)!r} have no remainder, so none is expected, got {asked!r}")
         return self._codec.policy
 
-    def num_entries(self, codes: DenseCodes) -> tuple[int, int]:
-        return 0, 0
+    def num_entries(self, codes: DenseCodes) -> tuple[int, int, int]:
+        return 0, 0, 0
 
     def expected_bytes(self, codes: DenseCodes) -> int:
         return self.most_bytes(codes)

@@ -92,11 +92,12 @@ class SparseQuantiser:
     def policy(self, asked: str | None) -> str:
         return self._codec.policy if asked is None else check_policy(asked, self._codec.tail > 0)
 
-    def num_entries(self, codes: SparseCodes) -> tuple[int, int]:
-        return int(np.count_nonzero(codes.indices >= 0)), codes.indices.shape[1]
+    def num_entries(self, codes: SparseCodes) -> tuple[int, int, int]:
+        num_listed = 0 if codes.tails is None else codes.tails.classes.shape[1]
+        return int(np.count_nonzero(codes.indices >= 0)), codes.indices.shape[1], num_listed
 
     def expected_bytes(self, codes: SparseCodes) -> int:
-        num_entries, num_listed = self.num_entries(codes)[0], 0 if codes.tails is None else codes.tails.classes.size
+        num_entries, _, num_listed = self.num_entries(codes)
         return num_entries * (1 + VALUE_WIDTH[self._codec.values]) + len(codes.indices) + 2 * num_listed
 
     def most_bytes(self, codes: SparseCodes) -> int:

@@ -26,6 +26,7 @@ from dissect import Pieces, compressed
 from softlabel_codec import Codec, SoftLabelWriter, writer
 from softlabel_codec.block.columns import Column, to_bits, to_planes
 from softlabel_codec.block.layout import BlockImages, Layout
+from softlabel_codec.checks import limits
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER, Header
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.quantise.sparse import SparseCodes
@@ -592,6 +593,19 @@ case("CorruptError", "tail-with-a-class-not-below-num-classes", lambda: tail_fil
 case("CorruptError", "tail-with-a-level-of-255", lambda: tail_file([[3, 5]], [[1, 255]]))
 case("CorruptError", "tail-of-too-many-classes", lambda: tail_file([[3, 4, 5, 6]], [[1, 1, 1, 1]]))
 case("CorruptError", "tail-with-a-class-twice", lambda: tail_file([[3, 3]], [[1, 1]]))
+
+
+@refused("CorruptError", "more-images-times-listed-classes-than-allowed")
+def _() -> bytes:
+    probs = np.full((1, 64529), 0.5 / 64528)
+    probs[:, 0] = 0.5
+    crops = {"image_size": (1, 1), "crops": [[0, 0, 1, 1]], "flips": [False]}
+    with tempfile.TemporaryDirectory() as folder, patch.object(limits, "MAX_TABLE_ENTRIES", 2**30):
+        path = Path(folder) / "a.slc"
+        with SoftLabelWriter(path, 64529, "marginal_smoothing:k=1,tail=64528") as out:
+            for number in range(65):
+                out.add(f"{number}", probs=np.eye(1, 64529) if number < 64 else probs, **crops)
+        return path.read_bytes()
 
 
 def tail_file(classes: list[list[int]], levels: list[list[int]]) -> bytes:

@@ -145,6 +145,14 @@ CASES = {
     "largest-table-of-kept-classes": Case(
         "marginal_smoothing:t=" + str(2.0**-15), num_classes=32768, labels="one-even", keys=("a.jpg",), sizes=((5, 6),), counts=(128,)
     ),
+    "largest-table-of-tails": Case(
+        "marginal_smoothing:k=1,tail=32768",
+        num_classes=32769,
+        labels="one-tail",
+        keys=tuple(f"{number:03d}" for number in range(128)),
+        sizes=((5, 6),) * 128,
+        counts=(1,) * 127 + (2,),
+    ),
     "metadata-nested-32-deep": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), nested=29),
     "smallest": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), metadata=False),
 }
@@ -263,6 +271,11 @@ def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, A
     if case.labels == "one-even":
         probs = np.zeros((count, case.num_classes), np.float32)
         probs[0], probs[1:, 7] = 2.0**-15, 1
+        return {"probs": probs}
+    if case.labels == "one-tail":
+        probs = np.zeros((count, case.num_classes), np.float32)
+        probs[:, 1:] = 0 if count == 1 else 0.5 / (case.num_classes - 1)
+        probs[:, 0] = 1 - probs[:, 1:].sum(axis=1)
         return {"probs": probs}
     profile = -1.2 * rng.permutation(case.num_classes) ** 0.4
     if case.labels == "flat":
