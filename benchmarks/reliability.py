@@ -35,7 +35,7 @@ def _vectors(folder: Path, scale: float) -> dict[str, Any]:
     tests = [str(ROOT / "tests" / name) for name in ("test_vectors.py", "test_minimal_reader.py")]
     subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return {
-        "valid files": len(valid.CASES),
+        "valid files": len(valid.NAMES),
         "invalid files, to be refused by every reader": len(invalid.REFUSED),
         "invalid files, to be found by every verifier": len(invalid.FOUND_BY_VERIFIERS),
         "unfinished files": len(invalid.UNFINISHED),
