@@ -17,12 +17,12 @@ from softlabel_codec.errors import ArgumentError
 
 
 class Strategy(NamedTuple):
-    """What a codec of that name may say.
+    """Family and options of the codecs of one name.
 
     Attributes
     ----------
     family : str
-        Which page of the specification holds, and which entry of `softlabel_codec.block.families.FAMILIES`.
+        Gives the page of the specification and the entry of `softlabel_codec.block.families.FAMILIES`.
     options : tuple of str
         Names of its options.
     """
@@ -49,14 +49,14 @@ MIN_THRESHOLD = 2.0**-15
 _MAX_CHARACTERS = 256
 _COUNT = re.compile(r"[0-9]{1,9}")
 _NUMBER = re.compile(r"[0-9]{0,20}\.?[0-9]{0,30}(e[+-]?[0-9]{1,3})?|[0-9]{1,9}/[0-9]{1,9}", re.IGNORECASE)
-"""What a number may look like: short enough that no file can make its reader compute for long."""
+"""Pattern of a number: short enough that no file can make its reader compute for long."""
 
 
 @dataclass(frozen=True, init=False)
 class Codec:
-    """How labels are selected, stored and read. `Codec.parse` makes one of a codec string; `str(codec)` is the canonical string.
+    """How labels are selected, stored and read. `Codec.parse` makes one from a codec string; `str(codec)` is the canonical string.
 
-    Parameters and attributes are the same; what is left out has the default of the strategy.
+    Parameters and attributes are the same; omitted ones have the default of the strategy.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class Codec:
 
     @property
     def family(self) -> str:
-        """`sparse` or `dense`: which page of the specification holds."""
+        """`sparse` or `dense`: which page of the specification applies."""
         return STRATEGIES[self.name].family
 
     @property
@@ -200,7 +200,7 @@ class Codec:
 
 
 def default_step(tail: int) -> float:
-    """Return the step of `log8` of a codec with so many classes in the tail, if it does not say another.
+    """Return the default step of `log8` for a codec with this many classes in the tail.
 
     With a tail, bytes are better spent on more classes than on finer ratios: see `benchmarks/REPORT.md`.
     """
@@ -208,7 +208,7 @@ def default_step(tail: int) -> float:
 
 
 def _parse_options(name: str, rest: str) -> dict[str, int | float | str]:
-    """Return the options in a codec string by name; a value that is not even written as one of its kind stays a string."""
+    """Return the options in a codec string by name; a value that cannot be parsed as its type stays a string."""
     given: dict[str, int | float | str] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         if _COUNT.fullmatch(item) and "k" in STRATEGIES[name].options:

@@ -221,7 +221,7 @@ class ImageLabels:
     Attributes
     ----------
     crops : int32 (M, 4)
-        top, left, height, width in pixels of the stored image; floats if the file keeps fractions (see `SoftLabelReader.crops`).
+        top, left, height, width in pixels of the stored image; floats if the file stores fractions (see `SoftLabelReader.crops`).
     flips : bool (M,)
         Whether each crop is mirrored left to right after cutting and scaling.
     image_size : (int, int)
@@ -301,7 +301,7 @@ def as_rows(rows: int | Rows, num_rows: int) -> Rows:
 
 
 def concatenate_labels(parts: Sequence[Labels]) -> Labels:
-    """Concatenate labels of one set; sparse labels are padded to the widest."""
+    """Concatenate labels of the same kind; sparse labels are padded to the widest."""
     sparse = [part for part in parts if isinstance(part, SparseLabels)]
     if not sparse:
         dense = [part for part in parts if isinstance(part, DenseLabels)]

@@ -21,7 +21,7 @@ NAME = "random_resized_crop/1"
 MAX_ATTEMPTS = 10
 MAX_RATIO = 2048.0
 FEW = 16
-"""Up to so many crops of one image are quicker in plain Python than with numpy."""
+"""Up to this many crops of one image are faster in plain Python than with numpy."""
 
 Words = NDArray[np.uint64]
 _MASK = np.uint64(0xFFFFFFFF)
@@ -83,7 +83,7 @@ class CropSampler:
 
     @classmethod
     def from_description(cls, description: object) -> CropSampler:
-        """Return the sampler with this description, as `describe` returns it; UnknownFeatureError or CorruptError if it is another."""
+        """Return the sampler for a result of `describe`; UnknownFeatureError for an unknown name, CorruptError if it is invalid."""
         if not isinstance(description, dict) or not isinstance(description.get("name"), str):
             raise CorruptError("crop_sampler: expected a map with a name")
         if description["name"] != NAME:

@@ -1,4 +1,4 @@
-"""`SoftLabelWriter`: from a teacher's probabilities to a container file."""
+"""`SoftLabelWriter`: writes a teacher's probabilities to a container file."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from softlabel_codec.sampler import CropSampler
 from softlabel_codec.version import PACKAGE
 
 TARGET_BYTES_PER_BLOCK = 6144
-"""A block is full with so many bytes of label columns: few enough to read one image quickly, enough for overhead not to count."""
+"""A block is full with this many bytes of label columns: few enough to read one image quickly, enough to make overhead negligible."""
 
 
 class SoftLabelWriter:
     """Writes a container file, one image at a time.
 
-    The file grows as `PATH.partial` and gets its name when it is finished: by `finish`, or by leaving the `with` block
+    The file is written as `PATH.partial` and renamed when it is finished: by `finish`, or by leaving the `with` block
     without an exception. After an exception, a kill or a power failure the blocks so far are complete. The file can be continued
     (`resume=True`) or recovered (`slcodec recover`); the images of the last block, if it was not full (at most 256), must be added again.
 
@@ -58,17 +58,17 @@ class SoftLabelWriter:
     metadata : mapping, optional
         Any values of None, bool, int, float, str, list and dict: teacher, preprocessing, ...
     crops : str
-        How crops are given and stored: `pixels`; `derived`: those of `sampler`, of which nothing needs to be stored; or
+        How crops are given and stored: `pixels`; `derived`: those of `sampler`, which need not be stored; or
         `fractions:f32` / `fractions:f16` of images whose size is not known.
     sampler : CropSampler, optional
-        Where derived crops come from.
+        Sampler of derived crops.
     image_checksums : bool
         Store the CRC-32 of each image's file (4 bytes), so that readers detect other images under the same names.
     resume : bool
         Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it. (One without a whole
-        block holds nothing, and is begun anew.)
+        block holds nothing, and is started again.)
     overwrite : bool
-        Replace a finished file when this one is finished, and discard an unfinished one; together with `resume` only if it was begun with
+        Replace a finished file when this one is finished, and discard an unfinished one; together with `resume` only if it was started with
         other arguments.
 
     Raises
@@ -134,13 +134,13 @@ class SoftLabelWriter:
 
     @property
     def image_crc32s(self) -> dict[str, int | None]:
-        """For each image added so far, in order, its key and the CRC-32 of its file, if the file keeps these."""
+        """Key of each image added so far, in order, and the CRC-32 of its file; None if these are not stored."""
         with self._lock:
             return {**self._assembly.image_crc32s, **{key: image.crc32 for key, image in self._pending.images.items()}}
 
     @property
     def num_stored(self) -> int:
-        """Number of images in whole blocks of the file so far: those that stay if the writer is interrupted now."""
+        """Number of images in whole blocks of the file so far: those that are kept if the writer is interrupted now."""
         return len(self._assembly.image_crc32s)
 
     def __len__(self) -> int:
@@ -170,7 +170,7 @@ class SoftLabelWriter:
         crops : int (M, 4)
             top, left, height, width of each crop in pixels of the stored image; or float fractions of it, if the file stores those.
         flips : bool (M,)
-            Whether each crop is mirrored left to right. Crops and flips may be left out if they are derived; given, they must be
+            Whether each crop is mirrored left to right. Crops and flips may be left out if they are derived; if given, they must be
             those of the sampler.
         image_size : (int, int)
             Height and width of the stored image in pixels. Optional only where crops are fractions.
@@ -181,9 +181,9 @@ class SoftLabelWriter:
         left_out : float (C,)
             the sum, for each class, of its probability over the crops that do not keep it, if the codec has a tail; or else
         vectors : float (M, C)
-            the numbers to keep of a `dense` codec whose content is not `probs`.
+            the numbers to store with a `dense` codec whose content is not `probs`.
         image_crc32 : int
-            CRC-32 of the bytes of the image's file, as `zlib.crc32` gives it; if, and only if, the writer keeps `image_checksums`.
+            CRC-32 of the bytes of the image's file, as `zlib.crc32` gives it; if, and only if, the writer stores `image_checksums`.
 
         Raises
         ------
@@ -220,7 +220,7 @@ class SoftLabelWriter:
             self._guarded(self._write_block)
 
     def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
-        """Write the rest, put the file on disk and give it its name.
+        """Write the rest, sync the file to disk and rename it to its final name.
 
         Parameters
         ----------
@@ -255,7 +255,7 @@ class SoftLabelWriter:
             raise StateError(f"{self.path}: the writer is {self._ended}")
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Run an action that writes; if it fails, so has the writer."""
+        """Run an action that writes; if it fails, mark the writer as failed."""
         try:
             action()
         except BaseException:
@@ -268,7 +268,7 @@ class SoftLabelWriter:
     def _prepare(
         self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any], image_crc32: int | None
     ) -> PendingImage:
-        """Return an image checked and quantised, which shares no memory with what the caller gave."""
+        """Return a checked and quantised image that shares no memory with the arguments."""
         check_key(key)
         check_image_crc32(image_crc32, self._description.image_checksums)
         fractions = self._description.crops.startswith("fractions")
@@ -310,5 +310,5 @@ class SoftLabelWriter:
 
 
 def _num_rows(labels: dict[str, Any]) -> int:
-    """Return the number of crops that labels are of: the rows of the first of them."""
+    """Return the number of labelled crops: the rows of the first array."""
     return check_num_crops(next((len(np.atleast_1d(as_array(name, rows))) for name, rows in labels.items()), 0))

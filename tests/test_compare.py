@@ -80,7 +80,7 @@ def test_what_was_trained_is_not_trained_again(shapes, sources, tmp_path, monkey
     again = compare(some, tmp_path, base(shapes), seeds=(0, 1, 2))
     assert trained == [(sources["small"], 2), ("truth", 2)]
     assert [row.accuracies[:2] for row in again.rows] == [row.accuracies for row in first.rows]
-    with pytest.raises(MismatchError, match=r"small-seed=0: a run of other options: expected epochs=3, got 2"):
+    with pytest.raises(MismatchError, match=r"small-seed=0: a run with other options: expected epochs=3, got 2"):
         compare(some, tmp_path, base(shapes, epochs=3), seeds=(0, 1))
     write_shape_labels(shapes, tmp_path / "new.slc", seed=9)
     with pytest.raises(MismatchError, match=r"small-seed=0: a run with other labels than .*new\.slc"):

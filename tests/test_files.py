@@ -709,7 +709,7 @@ def test_systems_without_posix_calls_import_and_read(tmp_path):
     write_labels(tmp_path / "a.slc")
     command = [sys.executable, "-c", WITHOUT_POSIX, tmp_path / "a.slc", tmp_path / "b.slc"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    message = "label files cannot be written on this system, only read: it has no locks that end with their process"
+    message = "label files can only be read on this system: it has no locks that are released when their process ends"
     assert done.stdout.splitlines() == ["True", "True 4 4", message]
     assert not (tmp_path / "b.slc.partial").exists()
 

@@ -83,10 +83,10 @@ def test_weights_know_how_images_are_prepared_for_them(shapes, trained):
 def test_weights_alone_are_not_taken_for_imagenets(shapes, trained, tmp_path):
     shutil.copy(Path(trained.out) / "weights.pt", tmp_path / "weights.pt")
     words = ["evaluate", shapes / "val", tmp_path / "weights.pt"]
-    assert "say which --student they are of, and its --num-classes" in run(*words, code=2)
+    assert "pass the --student that they belong to, and its --num-classes" in run(*words, code=2)
     words += ["--student", "small", "--num-classes", 4, "--size", 16, "--crop", 1]
     text = run(*words, code=2)
-    assert "say how images are normalised for them: --mean and --std (ImageNet's are 0.485 0.456 0.406 and 0.229 0.224 0.225)" in text
+    assert "pass the normalisation of their images: --mean and --std (ImageNet's are 0.485 0.456 0.406 and 0.229 0.224 0.225)" in text
     assert "--mean and --std" in run(*words, "--mean", 0.5, 0.5, 0.5, code=2)
     half = ["--mean", 0.5, 0.5, 0.5, "--std", 0.5, 0.5, 0.5]
     assert run(*words, *half, "--interpolation", "bicubic") == run("evaluate", shapes / "val", Path(trained.out) / "weights.pt")
@@ -96,7 +96,7 @@ def test_what_stands_beside_other_weights_is_not_believed(shapes, trained, tmp_p
     shutil.copy(Path(trained.out) / "weights.json", tmp_path / "weights.json")
     torch.save(build_student("small", 4).state_dict(), tmp_path / "weights.pt")
     words = ["evaluate", shapes / "val", tmp_path / "weights.pt"]
-    assert "are not the weights of which the .json file beside them speaks" in run(*words, code=1)
+    assert "not the weights that the .json file beside them describes" in run(*words, code=1)
     (tmp_path / "weights.json").write_text("{}")
     assert "holds weights only" in run(*words, code=2)
 
@@ -128,7 +128,7 @@ def test_files_that_are_no_weights_say_what_they_are(shapes, tmp_path):
     [
         ('{"images": "i", "vall": "v"}', "unknown option 'vall': did you mean 'val'?"),
         ('{"images": "i", "batch-size": 8}', "unknown option 'batch-size': did you mean 'batch_size'?"),
-        ('{"images": "i", "epochs": 1, "val": "v", "epochs": 9}', "expected a JSON object: 'epochs' stands there twice"),
+        ('{"images": "i", "epochs": 1, "val": "v", "epochs": 9}', "expected a JSON object: 'epochs' appears twice"),
     ],
 )
 def test_recipes_with_mistakes(command, recipe, message, tmp_path, monkeypatch):

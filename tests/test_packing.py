@@ -293,7 +293,7 @@ def test_a_palette_has_at_most_65535_classes():
 
 @pytest.mark.parametrize("row", [[1, 2, 1], [0, 0, 3], [3, -1, 3]])
 def test_classes_twice_in_a_crop(row):
-    with refused("a class is not below the number of classes, or twice in a crop"):
+    with refused("a class is not below the number of classes, or appears twice in a crop"):
         check_distinct(np.array([[0, 1, 2], row]))
 
 
@@ -488,9 +488,9 @@ def test_no_crops_of_a_block(block):
 SHORT = "the columns of a block are longer than the block"
 OUTSIDE = "a crop is not inside its image"
 WIDE = "a column is wider than it may be"
-TABLE = "a block has no images, too many, or not all of its table"
-BAD_CLASS = "a class is not below the number of classes, or twice in a crop"
-BAD_PALETTE = "a class of a palette is not below the number of classes, or twice in it"
+TABLE = "a block has no images, too many, or an incomplete table"
+BAD_CLASS = "a class is not below the number of classes, or appears twice in a crop"
+BAD_PALETTE = "a class of a palette is not below the number of classes, or appears in it twice"
 
 
 def crop_fields(height_min=2, height_max=10, ratio_min=383, ratio_max=487, crop_width=2):
@@ -551,7 +551,7 @@ REFUSED = [
     ),
     (replace(TAIL, codec="marginal_smoothing:k=1,values=f32,tail=2"), "a tail lists more classes than the codec says"),
     (replace(TAIL, num_classes=299), "a class of a tail is not below the number of classes"),
-    (replace(TAIL, label_columns=TAIL.label_columns[:-2] + bytes([0, 44])), "a class stands twice in a tail"),
+    (replace(TAIL, label_columns=TAIL.label_columns[:-2] + bytes([0, 44])), "a class appears twice in a tail"),
     (replace(TAIL, label_columns=TAIL.label_columns[:-4] + bytes([255, 2, 253, 44])), "a class of a tail has no level"),
     (replace(FRACTIONS_F16, table=struct.pack("<HH HH HH", 1, 0, 0, 4, 1, 4)), "an image has a height or a width, but not both"),
     (replace(FRACTIONS_F16, table=struct.pack("<HH HH HH", 1, 0, 0, 4, 0, 0)), "an image has a height or a width, but not both"),
@@ -658,7 +658,7 @@ def thresholds_of(counts, num_classes=70000):
 
 def test_how_large_the_table_of_a_block_may_be():
     assert thresholds_of([2048] + [1] * 2047).tolist() == [[0]]
-    with refused("a block has a crop that keeps too many classes for so many crops"):
+    with refused("a crop keeps too many classes for the number of crops in its block"):
         thresholds_of([2049] + [1] * 2047)
 
 
@@ -670,13 +670,13 @@ def test_each_block_has_a_table_of_its_own():
     rows, _ = layout.unpack([content_of_thresholds(counts) for counts in (many, full, many)], block, 0 * block, np.full((3, 1), 1))
     assert rows.codes.indices.tolist() == [[0]] * 3
     for order in itertools.permutations([many, full, wasteful]):
-        with refused("a block has a crop that keeps too many classes for so many crops"):
+        with refused("a crop keeps too many classes for the number of crops in its block"):
             layout.unpack([content_of_thresholds(counts) for counts in order], block, 0 * block, np.full((3, 1), 1))
 
 
 def test_a_full_table_may_be_larger():
     assert thresholds_of([65535] * 65).shape == (1, 65535)
-    with refused("a block has a crop that keeps too many classes for so many crops"):
+    with refused("a crop keeps too many classes for the number of crops in its block"):
         thresholds_of([65535] * 64 + [65534])
 
 
@@ -952,7 +952,7 @@ def test_tails_that_are_refused_one_by_one():
     for classes, levels, most, num_classes, message in (
         ([3, 258], [1, 2], 2, 258, "a class of a tail is not below the number of classes"),
         ([3, 258], [1, 2], 1, 259, "a tail lists more classes than the codec says"),
-        ([3, 3], [1, 2], 2, 259, "a class stands twice in a tail"),
+        ([3, 3], [1, 2], 2, 259, "a class appears twice in a tail"),
         ([3, 258], [1, 255], 2, 259, "a class of a tail has no level"),
     ):
         with refused(message):

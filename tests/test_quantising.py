@@ -567,7 +567,7 @@ def test_tails_that_are_refused():
         with refused(CorruptError, "a class of a tail has no weight"):
             dequantise_tails(TailCodes(np.array([[1, 2]]), np.array([[0, level]]), np.array([0])), 5)
     for classes in ([1, 1, -1], [2, 1, -1], [1, 2, 2]):
-        with refused(CorruptError, "a class is twice in a tail"):
+        with refused(CorruptError, "a class appears twice in a tail"):
             dequantise_tails(TailCodes(np.array([[1, 3, 4], classes]), np.zeros((2, 3), int), np.array([0, 0])), 5)
 
 

@@ -18,7 +18,7 @@ TEXT_SHARE = 8
 
 
 class Column(NamedTuple):
-    """Some bytes of a block's content. `noise` says that they are not expected to compress, `text` that they may by repetition."""
+    """Bytes of a block's content. `noise` marks bytes that are not expected to compress, `text` those that may compress by repetition."""
 
     name: str
     data: bytes
@@ -33,8 +33,8 @@ def _is_noise(column: Column) -> bool:
 def grouped(columns: Sequence[Column]) -> list[list[Column]]:
     """Return the columns in groups that are compressed together.
 
-    Each column is a group of its own, because one entropy table for each is what pays; but neighbours that are noise, or
-    too small for a table, share the overhead of one group.
+    Each column is its own group, because a separate entropy table for each compresses best; but adjacent columns that are
+    noise, or too small for a table, share the overhead of one group.
     """
     groups: list[list[Column]] = []
     for noise, run in groupby((column for column in columns if column.data), _is_noise):
@@ -44,7 +44,7 @@ def grouped(columns: Sequence[Column]) -> list[list[Column]]:
 
 
 def much_text(columns: Sequence[Column]) -> bool:
-    """Return whether enough of the columns is text that it pays to compress all of them like text."""
+    """Return whether enough of the columns is text to make compressing all of them as text worthwhile."""
     return sum(len(column.data) for column in columns if column.text) * TEXT_SHARE > sum(len(column.data) for column in columns)
 
 
@@ -69,12 +69,12 @@ def from_planes(data: Bytes, start: IntArray, count: IntArray, width: IntArray, 
     start, count, width : int64, broadcastable with `position`
         Where the column of each wanted integer begins, how many integers it has, and its width in bytes.
     position : int64
-        Place of each wanted integer in its column.
+        Position of each wanted integer in its column.
 
     Returns
     -------
     int64
-        An integer of 8 bytes comes out as its two's complement.
+        Integers of 8 bytes are returned as two's complement.
     """
     where = start + position
     result = np.zeros(where.shape, np.int64)
@@ -115,7 +115,7 @@ def ragged(starts: IntArray, counts: IntArray) -> IntArray:
 
 
 def exclusive_cumsum(counts: IntArray) -> IntArray:
-    """Return the sum of all counts before each one."""
+    """Return, for each count, the sum of all counts before it."""
     sums = np.zeros(len(counts), np.int64)
     np.cumsum(counts[:-1], out=sums[1:])
     return sums
@@ -132,7 +132,7 @@ def put_varint(value: int) -> bytes:
 
 
 def get_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the varint at `at` and the place after it; CorruptError if it does not end within 3 bytes."""
+    """Return the varint at `at` and the position after it; CorruptError if it does not end within 3 bytes."""
     value = 0
     for place in range(3):
         if at + place >= len(data):

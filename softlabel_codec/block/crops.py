@@ -18,9 +18,9 @@ Flips = NDArray[np.bool_]
 
 NO_RATIO_BOUND = 65535
 MAX_WORD_BYTES = 6
-"""A word of so many bytes is an exact integer in a binary64 too."""
+"""Words of up to this many bytes are exact integers in a binary64 too."""
 PLAIN_CROP_BYTES = 8
-"""Of a crop as four numbers of 16 bits, where words would be longer."""
+"""Bytes of a crop stored as four 16-bit numbers, which is used where words would be longer."""
 OUTSIDE = "a crop is not inside its image"
 _WIDTH = "crop_width is not 0 to 6 or 8"
 _HALF_KNOWN = "an image has a height or a width, but not both"
@@ -42,7 +42,7 @@ class CropMode(Protocol):
         """Return fields and columns of crops (R, 4) whose images have these sizes (R,)."""
 
     def end(self, rows: BlockRows, at: IntArray) -> IntArray:
-        """Return where the columns that begin at `at` end."""
+        """Return the end of the columns that begin at `at`."""
 
     def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
         """Return crops (R, 4): top, left, height, width, and flips (R,); `streams` (B,) are the crop streams of the images."""
@@ -106,7 +106,7 @@ class PixelCrops:
         return crops.astype(self.dtype), _unpack_flips(rows, at)
 
     def _crops_of_words(self, rows: BlockRows, word: NDArray[np.uint64], chosen: Any) -> IntArray:
-        """Return the crops (r, 4) of the chosen rows, whose words have mixed radices; they may lie outside their image at the right."""
+        """Return the crops (r, 4) of the chosen rows from mixed-radix words; they may extend beyond the right edge of their image."""
         fields = {name: rows.field(name)[chosen] for name in ("height_min", "height_max", "ratio_min", "ratio_max")}
         image_height, image_width = rows.height[chosen], rows.width[chosen]
         word, height = _take_digit(word[chosen], fields["height_max"] - fields["height_min"] + 1)
@@ -120,7 +120,7 @@ class PixelCrops:
 
 
 def is_crop_width(width: Any) -> Any:
-    """Return whether a crop may take so many bytes: a word of at most 6, or 8 for four plain numbers."""
+    """Return whether a crop may take this many bytes: a word of at most 6, or 8 for four plain numbers."""
     return (width <= MAX_WORD_BYTES) | (width == PLAIN_CROP_BYTES)
 
 
@@ -157,7 +157,7 @@ class FractionCrops:
 
 @dataclass(frozen=True)
 class DerivedCrops:
-    """Nothing but a checksum: the crops are those of a sampler (spec/crop-sampler-v1.md)."""
+    """Only a checksum: the crops are those of a sampler (spec/crop-sampler-v1.md)."""
 
     sampler: CropSampler
     dtype = np.dtype(np.int32)
@@ -181,7 +181,7 @@ class DerivedCrops:
 
 
 def crops_crc32(crops: NDArray[Any], flips: Flips) -> int:
-    """Return the CRC-32 of crops (R, 4) and flips (R,), as a block with derived crops holds it."""
+    """Return the CRC-32 of crops (R, 4) and flips (R,), as stored in a block with derived crops."""
     return zlib.crc32(_pack_flips(flips).data, zlib.crc32(np.asarray(crops, "<u2").tobytes()))
 
 

@@ -1,7 +1,7 @@
-"""What a family of codecs is made of, and the registry of all families.
+"""The parts of a codec family, and the registry of all families.
 
-A family (`sparse`, `dense`) is one way to store the labels of crops. A file is of one codec, and a codec of one family; nothing outside
-of it looks inside its codes. The rest of the package asks for its parts here.
+A family (`sparse`, `dense`) is one way to store the labels of crops. Each file has one codec, and each codec belongs to one family.
+Code outside a family never interprets its codes; it gets the parts of the family from this module.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ Codes = TypeVar("Codes")
 
 
 class Quantiser(Protocol[Codes]):
-    """From what the caller gives to codes, and from codes to labels, whose `dense` are the targets. One instance serves a file."""
+    """Converts the caller's input to codes, and codes to labels, whose `dense` returns the targets. One instance per file."""
 
     def quantise(self, labels: Mapping[str, Any], num_crops: int) -> Codes:
-        """Return the codes of an image's labels, given by name as `SoftLabelWriter.add` takes them; ArgumentError if they cannot be."""
+        """Return the codes of an image's labels, passed by name as to `SoftLabelWriter.add`; ArgumentError if they are invalid."""
 
     def dequantise(self, codes: Codes, policy: str) -> Labels:
-        """Return the labels that codes stand for; CorruptError if they cannot be labels."""
+        """Return the labels that codes represent; CorruptError if they are not valid labels."""
 
     def concatenate(self, parts: Sequence[Codes]) -> Codes:
         """Return the rows of the codes of several images (at least one), one image after another."""
 
     def policy(self, asked: str | None) -> str:
-        """Return the remainder policy to read with, None for the codec's own; ArgumentError if it does not fit these labels."""
+        """Return the remainder policy to read with, by default the codec's; ArgumentError if it does not fit these labels."""
 
     def num_entries(self, codes: Codes) -> tuple[int, int, int]:
-        """Return how many classes are kept by all crops of an image, by the crop that keeps the most, and listed in its tail."""
+        """Return the number of classes kept by all crops of an image, kept by the crop that keeps the most, and listed in its tail."""
 
     def expected_bytes(self, codes: Codes) -> int:
-        """Return about how many bytes the columns of the codes of an image will have before compression."""
+        """Return the approximate number of bytes that the codes of an image take in columns before compression."""
 
     def most_bytes(self, codes: Codes) -> int:
-        """Return an upper bound of the same."""
+        """Return an upper bound of this number."""
 
 
 class Packer(Protocol[Codes]):
-    """From codes to the label columns of a block, and back. One instance serves a file."""
+    """Converts codes to the label columns of a block, and back. One instance per file."""
 
     @property
     def fields(self) -> list[tuple[str, str]]:
@@ -63,15 +63,15 @@ class Packer(Protocol[Codes]):
     def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[Codes, IntArray]:
         """Return the codes of the wanted crops, whose label columns begin at `at`, int64 (R,), and where the columns end.
 
-        CorruptError if they cannot be what the specification says; `thorough` also looks at what these crops do not need.
+        CorruptError if they violate the specification; `thorough` also checks what these crops do not need.
         """
 
 
 class OneImage(Protocol):
-    """From the label columns of a block straight to the labels of a few crops of one image. One instance serves a file."""
+    """Converts the label columns of a block directly to the labels of a few crops of one image. One instance per file."""
 
     def labels(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int], slot: int) -> Labels:
-        """Return the labels of crops at some places of a block; CorruptError if its columns are not what the specification says.
+        """Return the labels of crops at some positions in a block; CorruptError if its columns violate the specification.
 
         Parameters
         ----------
@@ -84,9 +84,9 @@ class OneImage(Protocol):
         num_crops : int
             Number of its crops.
         rows : list of int
-            Places of the wanted crops among these; they are of one image.
+            Positions of the wanted crops among these, all of one image.
         slot : int
-            Place of that image among the images of the block.
+            Position of that image in the block.
         """
 
 
@@ -97,11 +97,11 @@ class Family(Generic[Codes]):
     Attributes
     ----------
     quantiser : callable
-        Makes the `Quantiser` of a codec and a number of classes.
+        Makes the `Quantiser` for a codec and a number of classes.
     packer : callable
-        Makes its `Packer`, likewise.
+        Makes the `Packer` for the same.
     one_image : callable or None
-        Makes its `OneImage` of a codec, a number of classes and a remainder policy, if it has one. Only speed depends on it.
+        Makes the `OneImage`, if there is one, for a codec, a number of classes and a remainder policy. It only affects speed.
     """
 
     quantiser: Callable[[Codec, int], Quantiser[Codes]]

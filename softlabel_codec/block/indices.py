@@ -14,8 +14,8 @@ LOOK_BACK = 8
 MAX_PALETTE = 65535
 
 BAD_RANK = "a rank is not in the palette"
-BAD_PALETTE = "a class of a palette is not below the number of classes, or twice in it"
-BAD_CLASS = "a class is not below the number of classes, or twice in a crop"
+BAD_PALETTE = "a class of a palette is not below the number of classes, or appears in it twice"
+BAD_CLASS = "a class is not below the number of classes, or appears twice in a crop"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PackedIndices:
     Attributes
     ----------
     sizes : int64 (n,) or None
-        Classes in the palette of each image; None where classes stand for themselves.
+        Number of classes in the palette of each image; None if classes are stored directly.
     palette : int64
         The palettes, image after image.
     codes : int64 (E,)
@@ -38,7 +38,7 @@ class PackedIndices:
 
 
 def class_bits(num_classes: int) -> int:
-    """Return the bits of a class in a palette."""
+    """Return the number of bits of a class in a palette."""
     return (num_classes - 1).bit_length()
 
 
@@ -46,7 +46,7 @@ def pack_indices(indices: NDArray[np.int64], counts: IntArray, num_classes: int)
     """Return kept classes (R, K), padded with -1, as ranks in palettes if that takes fewer bytes, else as they are.
 
     `counts` (n,) says how many of the rows belong to each image. A palette has the most frequent class first, so that
-    the ranks of all images look alike and share one entropy table.
+    the ranks of all images are distributed alike and share one entropy table.
     """
     kept = indices >= 0
     entries = indices[kept]
@@ -67,7 +67,7 @@ def pack_indices(indices: NDArray[np.int64], counts: IntArray, num_classes: int)
 
 
 def _bits(column: IntArray) -> float:
-    """Return about how many bits a column takes when each of its planes has an entropy table of its own."""
+    """Return the approximate number of bits of a column if each of its planes has its own entropy table."""
     bits = 0.0
     for plane in to_planes(column, width_of(int(column.max()))):
         counts = np.bincount(np.frombuffer(plane, np.uint8))
@@ -85,10 +85,10 @@ def _skip_used(ranks: IntArray) -> IntArray:
 
 
 def unpack_ranks(codes: IntArray) -> IntArray:
-    """Return the ranks (R, K) that `codes` stand for.
+    """Return the ranks (R, K) that `codes` represent.
 
-    From last to first, each code increments all later ones that are not below it: the usual inverse of a Lehmer code, equal to the
-    rule of the specification without its sorting.
+    From last to first, each code increments all later ones that are not below it: the usual inverse of a Lehmer code,
+    equivalent to the rule of the specification, but without sorting.
     """
     ranks: IntArray = codes.T.copy()
     for column in range(min(len(ranks) - 1, LOOK_BACK) - 1, -1, -1):

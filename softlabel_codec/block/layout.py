@@ -1,4 +1,4 @@
-"""The content of a block: images, crops and labels as one run of bytes (spec/container-v1.md, section 5.2)."""
+"""The content of a block: images, crops and labels as one byte string (spec/container-v1.md, section 5.2)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BlockImages:
     codes : LabelCodes
         Labels of each crop.
     image_crc32s : int64 (n,) or None
-        CRC-32 of each image's file, if the file keeps them.
+        CRC-32 of each image's file, if the label file stores them.
     """
 
     keys: list[str]
@@ -108,14 +108,14 @@ class Layout:
     def unpack(
         self, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None, streams: IntArray | None = None
     ) -> tuple[CropRows, BlockRows]:
-        """Return chosen crops of many images, and what is known of these images.
+        """Return chosen crops of many images, and the `BlockRows` that describe them.
 
         Parameters
         ----------
         contents : sequence of bytes
             Contents of blocks, each of which holds at least one wanted image.
         block, slot : int64 (B,)
-            For each wanted image, its block in `contents` and its place there.
+            For each wanted image, its block in `contents` and its position in this block.
         crops : int64 (B, N) or None
             Wanted crop numbers of each image; None for all crops of each.
         streams : int64 (B,), optional
@@ -124,7 +124,7 @@ class Layout:
         Raises
         ------
         CorruptError
-            If a content is not what the specification says, or has no crop of that number.
+            If a content violates the specification, or has no crop of that number.
         """
         rows = BlockRows(self.fields, contents, block, slot, crops)
         codes, _ = self.labels.unpack(rows, self.mode.end(rows, rows.after))

@@ -1,7 +1,7 @@
 """The fast path for a few crops of one image: decoded one by one, in plain Python.
 
-`Layout.unpack` and the quantiser decode thousands of crops at once with numpy. For four crops nearly all of their time is
-overhead of numpy's calls; going through the same bytes crop by crop takes a fraction of it. The results are equal.
+`Layout.unpack` and the quantiser decode thousands of crops at once with numpy. For four crops, nearly all of this time is
+overhead of numpy calls; decoding the same bytes crop by crop takes a fraction of it. The results are equal.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from softlabel_codec.errors import CorruptError
 from softlabel_codec.labels import Labels
 
 MAX_CROPS = 12
-"""Up to so many crops of one image this way is faster."""
+"""Up to this many crops of one image are faster on this path."""
 
 Decoded = tuple[NDArray[Any], NDArray[np.bool_], tuple[int, int], Labels, int | None]
 
 
 class FewCropsReader:
-    """Decodes a few crops of one image. Made once for a file that it serves.
+    """Decodes a few crops of one image. One instance per file.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ class FewCropsReader:
         return layout.family.one_image is not None and layout.crops in ("pixels", "derived")
 
     def read(self, content: bytes, slot: int, crops: Sequence[int], stream: int) -> Decoded:
-        """Return coordinates, flips, image size, labels and image checksum of crops (at least one) of the image at a place in a block.
+        """Return coordinates, flips, image size, labels and image checksum of crops (at least one) of the image at `slot` in a block.
 
         `stream` is the image's crop stream, which matters only if crops are derived.
 
         Raises
         ------
         CorruptError
-            If the content is not what the specification says, or has no crop of that number.
+            If the content violates the specification, or has no crop of that number.
         """
         try:
             return self._read(content, slot, crops, stream)
@@ -87,7 +87,7 @@ class FewCropsReader:
             geometry, flips = self._sampler.sample_few(stream, crops, height, width)
         else:
             flips_at, at = at, at + ((num_crops + 7) >> 3)
-            geometry, at = _stored_crops(content, at, num_crops, rows, fields, size)  # which checks that all this is there
+            geometry, at = _stored_crops(content, at, num_crops, rows, fields, size)  # also checks that the flips are there
             flips = [content[flips_at + (row >> 3)] >> (row & 7) & 1 == 1 for row in rows]
         labels = self._labels.labels(content, fields, at, num_crops, rows, slot)
         return np.array(geometry, np.int32), np.array(flips, np.bool_), size, labels, checksum
@@ -107,7 +107,7 @@ def _stored_crops(
 
 
 def _plain_crop(word: int, image_height: int, image_width: int) -> tuple[int, int, int, int]:
-    """Return top, left, height, width from four numbers of 16 bits, the first lowest."""
+    """Return top, left, height, width from four 16-bit numbers, the first in the lowest bits."""
     top, left, height, width = (word >> 16 * place & 0xFFFF for place in range(4))
     if not (1 <= height <= image_height - top and 1 <= width <= image_width - left):
         raise CorruptError(OUTSIDE)

@@ -1,4 +1,4 @@
-"""The palettes of images: which classes ranks stand for (spec/sparse-v1.md, section 4)."""
+"""The palettes of images: the class of each rank (spec/sparse-v1.md, section 4)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Palettes(NamedTuple):
     start : int64 (B,)
         Where the column of palettes of each image's block begins.
     sizes : ImageColumn
-        How many classes each image's palette has.
+        Number of classes in each image's palette.
     bits : int
-        Bits of a class.
+        Number of bits of a class.
     """
 
     data: Bytes
@@ -44,7 +44,7 @@ class Palettes(NamedTuple):
         return self.classes(image, np.arange(len(image)) - exclusive_cumsum(sizes)[image]), image
 
     def check(self, num_classes: int) -> None:
-        """Raise CorruptError unless all classes are below `num_classes` and those of an image distinct."""
+        """Raise CorruptError unless all classes are below `num_classes` and distinct within each image."""
         classes, image = self.all_classes()
         if (classes >= num_classes).any() or len(np.unique(image * num_classes + classes)) < len(classes):
             raise CorruptError(BAD_PALETTE)
@@ -59,7 +59,7 @@ def pack_palettes(packed: PackedIndices, num_classes: int) -> list[Column]:
 
 
 def unpack_palettes(rows: BlockRows, at: IntArray, num_classes: int) -> tuple[Palettes, IntArray]:
-    """Return the palettes of the wanted images, empty in blocks without, and where their columns end."""
+    """Return the palettes of the wanted images (empty in blocks without palettes), and where their columns end."""
     present = rows.field("palettes")
     if (present > 1).any():
         raise CorruptError("undefined palette format")
@@ -73,7 +73,7 @@ def unpack_palettes(rows: BlockRows, at: IntArray, num_classes: int) -> tuple[Pa
 
 
 def classes_of(rows: BlockRows, codes: IntArray, kept: NDArray[np.bool_], palettes: Palettes) -> IntArray:
-    """Return classes for index codes (R, K); those of blocks without palettes are classes already."""
+    """Return the classes of index codes (R, K); in blocks without palettes, the codes are the classes."""
     ranked = (rows.field("palettes") > 0)[:, None] & kept
     if not ranked.any():
         return codes

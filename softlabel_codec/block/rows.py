@@ -1,4 +1,4 @@
-"""What stands first in every block: fixed fields, then the image table (spec/container-v1.md, section 5.2)."""
+"""The beginning of every block: fixed fields, then the image table (spec/container-v1.md, section 5.2)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from softlabel_codec.checks.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BL
 from softlabel_codec.errors import CorruptError
 
 IMAGE_BYTES, CHECKSUM_BYTES = 6, 4
-"""Bytes of an image in the image table, and of its checksum behind it."""
+"""Bytes of an image in the image table, and of its checksum after it."""
 SHORT = "the columns of a block are longer than the block"
 _NO_FIELDS = "a block is shorter than its fields"
-_BAD_TABLE = "a block has no images, too many, or not all of its table"
+_BAD_TABLE = "a block has no images, too many, or an incomplete table"
 MANY_CROPS = "a block has more crops than it may have"
 FEW_CROPS = "an image has fewer crops in its block than the index says"
 _FEW_IMAGES = "a block holds fewer images than the index says"
@@ -50,11 +50,11 @@ class ImageColumn(NamedTuple):
     Attributes
     ----------
     values, before : int64 (B,)
-        The number of each wanted image, and the sum of those before it in its block.
+        The integer of each wanted image, and the sum of those before it in its block.
     total : int64 (R,)
         The sum over each crop's block.
     largest : int64 (blocks,)
-        The largest number of each block.
+        The largest integer of each block.
     after : int64 (R,)
         Where the column ends.
     """
@@ -67,14 +67,14 @@ class ImageColumn(NamedTuple):
 
 
 class BlockRows:
-    """Wanted crops of many images of many blocks, one row each, and where their blocks' columns stand.
+    """Wanted crops of many images of many blocks, one row each, and where their blocks' columns are.
 
     Attributes
     ----------
     data : uint8
         The contents of the blocks, one after another.
     row, crop : int64 (R,)
-        Place of each wanted crop in its block, and among the crops of all blocks.
+        Position of each wanted crop in its block, and among the crops of all blocks.
     after, end : int64 (R,)
         Where the columns after the image table begin in `data`, and where the block ends.
     num_crops : int64 (R,)
@@ -84,9 +84,9 @@ class BlockRows:
     image_sizes : int64 (B, 2)
         Height and width of each wanted image.
     image_crc32s : int64 (B,) or None
-        CRC-32 of the file of each wanted image, if the file keeps them.
+        CRC-32 of the file of each wanted image, if the label file stores them.
     image_rows : int64 (B,)
-        Wanted crops of each image.
+        Number of wanted crops of each image.
     owner : int64 (R,)
         Which of the wanted images each crop belongs to.
     number : int64 (R,)
@@ -117,14 +117,14 @@ class BlockRows:
         return values
 
     def advance(self, at: IntArray, num_bytes: IntArray) -> IntArray:
-        """Return the places after columns of that many bytes; CorruptError if one is beyond its block."""
+        """Return the positions after columns of that many bytes; CorruptError if one is beyond its block."""
         after = at + num_bytes
         if (after > self.end).any():
             raise CorruptError(SHORT)
         return after
 
     def image_column(self, at: IntArray, present: IntArray, width: int) -> ImageColumn:
-        """Return a column of one integer for each image of a block, which begins at `at`, where the field `present` is not 0."""
+        """Return a column that begins at `at`, with one integer for each image of a block, where the field `present` is not 0."""
         tables = self._tables
         block = np.repeat(np.arange(len(tables.num_images)), tables.num_images)
         column_width = (present > 0) * width
@@ -166,15 +166,15 @@ class BlockRows:
         return np.concatenate(parts)
 
     def per_image(self, values: IntArray) -> IntArray:
-        """Return, for each wanted image, what `values` says for the rows of its block."""
+        """Return, for each wanted image, the element of `values` for the rows of its block."""
         return self.per_block(values)[self._block_of_image]
 
     def per_block(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return, for each block, what `values` says for its rows: every block has one, or no row is wanted at all."""
+        """Return, for each block, the element of `values` for its rows: every block has rows, or no row is wanted at all."""
         return values[self._row_of_block] if len(values) else np.zeros(len(self._row_of_block), values.dtype)
 
     def per_row(self, values: IntArray) -> IntArray:
-        """Return, for each row, what `values` says for its block."""
+        """Return, for each row, the element of `values` for its block."""
         return values[self._block]
 
     @property
@@ -236,7 +236,7 @@ def _read_checksums(data: Bytes, start: IntArray, count: IntArray) -> NDArray[np
 
 
 def _choose(crops: IntArray | None, num_crops: IntArray) -> tuple[IntArray, IntArray]:
-    """Return the chosen crop numbers, flat, and how many there are of each image."""
+    """Return the chosen crop numbers, flat, and how many each image has."""
     if crops is None:
         return ragged(np.zeros(len(num_crops), np.int64), num_crops), num_crops
     if (crops >= num_crops[:, None]).any():

@@ -20,12 +20,12 @@ from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.values import VALUE_WIDTH
 
 WIDE = "a column is wider than it may be"
-WASTEFUL = "a block has a crop that keeps too many classes for so many crops"
+WASTEFUL = "a crop keeps too many classes for the number of crops in its block"
 TOO_MANY = "a crop keeps more classes than there are"
 
 
 class Entries(NamedTuple):
-    """Where the entries of crops stand in the columns of their blocks.
+    """Where the entries of crops are in the columns of their blocks.
 
     Attributes
     ----------
@@ -101,7 +101,7 @@ class SparsePacker:
     def unpack(self, rows: BlockRows, at: IntArray, *, thorough: bool = False) -> tuple[SparseCodes, IntArray]:
         """Return the codes of the wanted crops, whose label columns begin at `at`, and where the columns end.
 
-        CorruptError if they cannot be what the specification says; `thorough` also looks at what these crops do not need.
+        CorruptError if they violate the specification; `thorough` also checks what these crops do not need.
         """
         entries, at = self._unpack_counts(rows, at)
         self._check_length(rows, at, entries)
@@ -124,7 +124,7 @@ class SparsePacker:
         return SparseCodes(indices, values, remainders, tails, rows.owner), at
 
     def _check_length(self, rows: BlockRows, at: IntArray, entries: Entries) -> None:
-        """Raise CorruptError if blocks are too short for their entries, before anything is made that has a place for each of these."""
+        """Raise CorruptError if blocks are too short for their entries, before arrays for these are allocated."""
         if (rows.field("index_width") > 4).any():
             raise CorruptError(WIDE)
         num_values = entries.total - self._implied_values * rows.num_crops if self._value_width else 0
@@ -173,7 +173,7 @@ class SparsePacker:
 
 
 def _check_table(more: NDArray[Any], block_crops: IntArray) -> None:
-    """Raise CorruptError if a block may not hold its crops together: `more` of all blocks are their classes, less 1."""
+    """Raise CorruptError if a block may not hold all its crops; `more` are the kept classes of each crop of all blocks, less 1."""
     if (int(more.max()) + 1) * int(block_crops.max()) <= MAX_TABLE_ENTRIES:
         return
     for counts in np.split(more.astype(np.int64) + 1, np.cumsum(block_crops)[:-1]):
@@ -189,7 +189,7 @@ def _unpack_index_codes(rows: BlockRows, at: IntArray, entries: Entries, kept: N
     width = rows.field("index_width")
     after = rows.advance(at, entries.total * width)
     if ((width == 0) & (entries.num > LOOK_BACK + 1)).any():
-        raise CorruptError(BAD_CLASS)  # codes of 0 name no more distinct classes than that
+        raise CorruptError(BAD_CLASS)  # codes of 0 cannot give more distinct classes than that
     place = np.where(kept, entries.first[:, None] + np.arange(kept.shape[1]), 0)
     codes = from_planes(rows.data, at[:, None], entries.total[:, None], width[:, None], place)
     codes[~kept] = 0

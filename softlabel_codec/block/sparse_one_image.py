@@ -1,4 +1,4 @@
-"""The short way for a few crops of one image of a sparse codec: label columns decoded crop by crop, in plain Python (see `one_image`)."""
+"""The fast path for a few crops of one image of a sparse codec: label columns decoded crop by crop, in plain Python (see `one_image`)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class SparseOneImage:
         return replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
 
     def _entries(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[_Entries, int]:
-        """Return where the entries of the rows are, and the place after the counts."""
+        """Return where the entries of the rows are, and the position after the counts."""
         k = self._k
         if k is not None:
             return _Entries([row * k for row in rows], [k] * len(rows), num_crops * k), at
@@ -107,8 +107,8 @@ class SparseOneImage:
     def _classes(self, palettes: _Palettes, codes: list[Sequence[int]], slot: int) -> list[list[int]]:
         """Return the classes of the rows.
 
-        With a palette, a code counts the classes that the row has not used yet. Most codes are small, so that only the beginning
-        of the palette is looked at.
+        With a palette, a code is an index into the classes that the row has not used yet. Most codes are small, so only the
+        beginning of the palette is read.
         """
         if palettes.bits is None:
             classes = [list(row) for row in codes]
@@ -207,13 +207,13 @@ class _Palettes(NamedTuple):
 
 
 def _remainders(content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[list[int], int]:
-    """Return the remainder codes of the rows less their last value codes, and the place after the remainders."""
+    """Return the remainder codes of the rows less their last value codes, and the position after the remainders."""
     after = at + num_crops * fields["remainder_width"]
     return [fields["remainder_base"] + int.from_bytes(content[at + row : after : num_crops], "little") for row in rows], after
 
 
 def _run(content: bytes, at: int, column: int, width: int, first: int, count: int) -> Any:
-    """Return `count` integers from place `first` on of a column of `column` integers in planes, which begins at `at`: bytes or a list."""
+    """Return `count` integers from position `first` of a column of `column` integers in planes that begins at `at`: bytes or a list."""
     if width == 1:
         return content[at + first : at + first + count] if count > 0 else b""
     after = at + column * width

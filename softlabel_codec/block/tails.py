@@ -12,7 +12,7 @@ from softlabel_codec.quantise.tails import NO_WEIGHT, TailCodes
 
 _BAD_CLASS = "a class of a tail is not below the number of classes"
 _BAD_LEVEL = "a class of a tail has no level"
-_TWICE = "a class stands twice in a tail"
+_TWICE = "a class appears twice in a tail"
 WASTEFUL = "a block has too many images for the longest of its tails"
 _TOO_LONG = "a tail lists more classes than the codec says"
 
@@ -32,7 +32,7 @@ def pack_tails(tails: TailCodes) -> tuple[dict[str, int], list[Column]]:
 
 
 def _steps(classes: IntArray, image: IntArray) -> IntArray:
-    """Return the differences of ascending classes to the class before in the same image, the first as it is."""
+    """Return the differences between ascending classes and the previous class of the same image; the first is unchanged."""
     steps: IntArray = classes.copy()
     same = image[1:] == image[:-1]
     steps[1:][same] -= classes[:-1][same]
@@ -72,7 +72,7 @@ def one_tail(classes: list[int], levels: bytes, floor: int, tail: int, num_class
 def _tail_codes(
     owner: IntArray, classes: IntArray, levels: IntArray, listed: IntArray, floor: IntArray, tail: int, num_classes: int
 ) -> TailCodes:
-    """Return the tails of images: `listed` classes of each, image after image; those of entry i belong to image `owner[i]`."""
+    """Return the tails of images: `listed` classes of each, image after image; entry i belongs to image `owner[i]`."""
     if (classes >= num_classes).any():
         raise CorruptError(_BAD_CLASS)
     if (levels == NO_WEIGHT).any():

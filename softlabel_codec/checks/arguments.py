@@ -14,13 +14,13 @@ from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE, MAX_IMAGE_SIDE, M
 from softlabel_codec.errors import ArgumentError, LimitError
 
 ON_ERROR = ("fail", "skip")
-"""What an unreadable input does: end the run, or be left out and mentioned."""
+"""What to do with an unreadable input: end the run, or skip and report it."""
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
 """Pillow's filters."""
 EXIF_POLICIES = ("ignored", "applied")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 TEACHER_OUTPUTS = ("logits", "probs")
-"""What a teacher returns for a crop: numbers of any size, or their softmax."""
+"""What a teacher returns for a crop: unnormalised scores, or their softmax."""
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def check_whole(name: str, value: Any, smallest: int) -> int:
 
 
 def whole(value: Any) -> int | None:
-    """Return an integer of any type as int; None for anything else, booleans and arrays of one number as well."""
+    """Return an integer of any type as int; None for anything else, including booleans and arrays of one number."""
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -97,7 +97,7 @@ def check_fraction_crops(crops: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]
 
 
 def check_image_crc32(crc32: object, wanted: bool) -> None:
-    """Raise ArgumentError unless `crc32` is a CRC-32 if one is wanted, and None if not."""
+    """Raise ArgumentError unless `crc32` is a CRC-32 (if one is wanted) or None (if not)."""
     if not wanted and crc32 is not None:
         raise ArgumentError("image_crc32: expected None, because the writer was created without image_checksums=True")
     if wanted and not (isinstance(crc32, int) and 0 <= crc32 < 2**32):
@@ -105,7 +105,7 @@ def check_image_crc32(crc32: object, wanted: bool) -> None:
 
 
 def check_num_crops(num_crops: int) -> int:
-    """Return a number of crops that an image may have."""
+    """Return `num_crops` if an image may have this many crops."""
     if not 1 <= num_crops <= MAX_CROPS_PER_IMAGE:
         raise LimitError(f"crops: expected 1 to {MAX_CROPS_PER_IMAGE} crops, got {num_crops}")
     return num_crops

@@ -20,13 +20,13 @@ MAX_MSGPACK_DEPTH = 32
 
 
 def max_content_bytes(payload_bytes: int) -> int:
-    """Most bytes that a block's payload of that length may decompress to."""
+    """Return the most bytes that a block's payload of that length may decompress to."""
     most = 2**22 + 1024 * payload_bytes
     return most if most < MAX_CONTENT_BYTES else MAX_CONTENT_BYTES
 
 
 def fits_block(crops: int, entries: int, widest: int) -> bool:
-    """Return whether a block may hold so many crops with so many kept classes in all, of which one crop keeps `widest`.
+    """Return whether a block may hold this many crops with this many kept classes in all, if one crop keeps `widest`.
 
     This lets a reader hold the labels of a block as a table (crops, kept classes) that is not much larger than what is stored.
     """
@@ -34,5 +34,5 @@ def fits_block(crops: int, entries: int, widest: int) -> bool:
 
 
 def tails_fit_block(images: int, longest: int) -> bool:
-    """Return whether a block may hold so many images, of which one lists `longest` classes in its tail: as a table (images, classes)."""
+    """Return whether a block may hold this many images, if the longest tail lists `longest` classes: as a table (images, classes)."""
     return images * longest <= MAX_TABLE_ENTRIES

@@ -39,22 +39,22 @@ class Row:
     name, labels : str
         The source.
     codec : str or None
-        Of a label file.
+        Codec of a label file.
     varied : dict
         Options that differ from row to row.
     seeds : list of int
-        One student each.
+        One student for each.
     accuracies : list of float
         Top-1 of each on the validation images, in percent.
     mean, standard_deviation : float
-        Of these; the standard deviation is None for one student.
+        Of the accuracies; the standard deviation is None for one student.
     difference : Interval or None
         Mean accuracy less that of the reference, in points. The interval covers the variation between seeds, not between validation sets.
         None for the reference itself, and if the spread is unknown, as with one student.
     within_margin : bool or None
         Whether the whole interval lies within the margin.
     bytes_per_crop : float or None
-        File size by stored crops; of label maps, by the crops stored of the same images; None where nothing is stored.
+        File size divided by stored crops; for label maps, by the stored crops of the same images; None if nothing is stored.
     kl : float or None
         Mean KL divergence of the labels from the reference's on the same crops, in nats; None where unknown or infinite.
     quality : LabelQuality or None
@@ -173,7 +173,7 @@ def need_libraries() -> None:
 
 
 def welch(values: Sequence[float], others: Sequence[float]) -> Interval | None:
-    """Return how much higher the mean of some values is than that of others, with its interval; None where their spread is not known.
+    """Return the mean of `values` minus that of `others`, with its interval; None if their spread is unknown.
 
     The spread is unknown if either has fewer than two values, or if neither varies at all: two equal results do not prove certainty.
     """
@@ -198,7 +198,7 @@ def _codec(labels: str) -> str | None:
 
 
 def _bytes_per_crop(labels: str, sources: Mapping[str, str]) -> float | None:
-    """Return the size of a file of labels by the number of crops; label maps serve as many as the first label file has."""
+    """Return the size of a file of labels divided by its number of crops; for label maps, by that of the first label file."""
     first = next((path for path in sources.values() if path.endswith(".slc")), None)
     counted = labels if labels.endswith(".slc") else first
     if not labels.endswith((".slc", ".npz")) or counted is None:

@@ -49,7 +49,7 @@ class LabelQuality:
 
 
 def label_quality(sources: Mapping[str, str], images: str, classes: str | None = None) -> dict[str, LabelQuality]:
-    """Return what labels are like on crops of the first label file among the sources: up to 200 images, 8 crops of each.
+    """Return the quality of labels on crops of the first label file among the sources: up to 200 images, 8 crops of each.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def label_quality(sources: Mapping[str, str], images: str, classes: str | None =
     images : str
         Folder of the images.
     classes : str, optional
-        File that says which class folder has which number, if they do not ascend: see `read_class_folders`.
+        File with the numbers of the class folders, if they do not ascend: see `read_class_folders`.
     """
     stored = [labels for labels in sources.values() if labels.endswith(".slc")]
     if not stored:

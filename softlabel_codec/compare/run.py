@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
 logger = logging.getLogger(__name__)
 OF_A_RUN = ("labels", "out", "seed", "resume")
-"""Options that a comparison decides for each run."""
+"""Options that a comparison sets for each run."""
 _OF_THE_TEACHER = ("teacher", "teacher_weights", "teacher_output")
 _OF_FRESH_CROPS = ("scale", "ratio", "flip_probability")
 _OF_LABELS = (*_OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature")
@@ -53,24 +53,24 @@ def compare(
     out : path
         Folder for the runs, the table (`compare.json`) and the picture (`compare.png`).
     options : mapping
-        What else `TrainConfig` takes, `images` and `val` at least. Fresh crops and preprocessing of sources without stored crops are
+        Other options of `TrainConfig`, at least `images` and `val`. Fresh crops and preprocessing of sources without stored crops are
         those of the first label file, unless given.
     seeds : sequence of int
         One run each.
     reference : str, optional
         Name of the source that the others are compared with; by default the first.
     margin : float
-        Largest difference in points that does not matter.
+        Largest difference in points that is considered negligible.
     vary : mapping of str to sequence, optional
         Options and their values; all combinations are trained: `{"crops_per_image": [1, 2, 4]}`.
     progress : callable, optional
-        Called with training steps done and in all of all runs.
+        Called with the number of training steps done and in all, over all runs.
 
     Raises
     ------
     ArgumentError, MismatchError, FormatError
-        If there is nothing to compare, an option is unknown or wrong, sources do not label the same images, or runs of other options,
-        labels or images are in the folder. Nothing has been trained then.
+        If there is nothing to compare, an option is unknown or wrong, sources do not label the same images, or runs with other options,
+        labels or images are in the folder. Raised before any training.
     """
     reference = reference or next(iter(sources), "")
     _check_request(sources, options, seeds, reference, vary or {})
@@ -114,7 +114,7 @@ def _check_request(
 
 @dataclass(frozen=True)
 class _Planned:
-    """A row whose runs are described, and the fingerprints of what they train on and are measured with."""
+    """A row with the configurations of its runs, and the fingerprints of their training and validation data."""
 
     name: str
     varied: dict[str, Any]
@@ -126,7 +126,7 @@ class _Planned:
 def _plan(
     sources: Mapping[str, str], out: Path, options: Mapping[str, Any], seeds: Sequence[int], vary: Mapping[str, Sequence[Any]]
 ) -> Iterator[_Planned]:
-    """Yield all rows, each run described, and set up as far as it can be without training."""
+    """Yield all rows, with the configurations of their runs, set up as far as possible without training."""
     of_labels = _options_of_labels(sources)
     for values in itertools.product(*vary.values()):
         varied = dict(zip(vary, values, strict=True))
@@ -154,7 +154,7 @@ def _try(config: TrainConfig) -> tuple[dict[str, str], int]:
 
 
 def _check_cells(cells: Sequence[_Planned]) -> None:
-    """Raise MismatchError unless all sources label the same images: otherwise the students say nothing about the labels."""
+    """Raise MismatchError unless all sources label the same images: otherwise the accuracies say nothing about the labels."""
     firsts: dict[str, _Planned] = {}
     for cell in cells:
         first = firsts.setdefault(str(cell.varied), cell)
@@ -165,7 +165,7 @@ def _check_cells(cells: Sequence[_Planned]) -> None:
 
 
 def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
-    """Return how crops were drawn and prepared for the first label file, as far as it says."""
+    """Return how crops were drawn and prepared for the first label file, as far as it is stored."""
     for labels in sources.values():
         if labels.endswith(".slc"):
             with SoftLabelReader(labels) as reader:
@@ -202,12 +202,12 @@ def _part_of(progress: Progress | None, number: int, runs: int) -> Progress | No
 
 
 def _result(config: TrainConfig, cell: _Planned) -> dict[str, Any] | None:
-    """Return the result of a run; None if it is not finished, or was measured with other images than are wanted now.
+    """Return the result of a run; None if it is not finished, or was validated with other images.
 
     Raises
     ------
     MismatchError
-        If it is that of other options, labels or images.
+        If it has other options, labels or images.
     """
     found = read_result(Path(config.out) / RESULT)
     if found is None:
@@ -215,7 +215,7 @@ def _result(config: TrainConfig, cell: _Planned) -> dict[str, Any] | None:
     for name, wanted in config.to_mapping().items():
         if name not in WHERE_IT_RUNS and found["config"].get(name) != wanted:
             expected = f"expected {name}={wanted!r}, got {found['config'].get(name)!r}"
-            raise MismatchError(f"{config.out}: a run of other options: {expected}. Use another folder, or remove this one")
+            raise MismatchError(f"{config.out}: a run with other options: {expected}. Use another folder, or remove this one")
     for what in ("labels", "images"):
         if found.get(what) != cell.fingerprints[what]:
             advice = "Use another folder, or remove this one"

@@ -1,1 +1,1 @@
-"""Between blocks and a file: framing, metadata, index, keys, and the files themselves."""
+"""Conversion between blocks and a file: framing, metadata, index, keys, and the files themselves."""

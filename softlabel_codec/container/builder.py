@@ -20,14 +20,14 @@ from softlabel_codec.errors import CorruptError, FormatError, MismatchError
 
 
 class Assembly:
-    """Appends whole blocks to a partial file and knows what is in it.
+    """Appends whole blocks to a partial file and keeps track of its contents.
 
     Attributes
     ----------
     image_crc32s : dict
-        For each image so far, in order, its key and the CRC-32 of its file; None where the file keeps none.
+        Key of each image so far, in order, and the CRC-32 of its file; None if these are not stored.
     num_blocks : int
-        Blocks so far.
+        Number of blocks so far.
     """
 
     def __init__(self, file: PartialFile) -> None:
@@ -48,11 +48,11 @@ class Assembly:
         self._file.append(beginning)
 
     def add_images(self, images: BlockImages, layout: Layout, metadata_crc32: int) -> None:
-        """Append a block of these images to a file of that layout, whose metadata have that checksum."""
+        """Append a block of these images to a file with this layout and this checksum of its metadata."""
         columns = layout.pack(images)
         parts = [b"".join(column.data for column in group) for group in grouped(columns)]
         payload = compress_columns(parts, text=much_text(columns))
-        if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would take it for a decompression bomb
+        if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would mistake it for a decompression bomb
             payload = store_columns(parts)
         crc32s = None if images.image_crc32s is None else images.image_crc32s.tolist()
         self.add_payload(payload, metadata_crc32, images.keys, images.num_crops.tolist(), crc32s)
@@ -66,21 +66,21 @@ class Assembly:
         self._note(len(block), keys, num_crops, crc32s)
 
     def begin_or_continue(self, own: Beginning, *, discard_others: bool) -> None:
-        """Begin the file, or continue what stands in it, if that was begun alike.
+        """Start the file, or continue it if it was started with the same arguments.
 
         Parameters
         ----------
         own : Beginning
-            Header and metadata of the file to be.
+            Header and metadata of the new file.
         discard_others : bool
-            What was begun otherwise, or cannot be read, is discarded instead of an error.
+            Discard a file that was started otherwise, or cannot be read, instead of raising an error.
 
         Raises
         ------
         MismatchError
-            If it was begun with other arguments and holds whole blocks.
+            If it was started with other arguments and holds whole blocks.
         FormatError
-            If it is damaged where it begins, or in the middle.
+            If it is damaged at its beginning, or in the middle.
         """
         unfinished = FileSource(self._file.partial)
         try:
@@ -94,13 +94,13 @@ class Assembly:
             unfinished.close()
 
     def _continued(self, unfinished: FileSource, own: Beginning, discard_others: bool) -> Beginning | None:
-        """Return what the unfinished file begins with if it is to be continued, None if it holds nothing that is wanted."""
+        """Return the beginning of the unfinished file if it is to be continued, None if it holds nothing to keep."""
         if unfinished.length < len(own.data) and own.data.startswith(unfinished.read_at(0, unfinished.length)):
             return None  # nothing yet, or killed before the metadata was written
         try:
             found = read_beginning(unfinished)
         except FormatError:
-            if next(BlockScan(unfinished, own).all(), None) is not None:  # their checksums hold that of these metadata
+            if next(BlockScan(unfinished, own).all(), None) is not None:  # their checksums include that of these metadata
                 self._file.replace_beginning(own.data)
                 return own
             if discard_others:
@@ -119,7 +119,7 @@ class Assembly:
         Raises
         ------
         CorruptError
-            If whole blocks stand after them: this is damage in the middle, and not an interrupted write.
+            If whole blocks follow further on: this is damage in the middle, and not an interrupted write.
         """
         self._beginning = beginning.data
         self._file.adopt(beginning.data)
@@ -132,7 +132,7 @@ class Assembly:
             end = block.end
         beyond = next(scan.after(end, self.num_blocks), None)
         if beyond is not None:
-            advice = f"Save all complete blocks with 'slcodec recover {source.path} OTHER.partial' and replace the file by it, or delete it"
+            advice = f"Save complete blocks with 'slcodec recover {source.path} OTHER.partial' and replace the file with them, or delete it"
             raise CorruptError(f"{source.path}: damaged at byte {end}, but complete blocks follow from byte {beyond.offset} on. {advice}")
         self._file.cut(end)
 
@@ -143,11 +143,11 @@ class Assembly:
         self.image_crc32s.update(zip(keys, [None] * len(keys) if crc32s is None else crc32s, strict=True))
 
     def leave(self) -> None:
-        """Put the file on disk as it is, without an end, and give it its name."""
+        """Sync the file to disk as it is, without keys, index and trailer, and rename it to its final name."""
         self._file.finish()
 
     def finish(self, skipped_keys: Sequence[str]) -> None:
-        """Write what comes after the blocks, put the file on disk and give it its name."""
+        """Write the sections after the blocks, sync the file to disk and rename it to its final name."""
         keys = [key.encode() for key in self.image_crc32s]
         order = key_order(keys)
         keys_offset = self._file.length

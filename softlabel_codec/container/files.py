@@ -1,4 +1,4 @@
-"""The only module that reads and writes container files: reads by position, and writes that never leave a half-written file."""
+"""The only module that reads and writes container files: positioned reads, and writes that never leave a half-written file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from softlabel_codec.errors import FormatError, StateError, TruncatedError
 
 PARTIAL_SUFFIX = ".partial"
 CUT_SUFFIX = ".cut"
-"""What is cut off an unfinished file when it is continued is kept beside it, until it is finished."""
+"""Suffix of the file that keeps what was cut off an unfinished file when it was continued, until it is finished."""
 
 
 def partial_path(path: Path) -> Path:
-    """Return where the unfinished form of a file is kept."""
+    """Return the path of the unfinished form of a file."""
     return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
 def _flags(*names: str) -> int:
-    """Return flags of `os.open` together, without those that the system does not have."""
+    """Return the union of flags of `os.open`, without those that the system does not have."""
     flags = 0
     for name in names:
         flags |= getattr(os, name, 0)
@@ -35,11 +35,11 @@ def _flags(*names: str) -> int:
 
 
 _OPEN = _flags("O_CLOEXEC", "O_NONBLOCK", "O_BINARY", "O_NOINHERIT")
-"""O_NONBLOCK does not wait for who writes to a pipe; without O_BINARY, which only Windows has, line ends are changed."""
+"""With O_NONBLOCK, opening a pipe does not wait for its writer; without O_BINARY, which only Windows has, line ends are changed."""
 
 
 def _open(path: Path, flags: int, mode: int = 0o666) -> int:
-    """Open a regular file, never as descriptor 0, 1 or 2: where one of these is closed, C libraries still write their warnings to it."""
+    """Open a regular file, never as descriptor 0, 1 or 2: even if one of these was closed, C libraries write warnings to it."""
     fd, low = os.open(path, flags | _OPEN, mode), []
     while fd <= 2:
         low.append(fd)
@@ -57,7 +57,7 @@ def _open(path: Path, flags: int, mode: int = 0o666) -> int:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let the error of a call on an open file say which file it is."""
+    """Add the name of the file to errors of calls on an open file."""
     try:
         yield
     except OSError as error:
@@ -70,7 +70,7 @@ _position = threading.Lock()
 
 
 def _seek_and_read(fd: int, length: int, offset: int) -> bytes:
-    """Return what `os.pread` does, where there is none (Windows): one thread at a time moves the position and reads."""
+    """Replace `os.pread` on systems without it (Windows): one thread at a time moves the position and reads."""
     with _position:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, length)
@@ -94,7 +94,7 @@ class FileSource:
         self.length = os.fstat(self._fd).st_size
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self.path}: an open file cannot be copied: whoever closes the copy would close this one")
+        raise TypeError(f"{self.path}: an open file cannot be copied: closing the copy would close this one")
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; TruncatedError if the file ends before."""
@@ -109,7 +109,7 @@ class FileSource:
         return data
 
     def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        """Return as many bytes from each of several offsets, as `read_at` does, with little overhead for each."""
+        """Return the bytes of several ranges, as `read_at` does, with little overhead for each."""
         fd, pread = self._fd, _pread
         if fd < 0:
             return [self.read_at(offset, length) for offset, length in zip(offsets, lengths, strict=True)]
@@ -131,7 +131,7 @@ class FileSource:
 
 
 def _behind_links(path: Path) -> Path:
-    """Return what symbolic links lead to."""
+    """Return the path that symbolic links lead to."""
     try:
         return path.resolve() if path.is_symlink() else path
     except RuntimeError:
@@ -139,7 +139,7 @@ def _behind_links(path: Path) -> Path:
 
 
 def refuse_finished(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if there is a file that must not be replaced, or something that is no file at all."""
+    """Raise FileExistsError if there is a file that must not be replaced, or something that is not a file."""
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
     if path.exists() and not overwrite:
@@ -147,26 +147,26 @@ def refuse_finished(path: Path, overwrite: bool) -> None:
 
 
 def located(error: FormatError, source: FileSource, place: str = "") -> FormatError:
-    """Return the same error with the file, and the place in it, before its text."""
+    """Return the same error with the file, and the position in it, before its text."""
     return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")
 
 
 def _file_lock() -> Callable[[int], None]:
-    """Return what locks an open file or raises BlockingIOError; StateError where the system has no such locks (Windows)."""
+    """Return a function that locks an open file or raises BlockingIOError; StateError if the system has no such locks (Windows)."""
     try:
-        import fcntl  # noqa: PLC0415  which only writers need
+        import fcntl  # noqa: PLC0415  only writers need it
     except ImportError:
-        raise StateError("label files cannot be written on this system, only read: it has no locks that end with their process") from None
+        raise StateError("label files can only be read on this system: it has no locks that are released when their process ends") from None
     return lambda fd: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class PartialFile:
-    """`PATH.partial`, open for appending by one writer at a time; `finish` makes it `PATH`.
+    """`PATH.partial`, open for appending by one writer at a time; `finish` renames it to `PATH`.
 
     Parameters
     ----------
     path : path
-        The file to be.
+        The finished file.
     unfinished : str
         What to do with an unfinished file that is there: `refuse` it, `resume` it, or `discard` it.
     overwrite : bool
@@ -177,7 +177,7 @@ class PartialFile:
     Attributes
     ----------
     length : int
-        Bytes so far.
+        Number of bytes so far.
     """
 
     def __init__(self, path: Path, *, unfinished: str = "refuse", overwrite: bool = False, partial: Path | None = None) -> None:
@@ -225,13 +225,13 @@ class PartialFile:
             raise StateError(f"{self.partial}: another writer has just finished this file")
 
     def append(self, data: bytes) -> None:
-        """Write `data` at the end. If that fails (a full disk), the file is cut back to what it was, and the error raised."""
+        """Append `data`. If that fails (a full disk), the file is cut back to its previous length, and the error is raised."""
         view = memoryview(data)
         try:
             while view:
                 view = view[os.pwrite(self._fd, view, self.length + len(data) - len(view)) :]
         except OSError as error:
-            with contextlib.suppress(OSError):  # a rest that stays is no harm: whoever continues the file cuts it off
+            with contextlib.suppress(OSError):  # if bytes stay, they are cut off when the file is continued
                 os.ftruncate(self._fd, self.length)
             raise OSError(error.errno, f"{error.strerror}; what was written before is kept", str(self.partial)) from error
         self.length += len(data)
@@ -270,7 +270,7 @@ class PartialFile:
         return self._sha256.digest()
 
     def finish(self) -> None:
-        """Put the file on disk under its final name: fsync, rename, fsync of the folder."""
+        """Sync the file to disk under its final name: fsync, rename, fsync of the folder."""
         with _named(self.partial):
             os.fsync(self._fd)
         refuse_finished(self.path, self._overwrite)
@@ -290,7 +290,7 @@ class PartialFile:
             os.close(fd)
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:  # a writer that was forgotten must not keep others out
+        if getattr(self, "_fd", -1) >= 0:  # a writer that was never closed must not lock out others
             self.close()
 
     def __enter__(self) -> PartialFile:
@@ -301,7 +301,7 @@ class PartialFile:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk; does nothing where folders cannot be opened (Windows)."""
+    """Sync the names in a folder to disk; does nothing where folders cannot be opened (Windows)."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,6 +1,6 @@
 """The byte layout of the container: header, block frames, keys, summary, index, copy, trailer (spec/container-v1.md).
 
-Bytes in, bytes out: nothing here touches a file. Errors say what is wrong; who calls adds which file and where.
+Bytes in, bytes out: nothing here touches a file. Errors say what is wrong; the caller adds the file and the position.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MIN_BLOCK_BYTES = BLOCK_HEAD.size + 1
 
 @dataclass(frozen=True)
 class Header:
-    """What a file begins with (section 3)."""
+    """The beginning of a file (section 3)."""
 
     metadata_length: int
     metadata_crc32: int
@@ -53,7 +53,7 @@ class Header:
 
     @property
     def version(self) -> str:
-        """Version of the format, for people."""
+        """Version of the format, as text."""
         return f"{self.major}.{self.minor}"
 
     def pack(self) -> bytes:
@@ -64,7 +64,7 @@ class Header:
 
     @classmethod
     def unpack(cls, data: bytes) -> Header:
-        """Return the header in the first bytes of a file, checked in the order that the specification asks for."""
+        """Return the header in the first bytes of a file, checked in the order that the specification requires."""
         if not data.startswith(MAGIC[: len(data)]):
             raise NotAContainerError(f"expected a softlabel container to begin with {MAGIC!r}, got {data[:8]!r}")
         if len(data) >= _MAJOR.size and _MAJOR.unpack_from(data)[1] != MAJOR:
@@ -132,12 +132,12 @@ def _block_crc32(payload: bytes, metadata_crc32: int, number: int) -> int:
 
 
 def with_crc32(data: bytes) -> bytes:
-    """Return `data` behind its CRC-32."""
+    """Return `data` preceded by its CRC-32."""
     return CRC.pack(zlib.crc32(data)) + data
 
 
 def without_crc32(data: bytes, what: str) -> bytes:
-    """Return what stands behind a CRC-32, checked; `what` names it in the error."""
+    """Return the data after a CRC-32, checked; `what` names them in the error."""
     if len(data) < CRC.size or CRC.unpack_from(data)[0] != zlib.crc32(data[CRC.size :]):
         raise CorruptError(f"checksum of the {what} differs")
     return data[CRC.size :]
@@ -145,7 +145,7 @@ def without_crc32(data: bytes, what: str) -> bytes:
 
 @dataclass(frozen=True)
 class Index:
-    """Which blocks there are (section 8).
+    """The blocks of a file and their images (section 8).
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ class Index:
     block_images : uint16 (num_blocks,)
         Images in each block.
     crops_minus_1 : uint16 (num_images,)
-        Crops of each image, less 1.
+        Number of crops of each image, less 1.
     """
 
     block_length: NDArray[np.uint32]
@@ -168,7 +168,7 @@ class Index:
 
     @classmethod
     def unpack(cls, data: bytes, num_blocks: int, num_images: int) -> Index:
-        """Return the index in an index section of a file with so many blocks and images."""
+        """Return the index in an index section of a file with this many blocks and images."""
         size = 6 * num_blocks + 2 * num_images
         content = decompress(without_crc32(data, "index"), size)
         if len(content) != size:
@@ -183,7 +183,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Trailer:
-    """What a finished file ends with (section 10)."""
+    """The end of a finished file (section 10)."""
 
     keys_offset: int
     summary_offset: int
@@ -210,7 +210,7 @@ class Trailer:
 
     @classmethod
     def unpack(cls, data: bytes, file_length: int, blocks_offset: int = HEADER.size) -> Trailer:
-        """Return the trailer in the last bytes of a file of that length whose blocks begin at `blocks_offset`, or somewhere after it."""
+        """Return the trailer in the last bytes of a file of that length whose blocks begin at or after `blocks_offset`."""
         if len(data) < TRAILER.size or not data.endswith(MAGIC):
             raise TruncatedError("the file does not end with a trailer: it is cut off, or was never finished")
         *fields, crc32, _ = TRAILER.unpack(data[-TRAILER.size :])
@@ -269,14 +269,14 @@ def num_pages(num_images: int, keys_ascend: bool) -> tuple[int, int]:
 
 
 class KeyPage:
-    """The keys of a key page, cut out of it when they are asked for."""
+    """The keys of a key page, each extracted on access."""
 
     def __init__(self, content: bytes, ends: NDArray[np.int64], start: int) -> None:
         self._content, self._ends, self._start = content, ends, start
 
     @classmethod
     def unpack(cls, frame: bytes, crc32: int, num_keys: int) -> KeyPage:
-        """Return the page of so many keys in a zstd frame."""
+        """Return the page of `num_keys` keys in a zstd frame."""
         content = _page_content(frame, crc32, num_keys * (2 + MAX_KEY_BYTES))
         start = 2 * num_keys
         if len(content) < start:

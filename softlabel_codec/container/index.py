@@ -1,4 +1,4 @@
-"""The blocks of a finished file: which one holds an image, where it is (spec/container-v1.md, section 8), and what it holds, checked."""
+"""The blocks of a finished file: which one holds an image, where it is (spec/container-v1.md, section 8), and its checked content."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from softlabel_codec.errors import CorruptError, FormatError
 
 
 class BlockIndex:
-    """The index of a file, ready for looking up images. Everything is a numpy array: nothing is held per image as an object.
+    """The index of a file, prepared for looking up images. Everything is a numpy array: there is no Python object per image.
 
     Attributes
     ----------
     starts : int64 (num_blocks + 1,)
         Offset of each block in the file, and of the end of the last.
     first_images : int64 (num_blocks + 1,)
-        Number of the first image of each block, and of all images.
+        Number of the first image of each block, and the total number of images.
     num_crops : int64 (num_images,)
-        Crops of each image.
+        Number of crops of each image.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class BlockIndex:
         self._first_images = memoryview(self.first_images)  # type: ignore[arg-type]  # its items are plain integers
 
     def locate(self, number: int) -> tuple[int, int]:
-        """Return the block of an image and its place there."""
+        """Return the block of an image and its position there."""
         block = bisect_right(self._first_images, number) - 1
         return block, number - self._first_images[block]
 
@@ -59,7 +59,7 @@ class Blocks:
     index : BlockIndex
         Where its blocks are.
     metadata_crc32 : int
-        Checksum of its metadata, which enters that of every block.
+        Checksum of its metadata, which is part of that of every block.
     """
 
     def __init__(self, source: FileSource, index: BlockIndex, metadata_crc32: int) -> None:
@@ -68,7 +68,7 @@ class Blocks:
         self._kept = -1, b""
 
     def content(self, block: int) -> bytes:
-        """Return the decompressed content of a block, checked. The last one is kept: neighbours are often read one after another."""
+        """Return the checked, decompressed content of a block. The last one is cached: adjacent images are often read one after another."""
         kept_block, content = self._kept
         if block == kept_block:
             return content
@@ -98,7 +98,7 @@ class Blocks:
         return located(error, self._source, f"block {block} at byte {int(self.index.starts[block])}, {images}")
 
     def forget(self) -> None:
-        """Give back the memory of the content that is kept."""
+        """Release the memory of the cached content."""
         self._kept = -1, b""
 
 

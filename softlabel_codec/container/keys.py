@@ -33,9 +33,9 @@ Found = TypeVar("Found")
 
 
 class _Recent:
-    """What was read last, by page.
+    """A cache of the pages read last.
 
-    (An `lru_cache` of a method would be part of a reference cycle, which keeps the file of a forgotten reader open.)
+    (An `lru_cache` of a method would be part of a reference cycle, which would keep the file of an unclosed reader open.)
     """
 
     def __init__(self, size: int) -> None:
@@ -43,7 +43,7 @@ class _Recent:
         self._kept: dict[int, Any] = {}
 
     def get(self, page: int, read: Callable[[int], Found]) -> Found:
-        """Return what is kept of a page, or read and keep it; all others are forgotten when there are too many. Threads may call this."""
+        """Return a cached page, or read and cache it; all others are dropped when there are too many. Threads may call this."""
         found: Found | None = self._kept.get(page)
         if found is None:
             found = read(page)
@@ -56,7 +56,7 @@ class _Recent:
 class Keys(Sequence[str]):
     """All keys of a file in file order, as a sequence that reads what it needs.
 
-    Looking up a key (`in`, `index`) is a bisection over pages of 512 keys. Nothing is held per image, except where crops are derived:
+    Looking up a key (`in`, `index`) is a binary search over pages of 512 keys. Nothing is held per image, except if crops are derived:
     4 bytes for each image whose crops were read.
     """
 
@@ -93,13 +93,13 @@ class Keys(Sequence[str]):
 
     def raw(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in file order."""
-        self._located(self._page_table)  # which must be right even where there are no pages
+        self._located(self._page_table)  # must be valid even if there are no pages
         for page in range(num_pages(self._num_keys, True)[0]):
             keys = self._read_key_page(page)
             yield from (keys[place] for place in range(len(keys)))
 
     def raw_in_order(self) -> Iterator[bytes]:
-        """Yield all keys as UTF-8, in the order that bisection relies on."""
+        """Yield all keys as UTF-8, in the order that binary search relies on."""
         return (self._key(self._in_order(place)) for place in range(self._num_keys))
 
     def __contains__(self, key: object) -> bool:
@@ -123,12 +123,12 @@ class Keys(Sequence[str]):
         return number if self._key(number) == wanted else None
 
     def _page_of(self, key: bytes) -> tuple[int, int]:
-        """Return the numbers of the images between which a key must be, if keys ascend: those of one page."""
+        """Return the range of image numbers in which a key must be, if keys ascend: that of one page."""
         page = max(0, bisect_right(range(num_pages(self._num_keys, True)[0]), key, key=self._first_key) - 1)
         return page * KEYS_PER_PAGE, min(page * KEYS_PER_PAGE + KEYS_PER_PAGE, self._num_keys)
 
     def crop_streams(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the crop streams (see `softlabel_codec.sampler`) of images; a page's are computed when one of them is first asked for."""
+        """Return the crop streams (see `softlabel_codec.sampler`) of images; those of a page are computed when one is first requested."""
         pages = numbers // KEYS_PER_PAGE
         for page in np.unique(pages[~self._has_streams[pages]]).tolist():
             keys = self._key_page(page)
@@ -215,7 +215,7 @@ class Keys(Sequence[str]):
 
 
 def key_order(keys: Sequence[bytes]) -> NDArray[np.uint32] | None:
-    """Return image numbers in ascending order of their keys, or None if the keys ascend already."""
+    """Return image numbers in ascending order of their keys, or None if the keys already ascend."""
     if all(before < after for before, after in pairwise(keys)):
         return None
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.uint32)

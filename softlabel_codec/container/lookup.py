@@ -1,4 +1,4 @@
-"""From the images and crops that a caller names to their numbers in a file."""
+"""Finds the numbers of the images and crops that a caller names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softlabel_codec.errors import ArgumentError
 
 
 class Lookup:
-    """Finds the images and crops of a file that callers name, and refuses those that it does not have.
+    """Finds the images and crops of a file that callers name; raises errors for those that it does not have.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Lookup:
         return place + self._num_images if place < 0 else place
 
     def images(self, images: Sequence[int | str] | NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the numbers of several images (B,), named likewise."""
+        """Return the numbers of several images (B,), named as for `image`."""
         if not isinstance(images, np.ndarray) or images.dtype.kind not in "iu" or images.ndim != 1:
             return np.array([self.image(image) for image in images], np.int64)
         outside = (images < -self._num_images) | (images >= self._num_images)

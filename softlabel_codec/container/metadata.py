@@ -1,4 +1,4 @@
-"""What a file says about its labels before the first of them: the metadata section (spec/container-v1.md, section 4)."""
+"""The metadata section, which describes the labels of a file (spec/container-v1.md, section 4)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from softlabel_codec.errors import ArgumentError, CorruptError, LimitError, Unkn
 from softlabel_codec.sampler import CropSampler
 
 CHECKSUM = "crc32"
-"""What checksums of images are, if there are any."""
+"""Kind of the checksums of images, if there are any."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """Everything that is needed to decode the blocks of a file, and what its writer wanted to keep.
+    """Everything that is needed to decode the blocks of a file, and the metadata of the caller.
 
     Attributes
     ----------
@@ -32,11 +32,11 @@ class Description:
     crops : str
         How crop coordinates are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
     metadata : dict
-        Whatever the writer's caller passed.
+        What the writer's caller passed.
     other : dict
-        Further keys of the metadata section, `writer` among them.
+        Further keys of the metadata section, including `writer`.
     sampler : CropSampler or None
-        Where derived crops come from.
+        Sampler of derived crops.
     image_checksums : bool
         Whether blocks hold the CRC-32 of each image's file.
     """
@@ -68,7 +68,7 @@ class Description:
 
     @property
     def written_by(self) -> str:
-        """Program that wrote the file, as far as the file says."""
+        """Program that wrote the file, or `unknown`."""
         return str(self.other.get("writer", "unknown"))
 
     def pack(self) -> bytes:
@@ -101,7 +101,7 @@ class Description:
 
 
 def difference(found: Description, wanted: Description) -> str:
-    """Return the first thing in which two descriptions differ, for people: `name: expected ..., got ...`."""
+    """Return the first difference between two descriptions as text: `name: expected ..., found ...`."""
     for name in ("num_classes", "codec", "crops", "metadata", "sampler", "image_checksums", "other"):
         old, new = getattr(found, name), getattr(wanted, name)
         if old != new:

@@ -32,7 +32,7 @@ def pack_map(values: Mapping[str, Any], max_bytes: int) -> bytes:
 
 
 def unpack_map(data: bytes) -> Plain:
-    """Return the map that `data` holds; CorruptError if it is anything else, holds a key twice or is nested too deep."""
+    """Return the map that `data` holds; CorruptError if it is not a map, holds a key twice or is nested too deeply."""
     try:
         values = msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_distinct_keys, ext_hook=_no_extension)
     except msgpack.StackError:

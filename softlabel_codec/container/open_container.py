@@ -1,4 +1,4 @@
-"""`OpenContainer`: a finished file, opened, with all its parts at hand. Readers, reports and `recover` stand on it."""
+"""`OpenContainer`: a finished file, opened, and all its parts. Readers, reports and `recover` use it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class OpenContainer:
     beginning : Beginning
         Its header and metadata.
     description : Description
-        What the metadata say.
+        The parsed metadata.
     layout : Layout
         How its blocks are laid out.
     trailer : Trailer
@@ -50,12 +50,12 @@ class OpenContainer:
     keys : Keys
         Keys of its images.
     summary : dict
-        What was known only at its end.
+        The parsed summary section.
 
     Raises
     ------
     FormatError
-        In one of its kinds, if the file is not a sound, finished container.
+        One of its subclasses, if the file is not a valid, finished container.
     OSError
         If the file cannot be opened or read.
     """
@@ -81,7 +81,7 @@ class OpenContainer:
         return hashlib.sha256(self.trailer.pack()).hexdigest()
 
     def columns(self, block: int) -> list[Column]:
-        """Return the content of a block as the named columns that our writer makes of it."""
+        """Return the content of a block as the named columns that this package's writer makes."""
         return self.layout.pack(self.layout.unpack_all(self.blocks.content(block)))
 
     def check_block(self, block: int) -> BlockImages:
@@ -98,7 +98,7 @@ class OpenContainer:
         return images
 
     def find_corrupt(self, blocks: Iterable[int], error: FormatError) -> FormatError:
-        """Return the error of the first of some blocks that is not sound in every respect, or else `error` with the name of the file."""
+        """Return the error of the first of some blocks that fails a full check, or else `error` with the name of the file."""
         for block in blocks:
             try:
                 self.check_block(block)
@@ -107,21 +107,21 @@ class OpenContainer:
         return located(error, self.source)
 
     def check_keys(self) -> None:
-        """Raise a FormatError unless the keys are those that the summary has the fingerprint of, in the order that bisection needs."""
+        """Raise a FormatError unless the keys match the fingerprint in the summary and have the order that binary search needs."""
         if keys_sha256(self.keys.raw()) != self.summary["keys_sha256"]:
-            raise CorruptError(f"{self.source.path}: the keys are not those that the summary has the fingerprint of")
+            raise CorruptError(f"{self.source.path}: the keys do not match the fingerprint in the summary")
         if any(before >= after for before, after in pairwise(self.keys.raw_in_order())):
-            raise CorruptError(f"{self.source.path}: the order of keys is wrong, or a key stands twice")
+            raise CorruptError(f"{self.source.path}: the order of keys is wrong, or a key appears twice")
 
     def check_copy(self) -> None:
-        """Raise a FormatError unless the copy of header and metadata at the end of the file is one."""
+        """Raise a FormatError unless the copy at the end of the file equals header and metadata."""
         start, end = self.trailer.copy_offset, self.trailer.trailer_offset
         try:
             same = unpack_copy(self.source.read_at(start, end - start)) == self.beginning.data
         except FormatError as error:
             raise located(error, self.source, f"copy at byte {start}") from None
         if not same:
-            what = "expected header and metadata as they stand at the beginning"
+            what = "expected the same header and metadata as at the beginning"
             raise located(CorruptError(what), self.source, f"copy at byte {start}")
 
     def check_sha256(self) -> None:
@@ -154,7 +154,7 @@ def read_trailer(source: FileSource, beginning: Beginning) -> Trailer:
         return Trailer.unpack(source.read_at(length - TRAILER.size, TRAILER.size), length, beginning.blocks_offset)
     except TruncatedError as error:
         unfinished = "an unfinished file. " if source.path.name.endswith(PARTIAL_SUFFIX) else ""
-        advice = "Continue the writer that began it, or keep its whole blocks with 'slcodec recover'"
+        advice = "Continue it with the program that started it, or save its complete blocks with 'slcodec recover'"
         raise located(TruncatedError(f"{unfinished}{error}. {advice}"), source) from None
     except FormatError as error:
         raise located(error, source, "trailer") from None

@@ -32,9 +32,9 @@ class PendingImage:
     codes : LabelCodes
         Labels of its crops.
     num_entries, widest, num_listed : int
-        Classes that are kept by all crops together, and by the crop that keeps the most, and that are listed in the tail.
+        Number of classes kept by all crops together, kept by the crop that keeps the most, and listed in the tail.
     crc32 : int or None
-        CRC-32 of its file, if the labels keep it.
+        CRC-32 of its file, if the label file stores it.
     """
 
     key: str
@@ -51,7 +51,7 @@ class PendingImage:
 
 @dataclass
 class PendingBlock:
-    """Images that will be a block, by key, and how much they are together."""
+    """Images of the next block, by key, and their total size."""
 
     images: dict[str, PendingImage] = field(default_factory=dict)
     num_bytes: int = 0
@@ -68,7 +68,7 @@ class PendingBlock:
         )
 
     def add(self, image: PendingImage, num_bytes: int) -> None:
-        """Add an image whose labels will take about so many bytes."""
+        """Add an image whose labels will take about `num_bytes` bytes."""
         self.images[image.key] = image
         self.num_bytes += num_bytes
         self.num_crops += image.num_crops
@@ -77,7 +77,7 @@ class PendingBlock:
         self.longest_tail = max(self.longest_tail, image.num_listed)
 
     def gather(self, layout: Layout) -> BlockImages:
-        """Return the images together."""
+        """Return all images as one `BlockImages`."""
         images = list(self.images.values())
         sizes = np.array([image.size for image in images], np.int64)
         num_crops = np.array([image.num_crops for image in images], np.int64)

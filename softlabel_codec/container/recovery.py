@@ -1,4 +1,4 @@
-"""From an unfinished or damaged file to a sound one (spec/container-v1.md, section 10.1)."""
+"""Recovers the complete blocks of an unfinished or damaged file (spec/container-v1.md, section 10.1)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Recovery:
     num_images, num_blocks : int
         Images and blocks that were recovered.
     lost_keys : list of str or None
-        Keys of the images in damaged blocks; a finished new file lists them among its skipped keys. None if the file has no sound list
-        of keys that could say which images there were.
+        Keys of the images in damaged blocks; a finished new file lists them among its skipped keys. None if the file has no
+        valid list of keys.
     unused_bytes : int
-        Bytes between header and metadata and the end of the last block that belong to no whole block; of a file without sound trailer, up
-        to its end.
+        Bytes between the metadata and the end of the last block that belong to no whole block; for a file without a valid trailer,
+        up to its end.
     """
 
     num_images: int
@@ -54,12 +54,12 @@ def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, ove
     overwrite : bool
         Replace `path` if it exists.
     empty : bool
-        If there is no complete block, write a file without images; otherwise raise an error and write nothing.
+        If there is no complete block, write a file without images; if not set, raise an error and write nothing.
 
     Raises
     ------
     FormatError
-        If header and metadata of `source` are damaged, and there is no sound copy of them; or if it has no whole block, and `empty` is
+        If header and metadata of `source` are damaged, and there is no valid copy of them; or if it has no whole block, and `empty` is
         not set.
     FileExistsError
         If `path` exists and `overwrite` is not set.

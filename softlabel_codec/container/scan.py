@@ -1,6 +1,6 @@
-"""What is sound in a file that lacks its end, or is damaged: header, metadata and whole blocks, read without the index.
+"""Reads the valid parts of an unfinished or damaged file without its index: header, metadata and whole blocks.
 
-This is how an unfinished file is continued, and any file recovered (spec/container-v1.md, section 10.1).
+This is used to continue an unfinished file, and to recover any file (spec/container-v1.md, section 10.1).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from softlabel_codec.container.metadata import Description
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
 
 SEARCHED_BYTES = 2**20
-"""So many bytes are searched for the next block at a time."""
+"""Number of bytes that are searched for the next block at a time."""
 CHECKED_PER_BYTE = 4
-"""Behind damage, so many bytes of possible blocks are checked at most for each byte of the file."""
+"""After damage, at most this many bytes of possible blocks are checked for each byte of the file."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Beginning:
     header : Header
         The header.
     description : Description
-        What the metadata section says.
+        The parsed metadata section.
     data : bytes
-        Both sections as they stand in the file.
+        Both sections as they are in the file.
     """
 
     header: Header
@@ -46,7 +46,7 @@ class Beginning:
 
     @property
     def metadata_crc32(self) -> int:
-        """Checksum of the metadata, which enters that of every block."""
+        """Checksum of the metadata, which is part of that of every block."""
         return self.header.metadata_crc32
 
 
@@ -61,7 +61,7 @@ class WholeBlock:
     data : bytes
         The whole block.
     images : BlockImages
-        What it holds.
+        Its contents.
     """
 
     number: int
@@ -120,14 +120,14 @@ class BlockScan:
         self._keys: set[str] = set()
 
     def prefix(self) -> Iterator[WholeBlock]:
-        """Yield the whole blocks at the beginning of the file, up to the first place where the next one does not stand."""
+        """Yield the whole blocks at the beginning of the file, up to the first position that does not hold the next one."""
         offset, number = self._beginning.blocks_offset, 0
         while (block := self._block(offset, number)) is not None and block.number == number:
             yield block
             offset, number = block.end, number + 1
 
     def all(self) -> Iterator[WholeBlock]:
-        """Yield all whole blocks of the file, also those behind damage."""
+        """Yield all whole blocks of the file, including those after damage."""
         yield from self.after(self._beginning.blocks_offset, 0)
 
     def after(self, offset: int, number: int) -> Iterator[WholeBlock]:
@@ -141,20 +141,20 @@ class BlockScan:
                 if place is None:
                     return
                 allowed -= self._claimed_bytes(place)
-                if allowed < 0:  # a file that claims one block in another, again and again, is not worth more time
+                if allowed < 0:  # blocks claimed inside blocks, again and again, must not take more time
                     return
                 block = self._block(place, number)
             yield block
             offset, number = block.end, block.number + 1
 
     def _block(self, offset: int, lowest: int) -> WholeBlock | None:
-        """Return the block at `offset` if it is sound, has at least that number, and no key that was seen before; else None."""
+        """Return the block at `offset` if it is valid, has at least that number, and no key that was seen before; else None."""
         try:
             number, data = self._read(offset)
             if number < lowest:
                 return None
             images = self._layout.unpack_all(block_content(data, self._beginning.metadata_crc32, number))
-            self._layout.quantiser.dequantise(images.codes, self._layout.codec.policy)  # raises if they are no labels
+            self._layout.quantiser.dequantise(images.codes, self._layout.codec.policy)  # raises if they are not valid labels
         except FormatError:
             return None
         keys = set(images.keys)
@@ -164,7 +164,7 @@ class BlockScan:
         return WholeBlock(number, offset, data, images)
 
     def _read(self, offset: int) -> tuple[int, bytes]:
-        """Return number and bytes of the block at `offset`, as its head says."""
+        """Return number and bytes of the block at `offset`, according to its head."""
         if offset + BLOCK_HEAD.size > self._source.length:
             raise TruncatedError("the file ends within a block")
         number, length = block_place(self._source.read_at(offset, BLOCK_HEAD.size))
@@ -173,7 +173,7 @@ class BlockScan:
         return number, self._source.read_at(offset, length)
 
     def _claimed_bytes(self, offset: int) -> int:
-        """Return how many bytes a block at `offset` says that it has; 0 if there is none."""
+        """Return the length that the head of a block at `offset` states; 0 if there is none."""
         try:
             length = block_place(self._source.read_at(offset, BLOCK_HEAD.size))[1]
         except FormatError:
@@ -181,7 +181,7 @@ class BlockScan:
         return length if offset + length <= self._source.length else 0
 
     def _markers(self, offset: int) -> Iterator[int]:
-        """Yield the places from `offset` on where the marker of a block stands."""
+        """Yield the positions of block markers from `offset` on."""
         start = offset
         while start < self._source.length:
             part = self._source.read_at(start, min(SEARCHED_BYTES, self._source.length - start))

@@ -1,4 +1,4 @@
-"""What is known about a file only at its end: the summary section (spec/container-v1.md, section 7)."""
+"""The summary section: what is known only after the last block (spec/container-v1.md, section 7)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def unpack_summary(data: bytes) -> Plain:
 
 
 def check_skipped_keys(skipped_keys: Iterable[str]) -> list[str]:
-    """Return the keys of skipped images as a list; ArgumentError if they are anything but several strings of Unicode characters."""
+    """Return the keys of skipped images as a list; ArgumentError unless they are a sequence of valid Unicode strings."""
     keys = [] if isinstance(skipped_keys, str) else list(skipped_keys)
     if isinstance(skipped_keys, str) or not all(isinstance(key, str) for key in keys):
         raise ArgumentError(f"skipped_keys: expected a sequence of str, got {skipped_keys!r}")

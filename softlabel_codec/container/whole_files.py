@@ -12,21 +12,21 @@ from typing import IO, Any
 from softlabel_codec.container.files import fsync_folder
 
 UNFINISHED_SUFFIX = ".unfinished"
-"""Not that of an unfinished label file, which may be continued and must not be replaced."""
+"""Differs from that of unfinished label files, which may be continued and must not be replaced."""
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file that gets its name, replacing an existing one, when the `with` block ends and the data are on disk."""
+    """Open a file that is renamed to `path`, replacing an existing one, when the `with` block ends and the data are on disk."""
     target = Path(path)
     unfinished = target.with_name(target.name + UNFINISHED_SUFFIX)
-    unfinished.unlink(missing_ok=True)  # of a process that was killed; or a link, which is not followed
+    unfinished.unlink(missing_ok=True)  # left by a process that was killed; or a link, which is not followed
     with open(unfinished, "xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(target)
-    fsync_folder(target.absolute().parent)  # the name too
+    fsync_folder(target.absolute().parent)  # sync the name too
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -36,7 +36,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
-    """Write a JSON file for people to read, completely or not at all."""
+    """Write an indented JSON file, completely or not at all."""
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 

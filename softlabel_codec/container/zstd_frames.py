@@ -10,8 +10,8 @@ import zstandard
 
 from softlabel_codec.errors import CorruptError, LimitError
 
-# Columns of numbers are close to noise: what pays is one entropy table for each of them, not matches. A long minimum match and tiny
-# search tables keep the matcher from finding accidental ones, which cost more than the literals that they replace.
+# Columns of numbers are close to noise: a separate entropy table for each makes them smaller, matches do not. A long minimum match and
+# tiny search tables keep the matcher from finding accidental matches, which cost more than the literals that they replace.
 _NUMBERS = zstandard.ZstdCompressionParameters(
     window_log=17,
     hash_log=6,
@@ -35,8 +35,8 @@ _local = threading.local()
 def compress_columns(columns: Iterable[bytes], *, text: bool = False) -> bytes:
     """Return one zstd frame that holds `columns` one after another, each in zstd blocks of its own.
 
-    The frame states its content size. Where blocks end is the compressor's choice: a reader sees one run of bytes. `text` says that
-    much of it is, which compresses by repetition.
+    The frame states its content size. Readers do not depend on where its blocks end. `text` says that much of the content is
+    text, which compresses by repetition.
     """
     parts = [column for column in columns if column]
     compressor = zstandard.ZstdCompressor(compression_params=_TEXT if text else _NUMBERS).compressobj(size=sum(map(len, parts)))
@@ -78,7 +78,7 @@ def decompress(frame: bytes, max_bytes: int) -> bytes:
     Raises
     ------
     LimitError
-        If the frame says that its content is larger than `max_bytes`; nothing has been allocated then.
+        If the frame states a content larger than `max_bytes`; raised before anything is allocated.
     CorruptError
         If `frame` is not one zstd frame with a content size, a window that is not too large, and nothing after it.
     """
@@ -96,7 +96,7 @@ def decompress(frame: bytes, max_bytes: int) -> bytes:
     if parameters.window_size > _MAX_WINDOW_BYTES:
         raise CorruptError(f"the zstd frame needs a window of {parameters.window_size} bytes: expected at most {_MAX_WINDOW_BYTES}")
     try:
-        if size == 0:  # for which the call below looks at nothing else
+        if size == 0:  # for which the call below checks nothing else
             return _decompress_empty(frame)
         return _decompressor().decompress(frame, size, False, False)  # at most `size` bytes, one frame, nothing after it
     except zstandard.ZstdError as error:

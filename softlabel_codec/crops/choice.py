@@ -15,7 +15,7 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def choose_crops(seed: int, turns: Any, images: Any, num_crops: Any, crops_per_image: int) -> IntArray:
-    """Return the crop numbers to use of some images, int64 (B, N).
+    """Return the crop numbers to use for some images, int64 (B, N).
 
     Turn *t* of an image takes places t * N to t * N + N - 1 of its endless sequence of crops; see `crops_at`.
 
@@ -87,7 +87,7 @@ def _permute(place: IntArray, count: IntArray, key: NDArray[np.uint64]) -> IntAr
 
 
 def _feistel(value: NDArray[np.uint64], bits: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Permute numbers of so many bits each, at least 1. The halves may differ by one bit; they swap sides in each round."""
+    """Permute numbers of `bits` bits each, at least 1. The halves may differ by one bit; they swap sides in each round."""
     right_bits = bits >> np.uint64(1)
     left_bits = bits - right_bits
     left, right = value >> right_bits, value & _ones(right_bits)

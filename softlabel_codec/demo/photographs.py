@@ -24,7 +24,7 @@ PHOTOGRAPHS = {
 """Class folders, and the function of `skimage.data` that gives the photograph."""
 PIECES_PER_SIDE, PIECE_SIDE = 8, 32
 PIECES = {"train": 3, "teacher-train": 30, "val": 31}
-"""How many pieces of each photograph go into which folder: no piece into two."""
+"""Number of pieces of each photograph in each folder; no piece is in two."""
 INPUT_SIZE = 16
 MEAN = STD = (0.5, 0.5, 0.5)
 

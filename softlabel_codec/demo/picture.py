@@ -115,7 +115,7 @@ def _draw_students(axes: Any, outcome: Outcome) -> None:
 
 
 def _only_bars(axes: Any) -> None:
-    """Leave out what a reader of numbered bars does not need, and put the first row at the top."""
+    """Remove the axes that numbered bars do not need, and put the first row at the top."""
     axes.invert_yaxis()
     axes.set_xticks([])
     axes.spines[["top", "right", "bottom"]].set_visible(False)

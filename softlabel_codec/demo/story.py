@@ -105,7 +105,7 @@ def run_demo(folder: str | Path, quiet: bool = False) -> Outcome:
     _require("skimage", "matplotlib", "scipy")
     out = _fresh_folder(Path(folder))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more of them would only wait for one another: the networks are small
+    torch.set_num_threads(1)  # more would only wait for one another: the networks are small
     try:
         return _tell(out, quiet)
     finally:

@@ -1,4 +1,4 @@
-"""What a network is worth on a folder of images: top-1, top-5, ImageNet ReaL, calibration.
+"""Evaluates networks on a folder of images: top-1, top-5, ImageNet ReaL, calibration.
 
 >>> from softlabel_codec.evaluate import evaluate, load_student
 """

@@ -1,4 +1,4 @@
-"""How good a network is on an image folder: top-1, top-5, ImageNet ReaL, calibration."""
+"""Evaluates networks on an image folder: top-1, top-5, ImageNet ReaL, calibration."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _IMAGENET_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured on an image folder.
+    """The results on an image folder.
 
     Attributes
     ----------
     num_images : int
-        Images of it.
+        Number of images.
     top1, top5 : float
         Share of images whose class is the most probable one, or among the five most probable.
     calibration_error : float
-        Expected calibration error (Guo et al., 2017): mean distance of confidence and accuracy over 15 bins of confidence.
+        Expected calibration error (Guo et al., 2017): mean distance between confidence and accuracy over 15 bins of confidence.
     real : float or None
         Share of images whose most probable class is one of those that ImageNet ReaL accepts (Beyer et al., 2020), if they were given.
     """
@@ -54,12 +54,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TestImages(Dataset[tuple[Tensor, int]]):
-    """Images of a folder with their classes, scaled and cut in the middle.
+    """Images of a folder with their classes, scaled and center-cropped.
 
     Attributes
     ----------
     folder : Path
-        Where they are: `CLASS/NAME`.
+        Their folder, with paths `CLASS/NAME`.
     keys : list of str
         Their relative paths.
     classes : int64 (n,)
@@ -67,12 +67,12 @@ class TestImages(Dataset[tuple[Tensor, int]]):
     size : int
         Side of the crop in pixels.
     crop : float
-        Which part of the shorter side the crop is; images that are `size` x `size` already are taken as they are if it is 1.
+        Fraction of the shorter side that is cropped; if it is 1, images of `size` x `size` are used unchanged.
     interpolation, exif_orientation : str
         How images are scaled, and turned.
     """
 
-    __test__ = False  # nothing for pytest
+    __test__ = False  # not a pytest class
 
     folder: Path
     keys: Sequence[str]
@@ -120,7 +120,7 @@ class TestImages(Dataset[tuple[Tensor, int]]):
 
 
 class Evaluator:
-    """Measures networks on the same images again and again.
+    """Evaluates networks repeatedly on the same images.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class Evaluator:
     mean, std : three floats
         Normalisation of RGB in 0..1.
     device : torch.device
-        Where networks are.
+        Device of the networks.
     batch_size, workers : int
         Images per step, and processes that decode.
     memory : ImageMemory, optional
@@ -162,7 +162,7 @@ class Evaluator:
             self._kept = memory.keep(what, lambda: [(pixels.to(device), classes.to(device)) for pixels, classes in self._loader])
 
     def measure(self, model: nn.Module, autocast: torch.dtype | None = None) -> Evaluation:
-        """Return how good a network is; it is left in the mode that it was in."""
+        """Return the results of a network; its training or evaluation mode is restored."""
         probs, classes = self._probs(model, autocast)
         confidence, top = probs.max(dim=1)
         right = (top == classes).double()
@@ -207,7 +207,7 @@ class Evaluator:
 
 
 def calibration_error(confidence: Tensor, right: Tensor, bins: int = CALIBRATION_BINS) -> float:
-    """Return the expected calibration error of predictions with these confidences (n,) of which some are right (n,), 0 or 1.
+    """Return the expected calibration error of predictions from confidences (n,) and whether each is right (n,), 0 or 1.
 
     Examples
     --------

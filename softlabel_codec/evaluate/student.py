@@ -1,4 +1,4 @@
-"""A finished student, out of its run's folder or a file of weights, and what it is worth on an image folder."""
+"""Loads a finished student from its run's folder or a file of weights, and evaluates it on an image folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from softlabel_codec.students.weights import SHA256, is_checkpoint, read_about, 
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 _HOW = ("size", "mean", "std", "interpolation", "exif_orientation", "crop", "folders")
-"""Attributes of a `Student` that the files of its run know."""
+"""Attributes of a `Student` that are stored in the files of its run."""
 _NORMALISATION = f"--mean and --std (ImageNet's are {' '.join(map(str, IMAGENET_MEAN))} and {' '.join(map(str, IMAGENET_STD))})"
 
 
@@ -41,7 +41,7 @@ class Student:
     crop : float
         Part of the shorter side that test images are cropped to.
     folders : list of str
-        Class folders in the order of their numbers, empty texts where there are none; empty if nobody knows them.
+        Class folders in the order of their numbers, empty strings where there are none; an empty list if unknown.
     """
 
     model: nn.Module
@@ -56,27 +56,27 @@ class Student:
 
 
 def load_student(path: str | os.PathLike[str], name: str | None = None, num_classes: int | None = None, **how: Any) -> Student:
-    """Return the student of a run of the trainer, whose files say everything about it, or one in a `state_dict` from elsewhere.
+    """Return the student of a run of the trainer, which is fully described by its files, or one in another `state_dict`.
 
     Parameters
     ----------
     path : path
         `checkpoint.pt` or `weights.pt` of a run, the latter with its `weights.json` beside it; or other weights.
     name : str, optional
-        As for `build_student`; by default what the run says.
+        As for `build_student`; by default that of the run.
     num_classes : int, optional
         Likewise.
     **how
-        Attributes of the `Student` that differ from the run's, or are not known.
+        Attributes of the `Student` that differ from the run's, or are not stored.
 
     Raises
     ------
     ArgumentError
-        If the weights are from elsewhere, and name, number of classes, mean and deviation of the images are not given.
+        If the weights are not from a run, and name, number of classes, mean and standard deviation are not given.
     CorruptError
         If the file cannot be read without running code.
     MismatchError
-        If the weights are those of another network, or others than `weights.json` speaks of.
+        If the weights are those of another network, or not those that `weights.json` describes.
     """
     state, known = read_weights(path), read_about(path) or {}
     if is_checkpoint(state):
@@ -87,16 +87,16 @@ def load_student(path: str | os.PathLike[str], name: str | None = None, num_clas
         state = network_state(state)
     name, num_classes = name or known.get("student"), num_classes or known.get("num_classes")
     if name is None or num_classes is None:
-        raise ArgumentError(f"{path}: holds weights only: say which --student they are of, and its --num-classes")
+        raise ArgumentError(f"{path}: holds weights only: pass the --student that they belong to, and its --num-classes")
     how = {**{key: known[key] for key in _HOW if key in known}, **how}
     if not how.keys() >= {"mean", "std"}:
-        raise ArgumentError(f"{path}: holds weights only: say how images are normalised for them: {_NORMALISATION}")
+        raise ArgumentError(f"{path}: holds weights only: pass the normalisation of their images: {_NORMALISATION}")
     size = how.get("size", Student.size)
     model = build_student(name, num_classes, size)
     check_student(model, name, num_classes, size)
     take_weights(model, state, path)
     if SHA256 in known and weights_sha256(model) != known[SHA256]:
-        raise MismatchError(f"{path}: are not the weights of which the .json file beside them speaks. Remove or replace one of them")
+        raise MismatchError(f"{path}: not the weights that the .json file beside them describes. Remove or replace one of them")
     return Student(model, num_classes, **how)
 
 
@@ -110,16 +110,16 @@ def evaluate(
     workers: int = 0,
     device: str = "auto",
 ) -> Evaluation:
-    """Return how good a student is on a folder of images, `CLASS/NAME`.
+    """Return the results of a student on a folder of images, `CLASS/NAME`.
 
     Parameters
     ----------
     student : Student
         What to measure.
     folder : path
-        The images. Class folders with decimal names are taken for class numbers, as in ImageNetV2, where the student knows other names.
+        The images. If the student was trained with other folder names, decimal names are taken as class numbers, as in ImageNetV2.
     classes : path, optional
-        File that says which class folder has which number: see `read_class_folders`.
+        File with the numbers of the class folders: see `read_class_folders`.
     real : path, optional
         JSON file of ImageNet ReaL.
     batch_size, workers, device
@@ -130,7 +130,7 @@ def evaluate(
     ArgumentError
         If there are no images, or the device cannot be used.
     MismatchError
-        If an image lies in none of the class folders; or neither student nor `classes` says which class folder has which number, and
+        If an image lies in none of the class folders; or if neither student nor `classes` gives the numbers of the class folders, and
         there are not as many as the network has classes.
     """
     where = device_by_name(device)
@@ -143,7 +143,7 @@ def evaluate(
 
 
 def _guessed(folder: str | os.PathLike[str], num_classes: int) -> list[str]:
-    """Return the class folders there, if they can be all that the student was trained on: then they are numbered as in training."""
+    """Return the class folders, if there are as many as in training: then they are numbered as in training."""
     found = class_folders(list_images(folder))
     if len(found) != num_classes:
         raise MismatchError(unknown_classes(folder, len(found), num_classes))

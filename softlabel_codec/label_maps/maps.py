@@ -55,7 +55,7 @@ class LabelMaps:
     num_classes : int
         C.
     exif_orientation : str
-        Whether images were turned as a camera's EXIF tag says: `applied` or `ignored`.
+        Whether the EXIF orientation of images was applied: `applied` or `ignored`.
     """
 
     numbers: dict[str, int]
@@ -82,7 +82,7 @@ class LabelMaps:
         return cls({str(key): number for number, key in enumerate(keys)}, indices, logits, num_classes, exif_orientation)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the maps as a compressed `.npz`, whole or not at all."""
+        """Write the maps as a compressed `.npz`, completely or not at all."""
         known = {"keys": np.array(list(self.numbers)), "num_classes": self.num_classes, "exif_orientation": self.exif_orientation}
         with whole_file(path) as file:
             np.savez_compressed(file, indices=self.indices, logits=self.logits, **known)  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @dataclass(frozen=True)
 class MappedCrops:
-    """Says of crops what lies in them on the label map of their image.
+    """Computes the labels of crops from the label map of their image.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ class MappedCrops:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], keys: Sequence[str]) -> MappedCrops:
-        """Return what the maps in a file say; MismatchError unless each image has one."""
+        """Load the maps in a file; MismatchError unless each image has one."""
         maps = LabelMaps.load(path)
         missing = [key for key in keys if key not in maps.numbers]
         if missing:

@@ -1,1 +1,1 @@
-"""What a run is asked to do: the options of labelling and of training, for Python, JSON and the command line."""
+"""The options of labelling and training runs, for Python, JSON and the command line."""

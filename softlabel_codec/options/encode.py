@@ -1,4 +1,4 @@
-"""What a labelling run is asked to do."""
+"""`EncodeConfig`: the options of a labelling run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softlabel_codec.sampler import CropSampler
 
 MAX_INPUT_SIZE = 8192
 UNTRAINED = "none"
-"""In place of a file of weights: a network without training."""
+"""In place of a file of weights: an untrained network."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class CropOptions:
 
 @dataclass(frozen=True)
 class EncodeConfig:
-    """Options of `encode`. What is None comes from the teacher file, or else has the default of ImageNet practice.
+    """Options of `encode`. Where an option is None, its value comes from the teacher file, or else is the usual one for ImageNet.
 
-    What each option means stands in its `metadata["help"]`, which `slcodec encode --help` prints. In Python, `sampler` is a `CropSampler`,
-    and `workers=0`, the default, means that this process cuts images itself.
+    Each option is described in its `metadata["help"]`, which `slcodec encode --help` prints. In Python, `sampler` is a `CropSampler`,
+    and `workers=0`, the default, means that this process crops images itself.
     """
 
     images: str = option("Image folder.")

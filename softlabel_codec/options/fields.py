@@ -1,4 +1,4 @@
-"""Options as fields of a dataclass: with the text that `--help` prints, and the type of their values."""
+"""Options as fields of a dataclass, with the text that `--help` prints and the type of their values."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def option(
     Parameters
     ----------
     help : str
-        What it means, in one or two sentences for `--help`. Where the default is None, what it stands for as well, in brackets.
+        Its meaning, in one or two sentences for `--help`. If the default is None, also what that means, in brackets.
     default
-        Its default; without one it must be given.
+        Its default; without one, the option is required.
     choices : sequence of str, optional
-        The values that it may have, as the command line says them.
+        The allowed values, as written on the command line.
     least : int, optional
-        The smallest value, likewise.
+        The smallest allowed value.
     shown : str, optional
-        What the default means, where it does not say so itself.
+        Text for the default in `--help`, if the value does not explain itself.
     flag : str, optional
-        What it is called on the command line, if not after the field.
+        Its name on the command line, if it differs from the field's.
     metavar : str, optional
-        What its value is called there.
+        Name of its value on the command line.
     kw_only : bool
         Whether the dataclass takes it by keyword only.
     """
@@ -45,7 +45,7 @@ def option(
 
 
 def types_of(options: type) -> dict[str, tuple[type, int]]:
-    """Return, for each field, the type of its value (or of each of its values), and how many values it has; 0 if it is no sequence."""
+    """Return, for each field, the type of its value (or of each of its values), and how many values it has; 0 if it is not a sequence."""
     return {name: _type_of(annotation) for name, annotation in get_type_hints(options).items()}
 
 

@@ -1,4 +1,4 @@
-"""`TrainConfig`: what a training run is asked to do, for Python, JSON files and the command line alike."""
+"""`TrainConfig`: the options of a training run, for Python, JSON files and the command line."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ WHERE_IT_RUNS = (
     *("images", "labels", "teacher", "teacher_weights", "val", "classes", "out"),
     *("workers", "device", "val_epochs", "checkpoint_epochs", "resume"),
 )
-"""Options that do not change what is trained, or where to find what fingerprints tell: a run may be continued with others."""
+"""Options that do not change the training, or only locate data that have a fingerprint: a run may be continued with other values."""
 MOMENTUM = 0.9
-"""Of SGD, unless said otherwise."""
+"""Default momentum of SGD."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainConfig:
     """Options of `train`. Build it with keywords, or from a mapping with `TrainConfig.from_mapping`.
 
     An epoch takes as many crops as there are images, and a batch is counted in crops: neither depends on how many crops an image
-    has or how many of them are taken at a time. What each option means stands in its `metadata["help"]`, which `slcodec train
+    has or how many of them are taken at a time. Each option is described in its `metadata["help"]`, which `slcodec train
     --help` prints.
     """
 
@@ -70,7 +70,7 @@ class TrainConfig:
     optimizer: str = option("sgd or adamw.", "sgd")
     learning_rate: float = option("Peak learning rate, reached after the warm-up.", 0.1)
     momentum: float | None = option(f"Momentum of sgd.  [default: {MOMENTUM}]", None)
-    nesterov: bool = option("Of sgd.", False)
+    nesterov: bool = option("Use Nesterov momentum in sgd.", False)
     weight_decay: float = option("Weight decay; not applied to biases, norms, tokens and positions.", 1e-4)
     warmup_epochs: float = option("Epochs in which the learning rate rises; then it falls along a half cosine.", 0.0)
     ema: float = option("Decay of averaged weights, which are then evaluated and saved too; 0: none.", 0.0)
@@ -81,7 +81,7 @@ class TrainConfig:
     truth_weight: float = option("Share of the cross-entropy with the images' classes in the loss, 0 to 1.", 0.0)
     policy: str | None = option("Remainder policy for sparse labels.  [default: the codec's]", None)
     precision: str = option("Arithmetic: auto is bfloat16 on CUDA, else float32.", "auto")
-    channels_last: bool = option("Memory format.", True)
+    channels_last: bool = option("Use the channels_last memory format.", True)
     compile: bool = option("Use torch.compile.", False)
     in_memory: bool = option("Keep all images in the device's memory and cut crops there; they must have one size.", False)
     seed: int = option("Seed of weights, order and crops.", 0)
@@ -122,7 +122,7 @@ class TrainConfig:
             self.stored_crops,
         )
         _check(
-            "teacher", (self.teacher is not None) == (self.labels == ONLINE), "a teacher with labels=online, and only there", self.teacher
+            "teacher", (self.teacher is not None) == (self.labels == ONLINE), "a teacher with labels=online, and only then", self.teacher
         )
         for name in ("teacher_weights", "teacher_output"):
             _check(name, getattr(self, name) is None or self.labels == ONLINE, "nothing without labels=online", getattr(self, name))
@@ -148,7 +148,7 @@ class TrainConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Return the configuration that a mapping describes; ArgumentError for an unknown name, naming the nearest, or another type."""
+        """Return the configuration that a mapping describes; ArgumentError for an unknown name, naming the nearest, or a wrong type."""
         check_names(values)
         missing = [known.name for known in fields(cls) if known.default is dataclasses.MISSING and known.name not in values]
         if missing:
@@ -166,7 +166,7 @@ class TrainConfig:
 
 
 def check_names(names: Iterable[str], where: str = "configuration") -> None:
-    """Raise ArgumentError unless these are all names of options, naming the nearest."""
+    """Raise ArgumentError, naming the nearest option, unless these are all names of options."""
     known = [one.name for one in fields(TrainConfig)]
     for name in names:
         if name not in known:
@@ -176,12 +176,12 @@ def check_names(names: Iterable[str], where: str = "configuration") -> None:
 
 
 def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the options in a JSON file, which may be some of those of a `TrainConfig`.
+    """Return the options in a JSON file, which may be a subset of those of a `TrainConfig`.
 
     Raises
     ------
     ArgumentError
-        If it holds no JSON object, an option twice, or one that there is not.
+        If it does not hold a JSON object, or holds an option twice or an unknown one.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_each_once)
@@ -194,7 +194,7 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _as_argument(value: Any) -> Any:
-    """Return text of a file, which is UTF-8, as the command line would give it: paths in it are found in every locale."""
+    """Return UTF-8 text of a file as the command line would pass it, so that paths in it are found in every locale."""
     return os.fsdecode(value.encode()) if isinstance(value, str) else value
 
 
@@ -202,7 +202,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
     return found
 
 

@@ -1,1 +1,1 @@
-"""Between the teacher's floating-point numbers and the integer codes that are stored. Pure numpy, no bytes."""
+"""Conversion between the teacher's floating-point numbers and the stored integer codes. Pure numpy, no bytes."""

@@ -68,7 +68,7 @@ def vectors_to_bits(vectors: NDArray[np.floating[Any]], values: str) -> NDArray[
 
 
 def bits_to_vectors(bits: NDArray[Any], values: str, content: str) -> Floats:
-    """Return dense vectors (R, C) from their bits; CorruptError if they are not what `content` says."""
+    """Return dense vectors (R, C) from their bits; CorruptError if they are not valid as `content`."""
     vectors: Floats = np.ascontiguousarray(bits).view(FLOAT_TYPES[values]).astype(np.float32)
     if not np.isfinite(vectors).all() or (content == "probs" and (vectors < 0).any()):
         raise CorruptError(f"{content} of a crop are not finite" + (" and positive" if content == "probs" else ""))

@@ -1,4 +1,4 @@
-"""Which classes of a crop are kept: from probabilities, or from what is already top-K."""
+"""Selects the classes of a crop to keep: from probabilities, or from given top-K classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Selection:
-    """The kept classes of R crops, most probable first, equal probabilities by class.
+    """The kept classes of R crops, most probable first, ties in order of class.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Selection:
 
 
 def select_from_probs(probs: NDArray[np.float32], codec: Codec) -> Selection:
-    """Keep the classes that `codec` asks for of `probs`, float32 (R, C), already checked."""
+    """Select the classes that `codec` keeps of `probs`, float32 (R, C), already checked."""
     if codec.kept_classes == 1:
         top = probs.argmax(axis=1)[:, None]
         return _finish(top.astype(np.int64), np.take_along_axis(probs, top, axis=1), probs.shape[1])
@@ -55,7 +55,7 @@ def select_from_probs(probs: NDArray[np.float32], codec: Codec) -> Selection:
 
 
 def select_from_topk(indices: NDArray[Any], values: NDArray[Any], codec: Codec, num_classes: int) -> Selection:
-    """Keep the classes that `codec` asks for of classes that are already the most probable ones.
+    """Select the classes that `codec` keeps of classes that are already the most probable ones.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def select_from_topk(indices: NDArray[Any], values: NDArray[Any], codec: Codec, 
     Raises
     ------
     ArgumentError
-        If rows are not possible labels, or too few classes are given for the codec to choose from.
+        If rows are not valid labels, or too few classes are given for the codec to choose from.
     """
     indices, values = indices.astype(np.int64), values.astype(np.float32)
     before, after = values[:, :-1], values[:, 1:]
@@ -106,7 +106,7 @@ def check_probs(probs: object, num_crops: int, num_classes: int) -> NDArray[Any]
 
 
 def check_topk(indices: object, values: object, num_crops: int, num_classes: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return top-K classes and their probabilities as arrays if they can be labels, else raise ArgumentError."""
+    """Return top-K classes and their probabilities as arrays if they are valid labels, else raise ArgumentError."""
     classes = as_array("indices", indices)
     if classes.dtype.kind not in "iu" or classes.ndim != 2 or len(classes) != num_crops or not 1 <= classes.shape[1] <= MAX_KEPT_CLASSES:
         raise ArgumentError(f"indices: expected integers of shape ({num_crops}, K), got {_describe(classes)}")
@@ -122,7 +122,7 @@ def check_topk(indices: object, values: object, num_crops: int, num_classes: int
 
 
 def check_left_out(left_out: object, num_classes: int) -> NDArray[np.float64]:
-    """Return what an image's crops left out of each class, float64 (C,), if it can be that, else raise ArgumentError."""
+    """Return the probability of each class that an image's crops left out, float64 (C,), if valid, else raise ArgumentError."""
     array = check_floats("left_out", left_out, (num_classes,)).astype(np.float64)
     if not (np.isfinite(array).all() and (array >= 0).all()):
         raise ArgumentError("left_out: expected sums of probabilities, finite and not negative")
@@ -138,7 +138,7 @@ def check_floats(name: str, array: object, shape: tuple[int, ...]) -> NDArray[An
 
 
 def wrong_labels(codec: Codec, wanted: str, labels: Mapping[str, Any]) -> ArgumentError:
-    """Return the error for labels that are given by other names than a codec takes."""
+    """Return the error for labels that are passed by names that a codec does not take."""
     return ArgumentError(f"codec {str(codec)!r}: expected {wanted}, got {' and '.join(labels) or 'no labels'}")
 
 

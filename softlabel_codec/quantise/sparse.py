@@ -23,7 +23,7 @@ from softlabel_codec.quantise.values import VALUE_WIDTH, ValueEncoding, value_en
 
 
 class SparseCodes(NamedTuple):
-    """The labels of R crops as integers: what is packed into bytes.
+    """The labels of R crops as integers, ready to be packed into bytes.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class SparseCodes(NamedTuple):
     tails : TailCodes or None
         Tails of I images, if the codec keeps them.
     tail_of : int64 (R,) or None
-        Which tail is that of each crop's image.
+        Index of the tail of each crop's image.
     """
 
     indices: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""An image's tail: the profile of what its crops left out, in coarse logarithmic levels (spec/sparse-v1.md, section 6)."""
+"""An image's tail: the distribution of what its crops left out, in coarse logarithmic levels (spec/sparse-v1.md, section 6)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TailCodes(NamedTuple):
     classes : int64 (I, N)
         Listed classes, ascending in each row, padded with -1 at the end.
     levels : int64 (I, N)
-        Level of each listed class, 0 to 254; anything where padded.
+        Level of each listed class, 0 to 254; arbitrary where padded.
     floor : int64 (I,)
         Level of every other class, 255 for no weight.
     """
@@ -45,7 +45,7 @@ def left_out_of(probs: NDArray[np.float32], selection: Selection) -> NDArray[np.
 
 
 def quantise_tail(left_out: NDArray[np.float64], selection: Selection, tail: int) -> TailCodes:
-    """Return the codes of one image's tail: its `tail` classes of largest weight, equal ones by class, and an even rest.
+    """Return the codes of one image's tail: its `tail` classes of largest weight, ties in order of class, and a uniform rest.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def quantise_tail(left_out: NDArray[np.float64], selection: Selection, tail: int
     selection : Selection
         What the crops keep.
     tail : int
-        Most classes to list.
+        Largest number of classes to list.
     """
     weights = _weights(left_out, selection)
     largest = float(weights.max())
@@ -74,24 +74,24 @@ def quantise_tail(left_out: NDArray[np.float64], selection: Selection, tail: int
 
 
 def _weights(left_out: NDArray[np.float64], selection: Selection) -> NDArray[np.float64]:
-    """Return which part of the remainders was each class's, over the crops that do not keep it."""
+    """Return each class's share of the remainders of the crops that do not keep it."""
     kept = selection.indices >= 0
     remainders = np.broadcast_to(selection.remainder[:, None], kept.shape)[kept]
     of_keepers = np.bincount(selection.indices[kept], weights=remainders, minlength=len(left_out))
     of_others = selection.remainder.sum() - of_keepers
-    possible = of_others > 1e-9 * len(kept)  # less is rounding
+    possible = of_others > 1e-9 * len(kept)  # less is rounding error
     weights: NDArray[np.float64] = np.zeros(len(left_out))
     np.divide(left_out, of_others, out=weights, where=possible)
     return weights
 
 
 def dequantise_tails(codes: TailCodes, num_classes: int) -> Tails:
-    """Return the tails that codes stand for; CorruptError if they are none."""
+    """Return the tails that codes represent; CorruptError if they are invalid."""
     listed = codes.classes >= 0
     if (codes.levels[listed] >= NO_WEIGHT).any():
         raise CorruptError("a class of a tail has no weight")
     if (codes.classes[:, 1:] <= codes.classes[:, :-1])[listed[:, 1:]].any():
-        raise CorruptError("a class is twice in a tail")
+        raise CorruptError("a class appears twice in a tail")
     weights = np.where(listed, _POWERS[np.where(listed, codes.levels, NO_WEIGHT)], 0.0)
     floor = _POWERS[codes.floor]
     total = weights.sum(axis=1) + (num_classes - listed.sum(axis=1)) * floor

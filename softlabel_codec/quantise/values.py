@@ -16,7 +16,7 @@ from softlabel_codec.quantise.selection import Selection, implied_remainder
 
 FLOAT_TYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 MAX_SUM = 1 + 2.0**-8
-"""Float values, which are rounded, may add up to no more than this; dense ones also to no less than 1 - (MAX_SUM - 1)."""
+"""Largest sum of float values, which are rounded. Dense ones also add up to at least 1 - (MAX_SUM - 1)."""
 VALUE_WIDTH = {"none": 0, "log8": 1, "f16": 2, "f32": 4}
 """Bytes of a stored value."""
 LOG8_ZERO = 255
@@ -29,13 +29,13 @@ Codes = NDArray[np.int64]
 
 
 class ValueEncoding(Protocol):
-    """One value encoding, with everything prepared that does not depend on the labels."""
+    """One value encoding, with everything precomputed that does not depend on the labels."""
 
     def quantise(self, selection: Selection) -> tuple[Codes | None, Codes | None]:
         """Return value codes (R, K), ascending in each row, and remainder codes (R,); None for what is implied."""
 
     def dequantise(self, indices: Codes, values: Codes | None, remainders: Codes | None) -> tuple[Floats, Floats]:
-        """Return values (R, K), 0 where `indices` is -1, and remainders (R,); CorruptError if they cannot be a label's."""
+        """Return values (R, K), 0 where `indices` is -1, and remainders (R,); CorruptError if they are not valid labels."""
 
 
 def value_encoding(codec: Codec, num_classes: int) -> ValueEncoding:
@@ -60,7 +60,7 @@ class NoValues:
 
 
 class FloatValues:
-    """`f32` and `f16`: the bits of the probability, counted down from those of 1.0."""
+    """`f32` and `f16`: the bits of the probability, subtracted from those of 1.0."""
 
     def __init__(self, float_type: np.dtype[Any], num_classes: int) -> None:
         self._float_type = float_type
@@ -95,15 +95,15 @@ class Log8:
     lowest : int
         Smallest remainder code.
     powers : float64 (256,)
-        Ratio to the top class that each value code of another class stands for. (No ratio is above 1, so that 0 stands for half a step.)
+        Ratio to the top class for each value code of another class. (No ratio is above 1, so code 0 represents half a step.)
     rest_powers : float64
-        Ratio to the top class that each remainder code stands for, from `lowest` on.
+        Ratio to the top class for each remainder code, from `lowest` on.
     """
 
     def __init__(self, step: float, num_classes: int, *, same_count: bool) -> None:
         self._step = step
         self._num_classes = num_classes
-        self._same_count = same_count  # every crop keeps as many classes, so that nothing is padded
+        self._same_count = same_count  # every crop keeps the same number of classes, so nothing is padded
         self.lowest = -int(LOG8_MAX_RATIO / step)
         self.rest_powers = np.exp(np.arange(self.lowest, LOG8_ZERO + 1) * -step)
         self.rest_powers[-1] = 0.0

@@ -1,4 +1,4 @@
-"""Reports on a container file: what it is, what its labels say, and whether it is damaged. Each report is a dataclass."""
+"""Reports on a container file: its contents, statistics of its labels, and whether it is damaged. Each report is a dataclass."""
 
 from softlabel_codec.report.file_report import FileReport, inspect
 from softlabel_codec.report.stats_report import StatsReport, stats

@@ -1,4 +1,4 @@
-"""What a file is: identity, codec, provenance, and bytes by column."""
+"""Describes a file: identity, codec, provenance, and bytes by column."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ class FileReport:
     codec, num_classes, crops
         How labels and crops are stored.
     num_images, num_crops, num_blocks : int
-        What there is.
+        Contents of the file.
     fewest_crops, most_crops : int
         Crops per image.
     bytes_per_crop : float
         The whole file divided by its crops.
     budget : list of Part
-        Where the bytes go. Columns of blocks are measured on a sample of blocks and scaled to the whole.
+        Bytes of each part of the file. Columns of blocks are measured on a sample of blocks and scaled to the whole.
     sampled_blocks : int
         Size of that sample.
     metadata : dict
-        What the writer's caller wanted to keep.
+        What the writer's caller passed.
     skipped_keys : list of str
-        Images that were asked for and could not be labelled.
+        Images that were requested and could not be labelled.
     finished : bool
-        Whether the file has its index and its trailer, and they are sound; else everything here is about the whole blocks at its beginning.
+        Whether the file has a valid index and trailer; if not, everything here is about the whole blocks at its beginning.
     problems : list of str
         Problems in the parts that were read.
     """
@@ -102,12 +102,12 @@ class FileReport:
 
 
 def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCKS) -> FileReport:
-    """Return what a container file is; of an unfinished or damaged one, what its beginning and its sound blocks say.
+    """Return a description of a container file; of an unfinished or damaged one, from its beginning and its valid blocks.
 
     Raises
     ------
     FormatError
-        If not even header and metadata are sound.
+        If header or metadata are damaged.
     """
     try:
         container = OpenContainer(path)
@@ -141,7 +141,7 @@ def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCK
 
 
 def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampled_blocks: int) -> FileReport:
-    """Return what the beginning of a file says whose end is not sound."""
+    """Return a description from the beginning of a file whose end is damaged or missing."""
     source = FileSource(path)
     try:
         beginning = read_beginning(source)
@@ -184,7 +184,7 @@ def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampl
 
 
 def _budget(container: OpenContainer, sampled_blocks: int) -> tuple[list[Part], int, list[str]]:
-    """Return where the bytes go, in how many blocks that was measured, and what is wrong with others of the sample."""
+    """Return the bytes of each part, the number of blocks measured, and the problems of other blocks in the sample."""
     trailer, blocks_offset = container.trailer, container.beginning.blocks_offset
     columns: Sizes = {}
     problems = []
@@ -206,7 +206,7 @@ def _budget(container: OpenContainer, sampled_blocks: int) -> tuple[list[Part], 
 
 
 def _add_sizes(sizes: Sizes, columns: Sequence[Column]) -> None:
-    """Add the compressed size of each column of a block, as our writer would compress it.
+    """Add the compressed size of each column of a block, as this package's writer would compress it.
 
     Columns that share a group share its bytes by their length: they are noise and hardly compress.
     """

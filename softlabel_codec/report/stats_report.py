@@ -1,4 +1,4 @@
-"""What the labels of a file say: confidence, kept classes, crops."""
+"""Statistics of the labels of a file: confidence, kept classes, crops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.file_report import Part, inspect
 
 NUMBERS_PER_BATCH = 2**22
-"""So many numbers of labels are decoded at a time, or those of one image."""
+"""Count of label values that are decoded at a time, unless one image has more."""
 CONFIDENCE_BINS = 20
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -48,11 +48,11 @@ class StatsReport:
     path, codec, num_classes
         Which file, and how it is encoded.
     num_images, sampled_images, sampled_crops : int
-        Images in the file, and how many images and crops were looked at.
+        Images in the file, and how many images and crops were sampled.
     bytes_per_crop : float
         The whole file divided by its crops.
     budget : list of Part
-        Where the bytes go.
+        Bytes of each part of the file.
     confidence : Distribution
         Target of the most probable class.
     confidence_histogram : list of int
@@ -60,13 +60,13 @@ class StatsReport:
     entropy : Distribution
         Entropy of the target over all classes, in nats.
     kept_classes : Distribution
-        Classes stored of a crop.
+        Number of classes stored of a crop.
     kept_classes_histogram : dict
         Crops by number of kept classes.
     remainder : Distribution
         Probability of all classes that are not stored.
     top1_classes_seen : int
-        Distinct most probable classes of all crops looked at.
+        Distinct most probable classes of all sampled crops.
     top1_classes_per_image : Distribution
         Distinct most probable classes among the crops of an image.
     top1_agreement : Distribution
@@ -104,7 +104,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
     Raises
     ------
     FormatError
-        If the file is not sound.
+        If the file is unfinished or damaged.
     StateError
         If it holds no images, or features instead of labels.
     """
@@ -175,7 +175,7 @@ def _batches(reader: SoftLabelReader, sample: NDArray[np.int64]) -> Iterator[NDA
 
 
 class _Seen:
-    """What was seen of each crop (or image), batch by batch."""
+    """Quantities of each crop (or image), collected batch by batch."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[NDArray[Any]]] = {}
@@ -226,13 +226,13 @@ def _sparse_measures(labels: SparseLabels) -> dict[str, NDArray[Any]]:
 
 
 def _entropy_of_even(rest: NDArray[np.float64], labels: SparseLabels) -> NDArray[np.float64]:
-    """Return the part of the entropy that remainders (R,) have if the classes that are not kept share them evenly."""
+    """Return the part of the entropy that is due to remainders (R,) spread evenly over the classes that are not kept."""
     others = np.maximum(labels.num_classes - labels.counts, 1)
     return np.asarray(others * _entropy_terms(rest / others))
 
 
 def _entropy_along_tail(labels: SparseLabels) -> NDArray[np.float64]:
-    """Return the part of the entropy that remainders have along their image's tail.
+    """Return the part of the entropy that is due to remainders spread along their image's tail.
 
     A class of weight w has the target s * w with s = rest / Z, so that the sum over the classes of -s w ln(s w) is
     s * (sum of -w ln w) - rest * ln s: sums over all classes of the tail, less those that are kept.

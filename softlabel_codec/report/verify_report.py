@@ -46,17 +46,17 @@ class VerifyReport:
     path : str
         The file.
     ok : bool
-        Nothing is wrong.
+        Whether no problem was found.
     deep : bool
-        Labels were decoded and checked, too.
+        Whether labels were decoded and checked, too.
     num_blocks, num_images : int
-        What was checked; of a file without a sound index, the whole blocks at its beginning.
+        What was checked; for a file without a valid index, the whole blocks at its beginning.
     compared_images : int
         Images in a folder that were compared with the labels: their sizes, and their checksums if `checksums`.
     checksums : bool
-        Whether the labels keep a checksum of each image's file.
+        Whether the label file stores a checksum of each image's file.
     problems : list of Problem
-        What is wrong.
+        All problems found.
     """
 
     path: str
@@ -102,7 +102,7 @@ def verify(
     images : path, optional
         Folder of the labelled images: also check that all are there and are the ones that were labelled. Needs Pillow.
     progress : callable, optional
-        Called with the number of blocks, or then of images, done so far and in all.
+        Called with the number of blocks, and then of images, done so far and in all.
 
     Raises
     ------
@@ -129,18 +129,18 @@ def verify(
 
 
 def _compare_images(path: str | os.PathLike[str], images: Path, findings: _Findings, progress: Progress) -> int:
-    """Look at all images of a folder that are labelled in a file, and return how many there are."""
+    """Compare all images of a folder that are labelled in a file, and return how many there are."""
     with SoftLabelReader(path) as reader:
         return _compare_with(reader, images, findings, progress)
 
 
 def _compare_with(reader: SoftLabelReader, images: Path, findings: _Findings, progress: Progress) -> int:
     from softlabel_codec.images.files import compare_file  # noqa: PLC0415
-    from softlabel_codec.images.finding import ON_MISSING, find_images  # noqa: PLC0415  needs Pillow, which the rest does without
+    from softlabel_codec.images.finding import ON_MISSING, find_images  # noqa: PLC0415  needs Pillow, the rest does not
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is left out counts as a problem
+            warnings.simplefilter("ignore")  # skipped images count as a problem
             find, numbers, num_missing = find_images(images, reader, on_missing=ON_MISSING[1])
     except (MismatchError, ArgumentError) as error:
         findings.note(error)
@@ -155,7 +155,7 @@ def _compare_with(reader: SoftLabelReader, images: Path, findings: _Findings, pr
         try:
             return compare_file(find(number, key), reader.read(number, [0]), key, str(reader.path))
         except FormatError:
-            return None  # which the blocks were checked for
+            return None  # already found by the check of the blocks
 
     with ThreadPoolExecutor() as threads:
         for done, problem in enumerate(threads.map(compare, there)):
@@ -177,7 +177,7 @@ def _check_blocks(container: OpenContainer, findings: _Findings, deep: bool, pro
 
 
 def _whole_prefix(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return how many blocks and images at the beginning of a file without sound index are whole."""
+    """Return how many blocks and images at the beginning of a file without a valid index are whole."""
     source = FileSource(path)
     try:
         images = [len(block.images.keys) for block in BlockScan(source, read_beginning(source)).prefix()]

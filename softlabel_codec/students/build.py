@@ -59,11 +59,11 @@ def check_student(model: nn.Module, name: str, num_classes: int, size: int) -> N
     ArgumentError
         If it fails.
     MismatchError
-        If it returns anything but logits (2, C) for 2 images.
+        If it does not return logits (2, C) for 2 images.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images = torch.linspace(-1, 1, 6 * size * size, device=device).view(2, 3, size, size)
-    kept = {name: value.clone() for name, value in model.state_dict().items()}  # norms count what they see
+    kept = {name: value.clone() for name, value in model.state_dict().items()}  # normalisation layers update their statistics
     with torch.no_grad():
         found = run_foreign("student", lambda: model(images), f"{name} with 2 images of {size} x {size} pixels (--size)")
     model.load_state_dict(kept)
@@ -81,7 +81,7 @@ def _from_library(library: str, name: str, num_classes: int, size: int) -> nn.Mo
 
 
 def _make_of_timm(timm: Any, name: str, num_classes: int, size: int) -> Any:
-    """Return a network of timm; one that takes images of one size only, as transformers do, is made for this size."""
+    """Return a network of timm; one with a fixed image size, such as a transformer, is built for this size."""
     config = timm.get_pretrained_cfg(name)
     how = {"img_size": size} if config is not None and config.fixed_input_size else {}
     return timm.create_model(name, num_classes=num_classes, **how)

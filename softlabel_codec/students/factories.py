@@ -52,7 +52,7 @@ def call_factory(role: str, where: str, name: str, *arguments: Any) -> tuple[Mod
 
 
 def device_by_name(name: str) -> torch.device:
-    """Return a device, `auto` being CUDA where there is any; ArgumentError if it cannot be used."""
+    """Return a device, for `auto` CUDA if available; ArgumentError if it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""Files of weights, read without running code, and those that a run of the trainer leaves."""
+"""Reads files of weights without running code, and writes those of a run of the trainer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from softlabel_codec.container.whole_files import read_result, whole_file, write
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
 
 _NAMES_OF_STATES = ("average", "state_dict_ema", "model_ema", "ema", "state_dict", "model")
-"""Under which a checkpoint keeps a network's state: ours, timm's, torchvision's and others'. An average is what such a run is judged by."""
+"""Entries that hold a network's state in checkpoints of this package, timm, torchvision and others; averaged weights are preferred."""
 _MOST_CHARACTERS = 200
 _WRAPPERS = ("module.", "_orig_mod.")
-"""What parallel, averaged and compiled networks put before the names of their parameters."""
+"""Prefixes of the parameter names of parallel, averaged and compiled networks."""
 SHA256 = "weights_sha256"
-"""Under which what is said of weights names them."""
+"""Entry of the description of weights that identifies them."""
 
 
 class _Forgotten:
@@ -70,7 +70,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch.load raises what its many layers raise for a damaged file
+    except Exception as error:  # torch.load raises many types of errors for damaged files
         raise CorruptError(f"{path}: no weights that can be read without running code: {_reason(error)}") from None
     if not isinstance(found, dict) or not found:
         raise CorruptError(f"{path}: expected a state_dict, got {type(found).__name__}")
@@ -118,25 +118,25 @@ def network_state(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what `read_weights` reads, whole or not at all."""
+    """Write a file for `read_weights`, completely or not at all."""
     with whole_file(path) as file:
         torch.save(state, file)
 
 
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
-    """Write the plain `state_dict` of a finished student, for anybody's code, and beside it what it is and how images are prepared."""
+    """Write the plain `state_dict` of a finished student, and beside it a description of the network and its preprocessing."""
     save_state(path, model.state_dict())
     write_json(path.with_suffix(".json"), {**about, SHA256: weights_sha256(model)})
 
 
 def read_about(weights: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what the file beside weights says of them, which `save_weights` wrote; None if there is none."""
+    """Return the description beside weights that `save_weights` wrote; None if there is none."""
     found = read_result(Path(weights).with_suffix(".json"))
     return found if found is not None and SHA256 in found else None
 
 
 def is_checkpoint(state: Mapping[str, Any]) -> bool:
-    """Return whether what a file holds is a checkpoint of the trainer."""
+    """Return whether the contents of a file are a checkpoint of the trainer."""
     return {"model", "average", "config", "preprocessing", "world_size"} <= state.keys()
 
 

@@ -32,7 +32,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class FkdImage:
-    """What one label file holds.
+    """The contents of one label file.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class FkdImage:
 
 
 def label_codec(label_type: str) -> Codec:
-    """Return the codec, with float values still to be chosen, of one of FKD's label types; ArgumentError if it is none."""
+    """Return the codec, with float values still to be chosen, of one of FKD's label types; ArgumentError for other types."""
     name, _, k = label_type.partition("_k")
     known = name in ("hard", "smoothing") and not k
     if name in ("marginal_smoothing", "marginal_renorm") and (k.isdecimal() or (name == "marginal_renorm" and not k)):
@@ -64,14 +64,14 @@ def label_codec(label_type: str) -> Codec:
 
 
 def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) -> FkdImage:
-    """Return what a label file of FKD holds.
+    """Return the contents of a label file of FKD.
 
     Parameters
     ----------
     path : path
         The `.tar` file.
     codec : Codec
-        From `label_codec`: says which shape the labels must have.
+        From `label_codec`: gives the shape that the labels must have.
     num_classes : int
         C.
 
@@ -102,7 +102,7 @@ def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) 
 
 
 def exact_crops(fractions: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[np.int64], int]:
-    """Return the pixel crops (M, 4) that fractions came from, and how many of them the fractions do not determine.
+    """Return the pixel crops (M, 4) that fractions came from, and how many the fractions do not determine uniquely.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it requires {wanted[1]}" if wanted else "it contains more than arrays"
         raise CorruptError(f"{path}: not a label file that can be read without running code: {reason}") from None
-    except Exception as error:  # torch.load raises what its many layers raise for a damaged file
+    except Exception as error:  # torch.load raises many types of errors for damaged files
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CorruptError(f"{path}: not a readable label file: {reason}") from None
     if not isinstance(parts, list | tuple) or len(parts) != 3:
@@ -148,7 +148,7 @@ def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_]
         raise CorruptError(f"{path}: a tensor claims more numbers than the file holds")
     try:
         crops, flips, labels = map(as_array, parts)
-    except Exception as error:  # lists of anything, and tensors of kinds that numpy does not know
+    except Exception as error:  # other lists, and tensors of types that numpy does not support
         raise CorruptError(f"{path}: expected arrays of crops, flips and labels: {error}") from None
     if not all(np.isfinite(part).all() for part in (crops, labels) if part.dtype.kind == "f"):
         raise CorruptError(f"{path}: its crops or labels hold NaN or infinity")

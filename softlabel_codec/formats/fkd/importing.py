@@ -115,7 +115,7 @@ def import_fkd(
     }
     with SoftLabelWriter(out, num_classes, str(stored), metadata, crops=crop_mode, resume=True, overwrite=overwrite) as writer:
         earlier = f", {len(writer)} of them converted before" if len(writer) else ""
-        logger.info("%s: converting %s of FKD's to %s%s", out, counted(len(source.files), "label file"), stored, earlier)
+        logger.info("%s: converting %s of FKD to %s%s", out, counted(len(source.files), "label file"), stored, earlier)
         with saying_what_is_kept(writer):
             found = _convert(source, writer, on_error, progress or (lambda done, total: None))
             writer.finish(skipped_keys=list(found.skipped))

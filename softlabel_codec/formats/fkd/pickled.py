@@ -51,12 +51,12 @@ class PickledArray:
         if type(kind) is not PickledType or type(data) is not bytes or type(shape) is not tuple:
             raise pickle.UnpicklingError("expected shape, type and bytes of an array")
         if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) * kind.dtype.itemsize != len(data):
-            raise pickle.UnpicklingError("an array has not as many bytes as its shape says")
+            raise pickle.UnpicklingError("an array does not have as many bytes as its shape requires")
         self.array = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _new_array(*arguments: Any) -> PickledArray:
-    """Stand in for what pickled arrays are made by."""
+    """Stand in for the function that makes pickled arrays."""
     return PickledArray()
 
 
@@ -74,7 +74,7 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (PickledType, "numpy.dtype"),
     (_encode, "_codecs.encode"),
 ]
-"""With the names by which pickles ask for what they stand in for."""
+"""The replacements, with the names that pickles use for the originals."""
 
 
 def as_array(part: Any) -> NDArray[Any]:
