@@ -292,7 +292,7 @@ def test_wrong_keys(tmp_path, key, error, message):
         ({"metadata": {"a": float("nan")}}, ArgumentError, "expected a finite number"),
         ({"metadata": {"a": "x" * 2**24}}, LimitError, "metadata: expected at most 16777216 bytes"),
         ({"crops": "pixel"}, ArgumentError, "crops: expected one of pixels, .*, got 'pixel'"),
-        ({"crops": "derived"}, ArgumentError, "a sampler goes with crops='derived'"),
+        ({"crops": "derived"}, ArgumentError, "expected a sampler with crops='derived', and only then"),
     ],
 )
 def test_wrong_arguments_of_a_writer_leave_nothing_behind(tmp_path, arguments, error, message):

@@ -57,7 +57,7 @@ class Description:
             raise LimitError(f"num_classes: expected {MIN_CLASSES} to {MAX_CLASSES}, got {self.num_classes}")
         self.codec.check_classes(self.num_classes)
         if (self.sampler is not None) != (self.crops == DERIVED):
-            raise ArgumentError(f"crops={self.crops!r}: a sampler goes with crops={DERIVED!r}, and only with that")
+            raise ArgumentError(f"crops={self.crops!r}: expected a sampler with crops={DERIVED!r}, and only then")
         if self.crops not in CROP_MODES:
             raise ArgumentError(f"crops: expected one of {', '.join(CROP_MODES)}, got {reprlib.repr(self.crops)}")
 
@@ -82,7 +82,7 @@ class Description:
 
     @classmethod
     def unpack(cls, data: bytes) -> Description:
-        """Return what a metadata section says, or raise a FormatError."""
+        """Return the contents of a metadata section, or raise a FormatError."""
         values = unpack_map(data)
         num_classes, codec, crops, metadata = (_take(values, name) for name in ("num_classes", "codec", "crops", "metadata"))
         _check_type("num_classes", num_classes, int)

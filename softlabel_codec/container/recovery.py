@@ -105,7 +105,7 @@ def _copy_blocks(file: FileSource, beginning: Beginning, assembly: Assembly, *, 
 
 
 def _what_there_was(file: FileSource, beginning: Beginning) -> tuple[int, list[str] | None, list[str]]:
-    """Return where the blocks end, the keys of all images and those of skipped images, as far as the end of the file says."""
+    """Return where the blocks end, the keys of all images and those of skipped images, as far as the end of the file is readable."""
     end: int = file.length
     keys: list[str] | None = None
     try:
