@@ -28,7 +28,7 @@ from softlabel_codec.sampler import CropSampler
 from softlabel_codec.version import __version__
 from softlabel_codec.writer import SoftLabelWriter
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to know what is begun, skipped and finished, sets a level
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the application configures logging
 
 __all__ = [
     "ArgumentError",

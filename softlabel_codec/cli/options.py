@@ -28,7 +28,7 @@ def options_of(
     over_a_file : bool
         Whether options may also come from a file. Then what is not given on the command line is None, and truth values can be switched off.
     special : mapping, optional
-        What click is told besides of some options.
+        Further arguments for click, by the name of the option.
     """
     made = list(_options(options, without, over_a_file, special or {}))
     return lambda command: reduce(lambda wrapped, one: one(wrapped), reversed(made), command)
