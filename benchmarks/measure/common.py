@@ -195,9 +195,9 @@ def spread(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
     return {"min": min(numbers), "median": statistics.median(numbers), "max": max(numbers), "n": len(numbers)}
 
 
-def circumstances() -> dict[str, Any]:
+def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """Return what a result depends on besides the code: date, machine and versions."""
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    versions = {package: importlib.metadata.version(package) for package in packages}
     machine = {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
     return {"date": time.strftime("%Y-%m-%d"), "machine": machine, "versions": versions}
 

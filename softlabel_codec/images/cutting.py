@@ -84,6 +84,11 @@ class Cutter:
         image = load_image(source, self.exif_orientation, name)
         return self._cut_out(image, *crops_of(image_size(image)))
 
+    def cut_into(self, pixels: NDArray[np.uint8], source: ImageSource, crops_of: CropsOf, name: str = "image") -> None:
+        """Write crops of an image into `pixels`, uint8 (n, size, size, 3), as many as `crops_of` gives; otherwise as `cut`."""
+        for place, image in zip(pixels, self.cut(source, crops_of, name).images, strict=True):
+            place[...] = np.asarray(image)
+
     def _cut_reduced(self, source: str | os.PathLike[str] | bytes, crops_of: CropsOf, name: str) -> Cut:
         size = read_size(source, name)
         crops, flips = crops_of(size)

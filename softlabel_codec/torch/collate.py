@@ -22,7 +22,7 @@ class Sample(NamedTuple):
     Attributes
     ----------
     images : Tensor (N, 3, size, size)
-        Cut, scaled, mirrored and normalised.
+        Cut, scaled, mirrored and normalised; in the memory format `torch.channels_last`.
     labels : SparseLabels or DenseLabels
         One row for each crop.
     """
@@ -52,7 +52,19 @@ def collate_crops(samples: Sequence[Sample], order: str = "image") -> tuple[Tens
     """
     check_choice("order", order, ORDERS)
     labels = concatenate_labels([sample.labels for sample in samples])
+    images = _joined([sample.images for sample in samples])
     if order == "image":
-        return torch.cat([sample.images for sample in samples]), to_targets(labels)
+        return images, to_targets(labels)
     rows = np.arange(len(labels)).reshape(len(samples), -1).T.ravel()
-    return torch.stack([sample.images for sample in samples], dim=1).flatten(0, 1), to_targets(labels[rows])
+    return images[torch.from_numpy(rows)], to_targets(labels[rows])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return tensors one after the other, without copying them if they lie so in memory already."""
+    first, each = parts[0], parts[0].numel()
+    beginning, at = first.untyped_storage().data_ptr(), first.storage_offset()
+    for place, part in enumerate(parts):
+        same = part.shape == first.shape and part.stride() == first.stride() and part.dtype == first.dtype
+        if not same or part.untyped_storage().data_ptr() != beginning or part.storage_offset() != at + place * each:
+            return torch.cat(list(parts))
+    return first.as_strided((len(parts) * len(first), *first.shape[1:]), first.stride(), at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -12,6 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from softlabel_codec.errors import StateError
 
@@ -28,6 +33,16 @@ def need_pipes(batch_bytes: int, workers: int) -> bool:
     """
     wanted = 2 * batch_bytes * BATCHES_AHEAD * (workers + 1)
     return workers > 0 and SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free <= wanted
+
+
+def empty_batch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a tensor to be filled: in a worker process in shared memory, from which the main process takes it without a copy."""
+    worker = get_worker_info()
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if worker is None or not num_bytes or need_pipes(num_bytes, worker.num_workers):
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(num_bytes)  # type: ignore[no-untyped-call]  # as torch's own collation does
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
 
 def is_killed_worker(error: BaseException) -> bool:
