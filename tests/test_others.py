@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from numbered import IMAGES, NUM_IMAGES, PIXELS, write_numbered
+from PIL import Image
 from shapes import COLORS, options
 from torch.utils.data import DataLoader
 
@@ -171,3 +172,21 @@ def test_batches_through_transforms_of_torchvision(labels):
     mixed, probs = v2.MixUp(num_classes=targets.num_classes)(after(pixels), targets.dense())
     assert mixed.shape == pixels.shape
     torch.testing.assert_close(probs.sum(dim=1), torch.ones(len(probs)))
+
+
+def test_torchcodec_decodes_to_the_same_pixels_as_pillow(tmp_path):
+    from torchcodec.decoders import decode_jpeg
+
+    from softlabel_codec.torch.cutting import _decode_jpeg
+
+    rows, columns = np.mgrid[:75, :101]
+    image = Image.fromarray(np.stack([127 + 100 * np.sin(rows / 9), columns, rows + columns], axis=2).astype(np.uint8))
+    for mode, how in (("RGB", {}), ("L", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0})):
+        image.convert(mode).save(tmp_path / "a.jpg", quality=90, **how)
+        data = (tmp_path / "a.jpg").read_bytes()
+        decoded = _decode_jpeg(data)
+        assert torch.equal(decoded, decode_jpeg(data))
+        assert (decoded.permute(1, 2, 0).numpy() == np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB"))).all()
+        assert _decode_jpeg(data[: len(data) // 2]) is None
+    image.convert("CMYK").save(tmp_path / "a.jpg")
+    assert _decode_jpeg((tmp_path / "a.jpg").read_bytes()) is None

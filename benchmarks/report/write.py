@@ -16,6 +16,7 @@ from benchmarks.report import figures
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 REPORT, FIGURES = BENCHMARKS / "REPORT.md", BENCHMARKS / "figures"
+PIPELINES = RESULTS / "pipelines.json"
 MS = "marginal_smoothing:"
 K5, K5_F16 = f"{MS}k=5", f"{MS}k=5,values=f16"
 T02, SMALL, FAITHFUL = f"{MS}t=0.02", f"{MS}t=0.1,tail=30", f"{MS}t=0.05,tail=100"
@@ -61,6 +62,7 @@ def render(result: Result, name: str) -> str:
         **_writing(result),
         **_scale(result),
         "images": _images(result) if result["images"] else None,
+        "pipelines": _pipelines(json.loads(PIPELINES.read_text())),
         "epochs": _epochs(result["epochs"]) if result.get("epochs") else None,
         "accuracy": accuracy.render(accuracy.load()),
     }
@@ -293,6 +295,21 @@ def _images(result: Result) -> dict[str, str]:
         "decoders": table(["decoder", "ms"], decoders),
         "reduced": table(["output", "images decoded reduced", "whole, ms", "reduced, ms", "mean difference", "largest"], reduced),
     }
+
+
+def _pipelines(found: Result) -> dict[str, Any]:
+    rows = [
+        (
+            name,
+            *(f"{rate[part]:.0f}" for part in ("median", "min", "max")),
+            f"{found['times_image_folder'][name]['median']:.2f}",
+            f"{found['times_fastest_uint8'][name]['median']:.2f}",
+        )
+        for name, rate in found["crops_per_second_and_core"].items()
+    ]
+    columns = ["loader", "crops per second", "min", "max", "times ImageFolder", "times the fastest uint8 of torchvision"]
+    turns = next(iter(found["crops_per_second_and_core"].values()))["n"]
+    return {**found, "turns": turns, "table": table(columns, rows)}
 
 
 def _epochs(epochs: Result) -> dict[str, Any]:

@@ -176,6 +176,11 @@ def _opened(source: object, name: str) -> Iterator[Image.Image]:
         yield image
 
 
+def is_upright(image: Image.Image) -> bool:
+    """Return whether the EXIF orientation of an image, if it has one, leaves it as it is."""
+    return bool(image.getexif().get(_ORIENTATION, 1) == 1)
+
+
 def file_crc32(path: str | os.PathLike[str]) -> int:
     """Return the CRC-32 of the bytes of a file."""
     return zlib.crc32(Path(path).read_bytes())

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images.cutting import CropsOf
-from softlabel_codec.images.files import load_image
+from softlabel_codec.images.files import is_upright, load_image
 from softlabel_codec.images.finding import ImageSource
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -83,9 +83,9 @@ def _decode_jpeg(data: bytes) -> Tensor | None:
         return None
     try:
         with Image.open(io.BytesIO(data)) as image:
-            mode = image.mode
-        decoded: Tensor | None = decode(data) if mode in _JPEG_MODES else None
-    except Exception:  # whatever is wrong with it, Pillow says it in our words
+            same = image.mode in _JPEG_MODES and is_upright(image)  # torchcodec turns images as their EXIF tag says
+        decoded: Tensor | None = decode(data) if same else None
+    except Exception:  # Pillow will raise the error for it
         return None
     return decoded
 
