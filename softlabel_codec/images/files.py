@@ -176,9 +176,15 @@ def _opened(source: object, name: str) -> Iterator[Image.Image]:
         yield image
 
 
-def is_upright(image: Image.Image) -> bool:
-    """Return whether the EXIF orientation of an image, if it has one, leaves it as it is."""
-    return bool(image.getexif().get(_ORIENTATION, 1) == 1)
+def is_plain_jpeg(data: bytes) -> bool:
+    """Return whether bytes begin a JPEG file in colour or grey that no EXIF tag turns: all decoders treat these alike."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION, 1) == 1
+    except Exception:  # of any kind, from Pillow's plugins
+        return False
 
 
 def file_crc32(path: str | os.PathLike[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images.cutting import CropsOf
-from softlabel_codec.images.files import is_upright, load_image
+from softlabel_codec.images.files import is_plain_jpeg, load_image
 from softlabel_codec.images.finding import ImageSource
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-_JPEG_MODES = ("RGB", "L")
 
 
 @dataclass(frozen=True)
@@ -79,13 +76,11 @@ class TorchCutter:
 def _decode_jpeg(data: bytes) -> Tensor | None:
     """Return a JPEG image as uint8 (3, H, W) as torchcodec decodes it; None if it cannot, or does it in another way than Pillow."""
     decode = _torchcodec()
-    if decode is None or not data.startswith(b"\xff\xd8\xff"):
+    if decode is None or not is_plain_jpeg(data):
         return None
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            same = image.mode in _JPEG_MODES and is_upright(image)  # torchcodec turns images as their EXIF tag says
-        decoded: Tensor | None = decode(data) if same else None
-    except Exception:  # Pillow will raise the error for it
+        decoded: Tensor = decode(data)
+    except RuntimeError:  # Pillow will raise the error for it
         return None
     return decoded
 
