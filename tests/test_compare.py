@@ -80,10 +80,10 @@ def test_what_was_trained_is_not_trained_again(shapes, sources, tmp_path, monkey
     again = compare(some, tmp_path, base(shapes), seeds=(0, 1, 2))
     assert trained == [(sources["small"], 2), ("truth", 2)]
     assert [row.accuracies[:2] for row in again.rows] == [row.accuracies for row in first.rows]
-    with pytest.raises(MismatchError, match=r"small-seed=0: a run with other options: expected epochs=3, got 2"):
+    with pytest.raises(MismatchError, match=r"small-seed=0: was made with epochs=2, expected 3"):
         compare(some, tmp_path, base(shapes, epochs=3), seeds=(0, 1))
     write_shape_labels(shapes, tmp_path / "new.slc", seed=9)
-    with pytest.raises(MismatchError, match=r"small-seed=0: a run with other labels than .*new\.slc"):
+    with pytest.raises(MismatchError, match=r"small-seed=0: was made with other labels than .*new\.slc"):
         compare({"small": str(tmp_path / "new.slc")}, tmp_path, base(shapes), seeds=(0, 1))
 
 
@@ -92,20 +92,20 @@ def test_results_of_other_labels_are_not_taken(shapes, sources, tmp_path):
         return compare({name: labels}, tmp_path / "out", base(shapes, **more), seeds=(0,))
 
     run(str(shapes / "labels.slc"))
-    with pytest.raises(MismatchError, match="a-seed=0: a run with other labels than truth"):
+    with pytest.raises(MismatchError, match="a-seed=0: was made with other labels than truth"):
         run("truth")
     maps = LabelMaps.load(sources["maps"])
     LabelMaps(maps.numbers, maps.indices, -maps.logits, maps.num_classes).save(tmp_path / "other.npz")
     run(sources["maps"], "m")
-    with pytest.raises(MismatchError, match=r"m-seed=0: a run with other labels than .*other\.npz"):
+    with pytest.raises(MismatchError, match=r"m-seed=0: was made with other labels than .*other\.npz"):
         run(str(tmp_path / "other.npz"), "m")
     run("online", "o")
     assert run("online", "o", val=str(shapes / "val")).rows[0].name == "o"
-    with pytest.raises(MismatchError, match="o-seed=0: a run with other labels than online"):
+    with pytest.raises(MismatchError, match="o-seed=0: was made with other labels than online"):
         run("online", "o", teacher=f"{write_teacher(shapes, tmp_path)}:four")
     shutil.copytree(shapes / "train", tmp_path / "train")
     shutil.copy(shapes / "train" / "red" / "1.png", tmp_path / "train" / "red" / "0.png")
-    with pytest.raises(MismatchError, match="o-seed=0: a run with other images than .*train"):
+    with pytest.raises(MismatchError, match="o-seed=0: was made with other images than .*train"):
         run("online", "o", images=str(tmp_path / "train"))
 
 

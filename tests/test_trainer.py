@@ -7,7 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from shapes import NUM_CROPS, SAMPLER, SIDE, config, options, write_shape_labels
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 import softlabel_codec
 from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter, StateError
@@ -43,11 +43,11 @@ from softlabel_codec.torch import (
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.workers import SHARED_MEMORY
 from softlabel_codec.trainer import train
-from softlabel_codec.trainer.augment import jitter_colors, mix_crops
-from softlabel_codec.trainer.batches import DeviceLoader, HostLoader, at_temperature
-from softlabel_codec.trainer.draws import check_draws, epoch_of, epoch_steps
+from softlabel_codec.trainer.batches import Loader, at_temperature
+from softlabel_codec.trainer.draws import check_draws, images_per_step, make_sampler
 from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.loop import learning_rate
+from softlabel_codec.trainer.mixing import mix_crops
 from softlabel_codec.trainer.processes import Processes
 from softlabel_codec.trainer.setup import parameter_groups, set_up
 
@@ -108,10 +108,8 @@ EVERYTHING = {
     "warmup_epochs": 1,
     "mixup": 0.2,
     "cutmix": 1.0,
-    "color_jitter": 0.3,
     "ema": 0.9,
     "truth_weight": 0.2,
-    "single_crop_epochs": 1,
     "temperature": 2.0,
 }
 
@@ -169,7 +167,7 @@ def test_a_finished_run_looks_at_other_images_if_asked(shapes, tmp_path):
 def test_images_in_memory_and_in_workers_give_the_same_student(source, shapes, maps, tmp_path):
     labels = {"stored": str(shapes / "labels.slc"), "maps": maps}.get(source, source)
     dropout = f"{shapes / 'teacher.py'}:drops"  # which takes random numbers of its own
-    student = {"student": dropout, "labels": labels, "single_crop_epochs": 1, "exif_orientation": None if source == "maps" else "applied"}
+    student = {"student": dropout, "labels": labels, "exif_orientation": None if source == "maps" else "applied"}
     train(config(shapes, tmp_path / "plain", **student))
     train(config(shapes, tmp_path / "memory", in_memory=True, **student))
     train(config(shapes, tmp_path / "workers", workers=2, **student))
@@ -256,11 +254,18 @@ def draws_config(**more):
     return TrainConfig.from_mapping({"images": "", "labels": "a.slc", "out": "", "epochs": 12, "batch_size": 8, **more})
 
 
+def steps_of(made, num_images, epoch, rank=0, world_size=1):
+    """Return the images and turns of each step of an epoch, as a DataLoader takes them from the sampler."""
+    sampler = make_sampler(made, num_images, rank, world_size)
+    sampler.set_epoch(epoch)
+    return list(BatchSampler(sampler, images_per_step(made, world_size), drop_last=True))
+
+
 @pytest.mark.parametrize("crops_per_image", [1, 2, 4])
 def test_a_pass_over_the_images_takes_each_once(crops_per_image):
     made = draws_config(crops_per_image=crops_per_image)
     for first in range(0, 12, crops_per_image):
-        epochs = [epoch_steps(made, 48, epoch) for epoch in range(first, first + crops_per_image)]
+        epochs = [steps_of(made, 48, epoch) for epoch in range(first, first + crops_per_image)]
         assert {len(steps) for steps in epochs} == {6}  # as many crops as there are images
         turns = [turn for steps in epochs for step in steps for turn in step]
         assert sorted(turns) == list(range(48))
@@ -271,9 +276,8 @@ def crops_taken(setup, made, image, epochs):
     """Return a text for each crop of an image that is taken in some epochs."""
     taken = []
     for epoch in epochs:
-        crops = copy(setup.crops)
-        crops.crops_per_image = epoch_of(made, epoch).crops_per_image
-        for turn in [turn for step in epoch_steps(made, len(crops.keys), epoch) for turn in step if turn == image]:
+        crops = setup.crops
+        for turn in [turn for step in steps_of(made, len(crops.keys), epoch) for turn in step if turn == image]:
             (found,) = crops.labels_of([turn])
             rows = np.column_stack([found.crops, found.flips, found.labels.indices, found.labels.values])
             assert len(np.unique(rows, axis=0)) == len(rows) == crops.crops_per_image  # no crop twice in a step
@@ -283,9 +287,9 @@ def crops_taken(setup, made, image, epochs):
 
 @pytest.mark.parametrize("crops_per_image", [1, 2, 5])
 def test_all_stored_crops_are_used_before_any_is_used_again(crops_per_image, shapes, tmp_path):
-    made = config(shapes, tmp_path, batch_size=20, crops_per_image=crops_per_image, epochs=36, single_crop_epochs=6)
+    made = config(shapes, tmp_path, batch_size=20, crops_per_image=crops_per_image, epochs=36)
     taken = crops_taken(set_up(made), made, 3, range(36))
-    assert len(taken) >= 34  # single crops at the end go on where the others stopped
+    assert len(taken) >= 34
     for start in range(0, len(taken) - NUM_CROPS + 1, NUM_CROPS):
         assert len(set(taken[start : start + NUM_CROPS])) == NUM_CROPS
 
@@ -296,7 +300,8 @@ def test_the_trainer_takes_the_crops_that_a_dataset_gives(shapes, tmp_path):
     sampler = SoftLabelSampler(dataset, seed=5, parts=2)
     own = DataLoader(dataset, 4, sampler=sampler, collate_fn=collate_crops)
     here = Processes(0, 1, torch.device("cpu"))
-    for loader in (HostLoader(made, set_up(made), here), DeviceLoader(made, set_up(made), here, ImageMemory())):
+    for in_memory in (False, True):
+        loader = Loader(replace(made, in_memory=in_memory), set_up(made), here, ImageMemory())
         for epoch in (0, 1, 2):
             sampler.set_epoch(epoch)
             for batch, (pixels, labels) in zip(loader.batches(epoch), list(own), strict=True):
@@ -306,18 +311,10 @@ def test_the_trainer_takes_the_crops_that_a_dataset_gives(shapes, tmp_path):
         own = DataLoader(dataset, 4, sampler=sampler, collate_fn=collate_crops)
 
 
-def test_the_last_epochs_may_take_one_crop_at_a_time():
-    made = draws_config(crops_per_image=4, single_crop_epochs=2, epochs=10)
-    assert [epoch_of(made, epoch) for epoch in range(10)] == [*((4, epoch) for epoch in range(8)), (1, 8), (1, 9)]
-    turns = [{turn.turn for step in epoch_steps(made, 48, epoch) for turn in step} for epoch in (0, 4, 8, 9)]
-    assert turns == [{0}, {1}, {8}, {9}]  # 8 crops were taken in two turns of 4
-    assert [len(epoch_steps(made, 48, epoch)[0]) for epoch in (7, 8)] == [2, 8]
-
-
 def test_processes_share_each_step():
     made = draws_config(crops_per_image=2)
-    alone = epoch_steps(made, 48, 3)
-    shared = [epoch_steps(made, 48, 3, rank, 2) for rank in range(2)]
+    alone = steps_of(made, 48, 3)
+    shared = [steps_of(made, 48, 3, rank, 2) for rank in range(2)]
     assert [sorted(first + second) for first, second in zip(*shared, strict=True)] == [sorted(step) for step in alone]
     check_draws(made, 48, 2)
     with pytest.raises(ArgumentError, match="8 crops are 4 images, which 3 processes cannot share evenly"):
@@ -367,17 +364,6 @@ def test_a_single_image_cannot_be_mixed():
     check_draws(draws_config(crops_per_image=4, mixup=0.4), 48)
 
 
-def test_color_jitter():
-    pixels = torch.rand(16, 3, 6, 6)
-    assert jitter_colors(pixels, 0, np.random.default_rng(0)) is pixels
-    changed = jitter_colors(pixels, 0.4, np.random.default_rng(0))
-    assert changed.shape == pixels.shape
-    assert 0 <= float(changed.min()) < float(changed.max()) <= 1
-    ratio = changed.mean(dim=(1, 2, 3)) / pixels.mean(dim=(1, 2, 3))
-    assert 0.55 < float(ratio.min()) < float(ratio.max()) < 1.45
-    assert float(ratio.std()) > 0.05  # each crop by itself
-
-
 def test_the_learning_rate_rises_and_falls():
     made = draws_config(learning_rate=0.4, warmup_epochs=2, epochs=12)
     rates = [learning_rate(made, step / 4, (step + 1) / 4) for step in range(48)]
@@ -418,7 +404,7 @@ def test_the_temperature_is_that_of_hinton(shapes, tmp_path):
     found = train(made).loss
     torch.manual_seed(0)
     student = build_student("small", 4, 16)
-    (batch,) = HostLoader(made, set_up(made), Processes(0, 1, torch.device("cpu"))).batches(0)
+    (batch,) = Loader(made, set_up(made), Processes(0, 1, torch.device("cpu")), ImageMemory()).batches(0)
     logits = student((batch.pixels / 255 - 0.5) / 0.5)
     assert found == pytest.approx(16 * cross_entropy(logits / 4, batch.labels.dense()).item(), rel=1e-4)
 
@@ -450,10 +436,10 @@ def test_the_teacher_says_how_its_images_are_prepared(shapes, tmp_path):
     (tmp_path / "other.py").write_text((shapes / "teacher.py").read_text() + "\nINTERPOLATION = 'bicubic'\n")
     teacher = f"{tmp_path / 'other.py'}:build"
     setup = set_up(config(shapes, tmp_path, labels="online", teacher=teacher))
-    assert (setup.interpolation, setup.mean, setup.std) == ("bicubic", (0.5,) * 3, (0.5,) * 3)
+    assert (setup.crops.interpolation, setup.crops.mean, setup.crops.std) == ("bicubic", (0.5,) * 3, (0.5,) * 3)
     assert setup.label_facts["fingerprint"] == weights_sha256(load_teacher(teacher).model)
     setup = set_up(config(shapes, tmp_path, labels="online", teacher=teacher, interpolation="box", mean=[0.1] * 3))
-    assert (setup.interpolation, setup.mean) == ("box", (0.1,) * 3)
+    assert (setup.crops.interpolation, setup.crops.mean) == ("box", (0.1,) * 3)
 
 
 def test_images_are_turned_as_for_the_labels(shapes, maps, tmp_path):
@@ -466,7 +452,7 @@ def test_images_are_turned_as_for_the_labels(shapes, maps, tmp_path):
         set_up(config(shapes, tmp_path, exif_orientation="ignored", **turned))
     with pytest.raises(MismatchError, match="these labels were made with exif_orientation='ignored', expected 'applied'"):
         set_up(config(shapes, tmp_path, exif_orientation="applied", labels=maps))
-    assert set_up(config(shapes, tmp_path, exif_orientation="applied", labels="truth")).exif_orientation == "applied"
+    assert set_up(config(shapes, tmp_path, exif_orientation="applied", labels="truth")).crops.exif_orientation == "applied"
 
 
 def test_two_classes_need_no_more_than_all_labels_right(shapes, tmp_path):
@@ -497,8 +483,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_averaged_weights_are_evaluated_and_saved(shapes, tmp_path):
     train(config(shapes, tmp_path / "run", ema=0.5))
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert torch.equal(state["average"]["head.weight"], weights(tmp_path / "run")["head.weight"])
-    assert not torch.equal(state["model"]["head.weight"], state["average"]["head.weight"])
+    assert torch.equal(state["average"]["module.head.weight"], weights(tmp_path / "run")["head.weight"])
+    assert not torch.equal(state["model"]["head.weight"], state["average"]["module.head.weight"])
 
 
 def test_given_weights_are_where_it_begins(shapes, tmp_path):
@@ -531,7 +517,7 @@ def test_checkpoints_of_other_runs(shapes, tmp_path):
     train(config(shapes, tmp_path / "run", epochs=1))
     with pytest.raises(StateError, match=r"run: holds a run already\. Continue it with --resume, or choose another --out"):
         train(config(shapes, tmp_path / "run", epochs=1))
-    with pytest.raises(MismatchError, match="was made with epochs=1, expected 2. Use the same options, or another --out"):
+    with pytest.raises(MismatchError, match="was made with epochs=1, expected 2. Use the same options, or another folder"):
         train(config(shapes, tmp_path / "run", epochs=2, resume=True))
     write_shape_labels(shapes, tmp_path / "other.slc", seed=5)
     with pytest.raises(MismatchError, match="was made with other labels"):

@@ -16,8 +16,8 @@ from softlabel_codec import SoftLabelWriter
 from softlabel_codec.label_maps import LabelMaps
 from softlabel_codec.label_maps.maps import KEPT, SIDE
 from softlabel_codec.options.train import TRUTH, TrainConfig
-from softlabel_codec.trainer import train
-from softlabel_codec.trainer.batches import HostLoader
+from softlabel_codec.trainer import ImageMemory, train
+from softlabel_codec.trainer.batches import Loader
 from softlabel_codec.trainer.processes import Processes
 from softlabel_codec.trainer.setup import set_up
 
@@ -102,7 +102,7 @@ def _write_maps(keys: list[tuple[str, int]], num_classes: int, path: Path) -> No
 
 def _loading(config: TrainConfig) -> Callable[[], object]:
     """Return what takes the batches of one epoch after another, with workers that stay."""
-    loader = HostLoader(config, set_up(config), Processes(0, 1, torch.device("cpu")))
+    loader = Loader(config, set_up(config), Processes(0, 1, torch.device("cpu")), ImageMemory())
     epochs = iter(range(config.epochs))
 
     def epoch() -> None:

@@ -15,10 +15,11 @@ from softlabel_codec.compare.outcome import Cell, CompareReport, draw_comparison
 from softlabel_codec.compare.quality import label_quality
 from softlabel_codec.container.whole_files import read_result, write_json
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.options.train import ONLINE, TRUTH, WHERE_IT_RUNS, TrainConfig, check_names
+from softlabel_codec.options.train import OF_FRESH_CROPS, TrainConfig, check_names, unused_options
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.torch.device import ImageMemory
+from softlabel_codec.trainer.checkpoint import check_same_run
 from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.loop import RESULT, train
 from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
@@ -28,9 +29,7 @@ TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
 logger = logging.getLogger(__name__)
 OF_A_RUN = ("labels", "out", "seed", "resume")
 """Options that a comparison sets for each run."""
-_OF_THE_TEACHER = ("teacher", "teacher_weights", "teacher_output")
-_OF_FRESH_CROPS = ("scale", "ratio", "flip_probability")
-_OF_LABELS = (*_OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature")
+_OF_LABELS = (*OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature")
 
 
 def compare(
@@ -178,12 +177,8 @@ def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
 
 def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -> dict[str, Any]:
     """Return the options of a run that apply to its source."""
-    stored = labels.endswith(".slc")
-    useless = {*(_OF_FRESH_CROPS if stored else ("stored_crops", "policy"))}
-    useless |= set() if labels == ONLINE else set(_OF_THE_TEACHER)
-    useless |= {"temperature"} if labels == TRUTH else set()
-    defaults = {} if stored else of_labels
-    return {name: value for name, value in {**defaults, **given}.items() if name not in useless}
+    defaults, unused = {} if labels.endswith(".slc") else of_labels, unused_options(labels)
+    return {name: value for name, value in {**defaults, **given}.items() if name not in unused}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -212,12 +207,5 @@ def _result(config: TrainConfig, cell: _Planned) -> dict[str, Any] | None:
     found = read_result(Path(config.out) / RESULT)
     if found is None:
         return None
-    for name, wanted in config.to_mapping().items():
-        if name not in WHERE_IT_RUNS and found["config"].get(name) != wanted:
-            expected = f"expected {name}={wanted!r}, got {found['config'].get(name)!r}"
-            raise MismatchError(f"{config.out}: a run with other options: {expected}. Use another folder, or remove this one")
-    for what in ("labels", "images"):
-        if found.get(what) != cell.fingerprints[what]:
-            advice = "Use another folder, or remove this one"
-            raise MismatchError(f"{config.out}: a run with other {what} than {getattr(config, what)}. {advice}")
+    check_same_run(Path(config.out), found, config, cell.fingerprints)
     return found if found.get("val") == cell.fingerprints["val"] else None

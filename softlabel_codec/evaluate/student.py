@@ -78,13 +78,8 @@ def load_student(path: str | os.PathLike[str], name: str | None = None, num_clas
     MismatchError
         If the weights are those of another network, or not those that `weights.json` describes.
     """
-    state, known = read_weights(path), read_about(path) or {}
-    if is_checkpoint(state):
-        about = {name: state["config"][option] for name, option in (("student", "student"), ("size", "size"), ("crop", "val_crop"))}
-        known = {**about, **state["preprocessing"], "num_classes": state["num_classes"], "folders": state["folders"]}
-        state = state["average"] or state["model"]
-    else:
-        state = network_state(state)
+    state = read_weights(path)
+    known = state["about"] if is_checkpoint(state) else read_about(path) or {}
     name, num_classes = name or known.get("student"), num_classes or known.get("num_classes")
     if name is None or num_classes is None:
         raise ArgumentError(f"{path}: holds weights only: pass the --student that they belong to, and its --num-classes")
@@ -94,7 +89,7 @@ def load_student(path: str | os.PathLike[str], name: str | None = None, num_clas
     size = how.get("size", Student.size)
     model = build_student(name, num_classes, size)
     check_student(model, name, num_classes, size)
-    take_weights(model, state, path)
+    take_weights(model, network_state(state), path)
     if SHA256 in known and weights_sha256(model) != known[SHA256]:
         raise MismatchError(f"{path}: not the weights that the .json file beside them describes. Remove or replace one of them")
     return Student(model, num_classes, **how)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from softlabel_codec.checks.arguments import INTERPOLATIONS
+from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, check_choice
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.labels import ImageLabels
 
@@ -351,3 +351,21 @@ def resampling(interpolation: str) -> Image.Resampling:
     if interpolation not in INTERPOLATIONS:
         raise ArgumentError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
     return Image.Resampling[interpolation.upper()]
+
+
+def agreed_exif_orientation(wanted: str | None, of_labels: Any, labels: object) -> str:
+    """Return whether the EXIF orientation is `applied` or `ignored`: as for the labels, else as wanted, else ignored.
+
+    Raises
+    ------
+    ArgumentError
+        If it is something else.
+    MismatchError
+        If another one is wanted than that of the labels, which are those in the file `labels`.
+    """
+    found = str(wanted or of_labels or "ignored")
+    check_choice("exif_orientation", found, EXIF_POLICIES)
+    if of_labels and of_labels != found:
+        made = f"these labels were made with exif_orientation={of_labels!r}, expected {wanted!r}"
+        raise MismatchError(f"{labels}: {made}. Leave it out, or make the labels again with it")
+    return found

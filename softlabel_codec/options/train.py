@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, TEACHER_OUTPUTS, check_choice
-from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.options.fields import option, types_of
 
-TRUTH, ONLINE = "truth", "online"
+STORED, MAPS, TRUTH, ONLINE = "stored", "maps", "truth", "online"
+"""Kinds of label sources: label files, label maps, class folders, a teacher in every step."""
+OF_FRESH_CROPS = ("scale", "ratio", "flip_probability")
 OPTIMIZERS = ("sgd", "adamw")
 WHERE_IT_RUNS = (
     *("images", "labels", "teacher", "teacher_weights", "val", "classes", "out"),
@@ -54,7 +55,6 @@ class TrainConfig:
     epochs: int = option("Number of epochs; an epoch takes as many crops as there are images.", 100)
     batch_size: int = option("Crops per step, over all processes.", 256)
     crops_per_image: int = option("Number of crops that are taken from an image at a time.", 4)
-    single_crop_epochs: int = option("Number of epochs at the end that take one crop of an image at a time.", 0)
     stored_crops: int | None = option("Number of stored crops of each image to use.  [default: all]", None)
     size: int = option("Side of a crop in pixels.", 224)
     interpolation: str | None = option("How crops are scaled.  [default: as for the labels, or bilinear]", None)
@@ -76,13 +76,10 @@ class TrainConfig:
     ema: float = option("Decay of averaged weights, which are then evaluated and saved too; 0: none.", 0.0)
     mixup: float = option("Alpha of mixup; 0: none.", 0.0)
     cutmix: float = option("Alpha of cutmix; 0: none.", 0.0)
-    color_jitter: float = option("Largest change of brightness, contrast and saturation of each crop, 0 to 1.", 0.0)
     temperature: float | None = option("T of softmax(logits / T) of student and labels.  [default: that of the labels, or 1]", None)
     truth_weight: float = option("Share of the cross-entropy with the images' classes in the loss, 0 to 1.", 0.0)
     policy: str | None = option("Remainder policy for sparse labels.  [default: the codec's]", None)
     precision: str = option("Arithmetic: auto is bfloat16 on CUDA, else float32.", "auto")
-    channels_last: bool = option("Use the channels_last memory format.", True)
-    compile: bool = option("Use torch.compile.", False)
     in_memory: bool = option("Keep all images in the device's memory and cut crops there; they must have one size.", False)
     seed: int = option("Seed of weights, order and crops.", 0)
     workers: int = option("Processes that decode and crop images.", 0)
@@ -96,24 +93,14 @@ class TrainConfig:
             object.__setattr__(self, known.name, _converted(known, *types[known.name], getattr(self, known.name)))
         for name in ("epochs", "batch_size", "crops_per_image", "size", "val_epochs", "checkpoint_epochs"):
             _check(name, getattr(self, name) >= 1, "at least 1", getattr(self, name))
-        for name in (
-            "learning_rate",
-            "weight_decay",
-            "warmup_epochs",
-            "mixup",
-            "cutmix",
-            "workers",
-            "seed",
-            "single_crop_epochs",
-        ):
+        for name in ("learning_rate", "weight_decay", "warmup_epochs", "mixup", "cutmix", "workers", "seed"):
             _check(name, getattr(self, name) >= 0, "at least 0", getattr(self, name))
-        for name in ("truth_weight", "color_jitter", "ema"):
+        for name in ("truth_weight", "ema"):
             _check(name, 0 <= getattr(self, name) <= 1, "0 to 1", getattr(self, name))
         _check("seed", self.seed < 2**63, "below 2^63", self.seed)
         _check("ema", self.ema < 1, "below 1", self.ema)
         _check("val_crop", 0 < self.val_crop <= 1, "above 0, at most 1", self.val_crop)
-        most = f"at most {counted(self.epochs, 'epoch')}"
-        _check("single_crop_epochs", self.single_crop_epochs <= self.epochs, most, self.single_crop_epochs)
+        _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
         _check("temperature", self.temperature is None or 0 < self.temperature < math.inf, "a positive number", self.temperature)
         _check(
             "stored_crops",
@@ -121,11 +108,10 @@ class TrainConfig:
             "no fewer than crops_per_image",
             self.stored_crops,
         )
-        _check(
-            "teacher", (self.teacher is not None) == (self.labels == ONLINE), "a teacher with labels=online, and only then", self.teacher
-        )
-        for name in ("teacher_weights", "teacher_output"):
-            _check(name, getattr(self, name) is None or self.labels == ONLINE, "nothing without labels=online", getattr(self, name))
+        for name, reason in unused_options(self.labels).items():
+            if getattr(self, name) is not None:
+                raise ArgumentError(f"{name}: {reason}, leave it out with labels={self.labels!r}")
+        _check("teacher", self.labels != ONLINE or self.teacher is not None, "a teacher with labels='online'", self.teacher)
         whole = f"a multiple of crops_per_image={self.crops_per_image}"
         _check("batch_size", self.batch_size % self.crops_per_image == 0, whole, self.batch_size)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -163,6 +149,31 @@ class TrainConfig:
     def to_mapping(self) -> dict[str, Any]:
         """Return all options, as `from_mapping` takes them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()}
+
+
+def kind_of_labels(labels: str) -> str:
+    """Return the kind of a label source: `stored`, `maps`, `truth` or `online`; ArgumentError if it is none of them."""
+    if labels in (TRUTH, ONLINE):
+        return labels
+    kind = {".slc": STORED, ".npz": MAPS}.get(Path(labels).suffix)
+    if kind is None:
+        raise ArgumentError(f"labels: expected FILE.slc, FILE.npz (label maps), {TRUTH!r} or {ONLINE!r}, got {labels!r}")
+    return kind
+
+
+def unused_options(labels: str) -> dict[str, str]:
+    """Return the options that do not apply to a label source, each with the reason."""
+    kind = kind_of_labels(labels)
+    unused: dict[str, str] = {}
+    if kind == STORED:
+        unused |= dict.fromkeys(OF_FRESH_CROPS, "is for fresh crops: those of a label file are fixed")
+    else:
+        unused |= dict.fromkeys(("stored_crops", "policy"), "is for label files")
+    if kind != ONLINE:
+        unused |= dict.fromkeys(("teacher", "teacher_weights", "teacher_output"), "is for a teacher in every step")
+    if kind == TRUTH:
+        unused["temperature"] = "is for soft labels: classes have none"
+    return unused
 
 
 def check_names(names: Iterable[str], where: str = "configuration") -> None:

@@ -137,7 +137,7 @@ def read_about(weights: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 def is_checkpoint(state: Mapping[str, Any]) -> bool:
     """Return whether the contents of a file are a checkpoint of the trainer."""
-    return {"model", "average", "config", "preprocessing", "world_size"} <= state.keys()
+    return {"model", "average", "config", "about", "world_size"} <= state.keys()
 
 
 def weights_sha256(model: nn.Module) -> str:

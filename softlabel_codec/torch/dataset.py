@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice, check_whole
+from softlabel_codec.checks.arguments import check_choice, check_whole
 from softlabel_codec.crops.choice import choose_crops
-from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images.cutting import CropsOf, Cutter
-from softlabel_codec.images.files import check_image, crops_in_pixels, load_image, resampling
+from softlabel_codec.images.files import agreed_exif_orientation, check_image, crops_in_pixels, load_image, resampling
 from softlabel_codec.images.finding import Images, ImageSource, find_images
 from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.reader import SoftLabelReader
@@ -174,7 +174,7 @@ class SoftLabelDataset(Dataset[Sample]):
         self.std = as_std(teacher.get("std", IMAGENET_STD) if std is None else std)
         self.interpolation = interpolation or teacher.get("interpolation") or "bilinear"
         resampling(self.interpolation)
-        self.exif_orientation = self._check_exif(exif_orientation, teacher.get("exif_orientation"))
+        self.exif_orientation = agreed_exif_orientation(exif_orientation, teacher.get("exif_orientation"), self.reader.path)
         self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, reduced_decoding)
         self._fast = _fast_cutter(self._cutter, backend, after_crop is not None)
         self._normalized, self._after_crop = normalized, after_crop
@@ -187,14 +187,6 @@ class SoftLabelDataset(Dataset[Sample]):
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
-
-    def _check_exif(self, wanted: str | None, said: Any) -> str:
-        """Return how images are turned; MismatchError if another way is wanted than that of the teacher."""
-        check_choice("exif_orientation", wanted or said or "ignored", EXIF_POLICIES)
-        if said and wanted not in (None, said):
-            made = f"these labels were made with exif_orientation={said!r}, expected {wanted!r}"
-            raise MismatchError(f"{self.reader.path}: {made}. Leave it out, or make the labels again with it")
-        return str(wanted or said or "ignored")
 
     def _check_counts(self) -> None:
         fewest = int(self._num_crops(self.numbers).min(initial=max(self.crops_per_image, self._stored_crops or 0)))

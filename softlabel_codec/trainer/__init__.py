@@ -1,4 +1,4 @@
-"""The reference trainer: students from stored labels, ground truth, a teacher in every step, or label maps.
+"""The reference trainer: trains students on stored labels, the classes of the images, a teacher in every step, or label maps.
 
 >>> from softlabel_codec.trainer import TrainConfig, train
 """

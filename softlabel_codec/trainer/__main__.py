@@ -11,5 +11,5 @@ except SystemExit as ended:
     if "WORLD_SIZE" in os.environ and isinstance(ended.code, int):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(ended.code)  # threads of gloo now and then abort a process while its interpreter ends, after all is done
+        os._exit(ended.code)  # threads of gloo sometimes abort a process while its interpreter ends, when all work is done
     raise

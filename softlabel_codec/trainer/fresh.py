@@ -1,11 +1,11 @@
-"""Crops that nobody has seen before, and what is known of them: the class of their image, a label map, or nothing before a teacher says."""
+"""`FreshCrops`: new random crops of images in every epoch, with labels that are not stored per crop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,144 +13,96 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from softlabel_codec.images.cutting import Cutter
-from softlabel_codec.images.files import load_image, path_of_key, read_size
-from softlabel_codec.images.finding import ImageSource
+from softlabel_codec.images.files import load_image, read_size
 from softlabel_codec.labels import ImageLabels, Labels, SparseLabels
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch import ImageTurn
 from softlabel_codec.torch.collate import Sample
-from softlabel_codec.torch.pixels import to_tensor
+from softlabel_codec.torch.pixels import Triple, to_tensor
 
 LabelOf = Callable[[int, NDArray[np.int64], tuple[int, int]], Labels]
 """Number of an image, crops int64 (n, 4) in pixels, and height and width of the image to the labels of these crops."""
 
 
-class Crops(Protocol):
-    """What crops and labels are drawn from: `SoftLabelDataset`, or a dataset of fresh crops that does as it does.
+@dataclass
+class FreshCrops(Dataset[Sample]):
+    """A dataset of images with N new random crops in every turn. It has what the trainer uses of `SoftLabelDataset`.
 
     Attributes
     ----------
     keys : sequence of str
         Keys of the images.
-    crops_per_image : int
-        How many crops of an image are taken at a time, N.
-    """
-
-    crops_per_image: int
-
-    @property
-    def keys(self) -> Sequence[str]: ...
-
-    def __getitems__(self, turns: Sequence[ImageTurn]) -> list[Sample]:
-        """Return the crops of several images that are due at their turns, uint8, and their labels."""
-
-    def labels_of(self, turns: Sequence[ImageTurn]) -> list[ImageLabels]:
-        """Return crops, flips and labels that are due, without any image."""
-
-    def whole_image(self, number: int) -> Image.Image:
-        """Return an image as its crops are cut out of it."""
-
-    def source_of(self, number: int) -> ImageSource:
-        """Return the path of an image."""
-
-
-@dataclass
-class FreshCrops(Dataset[Sample]):
-    """Images and N crops of each from an endless sequence, as `SoftLabelDataset` gives N of the stored ones.
-
-    Attributes
-    ----------
-    folder : str
-        Where the images are.
-    keys : sequence of str
-        Their relative paths.
-    sampler : CropSampler
-        Decides the crops.
-    cutter : Cutter
-        How they are made.
+    path_of : callable
+        Key of an image to its path.
     label_of : callable
-        What is known of crops.
+        Labels of crops.
+    sampler : CropSampler
+        Chooses the crops.
     crops_per_image : int
         N.
+    size : int
+        Side of a crop as the network sees it, in pixels.
+    mean, std : three floats
+        Normalisation of RGB in 0..1 for the student. Crops of this dataset are not normalised yet: they are uint8.
+    interpolation : str
+        How crops are scaled.
+    exif_orientation : str
+        Whether images are first turned as their EXIF tag says: `applied` or `ignored`.
     """
 
-    folder: str
     keys: Sequence[str]
-    sampler: CropSampler
-    cutter: Cutter
+    path_of: Callable[[str], Path]
     label_of: LabelOf
+    sampler: CropSampler
     crops_per_image: int
+    size: int
+    mean: Triple
+    std: Triple
+    interpolation: str
+    exif_orientation: str
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __getitems__(self, turns: Sequence[ImageTurn]) -> list[Sample]:
-        """Return the crops of several images that are due at their turns."""
-        return [self._sample(turn) for turn in turns]
-
-    def _sample(self, turn: ImageTurn) -> Sample:
-        cut = self.cutter.cut(self.source_of(turn), lambda size: self._crops(turn, size))
-        return Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size))
-
-    def _crops(self, turn: ImageTurn, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        first = turn.turn * self.crops_per_image
-        return self.sampler.sample(self.keys[turn], size, range(first, first + self.crops_per_image))
+        """Return the crops of several images in their turns, with labels."""
+        cutter = Cutter(self.size, self.interpolation, self.exif_orientation)
+        samples = []
+        for turn in turns:
+            cut = cutter.cut(self.source_of(turn), partial(self._choose, turn))
+            samples.append(Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size)))
+        return samples
 
     def labels_of(self, turns: Sequence[ImageTurn]) -> list[ImageLabels]:
-        """Return crops, flips and labels that are due, without any image."""
+        """Return crops, flips and labels of several images in their turns, without decoding the images."""
         found = []
         for turn in turns:
-            size = self._size(turn)
-            crops, flips = self._crops(turn, size)
+            if turn not in self._sizes:
+                self._sizes[int(turn)] = read_size(self.source_of(turn), exif_orientation=self.exif_orientation)
+            size = self._sizes[turn]
+            crops, flips = self._choose(turn, size)
             found.append(ImageLabels(crops, flips, size, self.label_of(turn, crops, size)))
         return found
 
-    def _size(self, number: int) -> tuple[int, int]:
-        if number not in self._sizes:
-            self._sizes[int(number)] = read_size(self.source_of(number), exif_orientation=self.cutter.exif_orientation)
-        return self._sizes[number]
+    def _choose(self, turn: ImageTurn, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        first = turn.turn * self.crops_per_image
+        return self.sampler.sample(self.keys[turn], size, range(first, first + self.crops_per_image))
 
     def whole_image(self, number: int) -> Image.Image:
-        """Return an image as its crops are cut out of it."""
-        return load_image(self.source_of(number), self.cutter.exif_orientation)
+        """Return an image as its crops are cut from it: decoded to RGB, and turned if `exif_orientation` says so."""
+        return load_image(self.source_of(number), self.exif_orientation)
 
     def source_of(self, number: int) -> Path:
         """Return the path of an image."""
-        return path_of_key(Path(self.folder), self.keys[number])
+        return self.path_of(self.keys[number])
 
 
-@dataclass(frozen=True)
-class ClassLabels:
-    """Says of all crops of an image that they are of its class.
-
-    Attributes
-    ----------
-    classes : int64 (n,)
-        Class of each image.
-    num_classes : int
-        C.
-    """
-
-    classes: NDArray[np.int64]
-    num_classes: int
-
-    def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> Labels:
-        count = len(crops)
-        sure = np.ones((count, 1), np.float32), np.zeros(count, np.float32)
-        return SparseLabels(np.full((count, 1), self.classes[number], np.int32), *sure, self.num_classes)
+def class_labels(classes: NDArray[np.int64], num_classes: int, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> Labels:
+    """Return labels that give the class of the image, `classes[number]`, probability 1 for each of its crops."""
+    rows = len(crops)
+    indices = np.full((rows, 1), classes[number], np.int32)
+    return SparseLabels(indices, np.ones((rows, 1), np.float32), np.zeros(rows, np.float32), num_classes)
 
 
-@dataclass(frozen=True)
-class UnknownLabels:
-    """Says of each crop that all classes are equally probable: a teacher knows better.
-
-    Attributes
-    ----------
-    num_classes : int
-        C.
-    """
-
-    num_classes: int
-
-    def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> Labels:
-        count = len(crops)
-        none = np.zeros((count, 0), np.int32), np.zeros((count, 0), np.float32)
-        return SparseLabels(*none, np.ones(count, np.float32), self.num_classes)
+def unknown_labels(num_classes: int, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> Labels:
+    """Return labels that give all classes the same probability: placeholders, until the teacher labels the crops in the training step."""
+    rows = len(crops)
+    return SparseLabels(np.zeros((rows, 0), np.int32), np.zeros((rows, 0), np.float32), np.ones(rows, np.float32), num_classes)

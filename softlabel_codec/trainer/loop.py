@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom: set up, then epoch after epoch of steps, each followed by evaluation and checkpoint."""
+"""The training loop, from top to bottom: set up, train epoch by epoch, evaluate and write a checkpoint after an epoch, report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,35 +21,32 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import write_json
 from softlabel_codec.errors import StateError
-from softlabel_codec.evaluate.evaluator import LOWER_THE_RATE, Evaluator
+from softlabel_codec.evaluate.evaluator import LOWER_THE_RATE
 from softlabel_codec.options.train import TrainConfig
-from softlabel_codec.students.weights import save_weights
+from softlabel_codec.students.weights import save_state, save_weights
 from softlabel_codec.teacher.interrupted import Interrupted
 from softlabel_codec.teacher.online import OnlineTeacher
-from softlabel_codec.torch import DenseTargets, soft_cross_entropy
+from softlabel_codec.torch import DenseTargets, normalize, soft_cross_entropy
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import workers_watched
-from softlabel_codec.trainer.augment import Mix, jitter_colors, mix_crops
-from softlabel_codec.trainer.batches import Batch, DeviceLoader, HostLoader, Loader
-from softlabel_codec.trainer.checkpoint import load_checkpoint, refuse_begun, save_checkpoint
-from softlabel_codec.trainer.draws import check_draws, epoch_of, num_steps
+from softlabel_codec.trainer.batches import Batch, Loader
+from softlabel_codec.trainer.checkpoint import CHECKPOINT, load_checkpoint, refuse_begun
+from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.log import RunLog
+from softlabel_codec.trainer.mixing import mix_crops
 from softlabel_codec.trainer.processes import Processes, processes
-from softlabel_codec.trainer.setup import Setup, make_evaluator, make_online_teacher, make_optimizer, make_student, set_up
+from softlabel_codec.trainer.setup import make_evaluator, make_online_teacher, make_optimizer, make_student, set_up
 
 Progress = Callable[[int, int], None]
 RESULT, WEIGHTS = "result.json", "weights.pt"
 STEPS_BETWEEN_CHECKS = 50
-EVALUATED = ("val", "evaluation", "evaluation_seconds")
-"""What the record of an epoch holds if images were looked at: their fingerprint, what was measured, and how long it took."""
 logger = logging.getLogger(__name__)
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes
     ----------
@@ -57,11 +54,11 @@ class TrainReport:
         Its folder: `checkpoint.pt`, `log.jsonl`, `result.json`, and `weights.pt`, the student's `state_dict` (averaged, with `ema`),
         with `weights.json`, which says how images are prepared for it.
     epochs, steps : int
-        How much was trained, earlier parts of a run that was continued included.
+        How much was trained, earlier parts of a continued run included.
     loss : float
         Mean loss of the last epoch.
     seconds, data_seconds : float
-        Time of the epochs, and how much of it this process waited for data. (A CUDA device works on what it was given in the meantime.)
+        Time of the epochs, and how much of it this process waited for data. (Meanwhile, a CUDA device works on the steps before.)
     evaluation : dict or None
         What was measured on the validation images after the last epoch: see `Evaluation`.
     """
@@ -75,78 +72,108 @@ class TrainReport:
     evaluation: dict[str, Any] | None
 
 
-@dataclass
-class Run:
-    """A run on its way."""
-
-    config: TrainConfig
-    setup: Setup
-    here: Processes
-    student: nn.Module  # the bare network, whose weights are saved
-    parallel: nn.Module  # the same for the forward pass: parallel, perhaps compiled
-    average: AveragedModel | None
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    loader: Loader
-    teacher: OnlineTeacher | None
-    evaluator: Evaluator | None  # in the first process
-    val: str | None  # fingerprint of the images that it looks at
-    autocast: torch.dtype | None
-    first_epoch: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    data_seconds: float = 0.0
-    record: dict[str, Any] = field(default_factory=dict)  # of the last epoch
-    kept_epochs: int = 0  # in the last checkpoint
-
-
 def train(config: TrainConfig, progress: Progress | None = None, memory: ImageMemory | None = None) -> TrainReport:
-    """Train a student as a configuration says, and return what came of it. With `torchrun`, call it in every process.
+    """Train a student. With `torchrun`, call it in every process.
 
     Parameters
     ----------
     config : TrainConfig
-        What to do.
+        The options of the run.
     progress : callable, optional
         Called with the number of steps done so far and in all.
     memory : ImageMemory, optional
-        Where images of earlier runs lie, for `in_memory`.
+        Images that earlier runs have left in the device's memory, for `in_memory`.
 
     Raises
     ------
     ArgumentError, MismatchError, FormatError
-        If labels, images, checkpoint and options do not fit together; nothing has been trained then.
+        If labels, images, checkpoint and options do not belong together. Nothing has been trained then.
     StateError
-        If the folder holds a run that is not to be continued, or a process that cuts images was killed, or loss or weights are not
-        numbers any more. The last checkpoint stays.
+        If the folder holds a run that is not to be continued, a worker process was killed, or loss or weights are not finite any more.
+        The last checkpoint stays.
     """
     with processes(config.device) as here, workers_watched():
-        return _train(_begin(config, here, memory or ImageMemory()), progress or (lambda done, total: None))
+        return _train(Run(config, here, memory or ImageMemory()), progress or (lambda done, total: None))
+
+
+class Run:
+    """A run and its progress. With `resume`, it continues from its checkpoint if there is one.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        Its options.
+    here : Processes
+        This process among those of the run.
+    memory : ImageMemory
+        Images that are in the device's memory already.
+    """
+
+    def __init__(self, config: TrainConfig, here: Processes, memory: ImageMemory) -> None:
+        self.config, self.here, self.folder = config, here, Path(config.out)
+        with here.together():
+            if here.first and not config.resume:
+                refuse_begun(self.folder)
+            self.setup = set_up(config)
+            check_draws(config, len(self.setup.crops.keys), here.world_size)
+            self.student = make_student(config, self.setup, here.device)
+            self.teacher = make_online_teacher(config, self.setup, here.device)
+            self.loader = Loader(config, self.setup, here, memory)
+            self.evaluator = make_evaluator(config, self.setup, here.device, memory) if here.first else None
+            self.val = None if self.evaluator is None else self.evaluator.images.sha256()
+            if here.first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+        self.parallel = here.parallel(self.student)  # for the forward pass: averages gradients over all processes
+        self.average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None  # type: ignore[no-untyped-call]
+        self.optimizer = make_optimizer(self.student, config)
+        self.scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "float16")
+        self.autocast = _autocast(config.precision, here.device)
+        self.first_epoch = 0
+        self.kept_epochs = 0  # in the last checkpoint
+        self.seconds = self.data_seconds = 0.0
+        self.record: dict[str, Any] = {}  # of the last epoch
+        self.evaluated: dict[str, Any] = {}  # after the last epoch
+        if config.resume:
+            state = here.from_first(lambda: load_checkpoint(self.folder, config, self.setup.trained_on, here.world_size))
+            if state is not None:
+                _continue_from(self, state)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network that is evaluated and saved."""
+        return self.student if self.average is None else self.average.module
 
 
 def _train(run: Run, progress: Progress) -> TrainReport:
-    """Take the epochs that are left."""
+    """Train the epochs that are left."""
     if run.here.first:
-        _say_what_begins(run)
-    with _saying_what_is_kept(run), _log(run) as log:
+        _log_beginning(run)
+    with _saying_what_is_kept(run), _open_log(run) as log:
         for epoch in range(run.first_epoch, run.config.epochs):
             run.record = _train_epoch(run, epoch, progress)
             with run.here.together():
-                if log is not None:  # the first process
+                if log is not None:  # in the first process
                     _end_epoch(run, epoch, log)
     with run.here.together():
         return _finish(run)
 
 
-def _say_what_begins(run: Run) -> None:
+def _log_beginning(run: Run) -> None:
     epochs, images = counted(run.config.epochs, "epoch"), counted(len(run.setup.crops.keys), "image")
     earlier = f", {run.first_epoch} of them by an earlier run" if run.first_epoch else ""
     logger.info("%s: training on %s, %s%s", run.config.out, images, epochs, earlier)
 
 
+def _open_log(run: Run) -> AbstractContextManager[RunLog | None]:
+    """Return the log in the first process, which alone writes it."""
+    if not run.here.first:
+        return nullcontext()
+    return closing(RunLog(run.folder, run.config, run.setup.label_facts, run.first_epoch))
+
+
 @contextmanager
 def _saying_what_is_kept(run: Run) -> Iterator[None]:
-    """Let an interruption of the block say what is in the last checkpoint."""
+    """If the block is interrupted, let the exception say how many epochs are in the last checkpoint."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -154,96 +181,55 @@ def _saying_what_is_kept(run: Run) -> Iterator[None]:
             raise
         how = "run the same command again" if run.config.resume else "run it again with resume=True (--resume)"
         kept, are = counted(run.kept_epochs, "epoch"), "is" if run.kept_epochs == 1 else "are"
-        text = f"{kept} {are} kept in {_folder(run.config)}; {how} to continue" if run.kept_epochs else "No epoch is kept yet"
+        text = f"{kept} {are} kept in {run.folder}; {how} to continue" if run.kept_epochs else "No epoch is kept yet"
         raise Interrupted(text) from error
 
 
-def _begin(config: TrainConfig, here: Processes, memory: ImageMemory) -> Run:
-    """Make everything that a run needs, and take up its checkpoint if it is to be continued."""
-    with here.together():
-        if here.first and not config.resume:
-            refuse_begun(_folder(config))
-        setup = set_up(config)
-        check_draws(config, len(setup.crops.keys), here.world_size)
-        student = make_student(config, setup, here.device)
-        if config.channels_last:
-            student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        teacher = make_online_teacher(config, setup, here.device)
-        loader = DeviceLoader(config, setup, here, memory) if config.in_memory else HostLoader(config, setup, here)
-        evaluator = make_evaluator(config, setup, here.device, memory) if here.first else None
-        if here.first:
-            _folder(config).mkdir(parents=True, exist_ok=True)
-    parallel = here.parallel(student)
-    run = Run(
-        config=config,
-        setup=setup,
-        here=here,
-        student=student,
-        parallel=cast(nn.Module, torch.compile(parallel)) if config.compile else parallel,
-        average=AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None,  # type: ignore[no-untyped-call]
-        optimizer=make_optimizer(student, config),
-        scaler=torch.amp.GradScaler(here.device.type, enabled=config.precision == "float16"),
-        loader=loader,
-        teacher=teacher,
-        evaluator=evaluator,
-        val=evaluator.images.sha256() if evaluator is not None else None,
-        autocast=_AUTOCAST.get(_precision(config, here.device)),
-    )
-    if config.resume:
-        state = here.from_first(lambda: load_checkpoint(_folder(config), config, setup.trained_on, here.world_size))
-        if state is not None:
-            _take_up(run, state)
-    return run
-
-
 def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
-    """Take all steps of an epoch, and return what is to be written down about it."""
-    config, here = run.config, run.here
-    crops_per_image, steps = epoch_of(config, epoch).crops_per_image, num_steps(config, len(run.setup.crops.keys), epoch)
+    """Train an epoch, and return what the log says about it."""
+    config, here, steps = run.config, run.here, len(run.loader)
     rng = np.random.default_rng([config.seed, epoch, here.rank])
-    # of dropout and the like: a run may be continued at any epoch
+    # random numbers of dropout and the like depend on the epoch only: a run may be continued at any epoch
     torch.manual_seed((config.seed * 1_000_003 + epoch * 1009 + here.rank) % 2**63)
     run.student.train()
     losses = torch.zeros((), dtype=torch.float64, device=here.device)
     started = asked = time.perf_counter()
     waited = 0.0
-    for place, batch in enumerate(run.loader.batches(epoch)):
+    for step, batch in enumerate(run.loader.batches(epoch)):
         waited += time.perf_counter() - asked
-        rate = learning_rate(config, epoch + place / steps, epoch + (place + 1) / steps)
+        rate = learning_rate(config, epoch + step / steps, epoch + (step + 1) / steps)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        losses += _step(run, batch, crops_per_image, rng)
-        if place % STEPS_BETWEEN_CHECKS == 0 or place + 1 == steps:
-            _check_loss(float(here.mean(losses)) / (place + 1), epoch, place)
-        progress(epoch * steps + place + 1, config.epochs * steps)
+        losses += _step(run, batch, rng)
+        if step % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps:
+            _check_loss(float(here.mean(losses)) / (step + 1), epoch, step)
+        progress(epoch * steps + step + 1, config.epochs * steps)
         asked = time.perf_counter()
     seconds = time.perf_counter() - started
-    run.steps, run.seconds, run.data_seconds = run.steps + steps, run.seconds + seconds, run.data_seconds + waited
+    run.seconds, run.data_seconds = run.seconds + seconds, run.data_seconds + waited
     loss = float(here.mean(losses)) / steps
     return {"epoch": epoch, "steps": steps, "loss": loss, "learning_rate": rate, "seconds": seconds, "data_seconds": waited}
 
 
 def learning_rate(config: TrainConfig, start: float, end: float) -> float:
-    """Return the learning rate of a step from `start` to `end` in epochs: rising for the warm-up, then falling along a half cosine to 0."""
+    """Return the learning rate of a step from `start` to `end` in epochs: it rises in the warm-up, then falls along a half cosine to 0."""
     if end < config.warmup_epochs:
         return config.learning_rate * end / config.warmup_epochs
     rest = max(1e-8, config.epochs - config.warmup_epochs)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, start - config.warmup_epochs) / rest)))
 
 
-def _step(run: Run, batch: Batch, crops_per_image: int, rng: np.random.Generator) -> Tensor:
-    """Learn from one batch, and return its loss."""
-    config = run.config
+def _step(run: Run, batch: Batch, rng: np.random.Generator) -> Tensor:
+    """Train on one batch, and return its loss."""
+    config, crops = run.config, run.setup.crops
     labels = batch.labels if run.teacher is None else _teach(run.teacher, batch.pixels, run.setup.temperature)
-    pixels = jitter_colors(batch.pixels.float() / 255, config.color_jitter, rng)
-    pixels, mix = mix_crops(pixels, crops_per_image, config.mixup, config.cutmix, rng)
-    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (run.setup.mean, run.setup.std))
-    images = (pixels - mean) / std
-    if config.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+    images, mix = mix_crops(normalize(batch.pixels, crops.mean, crops.std), config.crops_per_image, config.mixup, config.cutmix, rng)
     with torch.autocast(run.here.device.type, run.autocast, enabled=run.autocast is not None):
-        logits = run.parallel(images)
-    loss = _mixed(lambda rows: _loss(run, logits, labels, batch.classes, rows), mix)
+        logits = run.parallel(images.contiguous(memory_format=torch.channels_last)).float()
+    loss = _loss(run, logits, labels, batch.classes)
+    if mix is not None:
+        others = None if batch.classes is None else batch.classes[mix.other]
+        loss = mix.share * loss + (1 - mix.share) * _loss(run, logits, labels[mix.other], others)
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     run.scaler.step(run.optimizer)
@@ -253,30 +239,28 @@ def _step(run: Run, batch: Batch, crops_per_image: int, rng: np.random.Generator
     return loss.detach().double()
 
 
+def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the type that the forward pass computes with, if it is not float32."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else None
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+
+
 def _teach(teacher: OnlineTeacher, pixels: Tensor, temperature: float) -> Targets:
-    """Return what the teacher says of crops right now."""
+    """Return the teacher's labels of crops."""
     return DenseTargets(torch.softmax(teacher(pixels) / temperature, dim=1).clone())
 
 
-def _loss(run: Run, logits: Tensor, labels: Targets, classes: Tensor | None, rows: Tensor | None) -> Tensor:
-    """Return the loss of predictions against the labels of their own crops, or of those in `rows`.
+def _loss(run: Run, logits: Tensor, labels: Targets, classes: Tensor | None) -> Tensor:
+    """Return the loss of logits against the labels, and, with `truth_weight`, against the classes.
 
-    The soft part is that of Hinton et al. (2015): T^2 times the cross-entropy of both at temperature T.
+    The part of the labels is that of Hinton et al. (2015): T^2 times the cross-entropy of both at temperature T.
     """
     weight, temperature = run.config.truth_weight, run.setup.temperature
-    logits = logits.float()
-    loss = logits.new_zeros(())
-    if weight < 1:
-        loss = (1 - weight) * temperature**2 * soft_cross_entropy(logits / temperature, labels if rows is None else labels[rows])
-    if weight and classes is not None:
-        loss = loss + weight * cross_entropy(logits, classes if rows is None else classes[rows])
-    return loss
-
-
-def _mixed(loss: Callable[[Tensor | None], Tensor], mix: Mix | None) -> Tensor:
-    if mix is None:
-        return loss(None)
-    return mix.share * loss(None) + (1 - mix.share) * loss(mix.other)
+    soft = temperature**2 * soft_cross_entropy(logits / temperature, labels)
+    if not weight or classes is None:
+        return soft
+    return (1 - weight) * soft + weight * cross_entropy(logits, classes)
 
 
 def _check_loss(loss: float, epoch: int, step: int) -> None:
@@ -284,114 +268,102 @@ def _check_loss(loss: float, epoch: int, step: int) -> None:
         raise StateError(f"epoch {epoch}, step {step}: the loss is {loss}. {LOWER_THE_RATE}")
 
 
+def _end_epoch(run: Run, epoch: int, log: RunLog) -> None:
+    """Evaluate, write the log and a checkpoint, as far as they are due after an epoch."""
+    config, last = run.config, epoch + 1 == run.config.epochs
+    _check_weights(run, epoch)
+    run.evaluated = _evaluate(run) if last or (epoch + 1) % config.val_epochs == 0 else {}
+    log.epoch(run.record | run.evaluated)
+    logger.info("%s: epoch %d: loss %.4f, %.1f s", config.out, epoch, run.record["loss"], run.record["seconds"])
+    if last or (epoch + 1) % config.checkpoint_epochs == 0:
+        save_state(run.folder / CHECKPOINT, _state(run, epoch + 1))
+        run.kept_epochs = epoch + 1
+
+
 def _check_weights(run: Run, epoch: int) -> None:
-    """Refuse weights that are no numbers, which the loss of the last step does not tell: a checkpoint must be worth going on from."""
+    """Raise StateError if a weight is not finite, which the loss of the last step does not show: no checkpoint must be made of it."""
     for model in (run.student, run.average):
         for name, value in model.state_dict().items() if model is not None else ():
             if not torch.isfinite(value).all():
                 raise StateError(f"epoch {epoch}: after its last step, {name} is not finite any more. {LOWER_THE_RATE}")
 
 
-def _end_epoch(run: Run, epoch: int, log: RunLog) -> None:
-    """Evaluate, write down and keep what an epoch came to."""
-    config, last = run.config, epoch + 1 == run.config.epochs
-    _check_weights(run, epoch)
-    if run.evaluator is not None and (last or (epoch + 1) % config.val_epochs == 0):
-        run.record |= _evaluate(run, run.evaluator)
-    log.epoch(run.record)
-    logger.info("%s: epoch %d: loss %.4f, %.1f s", config.out, epoch, run.record["loss"], run.record["seconds"])
-    if last or (epoch + 1) % config.checkpoint_epochs == 0:
-        save_checkpoint(_folder(config), _state(run, epoch + 1))
-        run.kept_epochs = epoch + 1
+def _evaluate(run: Run) -> dict[str, Any]:
+    """Return what the log says about an evaluation: the fingerprint of the images, the result, and its time."""
+    if run.evaluator is None:
+        return {}
+    started = time.perf_counter()
+    found = dataclasses.asdict(run.evaluator.measure(run.trained, run.autocast))
+    return {"val": run.val, "evaluation": found, "evaluation_seconds": time.perf_counter() - started}
 
 
 def _finish(run: Run) -> TrainReport:
-    """Return the report, after the first process has written it beside the weights."""
+    """Write the weights and the result, and return the report."""
     if run.here.first:
-        if run.record.get("val") != run.val:  # of a run that was finished before, and looked at other images
-            run.record = {name: value for name, value in run.record.items() if name not in EVALUATED}
-            run.record |= _evaluate(run, run.evaluator) if run.evaluator is not None else {}
-            save_checkpoint(_folder(run.config), _state(run, run.config.epochs))
-        save_weights(_folder(run.config) / WEIGHTS, run.student if run.average is None else run.average.module, _about(run))
+        if run.evaluated.get("val") != run.val:  # an earlier run has trained all epochs, and evaluated other images
+            run.evaluated = _evaluate(run)
+            save_state(run.folder / CHECKPOINT, _state(run, run.config.epochs))
+        save_weights(run.folder / WEIGHTS, run.trained, _about(run))
         found = {**run.setup.trained_on, "val": run.val, **dataclasses.asdict(_report(run))}
-        write_json(_folder(run.config) / RESULT, {"config": run.config.to_mapping(), **found})
+        write_json(run.folder / RESULT, {"config": run.config.to_mapping(), **found})
         logger.info("%s: finished, loss %.4f", run.config.out, run.record["loss"])
     return _report(run)
-
-
-def _evaluate(run: Run, evaluator: Evaluator) -> dict[str, Any]:
-    started = time.perf_counter()
-    model = run.student if run.average is None else run.average
-    found = dataclasses.asdict(evaluator.measure(model, run.autocast))
-    return dict(zip(EVALUATED, (run.val, found, time.perf_counter() - started), strict=True))
-
-
-def _state(run: Run, epoch: int) -> dict[str, Any]:
-    """Return what a checkpoint holds: plain values and tensors."""
-    return {
-        "model": run.student.state_dict(),
-        "average": run.average.module.state_dict() if run.average is not None else None,
-        "num_averaged": int(run.average.n_averaged) if run.average is not None else 0,
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "epoch": epoch,
-        "steps": run.steps,
-        "seconds": run.seconds,
-        "data_seconds": run.data_seconds,
-        "config": run.config.to_mapping(),
-        "world_size": run.here.world_size,
-        **run.setup.trained_on,
-        "num_classes": run.setup.num_classes,
-        "preprocessing": run.setup.preprocessing,
-        "folders": run.setup.folders,
-        "record": run.record,
-    }
-
-
-def _about(run: Run) -> dict[str, Any]:
-    """Return what somebody must know who uses the student's weights."""
-    config, setup = run.config, run.setup
-    known = {"student": config.student, "num_classes": setup.num_classes, "size": config.size, "crop": config.val_crop}
-    return {**known, **setup.preprocessing, "folders": setup.folders}
-
-
-def _take_up(run: Run, state: dict[str, Any]) -> None:
-    """Go on where a checkpoint stopped."""
-    run.student.load_state_dict(state["model"])
-    if run.average is not None:
-        run.average.module.load_state_dict(state["average"])
-        run.average.n_averaged.fill_(state["num_averaged"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.scaler.load_state_dict(state["scaler"])
-    run.first_epoch = run.kept_epochs = state["epoch"]
-    run.record = state["record"]
-    run.steps, run.seconds, run.data_seconds = (state[name] for name in ("steps", "seconds", "data_seconds"))
 
 
 def _report(run: Run) -> TrainReport:
     return TrainReport(
         out=run.config.out,
         epochs=run.config.epochs,
-        steps=run.steps,
+        steps=run.config.epochs * len(run.loader),
         loss=run.record["loss"],
         seconds=run.seconds,
         data_seconds=run.data_seconds,
-        evaluation=run.record.get("evaluation"),
+        evaluation=run.evaluated.get("evaluation"),
     )
 
 
-def _log(run: Run) -> AbstractContextManager[RunLog | None]:
-    """Return the log, which only the first process writes."""
-    if not run.here.first:
-        return nullcontext()
-    return RunLog(_folder(run.config), run.config, run.setup.label_facts, run.first_epoch)
+def _about(run: Run) -> dict[str, Any]:
+    """Return what a user of the student's weights must know."""
+    config, setup, crops = run.config, run.setup, run.setup.crops
+    return {
+        "student": config.student,
+        "num_classes": setup.num_classes,
+        "size": config.size,
+        "crop": config.val_crop,
+        "mean": list(crops.mean),
+        "std": list(crops.std),
+        "interpolation": crops.interpolation,
+        "exif_orientation": crops.exif_orientation,
+        "folders": setup.folders,
+    }
 
 
-def _folder(config: TrainConfig) -> Path:
-    return Path(config.out)
+def _state(run: Run, epoch: int) -> dict[str, Any]:
+    """Return the contents of a checkpoint: plain values and tensors."""
+    return {
+        "model": run.student.state_dict(),
+        "average": None if run.average is None else run.average.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "epoch": epoch,
+        "seconds": run.seconds,
+        "data_seconds": run.data_seconds,
+        "record": run.record,
+        "evaluated": run.evaluated,
+        "config": run.config.to_mapping(),
+        "world_size": run.here.world_size,
+        **run.setup.trained_on,
+        "about": _about(run),
+    }
 
 
-def _precision(config: TrainConfig, device: torch.device) -> str:
-    if config.precision != "auto":
-        return config.precision
-    return "bfloat16" if device.type == "cuda" else "float32"
+def _continue_from(run: Run, state: dict[str, Any]) -> None:
+    """Take over the state of a checkpoint."""
+    run.student.load_state_dict(state["model"])
+    if run.average is not None:
+        run.average.load_state_dict(state["average"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.scaler.load_state_dict(state["scaler"])
+    run.first_epoch = run.kept_epochs = state["epoch"]
+    run.record, run.evaluated = state["record"], state["evaluated"]
+    run.seconds, run.data_seconds = state["seconds"], state["data_seconds"]

@@ -1,4 +1,4 @@
-"""One process or many, as `torchrun` starts them: who this is, and what all agree on."""
+"""One process, or several that `torchrun` has started: which of them this is, and what they exchange."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, seen from one of them.
+    """The processes of a run, and which of them this is.
 
     Attributes
     ----------
     rank, world_size : int
-        Which one this is, and how many there are.
+        Number of this process, and how many there are.
     device : torch.device
-        Where this one computes.
+        The device that this process computes on.
     """
 
     rank: int
@@ -36,11 +36,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that evaluates, logs and writes checkpoints."""
+        """Whether this is the process that evaluates, logs and writes checkpoints."""
         return self.rank == 0
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """Return a network whose gradients are averaged over all processes."""
+        """Return the network, wrapped so that gradients are averaged over all processes."""
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
@@ -56,21 +56,21 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave the block when all processes do; an error of one is an error of all, which would else wait for it for ever."""
+        """Leave the block when all processes do. An error in one is raised in all: otherwise the others would wait for it forever."""
         own: Exception | None = None
         try:
             yield
         except (SoftLabelError, OSError) as error:
             own = error
-        everybodys: list[Exception | None] = [own] * self.world_size
+        errors: list[Exception | None] = [own] * self.world_size
         if self.world_size > 1:
-            distributed.all_gather_object(everybodys, own)
-        for found in (own, *everybodys):
+            distributed.all_gather_object(errors, own)
+        for found in (own, *errors):
             if found is not None:
                 raise found
 
     def from_first(self, make: Callable[[], Made]) -> Made:
-        """Return in all processes what the first makes: it alone sees the folder of the run where machines share none."""
+        """Return in all processes what the first one makes: on several machines, only the first may have the folder of the run."""
         made: list[Any] = [None]
         with self.together():
             if self.first:
@@ -82,7 +82,7 @@ class Processes:
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """Join the processes that `torchrun` started, or be alone.
+    """Join the processes that `torchrun` has started, if it has.
 
     Raises
     ------
@@ -98,12 +98,12 @@ def processes(device: str) -> Iterator[Processes]:
         return
     if where.type == "cuda":
         torch.cuda.set_device(where)
-    ours = not distributed.is_initialized()  # whoever trains several times joins once, since a process cannot join again
+    ours = not distributed.is_initialized()  # a script that trains several times has joined before, since a process cannot join twice
     if ours:
         distributed.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield Processes(rank, world_size, where)
     finally:
         if ours:
-            gc.collect()  # a network that averages gradients holds the group, which must not live until the interpreter ends
+            gc.collect()  # the parallel network refers to the group, which must not live until the interpreter ends
             distributed.destroy_process_group()

@@ -1,10 +1,11 @@
-"""Everything that stands before the first step: labels, images, classes, preprocessing, student, teacher."""
+"""Prepares a run: finds labels, images and their classes, and makes the student, the teacher and the optimiser."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
-from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.errors import MismatchError
 from softlabel_codec.evaluate import Evaluator, TestImages
 from softlabel_codec.images.classes import (
     class_folders,
@@ -26,10 +27,9 @@ from softlabel_codec.images.classes import (
     unknown_classes,
     warn_of_other_classes,
 )
-from softlabel_codec.images.cutting import Cutter
-from softlabel_codec.images.files import list_images, resampling
+from softlabel_codec.images.files import agreed_exif_orientation, list_images, path_of_key
 from softlabel_codec.label_maps import MappedCrops, file_sha256
-from softlabel_codec.options.train import MOMENTUM, ONLINE, TRUTH, TrainConfig
+from softlabel_codec.options.train import MAPS, MOMENTUM, OF_FRESH_CROPS, ONLINE, STORED, TrainConfig, kind_of_labels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
@@ -38,82 +38,70 @@ from softlabel_codec.teacher.load import Teacher, load_teacher
 from softlabel_codec.teacher.online import OnlineTeacher, online_teacher
 from softlabel_codec.torch import SoftLabelDataset
 from softlabel_codec.torch.device import ImageMemory
-from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple
-from softlabel_codec.trainer.fresh import ClassLabels, Crops, FreshCrops, LabelOf, UnknownLabels
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
+from softlabel_codec.trainer.fresh import FreshCrops, LabelOf, class_labels, unknown_labels
 
 NOT_DECAYED = ("class_token", "cls_token", "dist_token", "pos_embed", "pos_embedding")
-"""What tokens and positions of transformers are called in timm and in torchvision."""
+"""Names of tokens and positions of transformers in timm and torchvision."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run trains on and with.
+    """What a run trains on.
 
     Attributes
     ----------
-    crops : Crops
-        Images, crops and labels.
+    crops : SoftLabelDataset or FreshCrops
+        Images, crops and labels, and how crops are prepared: mean, std, interpolation and exif_orientation.
     classes : int64 (n,) or None
         Class of each image, if known.
     num_classes : int
         C.
-    mean, std : three floats
-        Normalisation of RGB in 0..1.
-    interpolation, exif_orientation : str
-        How crops are scaled, and images turned.
+    folders : list of str
+        Class folders in the order of their class numbers; empty if that order is not known.
     temperature : float
         T of softmax(logits / T).
-    labels : str
-        Fingerprint of the labels: of the file, or of the images' classes, or of the teacher.
-    images_sha256 : str
-        Fingerprint of the images, and of the classes that they are held to be of.
     label_facts : dict
-        What the log says about the labels.
-    folders : list of str
-        Class folders in the order of their numbers; empty if nobody knows them.
+        What the log says about the labels. Their `fingerprint` is that of the file, of the images' classes, or of the teacher.
+    images_sha256 : str
+        Fingerprint of the images and their classes.
     teacher : Teacher or None
-        Who labels in every step.
+        The teacher that labels in every step.
     """
 
-    crops: Crops
+    crops: SoftLabelDataset | FreshCrops
     classes: NDArray[np.int64] | None
     num_classes: int
-    mean: Triple
-    std: Triple
-    interpolation: str
-    exif_orientation: str
-    temperature: float
-    labels: str
-    images_sha256: str
-    label_facts: dict[str, Any]
     folders: list[str]
+    temperature: float
+    label_facts: dict[str, Any]
+    images_sha256: str
     teacher: Teacher | None = None
 
     @property
     def trained_on(self) -> dict[str, str]:
-        """By what a run is told from one of the same options on other labels or images."""
-        return {"labels": self.labels, "images": self.images_sha256}
+        """Fingerprints of labels and images. A run with the same options on others is another run."""
+        return {"labels": self.label_facts["fingerprint"], "images": self.images_sha256}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How images become what the student takes, in plain values."""
-        how = {"interpolation": self.interpolation, "exif_orientation": self.exif_orientation}
-        return {"mean": list(self.mean), "std": list(self.std), **how}
+        """How images are prepared for the student, in plain values."""
+        how = {"interpolation": self.crops.interpolation, "exif_orientation": self.crops.exif_orientation}
+        return {"mean": list(self.crops.mean), "std": list(self.crops.std), **how}
 
 
 def set_up(config: TrainConfig) -> Setup:
-    """Return what a configuration says to train on, everything checked that can be before training.
+    """Return what a run trains on, and check that its labels, images and options belong together.
 
     Raises
     ------
     ArgumentError, MismatchError, FormatError
-        If labels, images and options do not fit together.
+        If they do not.
     """
-    kind = _kind(config)
-    return _stored_crops(config) if kind == "stored" else _fresh_crops(config, kind)
+    return _set_up_stored(config) if kind_of_labels(config.labels) == STORED else _set_up_fresh(config)
 
 
-def _stored_crops(config: TrainConfig) -> Setup:
+def _set_up_stored(config: TrainConfig) -> Setup:
     crops = SoftLabelDataset(
         config.images,
         config.labels,
@@ -130,124 +118,115 @@ def _stored_crops(config: TrainConfig) -> Setup:
     )
     reader = crops.reader
     temperature = _temperature_of(reader, config.temperature)
-    folders, num_classes = _classes(config, crops.keys, reader.num_classes)
-    classes = _class_numbers(config, crops.keys, folders)
+    classes, num_classes, folders = _classes(config, crops.keys, reader.num_classes)
     if classes is not None:
         warn_of_other_classes(reader, classes)
-    return Setup(
-        crops=crops,
-        classes=classes,
-        num_classes=num_classes,
-        mean=crops.mean,
-        std=crops.std,
-        interpolation=crops.interpolation,
-        exif_orientation=crops.exif_orientation,
-        temperature=temperature,
-        labels=reader.fingerprint,
-        images_sha256=_images_sha256(config, crops, classes),
-        label_facts={"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint},
-        folders=folders,
-    )
+    facts = {"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint}
+    return Setup(crops, classes, num_classes, folders, temperature, facts, _images_sha256(config, crops, classes))
 
 
-def _fresh_crops(config: TrainConfig, kind: str) -> Setup:
-    keys = list_images(config.images)
-    mapped = MappedCrops.load(config.labels, keys) if kind == "maps" else None
-    teacher = _load_teacher(config)
-    folders, num_classes = _classes(config, keys, None if mapped is None else mapped.maps.num_classes)
-    classes = _class_numbers(config, keys, folders)
-    label_of, fingerprint = _labels_of_fresh_crops(config, keys, mapped, teacher, classes, num_classes)
-    interpolation = config.interpolation or ("bilinear" if teacher is None else teacher.interpolation)
-    cutter = Cutter(config.size, interpolation, _exif_orientation(config, mapped))
-    resampling(cutter.interpolation)
-    sampler = CropSampler(config.seed, config.scale or (0.08, 1.0), config.ratio or (3 / 4, 4 / 3), _or(config.flip_probability, 0.5))
-    crops = FreshCrops(config.images, keys, sampler, cutter, label_of, config.crops_per_image)
-    return Setup(
-        crops=crops,
-        classes=classes,
-        num_classes=num_classes,
-        mean=as_triple("mean", config.mean or (IMAGENET_MEAN if teacher is None else teacher.mean)),
-        std=as_std(config.std or (IMAGENET_STD if teacher is None else teacher.std)),
-        interpolation=cutter.interpolation,
-        exif_orientation=cutter.exif_orientation,
-        temperature=_or(config.temperature, 1.0),
-        labels=fingerprint,
-        images_sha256=_images_sha256(config, crops, classes),
-        label_facts={"labels": config.labels, "fingerprint": fingerprint},
-        folders=folders,
-        teacher=teacher,
-    )
-
-
-def _labels_of_fresh_crops(
-    config: TrainConfig,
-    keys: Sequence[str],
-    mapped: MappedCrops | None,
-    teacher: Teacher | None,
-    classes: NDArray[np.int64] | None,
-    num_classes: int,
-) -> tuple[LabelOf, str]:
-    """Return what is known of fresh crops, and its fingerprint."""
+def _set_up_fresh(config: TrainConfig) -> Setup:
+    keys, path_of = find_training_images(config.images)
+    mapped = MappedCrops.load(config.labels, keys) if kind_of_labels(config.labels) == MAPS else None
+    teacher = _load_teacher(config) if config.labels == ONLINE else None
+    classes, num_classes, folders = _classes(config, keys, None if mapped is None else mapped.maps.num_classes)
+    label_of: LabelOf
     if mapped is not None:
-        return mapped, file_sha256(config.labels)
-    if teacher is not None:
-        return UnknownLabels(num_classes), weights_sha256(teacher.model)
-    if classes is None:
+        label_of, fingerprint = mapped, file_sha256(config.labels)
+    elif teacher is not None:
+        label_of, fingerprint = partial(unknown_labels, num_classes), weights_sha256(teacher.model)
+    elif classes is not None:
+        label_of, fingerprint = partial(class_labels, classes, num_classes), _classes_sha256(keys, classes)
+    else:
         raise MismatchError(unknown_classes(config.images, len(class_folders(keys)), num_classes))
-    numbered = (f"{number} {key}".encode() for number, key in zip(classes.tolist(), keys, strict=True))
-    return ClassLabels(classes, num_classes), keys_sha256(numbered)
+    how = {name: getattr(config, name) for name in OF_FRESH_CROPS if getattr(config, name) is not None}
+    turned = None if mapped is None else mapped.maps.exif_orientation
+    crops = FreshCrops(
+        keys,
+        path_of,
+        label_of,
+        CropSampler(config.seed, **how),
+        config.crops_per_image,
+        config.size,
+        mean=config.mean or (IMAGENET_MEAN if teacher is None else teacher.mean),
+        std=config.std or (IMAGENET_STD if teacher is None else teacher.std),
+        interpolation=config.interpolation or ("bilinear" if teacher is None else teacher.interpolation),
+        exif_orientation=agreed_exif_orientation(config.exif_orientation, turned, config.labels),
+    )
+    facts = {"labels": config.labels, "fingerprint": fingerprint}
+    return Setup(crops, classes, num_classes, folders, config.temperature or 1.0, facts, _images_sha256(config, crops, classes), teacher)
 
 
-def _exif_orientation(config: TrainConfig, mapped: MappedCrops | None) -> str:
-    """Return how images are turned; MismatchError if another way is wanted than that of label maps."""
-    said = None if mapped is None else mapped.maps.exif_orientation
-    if said is None or config.exif_orientation in (None, said):
-        return config.exif_orientation or said or "ignored"
-    made = f"these labels were made with exif_orientation={said!r}, expected {config.exif_orientation!r}"
-    raise MismatchError(f"{config.labels}: {made}. Leave it out, or make the labels again with it")
+def find_training_images(folder: str) -> tuple[list[str], Callable[[str], Path]]:
+    """Return the keys of all images in a folder, and a function that returns the path of an image from its key.
+
+    With a label file, `SoftLabelDataset` finds the images instead.
+    """
+    return list_images(folder), partial(path_of_key, Path(folder))
 
 
-def _images_sha256(config: TrainConfig, crops: Crops, classes: NDArray[np.int64] | None) -> str:
-    paths = [Path(str(crops.source_of(number))) for number in range(len(crops.keys))]
-    return images_sha256(config.images, paths, classes)
+def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) -> tuple[NDArray[np.int64] | None, int, list[str]]:
+    """Return the class of each image, the number of classes, and the class folders in the order of their numbers.
 
-
-def _load_teacher(config: TrainConfig) -> Teacher | None:
-    if config.teacher is None:
-        return None
-    output = config.teacher_output or "logits"
-    return load_teacher(config.teacher, weights=config.teacher_weights, num_classes=config.num_classes, output=output)
+    If that order is not known, the first is None and the last empty.
+    """
+    known = of_labels or config.num_classes
+    folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes, known)
+    num_classes = known or len(folders)
+    if config.num_classes not in (None, num_classes):
+        raise MismatchError(f"{config.labels}: expected labels of {config.num_classes} classes, got {num_classes}")
+    if folders and len(folders) == num_classes:
+        return classes_of(keys, folders, config.images), num_classes, folders
+    if config.classes is not None:
+        raise MismatchError(f"{config.classes}: expected {counted(num_classes, 'class folder')}, got {len(folders)}")
+    if config.truth_weight:
+        raise MismatchError(f"truth_weight: needs the classes of the images. {unknown_classes(config.images, len(folders), num_classes)}")
+    return None, num_classes, []
 
 
 def _temperature_of(reader: SoftLabelReader, wanted: float | None) -> float:
-    """Return the temperature of a file's labels, which the student takes over; logits can be had at any."""
+    """Return the temperature of the labels in a file, at which the student is trained too; logits can be used at any temperature."""
     said = reader.metadata.get("temperature")
     if said is not None and (isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < math.inf):
         raise MismatchError(f"{reader.path}: its metadata say temperature={said!r}, expected a positive number")
     if Codec.parse(reader.codec).content != "logits" and said is not None and wanted not in (None, said):
         advice = "Leave temperature out, or label again with it"
         raise MismatchError(f"{reader.path}: its labels were made with temperature={said:g}, expected {wanted:g}. {advice}")
-    return float(_or(wanted, _or(said, 1.0)))
+    return float(wanted or said or 1.0)
+
+
+def _load_teacher(config: TrainConfig) -> Teacher:
+    output = config.teacher_output or "logits"
+    return load_teacher(str(config.teacher), weights=config.teacher_weights, num_classes=config.num_classes, output=output)
+
+
+def _classes_sha256(keys: Sequence[str], classes: NDArray[np.int64]) -> str:
+    return keys_sha256(f"{number} {key}".encode() for number, key in zip(classes.tolist(), keys, strict=True))
+
+
+def _images_sha256(config: TrainConfig, crops: SoftLabelDataset | FreshCrops, classes: NDArray[np.int64] | None) -> str:
+    paths = [Path(str(crops.source_of(number))) for number in range(len(crops.keys))]
+    return images_sha256(config.images, paths, classes)
 
 
 def make_student(config: TrainConfig, setup: Setup, device: torch.device) -> nn.Module:
-    """Return the student with its first weights, which depend on the seed only.
+    """Return the student before training. Its new weights depend on the seed only.
 
     Raises
     ------
     ArgumentError, MismatchError
-        If there is no such network, or it does not give logits of the classes for images of that size.
+        If there is no such network, or it does not return logits of the classes for images of that size.
     """
     torch.manual_seed(config.seed)
     student = build_student(config.student, setup.num_classes, config.size).to(device)
     check_student(student, config.student, setup.num_classes, config.size)
     if config.weights is not None:
         load_weights(student, config.weights)
-    return student
+    return student.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimiser that a configuration asks for."""
+    """Return the optimiser of a run."""
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate)
@@ -265,66 +244,25 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device) -> OnlineTeacher | None:
-    """Return the teacher that labels in every step, None if there is none; MismatchError if it does not fit."""
+    """Return the teacher that labels in every step, or None if there is none; MismatchError if it does not fit the images."""
     return None if setup.teacher is None else online_teacher(setup.teacher, setup.num_classes, config.size, device)
 
 
 def find_test_images(config: TrainConfig, setup: Setup) -> TestImages | None:
-    """Return the validation images, with their classes; None if there are none."""
+    """Return the validation images with their classes, or None if there are none."""
     if config.val is None:
         return None
     folders = setup.folders or class_folders(list_images(config.val))
     if len(folders) != setup.num_classes:
         raise MismatchError(unknown_classes(config.val, len(folders), setup.num_classes))
-    how = {"crop": config.val_crop, "interpolation": setup.interpolation, "exif_orientation": setup.exif_orientation}
-    return TestImages.of_folder(config.val, folders, config.size, **how)
+    how = {"interpolation": setup.crops.interpolation, "exif_orientation": setup.crops.exif_orientation}
+    return TestImages.of_folder(config.val, folders, config.size, crop=config.val_crop, **how)
 
 
 def make_evaluator(config: TrainConfig, setup: Setup, device: torch.device, memory: ImageMemory) -> Evaluator | None:
-    """Return what measures the student on the validation images; None if there are none."""
+    """Return what measures the student on the validation images, or None if there are none."""
     images = find_test_images(config, setup)
     if images is None:
         return None
-    return Evaluator(images, setup.mean, setup.std, device, workers=config.workers, memory=memory if config.in_memory else None)
-
-
-def _kind(config: TrainConfig) -> str:
-    kind = config.labels
-    if kind not in (TRUTH, ONLINE):
-        kind = {".slc": "stored", ".npz": "maps"}.get(Path(config.labels).suffix, "")
-    if not kind:
-        raise ArgumentError(f"labels: expected FILE.slc, FILE.npz (label maps), {TRUTH!r} or {ONLINE!r}, got {config.labels!r}")
-    of_files, of_fresh = "label files", "fresh crops: those of a label file are fixed"
-    foreign = {"stored_crops": of_files, "policy": of_files}
-    if kind == "stored":
-        foreign = dict.fromkeys(("scale", "ratio", "flip_probability"), of_fresh)
-    elif kind == TRUTH:
-        foreign["temperature"] = "soft labels: classes have none"
-    for name, whose in foreign.items():
-        if getattr(config, name) is not None:
-            raise ArgumentError(f"{name}: is for {whose}, leave it out with labels={config.labels!r}")
-    return kind
-
-
-def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) -> tuple[list[str], int]:
-    """Return the class folders in the order of their numbers, or none if nobody can know that order; and C."""
-    known = of_labels or config.num_classes
-    folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes, known)
-    num_classes = known or len(folders)
-    if config.num_classes not in (None, num_classes):
-        raise MismatchError(f"{config.labels}: expected labels of {config.num_classes} classes, got {num_classes}")
-    if config.classes is not None and len(folders) != num_classes:
-        raise MismatchError(f"{config.classes}: expected {counted(num_classes, 'class folder')}, got {len(folders)}")
-    return (folders if len(folders) == num_classes else []), num_classes
-
-
-def _class_numbers(config: TrainConfig, keys: Sequence[str], folders: Sequence[str]) -> NDArray[np.int64] | None:
-    if folders:
-        return classes_of(keys, folders, config.images)
-    if config.truth_weight:
-        raise MismatchError(f"truth_weight: needs to know the images' classes. {unknown_classes(config.images, 0, config.num_classes)}")
-    return None
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
+    kept = memory if config.in_memory else None
+    return Evaluator(images, setup.crops.mean, setup.crops.std, device, workers=config.workers, memory=kept)

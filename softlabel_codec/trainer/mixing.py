@@ -1,4 +1,4 @@
-"""What is done to batches on the device: colour jitter, mixup and cutmix. Labels are mixed by mixing losses, which are linear in them."""
+"""Mixup and cutmix of a batch, on its device. Labels are not mixed: the losses are, which is the same, as the loss is linear in labels."""
 
 from __future__ import annotations
 
@@ -9,28 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-GREY = 0.299, 0.587, 0.114
-
 
 class Mix(NamedTuple):
-    """How a batch was mixed: crop i is `share` of itself and 1 - `share` of crop `other[i]`."""
+    """How a batch was mixed: crop i is now `share` of itself and 1 - `share` of crop `other[i]`."""
 
     other: Tensor
     share: float
-
-
-def jitter_colors(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Return pixels (B, 3, H, W) in 0..1 whose brightness, contrast and saturation are changed by factors of 1 +- strength, per crop."""
-    if not strength:
-        return pixels
-    drawn = rng.uniform(1 - strength, 1 + strength, (3, len(pixels), 1, 1, 1)).astype(np.float32)
-    factors = torch.from_numpy(drawn).to(pixels.device)
-    pixels = (pixels * factors[0]).clamp_(0, 1)
-    weights = torch.tensor(GREY, device=pixels.device).view(1, 3, 1, 1)
-    mean = (pixels * weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
-    pixels = torch.lerp(mean.expand_as(pixels), pixels, factors[1]).clamp_(0, 1)
-    grey = (pixels * weights).sum(dim=1, keepdim=True)
-    return torch.lerp(grey.expand_as(pixels), pixels, factors[2]).clamp_(0, 1)
 
 
 def mix_crops(pixels: Tensor, crops_per_image: int, mixup: float, cutmix: float, rng: np.random.Generator) -> tuple[Tensor, Mix | None]:
@@ -39,13 +23,13 @@ def mix_crops(pixels: Tensor, crops_per_image: int, mixup: float, cutmix: float,
     Parameters
     ----------
     pixels : float (B, 3, H, W)
-        Crops, those of an image side by side. They are of two images at least: no crop is mixed with one of its own image.
+        Crops of at least two images, those of an image side by side. No crop is mixed with one of its own image.
     crops_per_image : int
-        How many of them are of each image.
+        Number of crops of each image.
     mixup, cutmix : float
-        Alphas of the beta distribution of the share; 0 leaves that way out. With both, each step takes either.
+        Alpha of the beta distribution of the share, or 0 for none. If both are given, each call chooses one of them at random.
     rng : Generator
-        What is drawn from.
+        Source of random numbers.
     """
     if not mixup and not cutmix:
         return pixels, None
