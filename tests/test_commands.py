@@ -74,7 +74,7 @@ def test_an_option_that_is_given_twice_is_an_error(name, option, tmp_path, monke
 
 
 def test_the_opposite_of_an_option_counts_as_the_same():
-    assert "more than once" in run("train", "--compile", "--no-compile", code=2)
+    assert "more than once" in run("train", "--nesterov", "--no-nesterov", code=2)
     assert "more than once" not in run("verify", "nowhere.slc", "--deep", "--deep", code=2)
 
 
