@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.codec import POLICIES
 from softlabel_codec.errors import ArgumentError, StateError
 
 Rows = slice | Sequence[int] | NDArray[Any]
+TopK = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +51,39 @@ class Tails:
 
     def weights_of(self, images: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the weights of classes (R, K) in the tails of images (R,), float32 (R, K); 0 for the class -1."""
-        listed = self.classes >= 0
-        span = int(max(self.classes.max(), classes.max())) + 2
-        image, place = np.nonzero(listed)
+        places = self.places_of(images, classes)
+        listed = np.take_along_axis(self.weights[images], np.maximum(places, 0), axis=1)
+        weights = np.where(places >= 0, listed, self.floor[images][:, None])
+        return np.where(classes >= 0, weights, 0).astype(np.float32)
+
+    def places_of(self, images: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Return where classes (R, K) are listed in the tails of images (R,), int64 (R, K): a column of `classes`; -1 if they are not."""
+        span = int(max(self.classes.max(initial=0), classes.max(initial=0))) + 2
+        image, place = np.nonzero(self.classes >= 0)
+        if not len(place):
+            return np.full(classes.shape, -1)
         known = image * span + self.classes[image, place]  # ascending
         wanted = images[:, None] * span + classes
-        found = np.minimum(np.searchsorted(known, wanted), max(0, len(known) - 1))
-        in_tail = known[found] == wanted if len(known) else np.zeros(wanted.shape, np.bool_)
-        weights = np.where(in_tail, self.weights[image, place][found] if len(known) else 0, self.floor[images][:, None])
-        return np.where(classes >= 0, weights, 0).astype(np.float32)
+        found = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return np.where((known[found] == wanted) & (classes >= 0), place[found], -1)
+
+
+class _Targets(NamedTuple):
+    """Targets of some classes of some crops: of the crop in row `rows[e]`, that of class `classes[e]` is `targets[e]`."""
+
+    rows: NDArray[Any]
+    classes: NDArray[Any]
+    targets: NDArray[np.float32]
+
+    def and_(self, more: _Targets) -> _Targets:
+        """Return these and more."""
+        return _Targets(*(np.concatenate(pair) for pair in zip(self, more, strict=True)))
+
+    def largest(self, num_rows: int, k: int) -> TopK:
+        """Return the k largest of each row, the lowest classes first of equal ones; no row may have fewer."""
+        order = np.lexsort((self.classes, -self.targets, self.rows))
+        chosen = order[np.searchsorted(self.rows[order], np.arange(num_rows))[:, None] + np.arange(k)]
+        return self.classes[chosen].astype(np.int32), self.targets[chosen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +136,10 @@ class SparseLabels:
 
     @property
     def top1(self) -> NDArray[np.int32]:
-        """Most probable class of each crop, int32 (R,)."""
+        """Most probable class of each crop as the teacher ranked them, int32 (R,).
+
+        It is the class of `topk(1)`, unless rounding made targets equal (`values=f16`): then that is the lowest of these classes.
+        """
         return self.indices[:, 0]
 
     def with_policy(self, policy: str) -> SparseLabels:
@@ -128,34 +157,70 @@ class SparseLabels:
         >>> labels.dense().tolist(), labels.with_policy("renorm").dense()[0, 2].round(3).item()
         ([[0.25, 0.125, 0.5, 0.125]], 0.6669999957084656)
         """
-        kept = self.indices >= 0
-        rows, columns = np.nonzero(kept)
-        targets = self._background(kept)
-        targets[rows, self.indices[rows, columns]] = self._foreground()[rows, columns]
+        stated, background = self._by_class()
+        targets = np.repeat(background[:, None], self.num_classes, axis=1)
+        targets[stated.rows, stated.classes] = stated.targets
         return targets
 
-    def _background(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the share of the remainder for each class (R, C); entries of kept classes are arbitrary."""
-        if self.policy == "renorm":
-            return np.zeros((len(self), self.num_classes), np.float32)
-        others = self.num_classes - kept.sum(axis=1)
-        even = np.zeros(len(self), np.float32)
-        np.divide(self.remainder, others, out=even, where=others > 0)
-        background = np.repeat(even[:, None], self.num_classes, axis=1)
-        if self.policy == "tail":
-            weights = self._unkept_tail(kept)
-            total = weights.sum(axis=1, dtype=np.float64)
-            along = total > 0
-            background[along] = weights[along] * (self.remainder[along] / total[along])[:, None]
-        return background
+    def topk(self, k: int) -> TopK:
+        """Return the k classes with the largest targets of each crop, largest first, of equal targets the lowest classes.
 
-    def _unkept_tail(self, kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+        Equal to what sorting `dense()` gives, but the targets of all classes are never built.
+
+        Parameters
+        ----------
+        k : int
+            1 to C.
+
+        Returns
+        -------
+        classes : int32 (R, k)
+            The classes.
+        probs : float32 (R, k)
+            Their targets.
+
+        Examples
+        --------
+        >>> labels = SparseLabels(np.int32([[2, 0]]), np.float32([[0.5, 0.25]]), np.float32([0.25]), num_classes=4)
+        >>> [array.tolist() for array in labels.topk(3)]
+        [[[2, 0, 1]], [[0.5, 0.25, 0.125]]]
+        """
+        k = _check_k(k, self.num_classes)
+        stated, background = self._by_class()
+        rows, classes = _lowest_others(stated, (len(self), self.num_classes), k)
+        return _Targets(rows, classes, background[rows]).and_(stated).largest(len(self), k)
+
+    def _by_class(self) -> tuple[_Targets, NDArray[np.float32]]:
+        """Return the targets of classes that are kept or listed in a tail, and of each crop that of every other class, float32 (R,)."""
+        rows, places = np.nonzero(self.indices >= 0)
+        kept = _Targets(rows, self.indices[rows, places], self._foreground()[rows, places])
+        even = np.zeros(len(self), np.float32)
+        if self.policy == "renorm":
+            return kept, even
+        others = self.num_classes - self.counts
+        np.divide(self.remainder, others, out=even, where=others > 0)
+        if self.policy == "uniform":
+            return kept, even
+        listed, background = self._along_tail(even)
+        return kept.and_(listed), background
+
+    def _along_tail(self, even: NDArray[np.float32]) -> tuple[_Targets, NDArray[np.float32]]:
+        """Return the targets of classes that a tail lists and the crop does not keep, and of each crop that of the classes in neither."""
         assert self.tails is not None
         assert self.tail_of is not None
-        weights = self.tails.dense(self.num_classes)[self.tail_of]
-        rows, columns = np.nonzero(kept)
-        weights[rows, self.indices[rows, columns]] = 0
-        return weights
+        classes, weights, floor = self.tails.classes[self.tail_of], self.tails.weights[self.tail_of], self.tails.floor[self.tail_of]
+        listed = classes >= 0
+        places = self.tails.places_of(self.tail_of, self.indices)
+        rows, kept = np.nonzero(places >= 0)
+        listed[rows, places[rows, kept]] = False
+        num_others = self.num_classes - self.counts - listed.sum(axis=1)
+        total = np.where(listed, weights, 0).sum(axis=1, dtype=np.float64) + num_others * floor.astype(np.float64)
+        along = total > 0
+        scale = np.zeros(len(self))
+        np.divide(self.remainder, total, out=scale, where=along)
+        rows, columns = np.nonzero(listed & along[:, None])
+        targets = (weights[rows, columns] * scale[rows]).astype(np.float32)
+        return _Targets(rows, classes[rows, columns], targets), np.where(along, floor * scale, even).astype(np.float32)
 
     def _foreground(self) -> NDArray[np.float32]:
         if self.policy == "renorm":
@@ -194,6 +259,13 @@ class DenseLabels:
     def top1(self) -> NDArray[np.int32]:
         """Index of the largest number of each crop, int32 (R,)."""
         return np.asarray(self.vectors.argmax(axis=1), np.int32)
+
+    def topk(self, k: int) -> TopK:
+        """Return the k classes with the largest targets of each crop, int32 (R, k), and these, float32 (R, k); see `SparseLabels.topk`."""
+        k, targets = _check_k(k, self.num_classes), self.dense()
+        smallest = np.partition(targets, self.num_classes - k, axis=1)[:, self.num_classes - k, None]
+        rows, classes = np.nonzero(targets >= smallest)
+        return _Targets(rows, classes, targets[rows, classes]).largest(len(self), k)
 
     def dense(self) -> NDArray[np.float32]:
         """Return the targets, float32 (R, C): the probabilities, or the softmax of the logits.
@@ -298,6 +370,24 @@ def as_rows(rows: int | Rows, num_rows: int) -> Rows:
         return rows
     number = range(num_rows)[rows]
     return slice(number, number + 1)
+
+
+def _check_k(k: int, num_classes: int) -> int:
+    number = check_whole("k", k, 1)
+    if number > num_classes:
+        raise ArgumentError(f"k: expected at most {num_classes}, the number of classes, got {number}")
+    return number
+
+
+def _lowest_others(stated: _Targets, shape: tuple[int, int], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return rows and classes: for each row of (R, C) the k lowest classes that are not stated, or all if there are fewer."""
+    num_rows, num_classes = shape
+    width = min(num_classes, int(np.bincount(stated.rows, minlength=1).max()) + k)
+    other = np.ones((num_rows, width), np.bool_)
+    low = stated.classes < width
+    other[stated.rows[low], stated.classes[low]] = False
+    rows, classes = np.nonzero(other & (other.cumsum(axis=1) <= k))
+    return rows, classes
 
 
 def concatenate_labels(parts: Sequence[Labels]) -> Labels:

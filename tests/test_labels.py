@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import fkd_target, kept_classes, log8_target, tail_targets
 
-from softlabel_codec import ArgumentError, Codec, SparseLabels, StateError
+from softlabel_codec import ArgumentError, Codec, DenseLabels, SparseLabels, StateError
 from softlabel_codec.block.families import label_quantiser
-from softlabel_codec.labels import concatenate_labels
+from softlabel_codec.labels import Tails, concatenate_labels
 
 STRATEGIES = ["hard", "smoothing", "marginal_smoothing:k=3", "marginal_renorm:k=3", "marginal_smoothing:t=0.05", "marginal_renorm:t=0.2"]
 
@@ -240,3 +240,89 @@ def test_concatenated_tails_stay_with_their_crops():
     joined = concatenate_labels(labels)
     np.testing.assert_array_equal(joined.dense(), np.concatenate([part.dense() for part in labels]))
     np.testing.assert_array_equal(joined[[12, 0]].dense(), joined.dense()[[12, 0]])
+
+
+TAILS = [f"{selection},tail={tail},step={step}" for selection in ("k=1", "t=0.1") for tail in (1, 4, 12) for step in (0.2, 1.0)]
+CODECS = [
+    *(with_values(codec, values) for codec in STRATEGIES for values in ("f32", "f16", "log8")),
+    *(f"marginal_smoothing:{tail}" for tail in TAILS),
+    "dense",
+    "dense:values=f16,content=logits",
+]
+
+
+def largest(targets: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    classes = np.argsort(-targets, axis=1, kind="stable")[:, :k]
+    return classes, np.take_along_axis(targets, classes, axis=1)
+
+
+@given(st.lists(probabilities(), min_size=1, max_size=3), st.sampled_from(CODECS), st.data())
+@settings(max_examples=600, deadline=None)
+def test_the_largest_targets_are_those_of_all_classes_sorted(images, codec, data):
+    num_classes = min(image.shape[1] for image in images)
+    parsed = Codec.parse(codec)
+    if max(parsed.k or 1, parsed.tail) > num_classes:
+        return
+    images = [normal(image[:, :num_classes]) for image in images]
+    if parsed.content == "logits":
+        labels = concatenate_labels([DenseLabels(image * 40, "logits") for image in images])
+    else:
+        labels = concatenate_labels([through(image, codec) for image in images])
+    for policy in [None] if parsed.name == "dense" else [None, "uniform", "renorm"]:
+        read = labels if policy is None else labels.with_policy(policy)
+        for k in {1, data.draw(st.integers(1, num_classes)), num_classes}:
+            classes, probs = read.topk(k)
+            wanted_classes, wanted_probs = largest(read.dense(), k)
+            assert (classes.dtype, probs.dtype) == (np.int32, np.float32)
+            np.testing.assert_array_equal(classes, wanted_classes)
+            np.testing.assert_array_equal(probs, wanted_probs)
+
+
+def normal(weights: np.ndarray) -> np.ndarray:
+    """Return probabilities; those of a row without any are even."""
+    weights = np.where(weights.sum(axis=1, keepdims=True) > 0, weights, np.float32(1))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.1, 0.9]))
+def test_classes_of_a_tail_may_exceed_kept_ones(seed, share):
+    rng = np.random.default_rng(seed)
+    tails = Tails(np.int32([[0, 3, 7], [1, 2, -1]]), np.float32([[0.25, 0.25, share], [0.5, 0.25, 0]]), np.float32([0.02, 0.03]))
+    indices = np.int32([rng.permutation(9)[:3] for _ in range(6)])
+    indices[rng.random(6) < 0.5, 2] = -1
+    values = np.where(indices >= 0, np.float32(rng.choice([0.0, 0.05, 0.2], (6, 3))), 0).astype(np.float32)
+    labels = SparseLabels(indices, values, np.float32(rng.random(6)), 9, "tail", tails, rng.integers(0, 2, 6))
+    for k in (1, 4, 9):
+        for found, wanted in zip(labels.topk(k), largest(labels.dense(), k), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    exceeded = SparseLabels(np.int32([[5]]), np.float32([[0.1]]), np.float32([0.9]), 9, "tail", tails[:1], np.zeros(1, np.int64))
+    assert exceeded.topk(1)[0].item() != 5
+
+
+def test_the_largest_targets_of_very_many_classes():
+    labels = SparseLabels(np.int32([[2**30, 1], [7, -1]]), np.float32([[0.5, 0.25], [1, 0]]), np.float32([0.25, 0]), 2**31)
+    classes, probs = labels.topk(3)
+    assert classes.tolist() == [[2**30, 1, 0], [7, 0, 1]]
+    assert probs[:, :2].tolist() == [[0.5, 0.25], [1, 0]]
+
+
+@pytest.mark.parametrize("codec", ["marginal_smoothing:k=2,tail=3", "marginal_smoothing:k=2", "dense"])
+def test_the_largest_targets_are_at_most_as_many_as_classes(codec):
+    labels = through(random_probs(np.random.default_rng(3), 5, 9), codec)
+    with pytest.raises(ArgumentError, match="k: expected at most 9, the number of classes, got 10"):
+        labels.topk(10)
+    for wrong in (0, 1.5, True):
+        with pytest.raises(ArgumentError, match="k: expected an integer of at least 1"):
+            labels.topk(wrong)
+    assert [array.shape for array in labels[:0].topk(2)] == [(0, 2), (0, 2)]
+
+
+def test_the_most_probable_class_is_the_teachers_even_if_rounding_made_targets_equal():
+    labels = through(np.float32([[0.1, 0.44999, 0.45001]]), "marginal_smoothing:k=3,values=f16")
+    assert labels.top1.tolist() == [2]
+    assert labels.topk(1)[0].tolist() == [[1]]
+
+
+def test_features_have_no_largest_targets():
+    with pytest.raises(StateError, match="features, not probabilities"):
+        DenseLabels(np.float32([[1, 2]]), "features").topk(1)
