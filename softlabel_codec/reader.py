@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from softlabel_codec.block.one_image import MAX_CROPS as MAX_FEW
 from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.container.lookup import Lookup
+from softlabel_codec.container.matching import KeyFinder
 from softlabel_codec.container.msgpack_maps import Plain
 from softlabel_codec.container.open_container import OpenContainer
+from softlabel_codec.crops.due import due_crops
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, StateError
 from softlabel_codec.labels import BatchLabels, ImageLabels
 
@@ -102,7 +104,7 @@ class SoftLabelReader:
             container.close()
             raise
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
-        self._lookup = Lookup(container)
+        self._lookup, self._finder = Lookup(container), KeyFinder(container.keys, self.path)
         self._sampler_checked = not self._layout.derived
         self.num_classes, self.parsed_codec, self.crops = description.num_classes, description.codec, description.crops
         self.codec = str(description.codec)
@@ -199,7 +201,67 @@ class SoftLabelReader:
         numbers = self._lookup.images(images)
         if not len(numbers):
             raise ArgumentError("read_batch: expected at least one image")
-        chosen = None if crops is None else self._lookup.batch_crops(crops, numbers)
+        return self._read_chosen(numbers, None if crops is None else self._lookup.batch_crops(crops, numbers))
+
+    def find(self, keys: Iterable[str], match: str | Callable[[str], str] = "exact", missing: int | None = None) -> NDArray[np.int64]:
+        """Return the numbers of the images with these keys, int64 (B,), for `draw` and `read_batch`.
+
+        Parameters
+        ----------
+        keys : iterable of str
+            B keys, as another program has them.
+        match : str or callable
+            When a key fits a stored one. `exact`: if they are equal. `stem`: if they are equal without the file's ending, or with the file
+            name cut at its first dot, as WebDataset does. `basename`: if their last path components are equal, or fit like stems where
+            none is equal. A function is applied to stored keys and to those asked for, and what it returns must be equal; pass the same
+            function each time, because all stored keys are read for a new one.
+        missing : int, optional
+            A negative number to return for unknown keys, instead of raising KeyError.
+
+        Raises
+        ------
+        KeyError
+            If a key fits no image. The message has the nearest stored keys, and the `match` that all keys fit, if there is one.
+        MismatchError
+            If a key fits two images.
+        ArgumentError
+            If an argument is not as described.
+        """
+        return self._finder.find(keys, match, missing)
+
+    def draw(
+        self, rows: ArrayLike, crops_per_image: int = 4, seed: int = 0, epoch: ArrayLike = 0, *, stored_crops: int | None = None
+    ) -> BatchLabels:
+        """Return crops, flips and labels that are due of some images: those that `SoftLabelDataset` draws with the same arguments.
+
+        An image's crops depend on its number, the seed and the epoch only. All are used before any is used again.
+
+        Parameters
+        ----------
+        rows : int (B,)
+            Numbers of images, as `find` returns them.
+        crops_per_image : int
+            How many of each.
+        seed : int
+            Decides the order in which crops are drawn.
+        epoch : int, or int (B,)
+            The epoch, or how often each image was drawn before.
+        stored_crops : int, optional
+            Draw from the first so many crops of each image only.
+
+        Raises
+        ------
+        ArgumentError
+            If an image has too few crops, or an argument is not as described.
+        IndexError, CorruptError
+            As for `read_batch`.
+        """
+        numbers = self._lookup.rows(rows)
+        return self._read_chosen(
+            numbers, due_crops(numbers, self.num_crops[numbers], crops_per_image, seed, epoch, stored_crops, self.path)
+        )
+
+    def _read_chosen(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         try:
             return self._read_batch(numbers, chosen)
         except FormatError:

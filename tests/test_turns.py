@@ -420,3 +420,16 @@ def test_two_processes(labels, tmp_path):
     assert done.returncode == 0, done.stderr
     wanted = [[(image, [turn(image, number)]) for image in range(NUM_IMAGES)] for number in range(2)]
     assert done.stdout.splitlines() == [str(draws) for draws in wanted]
+
+
+@pytest.mark.parametrize("options", [{}, {"stored_crops": 5}, {"keys": KEYS[3:6][::-1]}])
+def test_the_reader_draws_what_the_dataset_does(labels, options):
+    dataset = make(labels, 2, seed=9, **options)
+    dataset.set_epoch(4)
+    wanted = dataset.labels_of(range(3))
+    stored = {name: value for name, value in options.items() if name == "stored_crops"}
+    drawn = dataset.reader.draw(dataset.reader.find(dataset.keys[:3]), crops_per_image=2, seed=9, epoch=4, **stored)
+    for mine, theirs in zip(drawn, wanted, strict=True):
+        np.testing.assert_array_equal(mine.crops, theirs.crops)
+        np.testing.assert_array_equal(mine.flips, theirs.flips)
+        np.testing.assert_array_equal(mine.labels.dense(), theirs.labels.dense())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -295,6 +295,11 @@ class KeyPage:
     def __getitem__(self, place: int) -> bytes:
         start = int(self._ends[place - 1]) if place else self._start
         return self._content[start : int(self._ends[place])]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield all keys."""
+        ends = self._ends.tolist()
+        return (self._content[start:end] for start, end in zip([self._start, *ends], ends, strict=False))
 
 
 def unpack_order_page(frame: bytes, crc32: int, count: int, num_images: int) -> NDArray[np.uint32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -89,14 +89,15 @@ class Keys(Sequence[str]):
         return self._text(self._key(number))
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._text, self.raw())
+        return chain.from_iterable(map(self._texts, self._pages()))
 
     def raw(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in file order."""
+        return chain.from_iterable(self._pages())
+
+    def _pages(self) -> Iterator[KeyPage]:
         self._located(self._page_table)  # must be valid even if there are no pages
-        for page in range(num_pages(self._num_keys, True)[0]):
-            keys = self._read_key_page(page)
-            yield from (keys[place] for place in range(len(keys)))
+        return map(self._read_key_page, range(num_pages(self._num_keys, True)[0]))
 
     def raw_in_order(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in the order that binary search relies on."""
@@ -115,12 +116,22 @@ class Keys(Sequence[str]):
     def find(self, key: str) -> int | None:
         """Return the number of the image with that key, or None."""
         wanted = key.encode("utf-8", "surrogatepass")
-        low, high = self._page_of(wanted) if self._ascend else (0, self._num_keys)
-        low = bisect_left(range(high), wanted, low, key=lambda place: self._key(self._in_order(place)))
+        low, high = self._bisect(wanted)
         if low == high:
             return None
         number = self._in_order(low)
         return number if self._key(number) == wanted else None
+
+    def around(self, key: str, count: int) -> list[str]:
+        """Return about so many keys that stand next to a key, which need not be there, in the order of keys."""
+        place = self._bisect(key.encode("utf-8", "surrogatepass"))[0]
+        low, high = max(0, place - count // 2), min(self._num_keys, place + count // 2)
+        return [self[self._in_order(place)] for place in range(low, high)]
+
+    def _bisect(self, wanted: bytes) -> tuple[int, int]:
+        """Return the place in order of the first key that is not less, and the end of the range that was searched."""
+        low, high = self._page_of(wanted) if self._ascend else (0, self._num_keys)
+        return bisect_left(range(high), wanted, low, key=lambda place: self._key(self._in_order(place))), high
 
     def _page_of(self, key: bytes) -> tuple[int, int]:
         """Return the range of image numbers in which a key must be, if keys ascend: that of one page."""
@@ -181,6 +192,9 @@ class Keys(Sequence[str]):
         count = min(ORDER_PER_PAGE, self._num_keys - page * ORDER_PER_PAGE)
         place = num_pages(self._num_keys, True)[0] + page
         return self._located(lambda: unpack_order_page(*self._frame(place), count, self._num_keys))
+
+    def _texts(self, keys: KeyPage) -> list[str]:
+        return self._located(lambda: list(map(decode_key, keys)))
 
     def _text(self, key: bytes) -> str:
         return self._located(lambda: decode_key(key))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softlabel_codec.checks.arguments import batch_crop_numbers, crop_numbers, whole
+from softlabel_codec.checks.arrays import as_array
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.errors import ArgumentError
 
@@ -48,6 +49,18 @@ class Lookup:
             raise self._no_such_image(int(images[outside][0]))
         numbers = images.astype(np.int64)
         return np.where(numbers < 0, numbers + self._num_images, numbers)
+
+    def rows(self, rows: ArrayLike) -> NDArray[np.int64]:
+        """Return numbers of images as `find` gives them, int64 (B,); ArgumentError for anything else, such as -1."""
+        numbers = as_array("rows", rows)
+        if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu":
+            got = f"{numbers.dtype} of shape {numbers.shape}"
+            raise ArgumentError(f"rows: expected numbers of images, integers of shape (B,), at least one, got {got}")
+        if numbers.min() < 0:
+            place = int((numbers < 0).argmax())
+            advice = "Leave out what find(missing=...) marked"
+            raise ArgumentError(f"{self._path}: rows: expected numbers of images, got {numbers[place]} at place {place}. {advice}")
+        return self.images(numbers)
 
     def crops(self, crops: Sequence[int] | NDArray[np.integer], number: int) -> list[int]:
         """Return crop numbers of one image; IndexError if it has no such crop."""

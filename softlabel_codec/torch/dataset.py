@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from softlabel_codec.checks.arguments import check_choice, check_whole
-from softlabel_codec.crops.choice import choose_crops
+from softlabel_codec.crops.due import check_counts
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images.cutting import CropsOf, Cutter
 from softlabel_codec.images.files import agreed_exif_orientation, check_image, crops_in_pixels, load_image, resampling
@@ -180,24 +180,13 @@ class SoftLabelDataset(Dataset[Sample]):
         self._normalized, self._after_crop = normalized, after_crop
         self._find_image, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
         self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
-        self._check_counts()
+        check_counts(self.reader.num_crops[self.numbers], self.crops_per_image, self._stored_crops, self.reader.path)
         if self.normalization is not None and (mean is None or std is None):
             self._mention_normalisation()
         self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
-
-    def _check_counts(self) -> None:
-        fewest = int(self._num_crops(self.numbers).min(initial=max(self.crops_per_image, self._stored_crops or 0)))
-        for name, wanted in (("stored_crops", self._stored_crops), ("crops_per_image", self.crops_per_image)):
-            if wanted is not None and fewest < wanted:
-                raise ArgumentError(f"{name}: expected at most {fewest}, the crops stored of an image in {self.reader.path}, got {wanted}")
-
-    def _num_crops(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return of how many crops of each image some are drawn, int64 (B,)."""
-        stored = self.reader.num_crops[numbers]
-        return stored if self._stored_crops is None else np.minimum(stored, self._stored_crops)
 
     def _mention_normalisation(self) -> None:
         if not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
@@ -293,9 +282,8 @@ class SoftLabelDataset(Dataset[Sample]):
     def _due(self, indices: Sequence[int], count: bool = True) -> BatchLabels:
         places, turns = self._turns.due(indices, count)
         numbers = places if self._numbers is None else self._numbers[places]
-        chosen = choose_crops(self.seed, turns, numbers, self._num_crops(numbers), self.crops_per_image)
         try:
-            return self.reader.read_batch(numbers, chosen)
+            return self.reader.draw(numbers, self.crops_per_image, self.seed, turns, stored_crops=self._stored_crops)
         finally:
             if len(self._damaged.tensor):
                 self._damaged.tensor[self.reader.damaged_images] = True
