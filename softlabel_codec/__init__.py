@@ -23,14 +23,17 @@ from softlabel_codec.errors import (
     UnknownFeatureError,
 )
 from softlabel_codec.labels import BatchLabels, DenseLabels, ImageLabels, SparseLabels
+from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.version import __version__
+from softlabel_codec.views import AllViews
 from softlabel_codec.writer import SoftLabelWriter
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the application configures logging
 
 __all__ = [
+    "AllViews",
     "ArgumentError",
     "BatchLabels",
     "Codec",
@@ -43,6 +46,7 @@ __all__ = [
     "MismatchError",
     "NewerVersionError",
     "NotAContainerError",
+    "Padding",
     "SoftLabelError",
     "SoftLabelReader",
     "SoftLabelWriter",

@@ -52,8 +52,11 @@ class SoftLabelReader:
         How crops are stored: `pixels`, `derived`, `fractions:f32` or `fractions:f16`.
     image_checksums : bool
         Whether the file stores the CRC-32 of each image's file: see `ImageLabels.image_crc32`.
-    sampler : CropSampler or None
+    sampler : CropSampler, AllViews or None
         The sampler of crops that are `derived`.
+    padding : Padding
+        How images are enlarged before crops are cut out of them; `padding.pixels` is 0 if they are not. Crops count from the upper left
+        corner of the padded image, image sizes are those without padding.
     metadata : dict
         The caller's metadata, as passed to the writer.
     summary : dict
@@ -108,7 +111,7 @@ class SoftLabelReader:
         self._sampler_checked = not self._layout.derived
         self.num_classes, self.parsed_codec, self.crops = description.num_classes, description.codec, description.crops
         self.codec = str(description.codec)
-        self.sampler, self.image_checksums = description.sampler, description.image_checksums
+        self.sampler, self.image_checksums, self.padding = description.sampler, description.image_checksums, description.padding
         self.metadata: Plain = description.metadata
         self.summary, self.keys, self.num_crops = container.summary, container.keys, container.index.num_crops
 

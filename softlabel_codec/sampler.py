@@ -108,6 +108,9 @@ class CropSampler:
             "flip_probability": self.flip_probability,
         }
 
+    def num_crops(self, height: int, width: int) -> None:
+        """Return None: there is a crop for every number."""
+
     def sample(self, key: str, image_size: tuple[int, int], numbers: Any) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return crops and flips of an image.
 

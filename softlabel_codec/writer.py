@@ -33,8 +33,9 @@ from softlabel_codec.container.pending import PendingBlock, PendingImage
 from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, LimitError, StateError
-from softlabel_codec.sampler import CropSampler
+from softlabel_codec.padding import NO_PADDING, Padding
 from softlabel_codec.version import PACKAGE
+from softlabel_codec.views import Sampler
 
 TARGET_BYTES_PER_BLOCK = 6144
 """A block is full with this many bytes of label columns: few enough to read one image quickly, enough to make overhead negligible."""
@@ -60,10 +61,12 @@ class SoftLabelWriter:
     crops : str
         How crops are given and stored: `pixels`; `derived`: those of `sampler`, which need not be stored; or
         `fractions:f32` / `fractions:f16` of images whose size is not known.
-    sampler : CropSampler, optional
+    sampler : CropSampler or AllViews, optional
         Sampler of derived crops.
     image_checksums : bool
         Store the CRC-32 of each image's file (4 bytes), so that readers detect other images under the same names.
+    padding : Padding, optional
+        How images are enlarged before crops are cut out of them. Crops then count from the upper left corner of the padded image.
     resume : bool
         Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it. (One without a whole
         block holds nothing, and is started again.)
@@ -101,8 +104,9 @@ class SoftLabelWriter:
         metadata: Mapping[str, Any] | None = None,
         *,
         crops: str = "pixels",
-        sampler: CropSampler | None = None,
+        sampler: Sampler | None = None,
         image_checksums: bool = False,
+        padding: Padding = NO_PADDING,
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
@@ -110,10 +114,11 @@ class SoftLabelWriter:
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ArgumentError(f"metadata: expected a mapping, got {type(metadata).__name__}")
         codec = codec if isinstance(codec, Codec) else Codec.parse(codec)
-        self._description = Description(num_classes, codec, crops, dict(metadata or {}), {"writer": PACKAGE}, sampler, image_checksums)
+        other = {"writer": PACKAGE}
+        self._description = Description(num_classes, codec, crops, dict(metadata or {}), other, sampler, image_checksums, padding)
         self._layout = self._description.layout
         packed = self._description.pack()
-        header = Header(len(packed), zlib.crc32(packed))
+        header = Header(len(packed), zlib.crc32(packed), incompatible_features=self._description.incompatible_features)
         self._metadata_crc32 = header.metadata_crc32
         self._pending = PendingBlock()
         self._ended: str | None = None
@@ -168,12 +173,13 @@ class SoftLabelWriter:
         key : str
             Name of the image, unique in the file; usually its path inside the image folder, with `/`.
         crops : int (M, 4)
-            top, left, height, width of each crop in pixels of the stored image; or float fractions of it, if the file stores those.
+            top, left, height, width of each crop in pixels of the stored image, with its padding; or float fractions of it, if the file
+            stores those.
         flips : bool (M,)
             Whether each crop is mirrored left to right. Crops and flips may be left out if they are derived; if given, they must be
             those of the sampler.
         image_size : (int, int)
-            Height and width of the stored image in pixels. Optional only where crops are fractions.
+            Height and width of the stored image in pixels, without padding. Optional only where crops are fractions.
         probs : float (M, C)
             The teacher's probabilities; or else
         indices, values : integer (M, K), float (M, K)
@@ -272,7 +278,8 @@ class SoftLabelWriter:
         check_key(key)
         check_image_crc32(image_crc32, self._description.image_checksums)
         fractions = self._description.crops.startswith("fractions")
-        size = check_image_size(image_size) if not fractions or image_size is not None else (0, 0)
+        padding = self._description.padding
+        size = check_image_size(image_size, padding.pixels) if not fractions or image_size is not None else (0, 0)
         geometry = flags = None
         if self._layout.derived:
             num_crops = _num_rows(labels)
@@ -280,7 +287,7 @@ class SoftLabelWriter:
         elif crops is None or flips is None:
             raise ArgumentError("expected crops and flips")
         else:
-            geometry = check_fraction_crops(crops, self._layout.mode.dtype) if fractions else check_pixel_crops(crops, size)
+            geometry = check_fraction_crops(crops, self._layout.mode.dtype) if fractions else check_pixel_crops(crops, size, padding.pixels)
             num_crops = len(geometry)
             flags = check_flips(flips, num_crops)
         codes = self._layout.quantiser.quantise(labels, num_crops)
@@ -295,11 +302,16 @@ class SoftLabelWriter:
         return image
 
     def _check_derived(self, key: str, size: tuple[int, int], num_crops: int, crops: ArrayLike | None, flips: ArrayLike | None) -> None:
-        """Raise ArgumentError if crops or flips are given and are not those of the sampler."""
+        """Raise ArgumentError if the sampler has fewer crops of an image, or others than those that are given."""
+        sampler, padded = self._description.sampler, self._description.padding.around(size)
+        assert sampler is not None
+        most = sampler.num_crops(*padded)
+        if most is not None and num_crops > most:
+            there = f"those that the sampler has of {padded[0]} x {padded[1]} pixels (height x width, with padding)"
+            raise ArgumentError(f"crops: expected at most {most}, {there}, got {num_crops}")
         if crops is None and flips is None:
             return
-        assert self._description.sampler is not None
-        derived = self._description.sampler.sample(key, size, range(num_crops))
+        derived = sampler.sample(key, padded, range(num_crops))
         for name, given, expected in zip(("crops", "flips"), (crops, flips), derived, strict=True):
             if given is not None and not np.array_equal(as_array(name, given), expected):
                 raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")

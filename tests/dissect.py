@@ -99,7 +99,8 @@ class Pieces:
         ends = np.cumsum([pages_at, *(length for length, _ in table)]).tolist()
         pages = [data[start:end] for start, end in pairwise(ends)]
         summary = data[summary_offset + 4 : index_offset]
-        return cls(data[32:blocks_offset], payloads, pages, summary, images, crops, flags=trailer["flags"])
+        features = {"incompatible_features": header.incompatible_features}
+        return cls(data[32:blocks_offset], payloads, pages, summary, images, crops, header=features, flags=trailer["flags"])
 
     def content(self, block: int = 0) -> bytes:
         """Return the content of a block."""

@@ -189,8 +189,8 @@ def unpack_map(data: bytes) -> dict[str, Any]:
 # C3, C4, C11: header, metadata, codec string
 
 
-def read_header(data: bytes) -> tuple[int, int]:
-    """`metadata_length` and `metadata_crc32`."""
+def read_header(data: bytes) -> tuple[int, int, bool]:
+    """`metadata_length`, `metadata_crc32`, and whether there is padding."""
     require(data[:8] == MAGIC[: len(data)], "no magic", NotAContainerError)
     require(len(data) >= 10, "header is incomplete", TruncatedError)
     (major,) = struct.unpack_from("<H", data, 8)
@@ -198,14 +198,14 @@ def read_header(data: bytes) -> tuple[int, int]:
     require(len(data) >= 32, "header is incomplete", TruncatedError)
     _minor, incompatible, _compatible, metadata_length, metadata_crc32, header_crc32 = struct.unpack_from("<HIIIII", data, 10)
     require(zlib.crc32(data[:28]) == header_crc32, "header_crc32 differs")
-    require(incompatible == 0, f"incompatible features {incompatible:#x}", UnknownFeatureError)
+    require(incompatible in (0, 1), f"incompatible features {incompatible:#x}", UnknownFeatureError)
     require(1 <= metadata_length <= 16777216, "metadata_length", LimitError)
-    return metadata_length, metadata_crc32
+    return metadata_length, metadata_crc32, incompatible == 1
 
 
 def read_metadata(data: bytes) -> tuple[dict[str, Any], int, int]:
     """The metadata, their CRC-32, and the offset of block 0."""
-    length, crc32 = read_header(data)
+    length, crc32, padded = read_header(data)
     require(len(data) >= 32 + length, "metadata are incomplete", TruncatedError)
     require(zlib.crc32(data[32 : 32 + length]) == crc32, "metadata_crc32 differs")
     metadata = unpack_map(data[32 : 32 + length])
@@ -217,9 +217,49 @@ def read_metadata(data: bytes) -> tuple[dict[str, Any], int, int]:
     require(2 <= metadata["num_classes"] <= 2147483648, "num_classes", LimitError)
     require(metadata["crops"] in ("pixels", "fractions:f32", "fractions:f16", "derived"), "unknown crops", UnknownFeatureError)
     parse_codec(metadata["codec"], metadata["num_classes"])
+    require(padded == ("padding" in metadata), "padding in the header or in the metadata only")
+    if padded:
+        check_padding(metadata["padding"])
+        require(metadata["crops"] in ("pixels", "derived"), "padding with fractions")
     if metadata["crops"] == "derived":
         parse_sampler(metadata.get("crop_sampler"))
     return metadata, crc32, 32 + length
+
+
+def check_padding(found: Any) -> None:
+    """C4.2."""
+    require(isinstance(found, dict) and isinstance(found.get("mode"), str), "padding is no map, or has no mode")
+    require(found["mode"] in ("constant", "edge", "reflect", "symmetric"), "unknown mode of padding", UnknownFeatureError)
+    require(type(found.get("pixels")) is int and 1 <= found["pixels"] <= 1024, "padding: pixels")
+    if found["mode"] == "constant":
+        fill = found.get("fill")
+        require(isinstance(fill, list) and len(fill) == 3, "padding: fill")
+        require(all(type(value) is int and 0 <= value <= 255 for value in fill), "padding: fill")
+
+
+def padded_sizes(metadata: dict[str, Any], sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """C4.2: height and width of images as crops are cut out of them."""
+    if "padding" not in metadata:
+        return sizes
+    P = metadata["padding"]["pixels"]
+    require(all(1 <= side <= 65535 - 2 * P for size in sizes for side in size), "an image has no pixels, or too many with its padding")
+    return [(H + 2 * P, W + 2 * P) for H, W in sizes]
+
+
+def pad(image: list[list[Any]], padding: dict[str, Any]) -> list[list[Any]]:
+    """C4.2: the padded image, row by row."""
+    P, H, W = padding["pixels"], len(image), len(image[0])
+
+    def s(i: int, n: int) -> int | None:
+        if padding["mode"] == "constant":
+            return i if 0 <= i < n else None
+        if padding["mode"] == "edge":
+            return min(max(i, 0), n - 1)
+        period = 2 * n if padding["mode"] == "symmetric" else max(1, 2 * (n - 1))
+        return min(i % period, (2 * n - 1 if padding["mode"] == "symmetric" else 2 * (n - 1)) - i % period)
+
+    rows, columns = [s(y - P, H) for y in range(H + 2 * P)], [s(x - P, W) for x in range(W + 2 * P)]
+    return [[padding["fill"] if row is None or column is None else image[row][column] for column in columns] for row in rows]
 
 
 def decimal(text: str) -> float:
@@ -294,12 +334,13 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
     sizes = list(zip(heights, widths, strict=True))
     crc32s = fields.column("I", num_images) if "image_checksum" in metadata else [None] * num_images
     flips = [] if mode == "derived" else [bit == 1 for bit in fields.bits(sum(counts), 1)]
-    crops = read_crop_columns(fields, mode, crop_fields, sizes, counts)
+    padded = padded_sizes(metadata, sizes)
+    crops = read_crop_columns(fields, mode, crop_fields, padded, counts)
     labels, tails = read_label_columns(fields, codec, label_fields, num_classes, counts)
     keys = read_block_keys(fields, num_images)
     fields.end()
     if mode == "derived":
-        crops, flips = derive_crops(parse_sampler(metadata["crop_sampler"]), keys, sizes, counts)
+        crops, flips = derive_crops(parse_sampler(metadata["crop_sampler"]), keys, padded, counts)
         require(crops_crc32(crops, flips) == crop_fields[0], "crops_crc32 differs")
 
     images, first = [], 0
@@ -401,12 +442,20 @@ class Sampler(NamedTuple):
     flip_probability: float
 
 
+class AllViews(NamedTuple):
+    """R6."""
+
+    height: int
+    width: int
+    flips: bool
+
+
 def is_float(value: Any) -> bool:
     return type(value) in (float, int)
 
 
-def parse_sampler(found: Any) -> Sampler:
-    """C4, R1."""
+def parse_sampler(found: Any) -> Sampler | AllViews:
+    """C4, R1, R6."""
 
     def floats(name: str) -> tuple[float, float]:
         pair = found.get(name)
@@ -414,6 +463,11 @@ def parse_sampler(found: Any) -> Sampler:
         return float(pair[0]), float(pair[1])
 
     require(isinstance(found, dict) and isinstance(found.get("name"), str), "no crop_sampler, or it has no name")
+    if found["name"] == "all_views/1":
+        views = AllViews(found.get("height"), found.get("width"), found.get("flips"))
+        require(all(type(side) is int and 1 <= side <= 65535 for side in views[:2]), "crop_sampler: height or width")
+        require(isinstance(views.flips, bool), "crop_sampler: flips")
+        return views
     require(found["name"] == "random_resized_crop/1", f"unknown crop_sampler {found['name']}", UnknownFeatureError)
     require(type(found.get("seed")) is int and is_float(found.get("flip_probability")), "crop_sampler: seed or flip_probability")
     sampler = Sampler(found["seed"], floats("scale"), floats("ratio"), floats("log_ratio"), found["flip_probability"])
@@ -479,10 +533,23 @@ def largest_allowed(size: tuple[int, int], r0: float, r1: float) -> tuple[int, i
     return H, W
 
 
-def derive_crops(sampler: Sampler, keys: list[str], sizes: list[tuple[int, int]], counts: list[int]) -> tuple[list[list[int]], list[bool]]:
+def view(views: AllViews, size: tuple[int, int], m: int) -> tuple[list[int], bool]:
+    """R6: crop m of an image, and whether it is flipped."""
+    F, (H, W), (h, w, _flips) = 2 if views.flips else 1, size, views
+    require(h <= H and w <= W and m < F * (H - h + 1) * (W - w + 1), "an image has more crops than views")
+    place = m // F
+    return [place // (W - w + 1), place % (W - w + 1), h, w], m % F == 1
+
+
+def derive_crops(
+    sampler: Sampler | AllViews, keys: list[str], sizes: list[tuple[int, int]], counts: list[int]
+) -> tuple[list[list[int]], list[bool]]:
     """C5.3, `derived`: the crops and flips of a block."""
     images = zip(keys, sizes, counts, strict=True)
-    sampled = [sample(sampler, key, size, m) for key, size, count in images for m in range(count)]
+    if isinstance(sampler, AllViews):
+        sampled = [view(sampler, size, m) for _, size, count in images for m in range(count)]
+    else:
+        sampled = [sample(sampler, key, size, m) for key, size, count in images for m in range(count)]
     return [crop for crop, _ in sampled], [flip for _, flip in sampled]
 
 

@@ -20,7 +20,7 @@ MODULES = {
 # From the bottom to the top: a module imports only from lower layers, or from its own.
 LAYERS = [
     ["errors", "version"],
-    ["checks", "sampler"],
+    ["checks", "padding", "sampler", "views"],
     ["codec"],
     ["labels"],
     ["quantise"],

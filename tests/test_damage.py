@@ -107,7 +107,11 @@ def test_what_is_no_sound_beginning(tmp_path, data, error, message):
         ({"codec": "marginal_smoothing:k=5,tails=30"}, UnknownFeatureError, "has no option 'tails=30'"),
         ({"crops": "circles"}, UnknownFeatureError, "crops: expected one of pixels"),
         ({"crops": "derived"}, CorruptError, "has no 'crop_sampler'"),
-        ({"crops": "derived", "crop_sampler": {"name": "x"}}, UnknownFeatureError, "expected 'random_resized_crop/1', got 'x'"),
+        (
+            {"crops": "derived", "crop_sampler": {"name": "x"}},
+            UnknownFeatureError,
+            "expected 'random_resized_crop/1' or 'all_views/1', got 'x'",
+        ),
         ({"crops": "derived", "crop_sampler": []}, CorruptError, "crop_sampler: expected a map with a name"),
         ({"crops": "derived", "crop_sampler": {"name": "random_resized_crop/1"}}, CorruptError, "crop_sampler: 'seed' is missing"),
         ({"crops": "derived", "crop_sampler": {**SAMPLER, "scale": ["2", 1]}}, CorruptError, "scale: expected two floats, got .'2', 1."),

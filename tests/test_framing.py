@@ -100,8 +100,8 @@ WRONG_MAGIC = r"expected a softlabel container to begin with b'\x89SLC\r\n\x1a\n
         (header_bytes(major=65535), NewerVersionError, "format version 65535: expected 1. Update softlabel_codec"),
         (header_bytes(major=0), NewerVersionError, "format version 0: expected 1. Update softlabel_codec"),
         (header_bytes()[:31], TruncatedError, "the file ends within its header: expected 32 bytes, got 31"),
-        (header_bytes(incompatible=1)[:28] + bytes(4), CorruptError, "checksum of the header differs"),
-        (header_bytes(incompatible=1), UnknownFeatureError, "the file needs unknown feature bit 0. Update softlabel_codec"),
+        (header_bytes(incompatible=8)[:28] + bytes(4), CorruptError, "checksum of the header differs"),
+        (header_bytes(incompatible=9), UnknownFeatureError, "the file needs unknown feature bit 3. Update softlabel_codec"),
         (
             header_bytes(incompatible=1 << 31 | 0b110, length=0),
             UnknownFeatureError,

@@ -11,8 +11,10 @@ from PIL import Image
 from shapes import COLORS, options
 from torch.utils.data import DataLoader
 
-from softlabel_codec import ArgumentError, SoftLabelReader
+from softlabel_codec import AllViews, ArgumentError, Padding, SoftLabelReader
 from softlabel_codec.cli.main import main
+from softlabel_codec.images.cutting import Cutter
+from softlabel_codec.padding import PADDING_MODES
 from softlabel_codec.students import build_student
 from softlabel_codec.torch import SoftLabelDataset, SoftLabelSampler, collate_crops, normalize
 from softlabel_codec.torch.geometry import MOVES
@@ -190,3 +192,23 @@ def test_torchcodec_decodes_to_the_same_pixels_as_pillow(tmp_path):
         assert _decode_jpeg(data[: len(data) // 2]) is None
     image.convert("CMYK").save(tmp_path / "a.jpg")
     assert _decode_jpeg((tmp_path / "a.jpg").read_bytes()) is None
+
+
+@pytest.mark.parametrize("mode", PADDING_MODES)
+def test_padded_crops_are_those_of_torchvision(mode):
+    from torchvision.transforms import RandomCrop
+    from torchvision.transforms import functional as old
+    from torchvision.transforms.v2 import functional as new
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8))
+    fill = (10, 20, 30) if mode == "constant" else 0
+    padding, views = Padding(4, mode, fill), AllViews(8, 8, flips=False)
+    cutter = Cutter(8, padding=padding)
+    for pad in (old.pad, new.pad):
+        assert np.array_equal(np.asarray(cutter.whole(image)), np.asarray(pad(image, [4] * 4, fill, mode)))
+    number = views.num_crops(*padding.around((12, 9)))
+    cut = cutter.cut(image, lambda size: views.sample("", padding.around(size), range(number)))
+    every = {np.asarray(view).tobytes() for view in cut.images}
+    assert len(every) == number == 13 * 10
+    random_crop = RandomCrop(8, padding=4, fill=fill, padding_mode=mode)
+    assert {np.asarray(random_crop(image)).tobytes() for _ in range(2000)} == every

@@ -3,18 +3,20 @@
 import re
 from pathlib import Path
 
+import minimal_reader
 import numpy as np
 import pytest
 from dissect import Pieces
 from vectors.valid import FOLDER
 
-from softlabel_codec import SoftLabelReader, codec, errors
+from softlabel_codec import AllViews, CropSampler, Padding, SoftLabelReader, codec, errors
 from softlabel_codec.block.crops import CROP_MODES
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.checks import limits
 from softlabel_codec.codec import Codec
 from softlabel_codec.container import framing as frame
-from softlabel_codec.sampler import CropSampler
+from softlabel_codec.padding import PADDING_MODES
+from softlabel_codec.views import sampler_of
 
 SPEC = Path(__file__).parents[1] / "spec"
 CONTAINER = (SPEC / "container-v1.md").read_text()
@@ -104,6 +106,8 @@ def test_limits():
         "table of listed classes of a block": f"n times the most classes that one of its tails lists: {limits.MAX_TABLE_ENTRIES}",
         "images of a file": f"{limits.MAX_IMAGES}",
         "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
+        "height and width of a padded image": f"{limits.MAX_IMAGE_SIDE} pixels",
+        "padding of an image": f"{limits.MAX_PADDING} pixels on each side",
         "key": f"1 to {limits.MAX_KEY_BYTES} bytes",
         "metadata": f"{limits.MAX_METADATA_BYTES} bytes",
         "summary": f"{limits.MAX_SUMMARY_BYTES} bytes",
@@ -134,6 +138,34 @@ def test_codec_strings():
 def test_crop_modes():
     row = next(row for row in table(section("## 4. Metadata"), "key", "type", "meaning") if row["key"] == "crops")
     assert all(mode in row["meaning"] for mode in CROP_MODES)
+
+
+def test_padding():
+    rows = {row["padding key"]: row for row in table(section("### 4.2 Padding"), "padding key", "type", "meaning")}
+    assert set(Padding(1).describe()) == set(rows)
+    assert re.findall(r"`(\w+)`", "`" + rows["mode"]["meaning"]) == list(PADDING_MODES)
+    assert rows["pixels"]["type"] == f"integer, 1 to {limits.MAX_PADDING}"
+    (bit,) = table(section("## 12. Versions and features"), "incompatible bit", "set if")
+    assert 1 << int(bit["incompatible bit"]) == frame.PADDING_FEATURE
+
+
+@pytest.mark.parametrize("mode", PADDING_MODES)
+@pytest.mark.parametrize("pixels", [1, 4, 11])
+def test_padded_pixels_are_those_of_the_formulas(mode, pixels):
+    image = np.random.default_rng(0).integers(0, 256, (5, 1, 3), dtype=np.uint8)
+    fill = (1, 2, 3) if mode == "constant" else 0
+    padded = Padding(pixels, mode, fill).pad(image)
+    assert padded.shape == (5 + 2 * pixels, 1 + 2 * pixels, 3)
+    assert padded.tolist() == minimal_reader.pad(image.tolist(), Padding(pixels, mode, fill).describe())
+    if fill == 0:
+        np.testing.assert_array_equal(padded, np.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode=mode))
+
+
+def test_crop_samplers():
+    rows = table((SPEC / "crop-sampler-v1.md").read_text(), "sampler", "crops", "sections")
+    samplers = [CropSampler(), AllViews(2, 3, False)]
+    assert [row["sampler"] for row in rows] == [sampler.describe()["name"] for sampler in samplers]
+    assert [sampler_of(sampler.describe()) for sampler in samplers] == samplers
 
 
 def test_errors_are_those_of_the_package():

@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.accuracy.images import MARGIN, SIDE
-from softlabel_codec import SoftLabelReader, SoftLabelWriter
-from softlabel_codec.images.files import apply_crop, list_images, load_image
+from softlabel_codec import AllViews, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.labels import DenseLabels, Labels
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.teacher import load_teacher
-from softlabel_codec.torch.pixels import normalize, to_tensor
+from softlabel_codec.teacher import EncodeConfig, encode
 
 SAMPLER = CropSampler(seed=0, scale=(0.25, 1.0))
 _AREA = SIDE**2 / (SIDE + 2 * MARGIN) ** 2
@@ -78,20 +75,7 @@ def _compared(logits: SoftLabelReader, path: Path, crops: range, temperature: fl
 
 def write_views(images: Path, path: Path, teacher: str, device: str) -> dict[str, Any]:
     """Write all 50 views of each padded image with the teacher's probabilities as 32-bit floats; return what is known of them."""
-    found = load_teacher(teacher)
-    model = found.model.to(device).eval()
-    places = [(top, left) for top in range(2 * MARGIN + 1) for left in range(2 * MARGIN + 1)]
-    crops = np.array([(top, left, SIDE, SIDE) for top, left in places for _ in range(2)])
-    flips = np.arange(len(crops)) % 2 == 1
-    keys = list_images(images)
-    with SoftLabelWriter(path, 100, "dense:values=f32", {"temperature": 1.0, "teacher": found.name}, overwrite=True) as writer:
-        for key in keys:
-            image = load_image(images / key)
-            cut = [
-                apply_crop(image, crop, flip, SIDE, found.interpolation) for crop, flip in zip(crops.tolist(), flips.tolist(), strict=True)
-            ]
-            with torch.inference_mode():
-                logits = model(normalize(to_tensor(cut).to(device), found.mean, found.std)).float()
-            probs = torch.softmax(logits, dim=1).cpu().numpy()
-            writer.add(key, image_size=(SIDE + 2 * MARGIN,) * 2, crops=crops, flips=flips, probs=probs)
-    return {"bytes": path.stat().st_size, "num_images": len(keys)}
+    views = AllViews(SIDE, SIDE)
+    how: dict[str, Any] = {"sampler": views, "size": SIDE, "batch_size": VIEWS_PER_IMAGE, "precision": "float32", "device": device}
+    report = encode(EncodeConfig(images=str(images), out=str(path), teacher=teacher, codec="dense:values=f32", overwrite=True, **how))
+    return {"bytes": report.file_bytes, "num_images": report.num_images}

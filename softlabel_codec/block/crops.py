@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from softlabel_codec.block.columns import Column, IntArray, from_planes, to_planes, width_of
 from softlabel_codec.block.rows import BlockRows
-from softlabel_codec.errors import CorruptError
-from softlabel_codec.sampler import CropSampler
+from softlabel_codec.checks.limits import MAX_IMAGE_SIDE
+from softlabel_codec.errors import ArgumentError, CorruptError
+from softlabel_codec.padding import NO_PADDING, Padding
+from softlabel_codec.views import Sampler
 
 Flips = NDArray[np.bool_]
 
@@ -48,9 +50,11 @@ class CropMode(Protocol):
         """Return crops (R, 4): top, left, height, width, and flips (R,); `streams` (B,) are the crop streams of the images."""
 
 
+@dataclass(frozen=True)
 class PixelCrops:
-    """Exact integer pixels."""
+    """Exact integer pixels of the image with its padding."""
 
+    padding: Padding = NO_PADDING
     dtype = np.dtype(np.int32)
 
     @property
@@ -58,6 +62,7 @@ class PixelCrops:
         return [("height_min", "H"), ("height_max", "H"), ("ratio_min", "H"), ("ratio_max", "H"), ("crop_width", "B")]
 
     def pack(self, crops: NDArray[Any], flips: Flips, height: IntArray, width: IntArray) -> tuple[dict[str, int], list[Column]]:
+        height, width = self.padding.around((height, width))
         top, left, crop_height, crop_width = np.asarray(crops, np.int64).T
         ratio_max = int((256 * (crop_width - 1) // crop_height).max()) + 1
         ratio_min = int((-(-256 * (crop_width + 1) // crop_height)).min()) - 1
@@ -94,21 +99,22 @@ class PixelCrops:
         start = at + ((rows.num_crops + 7) >> 3)
         word_bytes = rows.field("crop_width")
         word = from_planes(rows.data, start, rows.num_crops, word_bytes, rows.row).view(np.uint64)
+        image_height, image_width = padded_sizes(rows, self.padding) if self.padding else (rows.height, rows.width)
         plain = word_bytes == PLAIN_CROP_BYTES
         if plain.any():
             crops = word.view("<u2").reshape(-1, 4).astype(np.int64)
-            crops[~plain] = self._crops_of_words(rows, word, np.flatnonzero(~plain))
+            crops[~plain] = self._crops_of_words(rows, word, (image_height, image_width), np.flatnonzero(~plain))
         else:
-            crops = self._crops_of_words(rows, word, slice(None))
+            crops = self._crops_of_words(rows, word, (image_height, image_width), slice(None))
         top, left, height, width = crops.T
-        if ((height < 1) | (width < 1) | (top + height > rows.height) | (left + width > rows.width)).any():
+        if ((height < 1) | (width < 1) | (top + height > image_height) | (left + width > image_width)).any():
             raise CorruptError(OUTSIDE)
         return crops.astype(self.dtype), _unpack_flips(rows, at)
 
-    def _crops_of_words(self, rows: BlockRows, word: NDArray[np.uint64], chosen: Any) -> IntArray:
+    def _crops_of_words(self, rows: BlockRows, word: NDArray[np.uint64], sizes: tuple[IntArray, IntArray], chosen: Any) -> IntArray:
         """Return the crops (r, 4) of the chosen rows from mixed-radix words; they may extend beyond the right edge of their image."""
         fields = {name: rows.field(name)[chosen] for name in ("height_min", "height_max", "ratio_min", "ratio_max")}
-        image_height, image_width = rows.height[chosen], rows.width[chosen]
+        image_height, image_width = (sides[chosen] for sides in sizes)
         word, height = _take_digit(word[chosen], fields["height_max"] - fields["height_min"] + 1)
         height += fields["height_min"]
         low = np.maximum(1, height * fields["ratio_min"] >> 8)
@@ -159,7 +165,8 @@ class FractionCrops:
 class DerivedCrops:
     """Only a checksum: the crops are those of a sampler (spec/crop-sampler-v1.md)."""
 
-    sampler: CropSampler
+    sampler: Sampler
+    padding: Padding = NO_PADDING
     dtype = np.dtype(np.int32)
 
     @property
@@ -174,10 +181,20 @@ class DerivedCrops:
 
     def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:
         assert streams is not None
-        if (rows.image_sizes < 1).any():
-            raise CorruptError(OUTSIDE)
-        crops, flips = self.sampler.sample_rows(streams[rows.owner], rows.number, rows.height, rows.width)
+        sizes = padded_sizes(rows, self.padding)
+        try:
+            crops, flips = self.sampler.sample_rows(streams[rows.owner], rows.number, *sizes)
+        except ArgumentError as error:  # it has no crop of that number
+            raise CorruptError(str(error)) from None
         return crops.astype(self.dtype), flips
+
+
+def padded_sizes(rows: BlockRows, padding: Padding) -> tuple[IntArray, IntArray]:
+    """Return height and width (R,) of the image of each row with its padding; CorruptError if an image has no pixels or too many."""
+    sizes = rows.image_sizes
+    if ((sizes < 1) | (sizes > MAX_IMAGE_SIDE - 2 * padding.pixels)).any():
+        raise CorruptError(OUTSIDE)
+    return padding.around((rows.height, rows.width))
 
 
 def crops_crc32(crops: NDArray[Any], flips: Flips) -> int:
@@ -203,9 +220,11 @@ DERIVED = "derived"
 CROP_MODES = (*STORED_CROPS, DERIVED)
 
 
-def crop_mode(name: str, sampler: CropSampler | None) -> CropMode:
+def crop_mode(name: str, sampler: Sampler | None, padding: Padding = NO_PADDING) -> CropMode:
     """Return the crop mode of that name, one of `CROP_MODES`; `sampler` is where derived crops come from."""
-    return STORED_CROPS[name] if sampler is None else DerivedCrops(sampler)
+    if sampler is not None:
+        return DerivedCrops(sampler, padding)
+    return PixelCrops(padding) if padding else STORED_CROPS[name]
 
 
 def _take_digit(word: NDArray[np.uint64], radix: IntArray) -> tuple[NDArray[np.uint64], IntArray]:

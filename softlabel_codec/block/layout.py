@@ -16,7 +16,9 @@ from softlabel_codec.block.keys import pack_keys, unpack_keys
 from softlabel_codec.block.rows import BlockRows, Fields
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.sampler import CropSampler, crop_stream
+from softlabel_codec.padding import NO_PADDING, Padding
+from softlabel_codec.sampler import crop_stream
+from softlabel_codec.views import Sampler
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Layout:
     codec: Codec
     num_classes: int
     crops: str = "pixels"
-    sampler: CropSampler | None = None
+    sampler: Sampler | None = None
     checksums: bool = False
+    padding: Padding = NO_PADDING
     mode: CropMode = field(init=False, repr=False)
     family: Family[Any] = field(init=False, repr=False)
     quantiser: Quantiser[Any] = field(init=False, repr=False)
@@ -74,7 +77,7 @@ class Layout:
     fields: Fields = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        mode = crop_mode(self.crops, self.sampler)
+        mode = crop_mode(self.crops, self.sampler, self.padding)
         family = family_of(self.codec)
         labels = family.packer(self.codec, self.num_classes)
         names, codes = zip(("num_images", "H"), *mode.fields, *labels.fields, strict=True)
@@ -91,8 +94,8 @@ class Layout:
 
     def pack(self, images: BlockImages) -> list[Column]:
         """Return the content of a block as columns, in order."""
-        crop_height, crop_width = np.repeat(images.sizes, images.num_crops, axis=0).T
-        crop_fields, crop_columns = self.mode.pack(images.crops, images.flips, crop_height, crop_width)
+        height, width = np.repeat(images.sizes, images.num_crops, axis=0).T
+        crop_fields, crop_columns = self.mode.pack(images.crops, images.flips, height, width)
         label_fields, label_columns = self.labels.pack(images.codes, images.num_crops)
         values = {"num_images": len(images.keys), **crop_fields, **label_fields}
         table = np.concatenate([images.num_crops - 1, images.sizes[:, 0], images.sizes[:, 1]]).astype("<u2")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from softlabel_codec.block.crops import NO_RATIO_BOUND, OUTSIDE, PLAIN_CROP_BYTES, is_crop_width
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.block.rows import CHECKSUM_BYTES, FEW_CROPS, IMAGE_BYTES, MANY_CROPS, SHORT
-from softlabel_codec.checks.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGES_PER_BLOCK
-from softlabel_codec.errors import CorruptError
+from softlabel_codec.checks.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGE_SIDE, MAX_IMAGES_PER_BLOCK
+from softlabel_codec.errors import ArgumentError, CorruptError
 from softlabel_codec.labels import Labels
 
 MAX_CROPS = 12
@@ -40,7 +40,7 @@ class FewCropsReader:
     def __init__(self, layout: Layout, policy: str) -> None:
         assert layout.family.one_image is not None
         self._labels = layout.family.one_image(layout.codec, layout.num_classes, policy)
-        self._sampler = layout.sampler
+        self._sampler, self._padding = layout.sampler, layout.padding
         self._fields = layout.fields.struct
         self._names, self._image_bytes = layout.fields.names, layout.fields.image_bytes
 
@@ -76,18 +76,22 @@ class FewCropsReader:
         if max(crops) > table[slot]:
             raise CorruptError(FEW_CROPS)
         rows = [before + crop for crop in crops]
-        height, width = size = table[num_images + slot], table[2 * num_images + slot]
+        size = table[num_images + slot], table[2 * num_images + slot]
         checksum = None
         if self._image_bytes > IMAGE_BYTES:
             (checksum,) = struct.unpack_from("<I", content, at + IMAGE_BYTES * num_images + CHECKSUM_BYTES * slot)
         at += self._image_bytes * num_images
+        padded = self._padding.around(size)
+        if min(size) < 1 or max(padded) > MAX_IMAGE_SIDE:
+            raise CorruptError(OUTSIDE)
         if self._sampler is not None:
-            if not (height and width):
-                raise CorruptError(OUTSIDE)
-            geometry, flips = self._sampler.sample_few(stream, crops, height, width)
+            try:
+                geometry, flips = self._sampler.sample_few(stream, crops, *padded)
+            except ArgumentError as error:  # it has no crop of that number
+                raise CorruptError(str(error)) from None
         else:
             flips_at, at = at, at + ((num_crops + 7) >> 3)
-            geometry, at = _stored_crops(content, at, num_crops, rows, fields, size)  # also checks that the flips are there
+            geometry, at = _stored_crops(content, at, num_crops, rows, fields, padded)  # also checks that the flips are there
             flips = [content[flips_at + (row >> 3)] >> (row & 7) & 1 == 1 for row in rows]
         labels = self._labels.labels(content, fields, at, num_crops, rows, slot)
         return np.array(geometry, np.int32), np.array(flips, np.bool_), size, labels, checksum

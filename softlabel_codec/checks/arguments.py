@@ -58,28 +58,30 @@ def check_key(key: object) -> str:
     return key
 
 
-def check_image_size(image_size: object) -> tuple[int, int]:
-    """Return height and width of an image in pixels."""
+def check_image_size(image_size: object, padding: int = 0) -> tuple[int, int]:
+    """Return height and width of an image in pixels, which is to be padded by so many on each side."""
     size = as_array("image_size", image_size)
     if size.dtype.kind not in "iu" or size.shape != (2,):
         raise ArgumentError(f"image_size: expected (height, width) in pixels, got {image_size!r}")
     height, width = size.tolist()
     if not (1 <= height <= MAX_IMAGE_SIDE and 1 <= width <= MAX_IMAGE_SIDE):
         raise LimitError(f"image_size: expected 1 to {MAX_IMAGE_SIDE} pixels, got {height} x {width}")
+    if max(height, width) > MAX_IMAGE_SIDE - 2 * padding:
+        raise LimitError(f"image_size: expected at most {MAX_IMAGE_SIDE} pixels with padding of {padding}, got {height} x {width}")
     return height, width
 
 
-def check_pixel_crops(crops: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.int64]:
-    """Return crops (M, 4) of integers that lie inside their image."""
+def check_pixel_crops(crops: ArrayLike, image_size: tuple[int, int], padding: int = 0) -> NDArray[np.int64]:
+    """Return crops (M, 4) of integers that lie inside their image, which is padded by so many pixels on each side."""
     array = _check_shape(crops, "iu", "integers").astype(np.int64)
     top, left, height, width = array.T
     inside = (top >= 0) & (left >= 0) & (height >= 1) & (width >= 1)
-    inside &= (height <= image_size[0] - top) & (width <= image_size[1] - left)
+    inside &= (height <= image_size[0] + 2 * padding - top) & (width <= image_size[1] + 2 * padding - left)
     if not inside.all():
         row = int(np.argmin(inside))
         raise ArgumentError(
             f"crops: row {row}: expected top, left, height, width inside an image of {image_size[0]} x {image_size[1]} pixels "
-            f"(height x width), got {array[row].tolist()}"
+            f"(height x width){f' and its padding of {padding}' if padding else ''}, got {array[row].tolist()}"
         )
     return array
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.codecs import CODEC
@@ -15,7 +16,9 @@ from softlabel_codec.cli.label_maps import write_label_maps
 from softlabel_codec.cli.options import options_of
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.options.encode import CropOptions, EncodeConfig
+from softlabel_codec.padding import Padding
 from softlabel_codec.sampler import CropSampler
+from softlabel_codec.views import AllViews
 
 if TYPE_CHECKING:  # imports torch
     from softlabel_codec.teacher import EncodeReport
@@ -40,26 +43,39 @@ def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
     """Label the images of a folder with a teacher.
 
     Runs the teacher on random-resized crops of every image in IMAGES and stores its soft labels in OUT. Crops depend only on seed, image
-    and crop number. If the command is interrupted, run it again: it continues where it stopped.
+    and crop number. With --all-views and --padding it runs on every view of a recipe that pads, crops and
+    mirrors. If the command is interrupted, run it again: it continues where it stopped.
     """
     if options.pop("label_maps"):
         write_label_maps(options, as_json, quiet)
         return
     from softlabel_codec.teacher import encode  # noqa: PLC0415  imports torch
 
-    sampler = CropSampler(**{field.name: options.pop(field.name) for field in fields(CropOptions)})
+    how = {field.name: options.pop(field.name) for field in fields(CropOptions)}
+    padding = Padding(options.pop("padding"), options.pop("padding_mode"), options.pop("fill") or 0)
     options["workers"] = _default_workers(options["device"]) if options["workers"] is None else options["workers"]
     options["mean"], options["std"] = options["mean"] or None, options["std"] or None
-    config = EncodeConfig(sampler=sampler, **options)
+    config = EncodeConfig(sampler=_sampler(**how), padding=padding, **options)
     with progress_bar("image", quiet) as progress:
         report = encode(config, progress)
     if as_json:
         print_json(report)
     else:
-        _show(report, config.crops)
+        _show(report)
 
 
-def _show(report: EncodeReport, crops: int) -> None:
+def _sampler(all_views: int | None, **how: Any) -> CropSampler | AllViews:
+    """Return the sampler of random crops, or of all views, which refuses the options of the other."""
+    if all_views is None:
+        return CropSampler(**how)
+    context = click.get_current_context()
+    for name in how:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} does not apply to --all-views.", context)
+    return AllViews(all_views, all_views)
+
+
+def _show(report: EncodeReport) -> None:
     if report.other_files:
         first = ", ".join(report.other_files[:3]) + (", ..." if len(report.other_files) > 3 else "")
         are = "file without the extension of an image" if len(report.other_files) == 1 else "files without the extension of an image"
@@ -67,7 +83,8 @@ def _show(report: EncodeReport, crops: int) -> None:
     for key, reason in report.skipped.items():
         print_pairs([("skipped", f"{key}: {reason}")])
     images, skipped = counted(report.num_images, "image"), f"{len(report.skipped)} skipped"
-    size = f"{report.path}: {counted(report.file_bytes, 'byte')}, {report.file_bytes / (report.num_images * crops):.2f} per crop"
+    per_crop = report.file_bytes / (report.num_images * report.crops_per_image)
+    size = f"{report.path}: {counted(report.file_bytes, 'byte')}, {per_crop:.2f} per crop"
     if report.finished_before:
         print_pairs([("finished", f"before, with the same options: {images}, {skipped}; nothing to do"), ("found", size)])
         return

@@ -35,7 +35,7 @@ def print_json(report: Any) -> None:
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one pair per line."""
     rows = [(printable(name), printable(value)) for name, value in pairs]
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {value}")
 

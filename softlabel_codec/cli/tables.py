@@ -30,7 +30,9 @@ def show_inspection(report: FileReport) -> None:
 def show_stats(report: StatsReport) -> None:
     """Print what `stats` found: how sure the teacher is, what is kept of its labels, and where the bytes go."""
     sample = f"{counted(report.sampled_crops, 'crop')} of {report.sampled_images} of {counted(report.num_images, 'image')}"
-    click.echo(f"{report.codec}, {report.num_classes} classes: {sample}\n")
+    click.echo(f"{report.codec}, {report.num_classes} classes: {sample}")
+    print_pairs(_geometry(report))
+    click.echo()
     quantities = {
         "confidence (top class)": report.confidence,
         "entropy in nats": report.entropy,
@@ -60,12 +62,19 @@ def _identity(report: FileReport) -> list[tuple[str, Any]]:
         ("classes", report.num_classes),
         ("images", f"{report.num_images}{skipped}" + ("" if report.finished else " in the whole blocks at the beginning of the file")),
         ("crops", f"{report.num_crops} ({crops} per image), as {report.crops}"),
+        *_geometry(report),
         ("size", f"{bytes_in_all}, {report.bytes_per_crop:.2f} per crop, in {counted(report.num_blocks, 'block')}"),
         *(("skipped", key) for key in report.skipped_keys[:MOST_SKIPPED]),
         *([("fingerprint", report.fingerprint)] if report.finished else []),
         *(("problem", problem) for problem in report.problems),
         *([] if report.problems else [("health", "header, metadata, index and trailer are sound ('slcodec verify' checks the rest)")]),
     ]
+
+
+def _geometry(report: FileReport | StatsReport) -> list[tuple[str, str]]:
+    """Return where derived crops come from, and how images are padded."""
+    said = {"sampler": report.sampler, "padding": report.padding}
+    return [(name, ", ".join(f"{what} {value}" for what, value in values.items())) for name, values in said.items() if values is not None]
 
 
 def _show_budget(report: FileReport) -> None:

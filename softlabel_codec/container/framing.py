@@ -30,6 +30,8 @@ MARKER = b"SLBK"
 KEYS_PER_PAGE = 512
 ORDER_PER_PAGE = 4096
 KEYS_ASCEND = 1
+PADDING_FEATURE = 1
+"""Bit of the incompatible features: images are padded."""
 
 HEADER = struct.Struct("<8sHHIIIII")
 _MAJOR = struct.Struct("<8sH")
@@ -74,8 +76,8 @@ class Header:
         _, major, minor, incompatible, compatible, length, metadata_crc32, header_crc32 = HEADER.unpack(data[: HEADER.size])
         if zlib.crc32(data[: HEADER.size - 4]) != header_crc32:
             raise CorruptError("checksum of the header differs")
-        if incompatible:
-            bits = ", ".join(str(bit) for bit in range(32) if incompatible >> bit & 1)
+        if unknown := incompatible & ~PADDING_FEATURE:
+            bits = ", ".join(str(bit) for bit in range(32) if unknown >> bit & 1)
             raise UnknownFeatureError(f"the file needs unknown feature bit {bits}. Update softlabel_codec")
         if not 1 <= length <= MAX_METADATA_BYTES:
             raise LimitError(f"metadata_length: expected 1 to {MAX_METADATA_BYTES}, got {length}")

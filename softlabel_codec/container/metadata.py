@@ -11,9 +11,11 @@ from softlabel_codec.block.crops import CROP_MODES, DERIVED
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.checks.limits import MAX_CLASSES, MAX_METADATA_BYTES, MIN_CLASSES
 from softlabel_codec.codec import Codec
+from softlabel_codec.container.framing import PADDING_FEATURE
 from softlabel_codec.container.msgpack_maps import Plain, pack_map, unpack_map
 from softlabel_codec.errors import ArgumentError, CorruptError, LimitError, UnknownFeatureError
-from softlabel_codec.sampler import CropSampler
+from softlabel_codec.padding import NO_PADDING, Padding
+from softlabel_codec.views import Sampler, sampler_of
 
 CHECKSUM = "crc32"
 """Kind of the checksums of images, if there are any."""
@@ -35,10 +37,12 @@ class Description:
         What the writer's caller passed.
     other : dict
         Further keys of the metadata section, including `writer`.
-    sampler : CropSampler or None
+    sampler : CropSampler, AllViews or None
         Sampler of derived crops.
     image_checksums : bool
         Whether blocks hold the CRC-32 of each image's file.
+    padding : Padding
+        How images are enlarged before they are cropped.
     """
 
     num_classes: int
@@ -46,8 +50,9 @@ class Description:
     crops: str
     metadata: Plain
     other: Plain = field(default_factory=dict)
-    sampler: CropSampler | None = None
+    sampler: Sampler | None = None
     image_checksums: bool = False
+    padding: Padding = NO_PADDING
 
     def __post_init__(self) -> None:
         if isinstance(self.num_classes, bool) or not hasattr(self.num_classes, "__index__"):
@@ -60,11 +65,20 @@ class Description:
             raise ArgumentError(f"crops={self.crops!r}: expected a sampler with crops={DERIVED!r}, and only then")
         if self.crops not in CROP_MODES:
             raise ArgumentError(f"crops: expected one of {', '.join(CROP_MODES)}, got {reprlib.repr(self.crops)}")
+        if not isinstance(self.padding, Padding):
+            raise ArgumentError(f"padding: expected a Padding, got {self.padding!r}")
+        if self.padding and self.crops.startswith("fractions"):
+            raise ArgumentError(f"padding: expected crops='pixels' or {DERIVED!r}, got crops={self.crops!r}")
 
     @property
     def layout(self) -> Layout:
         """How the blocks are laid out."""
-        return Layout(self.codec, self.num_classes, self.crops, self.sampler, self.image_checksums)
+        return Layout(self.codec, self.num_classes, self.crops, self.sampler, self.image_checksums, self.padding)
+
+    @property
+    def incompatible_features(self) -> int:
+        """Bits of the header that keep readers away that do not know what the file needs."""
+        return PADDING_FEATURE if self.padding else 0
 
     @property
     def written_by(self) -> str:
@@ -78,11 +92,13 @@ class Description:
             own["crop_sampler"] = self.sampler.describe()
         if self.image_checksums:
             own["image_checksum"] = CHECKSUM
+        if self.padding:
+            own["padding"] = self.padding.describe()
         return pack_map({**own, **self.other}, MAX_METADATA_BYTES)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Description:
-        """Return the contents of a metadata section, or raise a FormatError."""
+    def unpack(cls, data: bytes, incompatible_features: int = 0) -> Description:
+        """Return the contents of a metadata section, in a file with these feature bits, or raise a FormatError."""
         values = unpack_map(data)
         num_classes, codec, crops, metadata = (_take(values, name) for name in ("num_classes", "codec", "crops", "metadata"))
         _check_type("num_classes", num_classes, int)
@@ -93,16 +109,17 @@ class Description:
         _check_type("image_checksum", checksum, str)
         if checksum not in ("", CHECKSUM):
             raise UnknownFeatureError(f"image_checksum: expected {CHECKSUM!r}, got {reprlib.repr(checksum)}. Update softlabel_codec")
+        padding = _padding(values, crops, incompatible_features)
         try:
-            sampler = CropSampler.from_description(_take(values, "crop_sampler")) if crops == DERIVED else None
-            return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values, sampler, bool(checksum))
+            sampler = sampler_of(_take(values, "crop_sampler")) if crops == DERIVED else None
+            return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values, sampler, bool(checksum), padding)
         except ArgumentError as error:
             raise UnknownFeatureError(str(error)) from None
 
 
 def difference(found: Description, wanted: Description) -> str:
     """Return the first difference between two descriptions as text: `name: expected ..., found ...`."""
-    for name in ("num_classes", "codec", "crops", "metadata", "sampler", "image_checksums", "other"):
+    for name in ("num_classes", "codec", "crops", "metadata", "sampler", "image_checksums", "padding", "other"):
         old, new = getattr(found, name), getattr(wanted, name)
         if old != new:
             return _map_difference(name, old, new) if isinstance(old, dict) else f"{name}: expected {new}, found {old}"
@@ -115,6 +132,18 @@ def _map_difference(name: str, found: Plain, wanted: Plain) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
         return _map_difference(f"{name}[{key!r}]", old, new)
     return f"{name}[{key!r}]: expected {new!r}, found {old!r}"
+
+
+def _padding(values: Plain, crops: str, incompatible_features: int) -> Padding:
+    """Take the padding out of the values of a metadata section."""
+    if bool(incompatible_features & PADDING_FEATURE) != ("padding" in values):
+        raise CorruptError("padding: the header and the metadata section do not agree on whether there is any")
+    if "padding" not in values:
+        return NO_PADDING
+    padding = Padding.from_description(values.pop("padding"))
+    if crops.startswith("fractions"):
+        raise CorruptError(f"padding: expected crops in pixels or derived, got {crops}")
+    return padding
 
 
 def _check_type(name: str, value: Any, kind: type) -> None:

@@ -87,7 +87,9 @@ class PendingBlock:
         else:
             streams = np.repeat([crop_stream(image.key) for image in images], num_crops)
             crops, flips = layout.sampler.sample_rows(
-                streams, ragged(np.zeros_like(num_crops), num_crops), *np.repeat(sizes, num_crops, axis=0).T
+                streams,
+                ragged(np.zeros_like(num_crops), num_crops),
+                *layout.padding.around((np.repeat(sizes[:, 0], num_crops), np.repeat(sizes[:, 1], num_crops))),
             )
         codes = layout.quantiser.concatenate([image.codes for image in images])
         crc32s = [image.crc32 for image in images if image.crc32 is not None]

@@ -100,7 +100,7 @@ def _beginning(data: bytes) -> Beginning:
     metadata = data[HEADER.size :]
     if len(metadata) != header.metadata_length or zlib.crc32(metadata) != header.metadata_crc32:
         raise CorruptError("checksum of the metadata differs")
-    return Beginning(header, Description.unpack(metadata), data)
+    return Beginning(header, Description.unpack(metadata, header.incompatible_features), data)
 
 
 class BlockScan:

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from softlabel_codec.images.files import apply_crop, image_size, load_image, load_reduced, read_size, resampling
+from softlabel_codec.images.files import apply_crop, image_size, load_image, load_reduced, padded, read_size, resampling
 from softlabel_codec.images.finding import ImageSource
+from softlabel_codec.padding import NO_PADDING, Padding
 
 CropsOf = Callable[[tuple[int, int]], tuple[NDArray[np.int64], NDArray[np.bool_]]]
-"""Height and width of an image in pixels to its crops, int64 (n, 4): top, left, height, width; and flips, bool (n,)."""
+"""Height and width of an image in pixels to its crops, int64 (n, 4): top, left, height, width; and flips, bool (n,).
+
+The size is without padding, the crops count from the corner of the padded image."""
 FACTORS = (8, 4, 2)
 """What a JPEG file can be reduced by while it is decoded."""
 
@@ -28,11 +31,11 @@ class Cut(NamedTuple):
     images : list of PIL images
         The crops, RGB, of the size that was asked for.
     crops : int64 (n, 4)
-        top, left, height, width in pixels of the image.
+        top, left, height, width in pixels of the image with its padding.
     flips : bool (n,)
         Whether each was mirrored.
     size : (int, int)
-        Height and width of the whole image.
+        Height and width of the whole image, without padding.
     """
 
     images: list[Image.Image]
@@ -55,12 +58,16 @@ class Cutter:
         Whether images are turned first, as a camera's EXIF tag says: `applied` or `ignored`.
     reduced : bool
         Decode JPEG files at a half, a quarter or an eighth of their size where all crops are at least as many times larger than `size`.
+        Images that are padded never are.
+    padding : Padding
+        How images are enlarged before they are cropped.
     """
 
     size: int
     interpolation: str = "bilinear"
     exif_orientation: str = "ignored"
     reduced: bool = False
+    padding: Padding = NO_PADDING
 
     def cut(self, source: ImageSource, crops_of: CropsOf, name: str = "image") -> Cut:
         """Return crops of an image: decoded, cut, scaled and mirrored.
@@ -79,7 +86,8 @@ class Cutter:
         OSError, ArgumentError
             As `load_image`, and whatever `crops_of` raises.
         """
-        if self.reduced and self.exif_orientation == "ignored" and isinstance(source, str | os.PathLike | bytes):
+        as_stored = self.exif_orientation == "ignored" and not self.padding
+        if self.reduced and as_stored and isinstance(source, str | os.PathLike | bytes):
             return self._cut_reduced(source, crops_of, name)
         image = load_image(source, self.exif_orientation, name)
         return self._cut_out(image, *crops_of(image_size(image)))
@@ -88,6 +96,10 @@ class Cutter:
         """Write crops of an image into `pixels`, uint8 (n, size, size, 3), as many as `crops_of` gives; otherwise as `cut`."""
         for place, image in zip(pixels, self.cut(source, crops_of, name).images, strict=True):
             place[...] = np.asarray(image)
+
+    def whole(self, source: ImageSource, name: str = "image") -> Image.Image:
+        """Return an image as its crops are cut out of it: decoded to RGB, turned, and padded."""
+        return padded(load_image(source, self.exif_orientation, name), self.padding)
 
     def _cut_reduced(self, source: str | os.PathLike[str] | bytes, crops_of: CropsOf, name: str) -> Cut:
         size = read_size(source, name)
@@ -103,8 +115,8 @@ class Cutter:
         return Cut([crop.transpose(mirror) if flip else crop for crop, flip in zip(scaled, flips, strict=True)], crops, flips, size)
 
     def _cut_out(self, image: Image.Image, crops: NDArray[np.int64], flips: NDArray[np.bool_]) -> Cut:
-        due = zip(crops.tolist(), flips.tolist(), strict=True)
-        images = [apply_crop(image, crop, flip, self.size, self.interpolation) for crop, flip in due]
+        whole, due = padded(image, self.padding), zip(crops.tolist(), flips.tolist(), strict=True)
+        images = [apply_crop(whole, crop, flip, self.size, self.interpolation) for crop, flip in due]
         return Cut(images, crops, flips, image_size(image))
 
 

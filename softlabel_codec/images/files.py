@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, check_choice
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.labels import ImageLabels
+from softlabel_codec.padding import Padding
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _ABOUT_A_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -258,6 +259,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def image_size(image: Image.Image) -> tuple[int, int]:
     """Return height and width in pixels."""
     return image.height, image.width
+
+
+def padded(image: Image.Image, padding: Padding) -> Image.Image:
+    """Return an RGB image with its padding."""
+    return Image.fromarray(padding.pad(np.asarray(image))) if padding else image
 
 
 def pixel_crops(crops: NDArray[Any], size: tuple[int, int]) -> NDArray[np.int64]:

@@ -10,17 +10,23 @@ from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.options.fields import option
+from softlabel_codec.padding import NO_PADDING, PADDING_MODES, Padding
 from softlabel_codec.sampler import CropSampler
+from softlabel_codec.views import AllViews
 
 MAX_INPUT_SIZE = 8192
+DEFAULT_CROPS = 200
 UNTRAINED = "none"
 """In place of a file of weights: an untrained network."""
 
 
 @dataclass(frozen=True)
 class CropOptions:
-    """Options of the `CropSampler` of a labelling run."""
+    """Options of the `CropSampler` of a labelling run, or what takes its place."""
 
+    all_views: int | None = option(
+        "Label every crop of SIZE x SIZE pixels, each as it is and mirrored, instead of random ones.", None, least=1, metavar="SIZE"
+    )
     seed: int = option("Seed of the crops.", 0, least=0)
     scale: tuple[float, float] = option("Smallest and largest area of a crop, relative to the image.", (0.08, 1.0))
     ratio: tuple[float, float] = option("Smallest and largest width / height of a crop.", (3 / 4, 4 / 3), shown="3/4 4/3")
@@ -28,11 +34,20 @@ class CropOptions:
 
 
 @dataclass(frozen=True)
+class PaddingOptions:
+    """Options of the `Padding` of a labelling run."""
+
+    padding: int = option("Pixels that are added on each side of an image before it is cropped.", 0, least=0)
+    padding_mode: str = option("What these pixels are.", "constant", choices=PADDING_MODES)
+    fill: tuple[int, int, int] | None = option("Red, green and blue of constant padding, 0 to 255.  [default: 0 0 0]", None)
+
+
+@dataclass(frozen=True)
 class EncodeConfig:
     """Options of `encode`. Where an option is None, its value comes from the teacher file, or else is the usual one for ImageNet.
 
-    Each option is described in its `metadata["help"]`, which `slcodec encode --help` prints. In Python, `sampler` is a `CropSampler`,
-    and `workers=0`, the default, means that this process crops images itself.
+    Each option is described in its `metadata["help"]`, which `slcodec encode --help` prints. In Python, `sampler` is a `CropSampler`
+    or `AllViews`, `padding` is a `Padding`, and `workers=0`, the default, means that this process crops images itself.
     """
 
     images: str = option("Image folder.")
@@ -47,8 +62,9 @@ class EncodeConfig:
     )
     teacher_output: str = option("What the teacher returns.", "logits", choices=TEACHER_OUTPUTS, kw_only=True)
     codec: str = option("How labels are stored; 'help' lists the codecs.", "marginal_smoothing:k=5")
-    crops: int = option("Crops per image.", 200)
-    sampler: CropSampler = field(default_factory=CropSampler, metadata={"group": CropOptions})
+    crops: int | None = option(f"Crops per image.  [default: {DEFAULT_CROPS}; all with --all-views]", None)
+    sampler: CropSampler | AllViews = field(default_factory=CropSampler, metadata={"group": CropOptions})
+    padding: Padding = field(default=NO_PADDING, metadata={"group": PaddingOptions})
     store_crops: bool = option("Store the coordinates of every crop, for readers without our crop sampler: 4 bytes per crop.", False)
     size: int | None = option("Side of the teacher's input in pixels.  [default: INPUT_SIZE of the teacher file, or 224]", None)
     interpolation: str | None = option("How crops are scaled.  [default: the teacher's, or bilinear]", None, choices=INTERPOLATIONS)
@@ -69,7 +85,8 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         codec = Codec.parse(self.codec)
         _check("codec", codec.content != "features", "a codec of probabilities or logits", self.codec)
-        _check("crops", 1 <= self.crops <= MAX_CROPS_PER_IMAGE, f"1 to {MAX_CROPS_PER_IMAGE}", self.crops)
+        _check("crops", self.crops is None or 1 <= self.crops <= MAX_CROPS_PER_IMAGE, f"1 to {MAX_CROPS_PER_IMAGE}", self.crops)
+        _check("crops", self.crops is None or isinstance(self.sampler, CropSampler), "None, as all views are labelled", self.crops)
         _check("size", self.size is None or 1 <= self.size <= MAX_INPUT_SIZE, f"1 to {MAX_INPUT_SIZE}", self.size)
         _check("temperature", self.temperature > 0 and math.isfinite(self.temperature), "a positive number", self.temperature)
         raw = codec.content == "logits"

@@ -12,6 +12,7 @@ import numpy as np
 from softlabel_codec.block.columns import Column, grouped, much_text
 from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER
+from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
 from softlabel_codec.container.zstd_frames import compressed_sizes
@@ -59,6 +60,10 @@ class FileReport:
         64 hex digits that differ if anything in the file differs.
     codec, num_classes, crops
         How labels and crops are stored.
+    sampler : dict or None
+        Where derived crops come from: name and parameters.
+    padding : dict or None
+        How images are enlarged before they are cropped: `pixels`, `mode` and `fill`.
     num_images, num_crops, num_blocks : int
         Contents of the file.
     fewest_crops, most_crops : int
@@ -87,6 +92,8 @@ class FileReport:
     codec: str
     num_classes: int
     crops: str
+    sampler: dict[str, Any] | None
+    padding: dict[str, Any] | None
     num_images: int
     num_crops: int
     num_blocks: int
@@ -122,9 +129,7 @@ def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCK
             format_version=container.beginning.header.version,
             written_by=description.written_by,
             fingerprint=container.fingerprint,
-            codec=str(description.codec),
-            num_classes=description.num_classes,
-            crops=description.crops,
+            **_how(description),
             num_images=trailer.num_images,
             num_crops=trailer.num_crops,
             num_blocks=trailer.num_blocks,
@@ -138,6 +143,17 @@ def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCK
             finished=True,
             problems=problems,
         )
+
+
+def _how(description: Description) -> dict[str, Any]:
+    """Return how labels and crops of a file are stored."""
+    return {
+        "codec": str(description.codec),
+        "num_classes": description.num_classes,
+        "crops": description.crops,
+        "sampler": None if description.sampler is None else description.sampler.describe(),
+        "padding": description.padding.describe() if description.padding else None,
+    }
 
 
 def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampled_blocks: int) -> FileReport:
@@ -163,9 +179,7 @@ def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampl
             format_version=beginning.header.version,
             written_by=description.written_by,
             fingerprint="",
-            codec=str(description.codec),
-            num_classes=description.num_classes,
-            crops=description.crops,
+            **_how(description),
             num_images=len(counts) - 1,
             num_crops=num_crops,
             num_blocks=num_blocks,

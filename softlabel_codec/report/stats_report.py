@@ -47,6 +47,8 @@ class StatsReport:
     ----------
     path, codec, num_classes
         Which file, and how it is encoded.
+    crops, sampler, padding
+        How crops are stored, as in `FileReport`.
     num_images, sampled_images, sampled_crops : int
         Images in the file, and how many images and crops were sampled.
     bytes_per_crop : float
@@ -72,7 +74,7 @@ class StatsReport:
     top1_agreement : Distribution
         Share of an image's crops that have its most frequent most probable class.
     crop_area : Distribution
-        Area of a crop as a fraction of the image's.
+        Area of a crop as a fraction of the image's without padding.
     flipped : float
         Share of mirrored crops.
     """
@@ -80,6 +82,9 @@ class StatsReport:
     path: str
     codec: str
     num_classes: int
+    crops: str
+    sampler: dict[str, Any] | None
+    padding: dict[str, Any] | None
     num_images: int
     sampled_images: int
     sampled_crops: int
@@ -122,6 +127,9 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         path=str(path),
         codec=report.codec,
         num_classes=report.num_classes,
+        crops=report.crops,
+        sampler=report.sampler,
+        padding=report.padding,
         num_images=report.num_images,
         sampled_images=len(sample),
         sampled_crops=len(confidence),

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.checks.arguments import check_image_size
-from softlabel_codec.errors import LimitError
+from softlabel_codec.errors import LimitError, MismatchError
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import is_about_the_image, path_of_key
-from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
+from softlabel_codec.views import Sampler
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     folder: Path
     keys: Sequence[str]
     plan: Plan
-    sampler: CropSampler
+    sampler: Sampler
     cutter: Cutter
     as_array: bool = False
 
@@ -139,12 +139,21 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
         path, numbers = path_of_key(self.folder, key), range(run.start, run.stop)
         try:
             data = path.read_bytes()
-            cut = self.cutter.cut(data, lambda size: self.sampler.sample(key, check_image_size(size), numbers), str(path))
-        except (OSError, LimitError) as error:
+            cut = self.cutter.cut(data, lambda size: self.sampler.sample(key, self._padded(size), numbers), str(path))
+        except (OSError, LimitError, MismatchError) as error:
             transient = isinstance(error, OSError) and not is_about_the_image(error)
             return CutRun(run, (0, 0), np.zeros((0, 4), np.int64), np.zeros(0, np.bool_), str(error), transient)
         pixels += cut.images
         return CutRun(run, cut.size, cut.crops, cut.flips, crc32=zlib.crc32(data))
+
+    def _padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of an image with its padding; MismatchError if it has more or fewer crops than are due."""
+        padding, due = self.cutter.padding, self.plan.crops_per_image
+        padded = padding.around(check_image_size(size, padding.pixels))
+        crops = self.sampler.num_crops(*padded)
+        if crops is not None and crops != due:
+            raise MismatchError(f"expected an image with {due} views, as the first one has, got {crops} of {size[0]} x {size[1]} pixels")
+        return padded
 
 
 def load_batches(batches: CropBatches, places: Iterable[int], workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, list[CutRun]]]:

@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images.cutting import Cutter
-from softlabel_codec.images.files import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key
-from softlabel_codec.options.encode import EncodeConfig
+from softlabel_codec.images.files import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key, read_size
+from softlabel_codec.options.encode import DEFAULT_CROPS, EncodeConfig
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batches
@@ -52,6 +54,8 @@ class EncodeReport:
         Images in it.
     resumed_images : int
         Images among them that an earlier, interrupted run had labelled; all, if it had finished the file.
+    crops_per_image : int
+        Crops of each.
     skipped : dict
         Keys of unreadable images, and the reasons.
     other_files : list of str
@@ -67,6 +71,7 @@ class EncodeReport:
     path: str
     num_images: int
     resumed_images: int
+    crops_per_image: int
     skipped: dict[str, str]
     other_files: list[str]
     file_bytes: int
@@ -127,22 +132,50 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     keys = list_images(config.images)
     teacher = load_teacher(config.teacher, weights=config.teacher_weights, num_classes=config.num_classes, output=config.teacher_output)
     run = _TeacherRun(teacher, config, codec)
-    metadata = _provenance(teacher, run, config, keys)
+    plan = Plan(len(keys), _crops_per_image(config, keys), run.batch_size)
+    metadata = _provenance(teacher, run, config, keys, plan.crops_per_image)
     crops: dict[str, Any] = {"crops": "pixels"} if config.store_crops else {"crops": "derived", "sampler": config.sampler}
-    layout = {**crops, "image_checksums": True}
+    layout = {**crops, "image_checksums": True, "padding": config.padding}
     if out.is_file() and not config.overwrite:
         found = check_made_alike(out, run.num_classes, codec, metadata, layout, config.on_error)
-        return EncodeReport(str(out), found.num_images, found.num_images, found.skipped, *_ending(config, started), finished_before=True)
+        return EncodeReport(
+            str(out), found.num_images, found.num_images, plan.crops_per_image, found.skipped, *_ending(config, started), True
+        )
     with SoftLabelWriter(out, run.num_classes, str(codec), metadata, **layout, resume=True, overwrite=config.overwrite) as writer:
         resumed = len(writer)
         earlier = f", {counted(resumed, 'image')} of them by an earlier run" if resumed else ""
-        logger.info("%s: labelling %s%s, %s each", out, counted(len(keys), "image"), earlier, counted(config.crops, "crop"))
+        logger.info("%s: labelling %s%s, %s each", out, counted(len(keys), "image"), earlier, counted(plan.crops_per_image, "crop"))
         with workers_watched(), saying_what_is_kept(writer):
             _check_labelled(Path(config.images), writer.image_crc32s)
-            skipped = _label_images(run, config, keys, writer, progress or (lambda done, total: None))
+            skipped = _label_images(run, config, plan, keys, writer, progress or (lambda done, total: None))
             writer.finish(skipped_keys=list(skipped))
     logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(skipped))
-    return EncodeReport(str(out), len(writer), resumed, skipped, *_ending(config, started))
+    return EncodeReport(str(out), len(writer), resumed, plan.crops_per_image, skipped, *_ending(config, started))
+
+
+def _crops_per_image(config: EncodeConfig, keys: list[str]) -> int:
+    """Return how many crops of each image are due: as many as are asked for, or as the first readable image has views."""
+    if isinstance(config.sampler, CropSampler):
+        return config.crops or DEFAULT_CROPS
+    key, size = _first_size(config, keys)
+    views = config.sampler.num_crops(*config.padding.around(size))
+    if not 1 <= views <= MAX_CROPS_PER_IMAGE:
+        of_image = f"{views} of {config.sampler.height} x {config.sampler.width} pixels of image {key!r} ({size[0]} x {size[1]})"
+        raise ArgumentError(
+            f"all views: expected 1 to {MAX_CROPS_PER_IMAGE} of an image, got {of_image} with padding of {config.padding.pixels}"
+        )
+    return views
+
+
+def _first_size(config: EncodeConfig, keys: list[str]) -> tuple[str, tuple[int, int]]:
+    """Return key, height and width of the first image that can be read."""
+    for key in keys:
+        try:
+            return key, read_size(path_of_key(Path(config.images), key), exif_orientation=config.exif_orientation)
+        except OSError as error:
+            if not is_about_the_image(error):
+                raise
+    raise OSError(f"{config.images}: none of {counted(len(keys), 'image')} could be read")
 
 
 def _ending(config: EncodeConfig, started: float) -> tuple[list[str], int, float]:
@@ -150,11 +183,12 @@ def _ending(config: EncodeConfig, started: float) -> tuple[list[str], int, float
     return list_others(config.images), Path(config.out).stat().st_size, time.monotonic() - started
 
 
-def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], writer: SoftLabelWriter, progress: Progress) -> dict[str, str]:
-    plan = Plan(len(keys), config.crops, run.batch_size)
+def _label_images(
+    run: _TeacherRun, config: EncodeConfig, plan: Plan, keys: list[str], writer: SoftLabelWriter, progress: Progress
+) -> dict[str, str]:
     done = set(writer.keys)
     due = plan.due([key in done for key in keys])
-    cutter = Cutter(run.size, run.interpolation, config.exif_orientation)
+    cutter = Cutter(run.size, run.interpolation, config.exif_orientation, padding=config.padding)
     batches = CropBatches(Path(config.images), keys, plan, config.sampler, cutter)
     skipped: dict[str, str] = {}
     waiting: dict[int, _Labelled] = {}
@@ -174,7 +208,7 @@ def _label_images(run: _TeacherRun, config: EncodeConfig, keys: list[str], write
             labelled = waiting.setdefault(image, _Labelled())
             labelled.runs.append(cut)
             labelled.labels.append(labels_of_run)
-            if cut.run.stop == config.crops:
+            if cut.run.stop == plan.crops_per_image:
                 del waiting[image]
                 run.store(labelled, writer, key)
         progress(len(writer) + len(skipped), len(keys))
@@ -324,7 +358,7 @@ def _reproducible() -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
 
 
-def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: list[str]) -> dict[str, Any]:
+def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: list[str], crops: int) -> dict[str, Any]:
     """Return the provenance of the labels for the metadata of the file (spec/container-v1.md, section 4.1)."""
     made_by = {name: value for name in ("weights", "code_sha256") if (value := getattr(teacher, name))}
     return {
@@ -341,7 +375,7 @@ def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: 
             "color": COLOR_POLICY,
         },
         "crop_sampler": config.sampler.describe(),
-        "crops_per_image": config.crops,
+        "crops_per_image": crops,
         "images": {"count": len(keys), "keys_sha256": keys_sha256(key.encode() for key in keys)},
         "package": PACKAGE,
         "libraries": library_versions("numpy", "pillow", "torch"),

@@ -19,6 +19,7 @@ from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images.cutting import CropsOf
 from softlabel_codec.images.files import is_plain_jpeg, load_image
 from softlabel_codec.images.finding import ImageSource
+from softlabel_codec.padding import NO_PADDING, Padding
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -38,6 +39,8 @@ class TorchCutter:
         One of `INTERPOLATIONS`.
     exif_orientation : str
         Whether images are turned first, as a camera's EXIF tag says: `applied` or `ignored`.
+    padding : Padding
+        How images are enlarged before they are cropped.
 
     Raises
     ------
@@ -48,6 +51,7 @@ class TorchCutter:
     size: int
     interpolation: str = "bilinear"
     exif_orientation: str = "ignored"
+    padding: Padding = NO_PADDING
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -58,6 +62,8 @@ class TorchCutter:
         """Write crops of an image into `pixels`, uint8 (n, size, size, 3); see `Cutter.cut_into`."""
         image = self._decode(source, name)
         crops, flips = crops_of((image.shape[2], image.shape[3]))
+        if self.padding:
+            image = _of_pixels(self.padding.pad(image[0].permute(1, 2, 0).numpy()))
         for place, (top, left, height, width), flip in zip(torch.from_numpy(pixels), crops.tolist(), flips.tolist(), strict=True):
             cut = image[:, :, top : top + height, left : left + width]
             scaled = interpolate(cut, (self.size, self.size), mode=self.interpolation, antialias=True)
@@ -69,8 +75,12 @@ class TorchCutter:
             decoded = _decode_jpeg(source if isinstance(source, bytes) else Path(source).read_bytes())
             if decoded is not None:
                 return decoded.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-        array = np.array(load_image(source, self.exif_orientation, name))
-        return torch.from_numpy(array)[None].permute(0, 3, 1, 2)
+        return _of_pixels(np.array(load_image(source, self.exif_orientation, name)))
+
+
+def _of_pixels(pixels: NDArray[np.uint8]) -> Tensor:
+    """Return an image uint8 (H, W, 3) as (1, 3, H, W), without a copy."""
+    return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
 
 
 def _decode_jpeg(data: bytes) -> Tensor | None:

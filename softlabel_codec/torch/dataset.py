@@ -21,7 +21,7 @@ from softlabel_codec.checks.arguments import check_choice, check_whole
 from softlabel_codec.crops.due import check_counts
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images.cutting import CropsOf, Cutter
-from softlabel_codec.images.files import agreed_exif_orientation, check_image, crops_in_pixels, load_image, resampling
+from softlabel_codec.images.files import agreed_exif_orientation, check_image, crops_in_pixels, resampling
 from softlabel_codec.images.finding import Images, ImageSource, find_images
 from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.reader import SoftLabelReader
@@ -175,7 +175,7 @@ class SoftLabelDataset(Dataset[Sample]):
         self.interpolation = interpolation or teacher.get("interpolation") or "bilinear"
         resampling(self.interpolation)
         self.exif_orientation = agreed_exif_orientation(exif_orientation, teacher.get("exif_orientation"), self.reader.path)
-        self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, reduced_decoding)
+        self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, reduced_decoding, self.reader.padding)
         self._fast = _fast_cutter(self._cutter, backend, after_crop is not None)
         self._normalized, self._after_crop = normalized, after_crop
         self._find_image, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
@@ -263,9 +263,9 @@ class SoftLabelDataset(Dataset[Sample]):
         return [Sample(part.permute(0, 3, 1, 2), image.labels) for part, image in zip(parts, labelled, strict=True)]
 
     def whole_image(self, index: int) -> Image.Image:
-        """Return an image as its crops are cut out of it: decoded to RGB, and turned as for the teacher."""
+        """Return an image as its crops are cut out of it: decoded to RGB, turned and padded as for the teacher."""
         number, key = self._number_and_key(index)
-        return load_image(self._sound_source(number, key, self.reader.read(number, [0])), self.exif_orientation, key)
+        return self._cutter.whole(self._sound_source(number, key, self.reader.read(number, [0])), key)
 
     def source_of(self, index: int) -> ImageSource:
         """Return what an image is decoded from: its path, or what the mapping of images holds."""
@@ -353,7 +353,7 @@ def _fast_cutter(exact: Cutter, backend: str, changes: bool) -> TorchCutter | No
         return None
     if changes or exact.reduced:
         raise ArgumentError(f"backend: expected 'pillow' with {'after_crop' if changes else 'reduced_decoding'}, got {backend!r}")
-    return TorchCutter(exact.size, exact.interpolation, exact.exif_orientation)
+    return TorchCutter(exact.size, exact.interpolation, exact.exif_orientation, exact.padding)
 
 
 @lru_cache

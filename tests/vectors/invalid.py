@@ -23,14 +23,16 @@ import numpy as np
 import zstandard
 from dissect import Pieces, compressed
 
-from softlabel_codec import Codec, SoftLabelWriter, writer
+from softlabel_codec import AllViews, Codec, Padding, SoftLabelWriter, writer
 from softlabel_codec.block.columns import Column, to_bits, to_planes
 from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.checks import limits
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER, Header
 from softlabel_codec.container.summary import keys_sha256
+from softlabel_codec.padding import NO_PADDING
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.sampler import CropSampler
+from softlabel_codec.views import sampler_of
 
 REFUSED_FOLDER = Path(__file__).parents[2] / "spec" / "vectors" / "invalid"
 VERIFIER_FOLDER = REFUSED_FOLDER.with_name("invalid-for-verifiers")
@@ -76,6 +78,9 @@ def recoverable(blocks: Sequence[int]) -> dict[str, Any]:
 # Sound files to spoil
 
 SAMPLER = CropSampler(seed=7)
+PADDING = Padding(4)
+VIEWS = AllViews(28, 37)
+"""An image of 20 x 30 pixels has four of these in its padding."""
 
 
 def base(name: str) -> Pieces:
@@ -100,14 +105,17 @@ def _base(name: str) -> bytes:
         "fractions": ("hard", 10, "fractions:f32", [2, 2, 3], "abc", 6144),
         "dense": ("dense", 4, "pixels", [2, 2, 3], "abc", 6144),
         "logits": ("dense:values=f16,content=logits", 4, "pixels", [2, 2, 3], "abc", 6144),
+        "padded": ("marginal_smoothing:k=3", 10, "pixels", [2, 2, 3], "abc", 6144),
+        "views": ("hard", 10, "derived", [2, 2, 3], "abc", 6144),
     }[name]
     rng = np.random.default_rng(3)
-    sampler = SAMPLER if crops == "derived" else None
+    sampler = VIEWS if name == "views" else SAMPLER if crops == "derived" else None
+    how = {"crops": crops, "sampler": sampler, "padding": PADDING if name in ("padded", "views") else NO_PADDING}
     with tempfile.TemporaryDirectory() as folder, patch.object(writer, "TARGET_BYTES_PER_BLOCK", block_bytes):
         path = Path(folder) / "a.slc"
-        with SoftLabelWriter(path, num_classes, codec, crops=crops, sampler=sampler, image_checksums=name == "checksums") as out:
+        with SoftLabelWriter(path, num_classes, codec, **how, image_checksums=name == "checksums") as out:
             for key, count in zip(keys, counts, strict=True):
-                geometry, flips = SAMPLER.sample(key, (20, 30), range(count))
+                geometry, flips = SAMPLER.sample(key, how["padding"].around((20, 30)), range(count))
                 if crops == "fractions:f32":
                     geometry = (geometry / np.array([20, 30, 20, 30])).astype(np.float32)
                 logits = rng.normal(0, 2, (count, num_classes)) + 12 * np.isin(
@@ -135,9 +143,10 @@ class Content:
 
     def __init__(self, pieces: Pieces, block: int = 0) -> None:
         values = pieces.values()
-        sampler = CropSampler.from_description(values["crop_sampler"]) if values["crops"] == "derived" else None
+        sampler = sampler_of(values["crop_sampler"]) if values["crops"] == "derived" else None
+        padding = Padding.from_description(values["padding"]) if "padding" in values else NO_PADDING
         checksums = "image_checksum" in values
-        self.layout = Layout(Codec.parse(values["codec"]), values["num_classes"], values["crops"], sampler, checksums)
+        self.layout = Layout(Codec.parse(values["codec"]), values["num_classes"], values["crops"], sampler, checksums, padding)
         self.images: BlockImages = self.layout.unpack_all(pieces.content(block))
         self._pieces, self._block = pieces, block
         self.columns: list[Column] = self.layout.pack(self.images)
@@ -252,6 +261,14 @@ def with_values(name: str = "plain", **values: object) -> bytes:
     return pieces.join()
 
 
+def with_padding(name: str, padding: dict[str, object]) -> bytes:
+    """Return a base with this padding in its metadata section, and the feature bit of padding."""
+    pieces = base(name)
+    pieces.set_values(padding=padding)
+    pieces.header["incompatible_features"] = 1
+    return pieces.join()
+
+
 def nested(depth: int) -> list:
     """Return empty lists, each in the next, so many deep."""
     return [] if depth == 1 else [nested(depth - 1)]
@@ -299,6 +316,28 @@ case("UnknownFeatureError", "crop-mode", lambda: with_values(crops="circles"))
 case("CorruptError", "without-crop-sampler", lambda: with_values("derived", crop_sampler=...))
 case("UnknownFeatureError", "crop-sampler-name", lambda: with_values("derived", crop_sampler={**SAMPLER.describe(), "name": "grid/1"}))
 case("CorruptError", "crop-sampler-scale", lambda: with_values("derived", crop_sampler={**SAMPLER.describe(), "scale": [0.9, 0.1]}))
+case("CorruptError", "all-views-of-height-0", lambda: with_values("views", crop_sampler={**VIEWS.describe(), "height": 0}))
+case("CorruptError", "all-views-of-a-width-of-another-type", lambda: with_values("views", crop_sampler={**VIEWS.describe(), "width": 37.0}))
+case("CorruptError", "all-views-flips-of-another-type", lambda: with_values("views", crop_sampler={**VIEWS.describe(), "flips": 1}))
+case("CorruptError", "padding-without-its-feature-bit", lambda: changed("padded", header={}))
+case("CorruptError", "feature-bit-of-padding-without-padding", lambda: changed("plain", header={"incompatible_features": 1}))
+case("CorruptError", "padding-not-a-map", lambda: with_values("padded", padding=4))
+case("CorruptError", "padding-with-fractions", lambda: with_padding("fractions", {"pixels": 4, "mode": "edge"}))
+case("UnknownFeatureError", "padding-mode", lambda: with_padding("padded", {"pixels": 4, "mode": "wrap"}))
+for _name, _padding in {
+    "padding-without-mode": {"pixels": 4, "fill": [0, 0, 0]},
+    "padding-mode-of-another-type": {"pixels": 4, "mode": 1},
+    "padding-without-pixels": {"mode": "edge"},
+    "padding-of-0-pixels": {"pixels": 0, "mode": "edge"},
+    "padding-of-1025-pixels": {"pixels": 1025, "mode": "edge"},
+    "padding-pixels-of-another-type": {"pixels": 4.0, "mode": "edge"},
+    "padding-without-fill": {"pixels": 4, "mode": "constant"},
+    "padding-fill-of-one-number": {"pixels": 4, "mode": "constant", "fill": 0},
+    "padding-fill-of-two-numbers": {"pixels": 4, "mode": "constant", "fill": [0, 0]},
+    "padding-fill-of-256": {"pixels": 4, "mode": "constant", "fill": [0, 256, 0]},
+    "padding-fill-of-another-type": {"pixels": 4, "mode": "constant", "fill": [0, True, 0]},
+}.items():
+    case("CorruptError", _name, lambda padding=_padding: with_padding("padded", padding))
 
 # Frames of blocks
 
@@ -399,9 +438,9 @@ def with_content_cut(name: str, length: int) -> bytes:
     return pieces.join()
 
 
-def with_plain_crops(first: Sequence[int]) -> bytes:
-    """Return a file whose crops are plain numbers: the first one these, the others whole images of 20 x 30 pixels."""
-    content = Content(base("plain"))
+def with_plain_crops(first: Sequence[int], name: str = "plain") -> bytes:
+    """Return a base whose crops are plain numbers: the first one these, the others whole images of 20 x 30 pixels."""
+    content = Content(base(name))
     crops = np.array([first, *[(0, 0, 20, 30)] * 6])
     places = content.places("crops")
     data = b"".join(plane for column in crops.T for plane in to_planes(column, 2))
@@ -431,6 +470,13 @@ case("CorruptError", "crop-words-of-7-bytes", lambda: Content(base("plain")).set
 case("CorruptError", "crop-words-of-9-bytes", lambda: Content(base("plain")).set_field("crop_width", 9).join())
 case("CorruptError", "crop-of-plain-numbers-beyond-the-right-side", lambda: with_plain_crops((0, 1, 1, 30)))
 case("CorruptError", "crop-of-plain-numbers-of-height-0", lambda: with_plain_crops((0, 0, 0, 1)))
+case("CorruptError", "crop-of-plain-numbers-beyond-the-padding", lambda: with_plain_crops((0, 1, 28, 38), "padded"))
+case("CorruptError", "crop-beyond-the-padding", lambda: Content(base("padded")).set_bytes("crops", -1, 0, b"\xff").join())
+case("CorruptError", "padded-image-without-pixels", lambda: Content(base("padded")).set_image_column(2, 1, 0).join())
+case("CorruptError", "padded-image-too-large", lambda: Content(base("padded")).set_image_column(2, 1, 65528).join())
+case("CorruptError", "all-views-of-an-image-without-pixels", lambda: Content(base("views")).set_image_column(1, 1, 0).join())
+case("CorruptError", "more-crops-than-views", lambda: with_values("views", crop_sampler=AllViews(28, 38).describe()))
+case("CorruptError", "crops-larger-than-the-padded-image", lambda: with_values("views", crop_sampler=AllViews(29, 37).describe()))
 case("CorruptError", "derived-crops-checksum", lambda: Content(base("derived")).set_field("crops_crc32", 1).join())
 case("CorruptError", "derived-crops-of-another-sampler", lambda: with_values("derived", crop_sampler=CropSampler(seed=8).describe()))
 case("CorruptError", "derived-crops-of-an-image-without-pixels", lambda: Content(base("derived")).set_image_column(1, 1, 0).join())

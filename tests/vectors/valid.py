@@ -17,8 +17,9 @@ import zstandard
 from blocks_by_hand import PALETTES
 from dissect import Pieces
 
-from softlabel_codec import SoftLabelReader, SoftLabelWriter
+from softlabel_codec import AllViews, Padding, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.container.framing import HEADER
+from softlabel_codec.padding import NO_PADDING
 from softlabel_codec.sampler import CropSampler
 
 FOLDER = Path(__file__).parents[2] / "spec" / "vectors" / "valid"
@@ -46,8 +47,9 @@ class Case:
     skipped_keys: tuple[str, ...] = ()
     image_checksums: bool = False
     crops_of: str = "sampler"
-    sampler: CropSampler = SAMPLER
+    sampler: CropSampler | AllViews = SAMPLER
     nested: int = 0
+    padding: Padding = NO_PADDING
 
 
 def many(images: int, count: int, reverse: bool = False) -> dict[str, Any]:
@@ -153,6 +155,24 @@ CASES = {
         sizes=((5, 6),) * 128,
         counts=(1,) * 127 + (2,),
     ),
+    "padding-reflect": Case("marginal_smoothing:k=5", padding=Padding(9, "reflect"), **FEW),
+    "padding-edge-derived-crops": Case("hard", crops="derived", padding=Padding(4, "edge"), **FEW),
+    "padding-symmetric-most": Case(
+        "hard", keys=("a.jpg", "b.jpg"), sizes=((65535 - 2048, 1), (1, 1)), counts=(3, 5), padding=Padding(1024, "symmetric")
+    ),
+    "all-views-padding-constant": Case(
+        "dense:values=f16",
+        num_classes=5,
+        keys=("a.png", "b.png"),
+        sizes=((32, 32), (31, 33)),
+        counts=(162, 160),
+        crops="derived",
+        sampler=AllViews(32, 32),
+        padding=Padding(4, "constant", (124, 116, 104)),
+    ),
+    "all-views-without-flips": Case(
+        "hard", keys=("a.png", "b.png"), sizes=((5, 6), (7, 4)), counts=(8, 5), crops="derived", sampler=AllViews(4, 3, flips=False)
+    ),
     "metadata-nested-32-deep": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), nested=29),
     "smallest": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), metadata=False),
 }
@@ -240,10 +260,10 @@ def write_case(path: Path, case: Case) -> None:
     if case.nested:
         metadata = {"nested": reduce(lambda inner, _: [inner], range(case.nested), ["in the middle"])}
     sampler = case.sampler if case.crops == "derived" else None
-    options = {"crops": case.crops, "sampler": sampler, "image_checksums": case.image_checksums}
+    options = {"crops": case.crops, "sampler": sampler, "image_checksums": case.image_checksums, "padding": case.padding}
     with SoftLabelWriter(path, case.num_classes, case.codec, metadata, **options) as writer:
         for key, size, count in zip(case.keys, case.sizes, case.counts, strict=True):
-            geometry, flips = (sampler or CropSampler(seed=5)).sample(key, size, range(count))
+            geometry, flips = (sampler or CropSampler(seed=5)).sample(key, case.padding.around(size), range(count))
             if case.crops_of == "wide":
                 geometry[:, 0], geometry[:, 1], geometry[:, 2], geometry[:, 3] = (
                     1,
