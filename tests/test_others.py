@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from softlabel_codec import ArgumentError, SoftLabelReader
 from softlabel_codec.cli.main import main
 from softlabel_codec.students import build_student
-from softlabel_codec.torch import SoftLabelDataset, SoftLabelSampler, collate_crops, normalize
+from softlabel_codec.torch import SoftLabelDataset, SoftLabelSampler, collate_crops, collate_dense, normalize, soft_cross_entropy
 from softlabel_codec.torch.geometry import MOVES
 
 pytestmark = pytest.mark.others
@@ -190,3 +190,39 @@ def test_torchcodec_decodes_to_the_same_pixels_as_pillow(tmp_path):
         assert _decode_jpeg(data[: len(data) // 2]) is None
     image.convert("CMYK").save(tmp_path / "a.jpg")
     assert _decode_jpeg((tmp_path / "a.jpg").read_bytes()) is None
+
+
+@pytest.mark.parametrize("mixing", ["MixUp", "CutMix"])
+@pytest.mark.parametrize("with_classes", [False, True])
+def test_dense_batches_are_mixed_by_torchvision(labels, mixing, with_classes):
+    from functools import partial
+
+    from torchvision.transforms import v2
+
+    target_of = (lambda key: int(key[5])) if with_classes else None
+    dataset = SoftLabelDataset(IMAGES, labels, 3, size=4, target_of=target_of)
+    (batch,) = DataLoader(dataset, NUM_IMAGES, collate_fn=partial(collate_dense, order="crop"))
+    mixed, probs, *classes = getattr(v2, mixing)(alpha=1.0)(*batch)
+    assert mixed.shape == batch[0].shape
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(len(probs)))
+    assert (probs.max(dim=1).values < 1).any()
+    assert ((probs > 0) <= ((batch[1] > 0) | (batch[1].roll(1, 0) > 0))).all()  # of the crop itself and its neighbour only
+    assert [found.tolist() for found in classes] == ([list(range(NUM_IMAGES)) * 3] if with_classes else [])
+    assert torch.nn.CrossEntropyLoss()(torch.zeros_like(probs), probs).isfinite()
+
+
+def test_dense_batches_are_mixed_by_timm(labels):
+    from functools import partial
+
+    from timm.data import Mixup
+    from timm.loss import SoftTargetCrossEntropy
+
+    dataset = SoftLabelDataset(IMAGES, labels, 2, size=4)
+    (pixels, probs), *_ = DataLoader(dataset, NUM_IMAGES, collate_fn=partial(collate_dense, order="crop"))
+    mixup = Mixup(mixup_alpha=1.0, label_smoothing=0.0, num_classes=probs.shape[1], multi_label=True)
+    mixed, targets = mixup(pixels.clone(), probs)
+    share = (mixed[0] - pixels[-1]).mean() / (pixels[0] - pixels[-1]).mean()
+    torch.testing.assert_close(targets, share * probs + (1 - share) * probs.flip(0), rtol=1e-4, atol=1e-4)
+    logits = torch.randn(probs.shape)
+    (_, sparse), *_ = DataLoader(SoftLabelDataset(IMAGES, labels, 2, size=4), NUM_IMAGES, collate_fn=partial(collate_crops, order="crop"))
+    torch.testing.assert_close(SoftTargetCrossEntropy()(logits, probs), soft_cross_entropy(logits, sparse))

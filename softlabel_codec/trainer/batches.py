@@ -20,7 +20,6 @@ from softlabel_codec.images.files import crops_in_pixels
 from softlabel_codec.labels import DenseLabels, Labels, concatenate_labels
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.torch import ImageTurn, SoftLabelSampler, collate_crops, to_targets
-from softlabel_codec.torch.collate import Sample
 from softlabel_codec.torch.device import ImageMemory, cut_crops
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
@@ -91,8 +90,8 @@ class StepBatches(Dataset[Batch | Exception]):
             samples = self._crops.__getitems__(turns)
         except (SoftLabelError, OSError) as error:
             return error
-        softened = [Sample(sample.images, at_temperature(sample.labels, self._temperature)) for sample in samples]
-        pixels, labels = collate_crops(softened)
+        softened = [sample._replace(labels=at_temperature(sample.labels, self._temperature)) for sample in samples]
+        pixels, labels = collate_crops(softened)[:2]
         classes = _classes_of(self._classes, turns, self._crops.crops_per_image)
         return Batch(pixels.numpy() if self._as_array else pixels, labels, classes)
 

@@ -88,7 +88,7 @@ class FreshCrops(Dataset[Sample]):
 
     def _sample(self, turn: ImageTurn) -> Sample:
         cut = self.cutter.cut(self.source_of(turn), lambda size: self._crops(turn, size))
-        return Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size))
+        return Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size), int(turn), self.keys[turn])
 
     def _crops(self, turn: ImageTurn, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         first = turn.turn * self.crops_per_image
