@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +13,9 @@ from torch import Tensor
 from softlabel_codec.checks.arguments import check_choice
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import Labels, concatenate_labels
-from softlabel_codec.torch.targets import Targets, to_targets
+from softlabel_codec.torch.targets import to_targets
 
 ORDERS = ("image", "crop")
-
-CropBatch = tuple[Tensor, Targets] | tuple[Tensor, Targets, Tensor]
-"""Images, labels, and if samples have a target, classes."""
-DenseBatch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
-"""The same with dense labels."""
 
 
 class Sample(NamedTuple):
@@ -47,7 +42,7 @@ class Sample(NamedTuple):
     target: int | None = None
 
 
-def collate_crops(samples: Sequence[Sample], order: str = "image") -> CropBatch:
+def collate_crops(samples: Sequence[Sample], order: str = "image") -> tuple[Any, ...]:
     """Return one batch: images (B * N, 3, size, size), and the labels of all crops in the same order, still sparse.
 
     Pass it to a DataLoader as `collate_fn`. If the samples have a target (`target_of=` of the dataset), the classes of the crops'
@@ -76,7 +71,7 @@ def collate_crops(samples: Sequence[Sample], order: str = "image") -> CropBatch:
     return (pixels, to_targets(labels)) if classes is None else (pixels, to_targets(labels), torch.from_numpy(classes))
 
 
-def collate_dense(samples: Sequence[Sample], order: str = "image") -> DenseBatch:
+def collate_dense(samples: Sequence[Sample], order: str = "image") -> tuple[Any, ...]:
     """Return one batch as `collate_crops` does, but with the targets of all classes: float32 (B * N, C).
 
     That is what `nn.CrossEntropyLoss`, torchvision's MixUp and CutMix, and timm's `SoftTargetCrossEntropy` and
@@ -89,7 +84,7 @@ def collate_dense(samples: Sequence[Sample], order: str = "image") -> DenseBatch
         As of `collate_crops`.
     """
     images, labels, *classes = collate_crops(samples, order)
-    return (images, labels.dense(), classes[0]) if classes else (images, labels.dense())
+    return images, labels.dense(), *classes
 
 
 def _classes_of_crops(samples: Sequence[Sample]) -> NDArray[np.int64] | None:

@@ -91,7 +91,7 @@ class StepBatches(Dataset[Batch | Exception]):
         except (SoftLabelError, OSError) as error:
             return error
         softened = [sample._replace(labels=at_temperature(sample.labels, self._temperature)) for sample in samples]
-        pixels, labels = collate_crops(softened)[:2]
+        pixels, labels = collate_crops(softened)
         classes = _classes_of(self._classes, turns, self._crops.crops_per_image)
         return Batch(pixels.numpy() if self._as_array else pixels, labels, classes)
 
