@@ -16,7 +16,7 @@ from softlabel_codec.cli.main import main
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.padding import PADDING_MODES
 from softlabel_codec.students import build_student
-from softlabel_codec.torch import SoftLabelDataset, SoftLabelSampler, collate_crops, normalize
+from softlabel_codec.torch import SoftLabelDataset, SoftLabelSampler, collate_crops, collate_dense, normalize, soft_cross_entropy
 from softlabel_codec.torch.geometry import MOVES
 
 pytestmark = pytest.mark.others
@@ -212,3 +212,39 @@ def test_padded_crops_are_those_of_torchvision(mode):
     assert len(every) == number == 13 * 10
     random_crop = RandomCrop(8, padding=4, fill=fill, padding_mode=mode)
     assert {np.asarray(random_crop(image)).tobytes() for _ in range(2000)} == every
+
+
+@pytest.mark.parametrize("mixing", ["MixUp", "CutMix"])
+@pytest.mark.parametrize("with_classes", [False, True])
+def test_dense_batches_are_mixed_by_torchvision(labels, mixing, with_classes):
+    from functools import partial
+
+    from torchvision.transforms import v2
+
+    target_of = (lambda key: int(key[5])) if with_classes else None
+    dataset = SoftLabelDataset(IMAGES, labels, 3, size=4, target_of=target_of)
+    (batch,) = DataLoader(dataset, NUM_IMAGES, collate_fn=partial(collate_dense, order="crop"))
+    mixed, probs, *classes = getattr(v2, mixing)(alpha=1.0)(*batch)
+    assert mixed.shape == batch[0].shape
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(len(probs)))
+    assert (probs.max(dim=1).values < 1).any()
+    assert ((probs > 0) <= ((batch[1] > 0) | (batch[1].roll(1, 0) > 0))).all()  # of the crop itself and its neighbour only
+    assert [found.tolist() for found in classes] == ([list(range(NUM_IMAGES)) * 3] if with_classes else [])
+    assert torch.nn.CrossEntropyLoss()(torch.zeros_like(probs), probs).isfinite()
+
+
+def test_dense_batches_are_mixed_by_timm(labels):
+    from functools import partial
+
+    from timm.data import Mixup
+    from timm.loss import SoftTargetCrossEntropy
+
+    dataset = SoftLabelDataset(IMAGES, labels, 2, size=4)
+    (pixels, probs), *_ = DataLoader(dataset, NUM_IMAGES, collate_fn=partial(collate_dense, order="crop"))
+    mixup = Mixup(mixup_alpha=1.0, label_smoothing=0.0, num_classes=probs.shape[1], multi_label=True)
+    mixed, targets = mixup(pixels.clone(), probs)
+    share = (mixed[0] - pixels[-1]).mean() / (pixels[0] - pixels[-1]).mean()
+    torch.testing.assert_close(targets, share * probs + (1 - share) * probs.flip(0), rtol=1e-4, atol=1e-4)
+    logits = torch.randn(probs.shape)
+    (_, sparse), *_ = DataLoader(SoftLabelDataset(IMAGES, labels, 2, size=4), NUM_IMAGES, collate_fn=partial(collate_crops, order="crop"))
+    torch.testing.assert_close(SoftTargetCrossEntropy()(logits, probs), soft_cross_entropy(logits, sparse))

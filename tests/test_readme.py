@@ -85,6 +85,7 @@ def run_shell(line):
 
 
 @pytest.mark.filterwarnings("ignore:.*crops are normalised with")  # the teacher's mean is not ImageNet's
+@pytest.mark.filterwarnings("ignore:.* agree with the class folders for only")  # the teacher here has not learned anything
 def test_every_block_runs(desk):
     names = {
         "somebody_elses_resnet50": lambda: build_student("small", 10),

@@ -21,12 +21,17 @@ _CROPS_COMPARED = 200
 _BETTER_THAN_CHANCE = 3
 
 
+def class_folder(key: str) -> str:
+    """Return the class folder of an image, the first part of its key; an empty text if it lies in none."""
+    return key.partition("/")[0] if "/" in key else ""
+
+
 def class_folders(keys: Iterable[str]) -> list[str]:
     """Return the class folders of images, the first parts of their keys, in the order of their class numbers.
 
     That is ascending order, of numbers if all are decimal (10 comes after 9), else of text.
     """
-    names = {_folder(key) for key in keys} - {""}
+    names = {class_folder(key) for key in keys} - {""}
     if all(name.isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
@@ -113,10 +118,10 @@ def classes_of(keys: Sequence[str], folders: Sequence[str], where: str) -> NDArr
         numbers = {name: int(name) for name in names}
     known = sum(1 for name in folders if name)
     for key in keys:
-        if _folder(key) not in numbers:
+        if class_folder(key) not in numbers:
             advice = "Say with --classes FILE which class folder has which number"
             raise MismatchError(f"{where}: the image {key!r} lies in none of the {counted(known, 'class folder')}. {advice}")
-    return np.array([numbers[_folder(key)] for key in keys], np.int64)
+    return np.array([numbers[class_folder(key)] for key in keys], np.int64)
 
 
 def warn_of_other_classes(reader: SoftLabelReader, classes: NDArray[np.int64]) -> None:
@@ -124,10 +129,10 @@ def warn_of_other_classes(reader: SoftLabelReader, classes: NDArray[np.int64]) -
     chosen = np.unique(np.linspace(0, len(classes) - 1, _CROPS_COMPARED).astype(np.int64)) if len(classes) else np.zeros(0, np.int64)
     labels = reader.read_batch(chosen, np.zeros((len(chosen), 1), np.int64))
     top = np.array([int(image.labels.dense()[0].argmax()) for image in labels])
-    agreement = float((top == classes[chosen]).mean()) if len(chosen) else 1.0
+    agreement = float((top == classes[labels.images]).mean()) if len(top) else 1.0
     chance = 1 / reader.num_classes
     if agreement < min(_BETTER_THAN_CHANCE * chance, (1 + chance) / 2):  # with few classes, three times chance is more than always
-        advice = "If class folders are not numbered in ascending order, say with --classes FILE which has which number"
+        advice = "If class folders are not numbered in ascending order, say which has which number, with --classes FILE or target_of="
         found = f"{reader.path}: its labels agree with the class folders for only {agreement:.1%} of the images"
         warnings.warn(f"{found}. {advice}", stacklevel=2)
 
@@ -144,7 +149,3 @@ def images_sha256(folder: str | os.PathLike[str], paths: Sequence[Path], classes
             for path, number in zip(paths, known, strict=True)
         )
     )
-
-
-def _folder(key: str) -> str:
-    return key.partition("/")[0] if "/" in key else ""

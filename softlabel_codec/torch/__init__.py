@@ -4,9 +4,10 @@
 """
 
 from softlabel_codec.torch.check import TeacherCheck, WorstCrop, check_against_teacher
-from softlabel_codec.torch.collate import collate_crops
+from softlabel_codec.torch.collate import Sample, collate_crops, collate_dense
 from softlabel_codec.torch.dataset import SoftLabelDataset
-from softlabel_codec.torch.loss import soft_cross_entropy
+from softlabel_codec.torch.joining import cat_targets
+from softlabel_codec.torch.loss import SoftCrossEntropy, soft_cross_entropy
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.sampler import SoftLabelSampler
 from softlabel_codec.torch.targets import DenseTargets, SparseTargets, to_targets
@@ -15,13 +16,17 @@ from softlabel_codec.torch.turns import ImageTurn
 __all__ = [
     "DenseTargets",
     "ImageTurn",
+    "Sample",
+    "SoftCrossEntropy",
     "SoftLabelDataset",
     "SoftLabelSampler",
     "SparseTargets",
     "TeacherCheck",
     "WorstCrop",
+    "cat_targets",
     "check_against_teacher",
     "collate_crops",
+    "collate_dense",
     "normalize",
     "soft_cross_entropy",
     "to_targets",

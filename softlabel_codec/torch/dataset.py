@@ -30,6 +30,7 @@ from softlabel_codec.torch.cutting import TorchCutter
 from softlabel_codec.torch.geometry import WHY, refuse_geometry
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize_into
 from softlabel_codec.torch.shared import SharedTensor
+from softlabel_codec.torch.truth import TargetOf, find_truth
 from softlabel_codec.torch.turns import Turns
 from softlabel_codec.torch.workers import empty_batch
 
@@ -110,6 +111,11 @@ class SoftLabelDataset(Dataset[Sample]):
     exif_orientation : str, optional
         Whether images are turned as a camera's EXIF tag says, `applied` or `ignored`. By default as for the teacher, from the file, or else
         ignored.
+    target_of : str or callable, optional
+        Where the true class of an image comes from, which a sample carries as `target`, and which batches have as their third part:
+        `folder`: the number of its class folder, the first part of its key, among those of all labelled images in ascending order, as
+        torchvision's `ImageFolder` counts them. (Folders whose names are all decimal ascend as numbers.) Or a function that returns the
+        class of a key, int; with processes that are spawned, one that can be pickled.
     transform : None
         Nothing else: elsewhere it means what cuts a random crop. Setting it as an attribute, as timm's `create_loader` does, is refused
         too.
@@ -118,6 +124,8 @@ class SoftLabelDataset(Dataset[Sample]):
     ----------
     keys : sequence of str
         Keys of the images, by their index in this dataset.
+    classes, class_to_idx : list of str, and dict of str to int; or None
+        With `target_of="folder"`, class folders by class number, and the reverse.
     numbers : int64 (len(dataset),)
         Numbers of the images in the file. They differ from the index where images were left out. The crops of an image do not.
     num_missing : int
@@ -126,8 +134,9 @@ class SoftLabelDataset(Dataset[Sample]):
     Raises
     ------
     MismatchError
-        If labelled images are missing, a key is not in the file, or the number of classes differs; on reading, if an image has another
-        size than the labelled one, or its file other bytes.
+        If labelled images are missing, a key is not in the file, the number of classes differs, or `target_of="folder"` and images lie in
+        no folders, or in more or fewer than there are classes; on reading, if an image has another size than the labelled one, or its
+        file other bytes.
     ArgumentError
         If more crops are asked for than an image has, or another argument cannot be; on reading, if the mapping of images holds
         something that is none.
@@ -158,6 +167,7 @@ class SoftLabelDataset(Dataset[Sample]):
         check_images: bool = True,
         stored_crops: int | None = None,
         exif_orientation: str | None = None,
+        target_of: TargetOf | None = None,
         transform: object = None,
     ) -> None:
         if transform is not None:
@@ -181,6 +191,7 @@ class SoftLabelDataset(Dataset[Sample]):
         self._find_image, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
         self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
         check_counts(self.reader.num_crops[self.numbers], self.crops_per_image, self._stored_crops, self.reader.path)
+        self._truth = find_truth(target_of, self.reader, self.keys)
         if self.normalization is not None and (mean is None or std is None):
             self._mention_normalisation()
         self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
@@ -202,6 +213,16 @@ class SoftLabelDataset(Dataset[Sample]):
     @property
     def numbers(self) -> NDArray[np.int64]:
         return np.arange(len(self.reader)) if self._numbers is None else self._numbers.copy()
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Class folders in the order of their class numbers, of all images of the label file; None unless `target_of="folder"`."""
+        return self._truth.classes
+
+    @property
+    def class_to_idx(self) -> dict[str, int] | None:
+        """Class number of each class folder; None unless `target_of="folder"`."""
+        return self._truth.class_to_idx
 
     @property
     def normalization(self) -> tuple[Triple, Triple] | None:
@@ -254,13 +275,39 @@ class SoftLabelDataset(Dataset[Sample]):
         labelled = self._due(indices)
         numbered = zip(labelled.images.tolist(), labelled, strict=True)
         if self._after_crop is not None:
-            return [Sample(self._changed(number, image), image.labels) for number, image in numbered]
+            return self._samples(indices, labelled, [self._changed(number, image) for number, image in numbered])
         kind = torch.float32 if self._normalized else torch.uint8
         batch = empty_batch((len(labelled.images) * self.crops_per_image, self.size, self.size, 3), kind)
         parts = torch.split(batch, self.crops_per_image)
         for part, (number, image) in zip(parts, numbered, strict=True):
             self._cut_into(part, number, image)
-        return [Sample(part.permute(0, 3, 1, 2), image.labels) for part, image in zip(parts, labelled, strict=True)]
+        return self._samples(indices, labelled, [part.permute(0, 3, 1, 2) for part in parts])
+
+    def _samples(self, indices: Sequence[int], labelled: BatchLabels, images: list[Tensor]) -> list[Sample]:
+        places = [range(len(self))[index] for index in indices]
+        index_of = dict(zip(self._numbers_at(places).tolist(), places, strict=True))
+        samples = []
+        for number, image, crops in zip(labelled.images.tolist(), labelled, images, strict=True):
+            key = self.reader.keys[number]
+            samples.append(Sample(crops, image.labels, index_of[number], key, self._truth(key)))
+        return samples
+
+    def images_per_batch(self, num_crops: int) -> int:
+        """Return how many images have so many crops together: the `batch_size` of a DataLoader for a batch size counted in crops.
+
+        Raises
+        ------
+        ArgumentError
+            If it is no multiple of the crops that are drawn of an image.
+
+        Examples
+        --------
+        `DataLoader(dataset, batch_size=dataset.images_per_batch(256), ...)`
+        """
+        images, rest = divmod(check_whole("num_crops", num_crops, 1), self.crops_per_image)
+        if rest:
+            raise ArgumentError(f"num_crops: expected a multiple of crops_per_image, {self.crops_per_image}, got {num_crops}")
+        return images
 
     def whole_image(self, index: int) -> Image.Image:
         """Return an image as its crops are cut out of it: decoded to RGB, turned and padded as for the teacher."""
@@ -281,12 +328,16 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def _due(self, indices: Sequence[int], count: bool = True) -> BatchLabels:
         places, turns = self._turns.due(indices, count)
-        numbers = places if self._numbers is None else self._numbers[places]
+        numbers = self._numbers_at(places)
         try:
             return self.reader.draw(numbers, self.crops_per_image, self.seed, turns, stored_crops=self._stored_crops)
         finally:
             if len(self._damaged.tensor):
                 self._damaged.tensor[self.reader.damaged_images] = True
+
+    def _numbers_at(self, places: Any) -> NDArray[np.int64]:
+        """Return the numbers in the file of the images at these places of the dataset, int64 (B,)."""
+        return np.asarray(places) if self._numbers is None else self._numbers[places]
 
     def _changed(self, number: int, labelled: ImageLabels) -> Tensor:
         """Return the crops of an image as `after_crop` makes them, (N, ...)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.torch.collate import collate_crops
+from softlabel_codec.torch.collate import collate_crops, collate_dense
 from softlabel_codec.torch.dataset import SoftLabelDataset
 from softlabel_codec.torch.pixels import Triple
 from softlabel_codec.torch.sampler import SoftLabelSampler
@@ -35,7 +35,7 @@ def keys_of_rows(loader: Any, dataset: SoftLabelDataset | None) -> Callable[[int
     """Return a function (batch, row) that gives a crop's key; None unless the loader reads the dataset in order."""
     if not isinstance(loader, DataLoader) or dataset is None or loader.dataset is not dataset or loader.batch_size is None:
         return None
-    if not isinstance(loader.sampler, SequentialSampler) or loader.collate_fn is not collate_crops or dataset.num_damaged:
+    if not isinstance(loader.sampler, SequentialSampler) or loader.collate_fn not in (collate_crops, collate_dense) or dataset.num_damaged:
         return None
     keys, at_a_time, batch_size = dataset.keys, dataset.crops_per_image, loader.batch_size
     return lambda batch, row: keys[batch * batch_size + row // at_a_time]
@@ -71,7 +71,7 @@ def _samplers_of(loader: Any) -> list[SoftLabelSampler]:
 def pixels_and_targets(batch: Any, dataset: SoftLabelDataset | None, given: Normalization | None) -> tuple[Tensor, Targets]:
     """Return pixels in 0..1, float (B, 3, H, W), and targets."""
     try:
-        pixels, targets = batch
+        pixels, targets, *_ = batch
         targets = DenseTargets(targets) if isinstance(targets, Tensor) and targets.is_floating_point() and targets.ndim == 2 else targets
         sound = pixels.ndim == 4 and isinstance(targets, SparseTargets | DenseTargets) and len(pixels) == len(targets)
     except (TypeError, ValueError, AttributeError):

@@ -1,9 +1,9 @@
-"""Labels as tensors that can move between devices: `SparseTargets` and `DenseTargets`."""
+"""Labels as tensors: `SparseTargets` and `DenseTargets`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,11 +11,18 @@ from torch import Tensor
 
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import DenseLabels, Labels, check_policy
+from softlabel_codec.torch.tails import AlongTail, along_tail, background, is_kept, shares
+from softlabel_codec.torch.tensorlike import TensorLike, as_rows, register_pytree
 
 
 @dataclass(frozen=True, eq=False)
-class SparseTargets:
+class SparseTargets(TensorLike):
     """Sparse labels of B crops, as tensors on one device.
+
+    They have what training loops use of a tensor of shape (B, C), without being one: `to`, `cuda`, `cpu`, `device`, `shape`, `size`,
+    `ndim`, `argmax`, `pin_memory`, `is_pinned`, `detach`, `len`, rows by number, slice, index tensor or mask, and `torch.cat` (see
+    `cat_targets`). They are nodes of torch's pytrees, whose leaves are the tensors below. So `torch.func` and `torch.compile` take them;
+    `torch.func.vmap` over crops needs `with_tail_per_crop` if there are tails.
 
     Attributes
     ----------
@@ -33,7 +40,13 @@ class SparseTargets:
     tail_classes, tail_weights, tail_floor : int64 (I, N), float32 (I, N), float32 (I,), or None
         Tails of I images as in `Tails`, padded with C at the end.
     tail_of : int64 (B,) or None
-        Index of the tail of each crop's image.
+        Index of the tail of each crop's image. None although there are tails: each crop has its own, in the same order.
+
+    Examples
+    --------
+    >>> labels = SparseTargets(torch.tensor([[2, 0]], dtype=torch.int32), torch.tensor([[0.5, 0.3]]), torch.tensor([0.2]), num_classes=4)
+    >>> labels.shape, labels.argmax(-1), torch.cat([labels, labels]).shape
+    (torch.Size([1, 4]), tensor([2]), torch.Size([2, 4]))
     """
 
     indices: Tensor
@@ -46,26 +59,80 @@ class SparseTargets:
     tail_floor: Tensor | None = None
     tail_of: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self.remainder)
+    @property
+    def shape(self) -> torch.Size:
+        """(B, C), as of the dense targets."""
+        return torch.Size((*self.remainder.shape, self.num_classes))
 
-    def to(self, device: Any, non_blocking: bool = False) -> SparseTargets:
-        """Return the same labels on another device; ArgumentError for a type: classes are integers."""
-        target = _device(device)
-        return self._map(lambda tensor: tensor.to(target, non_blocking=non_blocking))
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that there are, by their names."""
+        named = {name: getattr(self, name) for name in (*_OF_ROWS, *_OF_TAILS)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
-    def pin_memory(self) -> SparseTargets:
-        """Return the same labels in page-locked memory; DataLoader calls this if asked to pin."""
-        return self._map(Tensor.pin_memory)
+    def with_tensors(self, tensors: dict[str, Tensor]) -> SparseTargets:
+        """Return targets of the same classes and policy that consist of these tensors."""
+        return SparseTargets(num_classes=self.num_classes, policy=self.policy, **tensors)
 
-    def __getitem__(self, rows: Tensor) -> SparseTargets:
-        """Return the labels of some crops, by an index tensor (B,)."""
-        tail_of = None if self.tail_of is None else self.tail_of[rows]
-        return replace(self, indices=self.indices[rows], values=self.values[rows], remainder=self.remainder[rows], tail_of=tail_of)
+    def __getitem__(self, rows: Any) -> SparseTargets:
+        """Return the labels of some crops, by an index tensor, a mask, a slice or a list; a single number keeps the dimension."""
+        return self._at(as_rows(rows, len(self)))
+
+    def _at(self, rows: Any) -> SparseTargets:
+        shared = _OF_TAILS if self.tail_of is not None else ()
+        return self.with_tensors({name: tensor if name in shared else tensor[rows] for name, tensor in self.tensors().items()})
+
+    def batch_of_one(self) -> SparseTargets:
+        """Return the label of a single crop, such as it is inside `torch.func.vmap`, with a dimension of crops."""
+        return self._at(None)
 
     def with_policy(self, policy: str) -> SparseTargets:
         """Return the same labels, read with another remainder policy."""
-        return replace(self, policy=check_policy(policy, self.tail_of is not None))
+        policy = check_policy(policy, self.tail_classes is not None)
+        return SparseTargets(num_classes=self.num_classes, policy=policy, **self.tensors())
+
+    def with_tail_per_crop(self) -> SparseTargets:
+        """Return the same labels, where each crop has its own copy of its image's tail: all tensors then have B rows, as vmap needs."""
+        if self.tail_of is None:
+            return self
+        tensors = self.tensors()
+        of = tensors.pop("tail_of")
+        return self.with_tensors({name: tensor[of] if name in _OF_TAILS else tensor for name, tensor in tensors.items()})
+
+    @property
+    def top1(self) -> Tensor:
+        """Most probable class that was stored of each crop, int64 (B,). It is that of `argmax` unless a tail says more of another."""
+        return self.indices[:, 0].long() if self.indices.shape[1] else self.argmax()
+
+    def argmax(self, dim: int = -1, keepdim: bool = False) -> Tensor:
+        """Return the class with the largest target of each crop, under the policy; the lowest of several.
+
+        Parameters
+        ----------
+        dim : int
+            The dimension of the classes, -1 or 1; ArgumentError for another.
+        keepdim : bool
+            Whether to return (B, 1).
+
+        Returns
+        -------
+        int64 (B,)
+        """
+        _check_class_dim(dim)
+        listed = self._listed()
+        other = _first_absent(listed)
+        of_other = torch.where(other < self.num_classes, listed.background, -1.0)
+        classes = torch.cat([listed.classes, other[:, None]], dim=1)
+        targets = torch.cat([torch.where(listed.is_listed, listed.targets, -1.0), of_other[:, None]], dim=1)
+        is_largest = targets == targets.amax(dim=1, keepdim=True)
+        largest: Tensor = torch.where(is_largest, classes, self.num_classes).amin(dim=1, keepdim=keepdim)
+        return largest
+
+    def entropy(self) -> Tensor:
+        """Return the entropy of each target, float32 (B,), in nats."""
+        listed = self._listed()
+        few: Tensor = torch.special.entr(torch.where(listed.is_listed, listed.targets, 0.0)).sum(dim=1)
+        others: Tensor = (self.num_classes - listed.is_listed.sum(dim=1)) * torch.special.entr(listed.background)
+        return few + others
 
     def above_background(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the targets in sparse form: a background value for every class, and differences from it for some.
@@ -83,42 +150,77 @@ class SparseTargets:
         classes = self.indices.clamp(min=0).long()
         if self.policy == "renorm":
             return classes, self.values / self.values.sum(dim=1, keepdim=True), torch.zeros_like(self.remainder)
-        others = self.num_classes - kept.sum(dim=1)
-        even = torch.where(others > 0, self.remainder / others.clamp(min=1), 0.0)
+        even = self._even(kept)
         if self.policy == "uniform":
             return classes, torch.where(kept, self.values - even[:, None], 0.0), even
-        return self._above_tail(kept, classes, even)
+        tail = self._along_tail(classes, even)
+        kept_extra = torch.where(kept, self.values - shares(tail, tail.kept_weights), 0.0)
+        tail_extra = torch.where(tail.padding, 0.0, tail.scale[:, None] * (tail.weights - tail.floor[:, None]))
+        listed = tail.classes.masked_fill(tail.padding, 0)
+        return torch.cat([classes, listed], dim=1), torch.cat([kept_extra, tail_extra], dim=1), background(tail)
 
-    def _above_tail(self, kept: Tensor, classes: Tensor, even: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        listed, weights, floor = (tensor[self.tail_of] for tensor in (self.tail_classes, self.tail_weights, self.tail_floor))  # type: ignore[index]
-        padding = listed == self.num_classes
-        place = torch.searchsorted(listed, classes).clamp(max=listed.shape[1] - 1)
-        in_tail = kept & (listed.gather(1, place) == self.indices)
-        kept_weights = torch.where(in_tail, weights.gather(1, place), floor[:, None])
-        num_unlisted = self.num_classes - (~padding).sum(dim=1) - (kept & ~in_tail).sum(dim=1)
-        taken = torch.zeros_like(weights).scatter_add_(1, place, torch.where(in_tail, weights.gather(1, place), 0.0))
-        total = (weights - taken).sum(dim=1) + num_unlisted * floor
-        along = total > 0
-        scale = torch.where(along, self.remainder / total.clamp(min=1e-30), 0.0)
-        background = torch.where(along, scale * floor, even)
-        kept_extra = self.values - torch.where(along[:, None], scale[:, None] * kept_weights, even[:, None])
-        tail_extra = torch.where(padding, 0.0, scale[:, None] * (weights - floor[:, None]))
-        extra = torch.cat([torch.where(kept, kept_extra, 0.0), tail_extra], dim=1)
-        return torch.cat([classes, listed.masked_fill(padding, 0)], dim=1), extra, background
+    def _even(self, kept: Tensor) -> Tensor:
+        """Return the remainder's share of each other class, if all get the same, (B,)."""
+        others = self.num_classes - kept.sum(dim=1)
+        return torch.where(others > 0, self.remainder / others.clamp(min=1), 0.0)
+
+    def _along_tail(self, classes: Tensor, even: Tensor) -> AlongTail:
+        listed, weights, floor = (getattr(self, name) for name in _OF_TAILS)
+        if self.tail_of is not None:
+            listed, weights, floor = listed[self.tail_of], weights[self.tail_of], floor[self.tail_of]
+        return along_tail((listed, weights, floor), self.indices, classes, self.remainder, even, self.num_classes)
+
+    def _listed(self) -> _Listed:
+        kept = self.indices >= 0
+        classes = self.indices.clamp(min=0).long()
+        if self.policy == "renorm":
+            return _Listed(classes, self.values / self.values.sum(dim=1, keepdim=True), kept, torch.zeros_like(self.remainder))
+        even = self._even(kept)
+        if self.policy == "uniform":
+            return _Listed(classes, self.values, kept, even)
+        tail = self._along_tail(classes, even)
+        return _Listed(
+            classes=torch.cat([classes, tail.classes], dim=1),
+            targets=torch.cat([self.values, shares(tail, tail.weights)], dim=1),
+            is_listed=torch.cat([kept, ~tail.padding & ~is_kept(tail)], dim=1),
+            background=background(tail),
+        )
 
     def dense(self) -> Tensor:
         """Return the targets of all classes, float32 (B, C)."""
         classes, extra, background = self.above_background()
         return background[:, None].repeat(1, self.num_classes).scatter_add_(1, classes, extra)
 
-    def _map(self, change: Any) -> SparseTargets:
-        names = ("indices", "values", "remainder", "tail_classes", "tail_weights", "tail_floor", "tail_of")
-        return replace(self, **{name: change(getattr(self, name)) for name in names if getattr(self, name) is not None})
+
+_OF_ROWS = ("indices", "values", "remainder", "tail_of")
+_OF_TAILS = ("tail_classes", "tail_weights", "tail_floor")
+
+
+class _Listed(NamedTuple):
+    """Targets of some classes, each once: int64 (B, J), float32 (B, J), bool (B, J) false where padded; and of all others, (B,)."""
+
+    classes: Tensor
+    targets: Tensor
+    is_listed: Tensor
+    background: Tensor
+
+
+def _first_absent(listed: _Listed) -> Tensor:
+    """Return the lowest class that is not listed, int64 (B,); it may be C. It is at most J, as J classes are listed."""
+    num_listed = listed.classes.shape[1]
+    places = torch.where(listed.is_listed, listed.classes, num_listed + 1).clamp(max=num_listed + 1)
+    present = torch.zeros_like(places).new_zeros((len(places), num_listed + 2)).scatter_(1, places, 1)
+    return present[:, : num_listed + 1].argmin(dim=1)
+
+
+def _check_class_dim(dim: int) -> None:
+    if dim not in (-1, 1):
+        raise ArgumentError(f"dim: expected that of the classes, -1 or 1, got {dim!r}")
 
 
 @dataclass(frozen=True, eq=False)
-class DenseTargets:
-    """Targets of all classes of B crops.
+class DenseTargets(TensorLike):
+    """Targets of all classes of B crops. They have what `SparseTargets` have.
 
     Attributes
     ----------
@@ -128,25 +230,46 @@ class DenseTargets:
 
     probs: Tensor
 
-    def __len__(self) -> int:
-        return len(self.probs)
-
-    def __getitem__(self, rows: Tensor) -> DenseTargets:
-        """Return the targets of some crops, by an index tensor (B,)."""
-        return DenseTargets(self.probs[rows])
-
     @property
     def num_classes(self) -> int:
         """C."""
-        return int(self.probs.shape[1])
+        return int(self.probs.shape[-1])
 
-    def to(self, device: Any, non_blocking: bool = False) -> DenseTargets:
-        """Return the same targets on another device."""
-        return DenseTargets(self.probs.to(_device(device), non_blocking=non_blocking))
+    @property
+    def shape(self) -> torch.Size:
+        """(B, C)."""
+        return self.probs.shape
 
-    def pin_memory(self) -> DenseTargets:
-        """Return the same targets in page-locked memory."""
-        return DenseTargets(self.probs.pin_memory())
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the only tensor, by its name."""
+        return {"probs": self.probs}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> DenseTargets:
+        """Return targets that consist of this tensor."""
+        return DenseTargets(**tensors)
+
+    def __getitem__(self, rows: Any) -> DenseTargets:
+        """Return the targets of some crops, by an index tensor, a mask, a slice or a list; a single number keeps the dimension."""
+        return DenseTargets(self.probs[as_rows(rows, len(self))])
+
+    def batch_of_one(self) -> DenseTargets:
+        """Return the target of a single crop, such as it is inside `torch.func.vmap`, with a dimension of crops."""
+        return DenseTargets(self.probs[None])
+
+    @property
+    def top1(self) -> Tensor:
+        """Most probable class of each crop, int64 (B,)."""
+        return self.argmax()
+
+    def argmax(self, dim: int = -1, keepdim: bool = False) -> Tensor:
+        """Return the class with the largest target of each crop, int64 (B,); the lowest of several."""
+        _check_class_dim(dim)
+        return self.probs.argmax(dim=1, keepdim=keepdim)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy of each target, float32 (B,), in nats."""
+        entropy: Tensor = torch.special.entr(self.probs).sum(dim=1)
+        return entropy
 
     def dense(self) -> Tensor:
         """Return the targets of all classes, float32 (B, C)."""
@@ -156,11 +279,12 @@ class DenseTargets:
 Targets = SparseTargets | DenseTargets
 
 
-def _device(device: Any) -> torch.device:
-    try:
-        return torch.device(device)
-    except (TypeError, RuntimeError) as error:
-        raise ArgumentError(f"device: expected a device such as 'cuda:0', got {device!r}: {error}") from None
+register_pytree(
+    SparseTargets,
+    lambda labels: (labels.num_classes, labels.policy),
+    lambda num_classes, policy, tensors: SparseTargets(num_classes=num_classes, policy=policy, **tensors),
+)
+register_pytree(DenseTargets, lambda labels: (), lambda tensors: DenseTargets(**tensors))
 
 
 def to_targets(labels: Labels) -> Targets:

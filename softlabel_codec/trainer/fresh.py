@@ -68,7 +68,7 @@ class FreshCrops(Dataset[Sample]):
         samples = []
         for turn in turns:
             cut = cutter.cut(self.source_of(turn), partial(self._choose, turn))
-            samples.append(Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size)))
+            samples.append(Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size), int(turn), self.keys[turn]))
         return samples
 
     def labels_of(self, turns: Sequence[ImageTurn]) -> list[ImageLabels]:

@@ -1,0 +1,115 @@
+"""Concatenates targets, of any codecs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.torch.collated import check_collated
+from softlabel_codec.torch.targets import DenseTargets, SparseTargets, Targets
+from softlabel_codec.torch.tensorlike import overrides
+
+
+@overrides(torch.cat, torch.concat, torch.concatenate)
+def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
+    """Return the targets of several batches as one batch. `torch.cat` of targets calls this.
+
+    Batches may keep different numbers of classes per crop, have tails or not, and come from files of different codecs: each crop keeps its
+    target. Sparse targets of different policies take one that serves all (so `with_policy` may be of no use afterwards). If some are
+    dense, all become dense.
+
+    Parameters
+    ----------
+    tensors : sequence of SparseTargets or DenseTargets
+        Of the same classes, on the same device.
+    dim : int
+        Only crops can be joined: 0 or -2.
+
+    Raises
+    ------
+    MismatchError
+        If classes or devices differ.
+    ArgumentError
+        If there are none, or something else is among them.
+
+    Examples
+    --------
+    >>> labels = SparseTargets(torch.tensor([[2, 0]], dtype=torch.int32), torch.tensor([[0.5, 0.3]]), torch.tensor([0.2]), num_classes=4)
+    >>> cat_targets([labels, DenseTargets(torch.eye(4))]).shape
+    torch.Size([5, 4])
+    """
+    parts = list(tensors)
+    if dim not in (0, -2):
+        raise ArgumentError(f"dim: expected that of the crops, 0 or -2, got {dim!r}")
+    if not parts:
+        raise ArgumentError("tensors: expected targets, got none")
+    for part in parts:
+        check_collated(part)
+    for name, found in (("num_classes", {part.num_classes for part in parts}), ("device", {str(part.device) for part in parts})):
+        if len(found) > 1:
+            raise MismatchError(f"{name}: expected targets with the same, got {', '.join(map(str, sorted(found)))}")
+    sparse = [part for part in parts if isinstance(part, SparseTargets)]
+    return _cat_sparse(sparse) if len(sparse) == len(parts) else DenseTargets(torch.cat([part.dense() for part in parts]))
+
+
+def _cat_sparse(parts: list[SparseTargets]) -> SparseTargets:
+    if len({part.policy for part in parts}) > 1:
+        parts = [_without_remainder(part) if part.policy == "renorm" else part for part in parts]
+    policy = "tail" if any(part.policy == "tail" for part in parts) else parts[0].policy
+    if policy == "tail":
+        parts = [part if part.policy == "tail" else _with_even_tail(part) for part in parts]
+    width = max(part.indices.shape[1] for part in parts)
+    of_rows = (
+        torch.cat([_padded(part.indices, width, -1) for part in parts]),
+        torch.cat([_padded(part.values, width, 0) for part in parts]),
+        torch.cat([part.remainder for part in parts]),
+    )
+    has_tails = all(part.tail_classes is not None for part in parts)
+    return SparseTargets(*of_rows, parts[0].num_classes, policy, *(_cat_tails(parts) if has_tails else ()))
+
+
+def _without_remainder(part: SparseTargets) -> SparseTargets:
+    """Return renormalised targets as `uniform` ones that have nothing left to spread."""
+    values = part.values / part.values.sum(dim=1, keepdim=True)
+    return SparseTargets(part.indices, values, torch.zeros_like(part.remainder), part.num_classes)
+
+
+def _with_even_tail(part: SparseTargets) -> SparseTargets:
+    """Return `uniform` targets with a tail that lists no class, along which all get the same."""
+    classes = torch.full((1, 1), part.num_classes, device=part.device)
+    weights, floor = part.values.new_zeros((1, 1)), part.values.new_ones(1)
+    tail_of = torch.zeros(len(part), dtype=torch.int64, device=part.device)
+    return SparseTargets(part.indices, part.values, part.remainder, part.num_classes, "tail", classes, weights, floor, tail_of)
+
+
+def _cat_tails(parts: list[SparseTargets]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return classes, weights and floors of all tails, and which is whose; rows of one batch share theirs."""
+    different: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
+    starts, tail_of, num_tails = {}, [], 0
+    for part in parts:
+        classes, weights, floor = part.tail_classes, part.tail_weights, part.tail_floor
+        assert classes is not None
+        assert weights is not None
+        assert floor is not None
+        which = id(classes), id(weights), id(floor)
+        if which not in different:
+            different[which], starts[which] = (classes, weights, floor), num_tails
+            num_tails += len(floor)
+        own = torch.arange(len(floor), device=part.device) if part.tail_of is None else part.tail_of
+        tail_of.append(own + starts[which])
+    tails = list(different.values())
+    width = max(classes.shape[1] for classes, _, _ in tails)
+    return (
+        torch.cat([_padded(classes, width, parts[0].num_classes) for classes, _, _ in tails]),
+        torch.cat([_padded(weights, width, 0) for _, weights, _ in tails]),
+        torch.cat([floor for _, _, floor in tails]),
+        torch.cat(tail_of),
+    )
+
+
+def _padded(tensor: Tensor, width: int, fill: int) -> Tensor:
+    return functional.pad(tensor, (0, width - tensor.shape[1]), value=fill)
