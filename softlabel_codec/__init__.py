@@ -22,6 +22,7 @@ from softlabel_codec.errors import (
     TruncatedError,
     UnknownFeatureError,
 )
+from softlabel_codec.image_source import ImageSource
 from softlabel_codec.labels import BatchLabels, DenseLabels, ImageLabels, SparseLabels
 from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
@@ -42,6 +43,7 @@ __all__ = [
     "DenseLabels",
     "FormatError",
     "ImageLabels",
+    "ImageSource",
     "LimitError",
     "MismatchError",
     "NewerVersionError",

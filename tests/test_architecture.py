@@ -20,9 +20,9 @@ MODULES = {
 # From the bottom to the top: a module imports only from lower layers, or from its own.
 LAYERS = [
     ["errors", "version"],
-    ["checks", "padding", "sampler", "views"],
+    ["checks", "padding", "sampler", "user_code", "views"],
     ["codec"],
-    ["labels"],
+    ["labels", "image_source"],
     ["quantise"],
     ["block"],
     ["crops"],
@@ -48,8 +48,10 @@ LAYERS = [
 ALLOWED = {
     "zstandard": {"container.zstd_frames"},
     "msgpack": {"container.msgpack_maps"},
-    "PIL": {"images", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.fresh"},
+    "PIL": {"images", "image_source", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.fresh"},
     "torch": {"torch", "teacher", "students", "evaluate", "trainer", "compare", "label_maps", "formats.fkd", "demo", "cli.encode"},
+    "fsspec": {"images.sources.storage"},
+    "pyarrow": {"images.sources.tables"},
     "click": {"cli", "demo"},
     "rich": {"cli.output"},
     "tqdm": {"cli.output"},

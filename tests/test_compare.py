@@ -154,7 +154,7 @@ def test_all_train_on_the_same_images(shapes, tmp_path):
         ({}, {"crops_per_image": [1, 2, 16], "batch_size": [16]}, "crops_per_image: expected at most 12"),
         ({"batch_size": 96}, {}, "a step takes 48 images, but an epoch has only 20"),
         ({"student": "resnet5"}, {}, "student: unknown name"),
-        ({"val": "nowhere"}, {}, "nowhere: expected a folder of images"),
+        ({"val": "nowhere"}, {}, "nowhere: does not exist: expected a folder of images"),
         ({"device": "abacus"}, {}, "device 'abacus' cannot be used"),
         ({}, {"seed": [1, 2]}, "seed: not allowed in a comparison, which sets it for each run"),
         ({}, {"labels": ["truth"]}, "labels: not allowed in a comparison"),

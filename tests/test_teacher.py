@@ -22,6 +22,7 @@ from PIL import Image
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, StateError
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import apply_crop, load_image
+from softlabel_codec.images.sources import FolderSource
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
@@ -460,7 +461,7 @@ def test_little_shared_memory_is_enough(image_folder, tmp_path, teacher_file, mo
     monkeypatch.setattr(CropBatches, "__getitem__", lambda self, index: seen.append(self.as_array) or original(self, index))
     encode(config(image_folder, tmp_path, teacher_file, workers=2, overwrite=True))
     assert (tmp_path / "out.slc").read_bytes() == whole
-    batches = CropBatches(image_folder, ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), Cutter(16), as_array=True)
+    batches = CropBatches(FolderSource(image_folder), ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), Cutter(16), as_array=True)
     ((pixels, _),) = load_batches(batches, [0], 0, False)
     assert isinstance(pixels, torch.Tensor)
     assert isinstance(batches[0][0], np.ndarray)

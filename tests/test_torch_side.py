@@ -289,7 +289,7 @@ def test_an_image_as_crops_are_cut_out_of_it(tmp_path):
         write_labels(tmp_path / "a.slc", counts=[3], keys=["a.png"], size=size, overwrite=True)
         dataset = SoftLabelDataset(tmp_path, tmp_path / "a.slc", 1, exif_orientation=policy)
         assert dataset.whole_image(0).size == size[::-1]
-        assert dataset.source_of(0) == tmp_path / "a.png"
+        assert (dataset.source.where("a.png"), dataset.source_keys) == (str(tmp_path / "a.png"), ["a.png"])
         assert len(dataset[0].images) == 1
     with pytest.raises(ArgumentError, match="exif_orientation: expected ignored or applied, got 'odd'"):
         SoftLabelDataset(tmp_path, tmp_path / "a.slc", 1, exif_orientation="odd")

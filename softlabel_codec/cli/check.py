@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imports torch
 
 @command("check")
 @click.argument("labels", type=click.Path(exists=True, dir_okay=False))
-@click.option("--images", type=click.Path(exists=True, file_okay=False), required=True, help="Folder of the labelled images.")
+@click.option("--images", required=True, help="The labelled images, as for 'slcodec encode'.")
 @click.option("--teacher", required=True, help="The teacher that made the labels, as for 'slcodec encode'.")
 @click.option("--teacher-weights", metavar="FILE|none", help="Its weights, as for 'slcodec encode'.")
 @click.option("--sample", type=click.IntRange(1), default=100, show_default=True, help="Number of images to check.")

@@ -28,7 +28,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {"codec": {"type": CODEC, "is_eager": True
 
 
 @command("encode")
-@click.argument("images", type=click.Path(exists=True, file_okay=False))
+@click.argument("images")
 @click.argument("out", type=FileToWrite())
 @options_of(EncodeConfig, without=("images", "out"), special=_SPECIAL)
 @click.option(
@@ -40,11 +40,14 @@ _SPECIAL: dict[str, dict[str, Any]] = {"codec": {"type": CODEC, "is_eager": True
 @quiet_option
 @json_option
 def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
-    """Label the images of a folder with a teacher.
+    """Label images with a teacher.
 
     Runs the teacher on random-resized crops of every image in IMAGES and stores its soft labels in OUT. Crops depend only on seed, image
     and crop number. With --all-views and --padding it runs on every view of a recipe that pads, crops and
     mirrors. If the command is interrupted, run it again: it continues where it stopped.
+
+    IMAGES is a folder (also one that Hugging Face 'datasets' saved), WebDataset shards such as 'shards-{000000..000146}.tar' or '*.tar',
+    '*.parquet' (or '*.parquet:COLUMN'), FILE.npz with an array 'images', or FILE.py:FACTORY.
     """
     if options.pop("label_maps"):
         write_label_maps(options, as_json, quiet)

@@ -50,11 +50,7 @@ def stats_command(path: str, picture: str | None, max_images: int, as_json: bool
 @command("verify")
 @click.argument("path", type=_PATH)
 @click.option("--deep", is_flag=True, help="Also decode every label and crop, and compare the keys.")
-@click.option(
-    "--images",
-    type=click.Path(exists=True, file_okay=False),
-    help="Also check that the images in this folder are the ones that were labelled.",
-)
+@click.option("--images", help="Also check that these images, named as for 'slcodec encode', are the ones that were labelled.")
 @quiet_option
 @_json
 def verify_command(path: str, deep: bool, images: str | None, as_json: bool, quiet: bool) -> None:

@@ -107,7 +107,7 @@ def compare_command(
 
 
 @command("evaluate")
-@click.argument("images", type=click.Path(exists=True, file_okay=False))
+@click.argument("images")
 @click.argument("weights", type=click.Path(exists=True, dir_okay=False))
 @click.option("--student", help="Network, as for 'slcodec train'.  [default: from the checkpoint]")
 @click.option("--num-classes", type=click.IntRange(2), help="Number of classes.  [default: from the checkpoint]")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabel_codec.image_source import ImageSource, name_of, where_is
 from softlabel_codec.images.classes import class_folders, classes_of, read_class_folders
-from softlabel_codec.images.files import path_of_key, read_size
+from softlabel_codec.images.files import read_size
+from softlabel_codec.images.sources import open_images
+from softlabel_codec.images.truth import targets_of
 from softlabel_codec.label_maps.maps import LabelMaps
 from softlabel_codec.options.train import TRUTH
 from softlabel_codec.reader import SoftLabelReader
@@ -57,7 +59,7 @@ def label_quality(sources: Mapping[str, str], images: str, classes: str | None =
         Label sources by name, as `TrainConfig.labels` takes them. Sources that need a teacher are left out, and all of them if none
         is a label file. Label files with other crops are measured on their own crops, and not compared.
     images : str
-        Folder of the images.
+        The images, as for `open_images`.
     classes : str, optional
         File with the numbers of the class folders, if they do not ascend: see `read_class_folders`.
     """
@@ -66,7 +68,7 @@ def label_quality(sources: Mapping[str, str], images: str, classes: str | None =
         return {}
     with SoftLabelReader(stored[0]) as reader:
         folders = class_folders(reader.keys) if classes is None else read_class_folders(classes, reader.num_classes)
-        crops = _Crops.of(reader, images, folders)
+        crops = _Crops.of(reader, open_images(images), folders, classes is not None)
     probs = {name: crops.probs(labels) for name, labels in sources.items()}
     found = {name: rows for name, rows in probs.items() if rows is not None}
     return {name: _quality(rows, crops.classes, found) for name, rows in found.items()}
@@ -97,7 +99,7 @@ class _Probs:
 class _Crops:
     """Chosen crops of a label file."""
 
-    images: str
+    source: ImageSource
     keys: list[str]
     numbers: NDArray[np.int64]
     crops: list[NDArray[np.int64]]
@@ -105,16 +107,16 @@ class _Crops:
     classes: NDArray[np.int64] | None
 
     @classmethod
-    def of(cls, reader: SoftLabelReader, images: str, folders: Sequence[str]) -> _Crops:
+    def of(cls, reader: SoftLabelReader, source: ImageSource, folders: Sequence[str], stated: bool) -> _Crops:
         chosen = np.unique(np.linspace(0, len(reader) - 1, min(MAX_IMAGES, len(reader))).astype(np.int64))
         numbers = np.linspace(0, int(reader.num_crops[chosen].min()) - 1, MAX_CROPS).astype(np.int64)
         numbers = np.unique(numbers)
         keys = [reader.keys[int(image)] for image in chosen]
         crops = [labelled.crops for labelled in reader.read_batch(chosen, np.tile(numbers, (len(chosen), 1)))]
-        classes = None
-        if len(folders) == reader.num_classes:
-            classes = np.repeat(classes_of(keys, folders, images), len(numbers))
-        return cls(images, keys, numbers, crops, reader.num_classes, classes)
+        classes = None if stated else targets_of(source, keys)
+        if classes is None and len(folders) == reader.num_classes:
+            classes = classes_of(keys, folders, name_of(source))
+        return cls(source, keys, numbers, crops, reader.num_classes, None if classes is None else np.repeat(classes, len(numbers)))
 
     def probs(self, labels: str) -> _Probs | None:
         """Return the labels of these crops from a source; None if they need a teacher."""
@@ -136,7 +138,7 @@ class _Crops:
         return _Probs(_normalised(np.concatenate([labelled.labels.dense() for labelled in found])), same)
 
     def _mapped(self, maps: LabelMaps) -> NDArray[np.float32]:
-        sizes = [read_size(path_of_key(Path(self.images), key), exif_orientation=maps.exif_orientation) for key in self.keys]
+        sizes = [read_size(self.source.read(key), where_is(self.source, key), maps.exif_orientation) for key in self.keys]
         mapped = [maps.labels(key, crops, size).dense() for key, crops, size in zip(self.keys, self.crops, sizes, strict=True)]
         return np.concatenate(mapped)
 

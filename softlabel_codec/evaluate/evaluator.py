@@ -18,8 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError, StateError
-from softlabel_codec.images.classes import classes_of, images_sha256
-from softlabel_codec.images.files import center_crop, list_images, load_image, path_of_key
+from softlabel_codec.image_source import ImageSource, name_of, where_is
+from softlabel_codec.images.classes import images_sha256
+from softlabel_codec.images.files import center_crop, load_image
+from softlabel_codec.images.sources import open_images
+from softlabel_codec.images.truth import stated_or_by_folder
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.pixels import normalize, to_tensor
 from softlabel_codec.torch.workers import end_with_main
@@ -54,14 +57,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TestImages(Dataset[tuple[Tensor, int]]):
-    """Images of a folder with their classes, scaled and center-cropped.
+    """Images with their classes, scaled and center-cropped.
 
     Attributes
     ----------
-    folder : Path
-        Their folder, with paths `CLASS/NAME`.
-    keys : list of str
-        Their relative paths.
+    source : ImageSource
+        Where they are.
+    keys : sequence of str
+        Their keys.
     classes : int64 (n,)
         Their classes.
     size : int
@@ -74,7 +77,7 @@ class TestImages(Dataset[tuple[Tensor, int]]):
 
     __test__ = False  # not a pytest class
 
-    folder: Path
+    source: ImageSource
     keys: Sequence[str]
     classes: NDArray[np.int64]
     size: int
@@ -83,15 +86,15 @@ class TestImages(Dataset[tuple[Tensor, int]]):
     exif_orientation: str = "ignored"
 
     @classmethod
-    def of_folder(cls, folder: str | os.PathLike[str], folders: Sequence[str], size: int, **how: Any) -> TestImages:
-        """Return the images of a folder, `CLASS/NAME`.
+    def of(cls, images: Any, stated: Sequence[str] | None, usual: Sequence[str], num_classes: int, size: int, **how: Any) -> TestImages:
+        """Return images with the classes that are stated for their class folders, or else by their source, or that their folders are.
 
         Parameters
         ----------
-        folder : path
-            Where they are.
-        folders : sequence of str
-            Class folders in the order of their numbers.
+        images : path, mapping, array, dataset or ImageSource
+            As for `open_images`.
+        stated, usual, num_classes
+            As for `stated_or_by_folder`.
         size : int
             Side of the crop in pixels.
         **how
@@ -102,20 +105,22 @@ class TestImages(Dataset[tuple[Tensor, int]]):
         ArgumentError
             If there are no images.
         MismatchError
-            If an image lies in none of the class folders.
+            If the class of an image is not known.
         """
-        keys = list_images(folder)
-        return cls(Path(folder), keys, classes_of(keys, folders, str(folder)), size, **how)
+        source = open_images(images)
+        keys = source.keys()
+        return cls(source, keys, stated_or_by_folder(source, keys, stated, usual, num_classes), size, **how)
 
     def sha256(self) -> str:
         """Return a fingerprint of these images and their classes."""
-        return images_sha256(self.folder, [path_of_key(self.folder, key) for key in self.keys], self.classes)
+        return images_sha256(self.source, self.keys, self.classes)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        image = load_image(path_of_key(self.folder, self.keys[number]), self.exif_orientation)
+        key = self.keys[number]
+        image = load_image(self.source.read(key), self.exif_orientation, where_is(self.source, key))
         return to_tensor([center_crop(image, self.size, self.crop, self.interpolation)])[0], int(self.classes[number])
 
 
@@ -158,7 +163,7 @@ class Evaluator:
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         if memory is not None:
             how = (images.size, images.crop, images.interpolation, images.exif_orientation)
-            what = ("test", str(images.folder), images.classes.tobytes(), how, batch_size, device)
+            what = ("test", name_of(images.source), images.classes.tobytes(), how, batch_size, device)
             self._kept = memory.keep(what, lambda: [(pixels.to(device), classes.to(device)) for pixels, classes in self._loader])
 
     def measure(self, model: nn.Module, autocast: torch.dtype | None = None) -> Evaluation:
@@ -189,13 +194,15 @@ class Evaluator:
                 logits = model(normalize(pixels, self._mean, self._std))
             if logits.shape[1] <= int(self.images.classes.max()):
                 found = int(self.images.classes.max()) + 1
-                raise MismatchError(f"{self.images.folder}: has {counted(found, 'class', 'classes')}, the network {logits.shape[1]}")
+                raise MismatchError(
+                    f"{name_of(self.images.source)}: has {counted(found, 'class', 'classes')}, the network {logits.shape[1]}"
+                )
             probs.append(torch.softmax(logits.float(), dim=1).cpu())
             classes.append(numbers.cpu())
         model.train(was_training)
         predicted = torch.cat(probs)
         if not torch.isfinite(predicted).all():
-            raise StateError(f"{self.images.folder}: the network predicts NaN: its training has diverged. {LOWER_THE_RATE}")
+            raise StateError(f"{name_of(self.images.source)}: the network predicts NaN: its training has diverged. {LOWER_THE_RATE}")
         return predicted, torch.cat(classes)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:

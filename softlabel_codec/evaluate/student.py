@@ -10,8 +10,7 @@ from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.evaluate.evaluator import Evaluation, Evaluator, TestImages
-from softlabel_codec.images.classes import class_folders, read_class_folders, unknown_classes
-from softlabel_codec.images.files import list_images
+from softlabel_codec.images.classes import read_class_folders
 from softlabel_codec.students import build_student, check_student, network_state, read_weights, take_weights
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.students.weights import SHA256, is_checkpoint, read_about, weights_sha256
@@ -97,7 +96,7 @@ def load_student(path: str | os.PathLike[str], name: str | None = None, num_clas
 
 def evaluate(
     student: Student,
-    folder: str | os.PathLike[str],
+    images: Any,
     *,
     classes: str | os.PathLike[str] | None = None,
     real: str | os.PathLike[str] | None = None,
@@ -105,14 +104,15 @@ def evaluate(
     workers: int = 0,
     device: str = "auto",
 ) -> Evaluation:
-    """Return the results of a student on a folder of images, `CLASS/NAME`.
+    """Return the results of a student on images of known classes.
 
     Parameters
     ----------
     student : Student
         What to measure.
-    folder : path
-        The images. If the student was trained with other folder names, decimal names are taken as class numbers, as in ImageNetV2.
+    images : path, mapping, array, dataset or ImageSource
+        The images, as for `softlabel_codec.images.open_images`: a folder `CLASS/NAME`, or others of known class numbers. If the student
+        was trained with other folder names, decimal names are taken as class numbers, as in ImageNetV2.
     classes : path, optional
         File with the numbers of the class folders: see `read_class_folders`.
     real : path, optional
@@ -129,17 +129,8 @@ def evaluate(
         there are not as many as the network has classes.
     """
     where = device_by_name(device)
-    known = read_class_folders(classes, student.num_classes) if classes is not None else student.folders
-    folders = known or _guessed(folder, student.num_classes)
+    stated = None if classes is None else read_class_folders(classes, student.num_classes)
     how = {"crop": student.crop, "interpolation": student.interpolation, "exif_orientation": student.exif_orientation}
-    images = TestImages.of_folder(folder, folders, student.size, **how)
+    found = TestImages.of(images, stated, student.folders, student.num_classes, student.size, **how)
     model = student.model.to(where)
-    return Evaluator(images, student.mean, student.std, where, batch_size=batch_size, workers=workers, real=real).measure(model)
-
-
-def _guessed(folder: str | os.PathLike[str], num_classes: int) -> list[str]:
-    """Return the class folders, if there are as many as in training: then they are numbered as in training."""
-    found = class_folders(list_images(folder))
-    if len(found) != num_classes:
-        raise MismatchError(unknown_classes(folder, len(found), num_classes))
-    return found
+    return Evaluator(found, student.mean, student.std, where, batch_size=batch_size, workers=workers, real=real).measure(model)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.image_source import ImageSource
 from softlabel_codec.reader import SoftLabelReader
 
 _CROPS_COMPARED = 200
@@ -137,15 +138,11 @@ def warn_of_other_classes(reader: SoftLabelReader, classes: NDArray[np.int64]) -
         warnings.warn(f"{found}. {advice}", stacklevel=2)
 
 
-def images_sha256(folder: str | os.PathLike[str], paths: Sequence[Path], classes: NDArray[np.int64] | None) -> str:
-    """Return a fingerprint of images in any order: place below the folder, class, and bytes of each file.
+def images_sha256(source: ImageSource, keys: Sequence[str], classes: NDArray[np.int64] | None) -> str:
+    """Return a fingerprint of images in any order: key, class, and number of bytes of each, if the source knows it without reading it.
 
     Their pixels are not looked at, which would take as long as an epoch; an image that was changed hardly ever has the same length.
     """
-    known = classes if classes is not None else [""] * len(paths)
-    return keys_sha256(
-        sorted(
-            os.fsencode(path.relative_to(folder).as_posix()) + f"\0{number}\0{path.stat().st_size}".encode()
-            for path, number in zip(paths, known, strict=True)
-        )
-    )
+    known = classes if classes is not None else [""] * len(keys)
+    length_of = getattr(source, "length_of", lambda key: "")
+    return keys_sha256(sorted(f"{key}\0{number}\0{length_of(key)}".encode() for key, number in zip(keys, known, strict=True)))

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from softlabel_codec.image_source import ImageData
 from softlabel_codec.images.files import apply_crop, image_size, load_image, load_reduced, padded, read_size, resampling
-from softlabel_codec.images.finding import ImageSource
 from softlabel_codec.padding import NO_PADDING, Padding
 
 CropsOf = Callable[[tuple[int, int]], tuple[NDArray[np.int64], NDArray[np.bool_]]]
@@ -69,7 +69,7 @@ class Cutter:
     reduced: bool = False
     padding: Padding = NO_PADDING
 
-    def cut(self, source: ImageSource, crops_of: CropsOf, name: str = "image") -> Cut:
+    def cut(self, source: ImageData, crops_of: CropsOf, name: str = "image") -> Cut:
         """Return crops of an image: decoded, cut, scaled and mirrored.
 
         Parameters
@@ -92,12 +92,12 @@ class Cutter:
         image = load_image(source, self.exif_orientation, name)
         return self._cut_out(image, *crops_of(image_size(image)))
 
-    def cut_into(self, pixels: NDArray[np.uint8], source: ImageSource, crops_of: CropsOf, name: str = "image") -> None:
+    def cut_into(self, pixels: NDArray[np.uint8], source: ImageData, crops_of: CropsOf, name: str = "image") -> None:
         """Write crops of an image into `pixels`, uint8 (n, size, size, 3), as many as `crops_of` gives; otherwise as `cut`."""
         for place, image in zip(pixels, self.cut(source, crops_of, name).images, strict=True):
             place[...] = np.asarray(image)
 
-    def whole(self, source: ImageSource, name: str = "image") -> Image.Image:
+    def whole(self, source: ImageData, name: str = "image") -> Image.Image:
         """Return an image as its crops are cut out of it: decoded to RGB, turned, and padded."""
         return padded(load_image(source, self.exif_orientation, name), self.padding)
 

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, check_choice
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.image_source import ImageData
 from softlabel_codec.labels import ImageLabels
 from softlabel_codec.padding import Padding
 
@@ -130,9 +131,7 @@ def path_of_key(root: Path, key: str) -> Path:
     return root / os.fsdecode(key.encode())
 
 
-def load_image(
-    source: str | os.PathLike[str] | bytes | Image.Image | NDArray[Any], exif_orientation: str = "ignored", name: str = "image"
-) -> Image.Image:
+def load_image(source: ImageData, exif_orientation: str = "ignored", name: str = "image") -> Image.Image:
     """Return an image as 8-bit RGB.
 
     Parameters
@@ -154,7 +153,7 @@ def load_image(
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (2, 3) or (source.ndim == 3 and source.shape[2] != 3) or not source.size:
-            raise ArgumentError(f"image: expected uint8 of shape (H, W, 3) or (H, W), got {source.dtype} of shape {source.shape}")
+            raise ArgumentError(f"{name}: expected uint8 of shape (H, W, 3) or (H, W), got {source.dtype} of shape {source.shape}")
         return Image.fromarray(source).convert("RGB")
     if isinstance(source, Image.Image):
         with _readable(name):
@@ -172,7 +171,7 @@ def _opened(source: object, name: str) -> Iterator[Image.Image]:
         return
     if not isinstance(source, str | os.PathLike):
         kinds = "a path, bytes of an image file, a PIL image or a uint8 array"
-        raise ArgumentError(f"image: expected {kinds}, got {type(source).__name__}")
+        raise ArgumentError(f"{name}: expected {kinds}, got {type(source).__name__}")
     with _readable(os.fspath(source)), Image.open(source) as image:
         yield image
 
@@ -186,11 +185,6 @@ def is_plain_jpeg(data: bytes) -> bool:
             return image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION, 1) == 1
     except Exception:  # of any kind, from Pillow's plugins
         return False
-
-
-def file_crc32(path: str | os.PathLike[str]) -> int:
-    """Return the CRC-32 of the bytes of a file."""
-    return zlib.crc32(Path(path).read_bytes())
 
 
 def is_about_the_image(error: OSError) -> bool:
@@ -211,8 +205,10 @@ def load_reduced(source: str | os.PathLike[str] | bytes, factor: int, name: str 
         return _turned_to_rgb(image, "ignored")
 
 
-def read_size(source: str | os.PathLike[str] | bytes, name: str = "image", exif_orientation: str = "ignored") -> tuple[int, int]:
-    """Return height and width of an image file, or the bytes of one, in pixels, without decoding it; OSError if it is no image."""
+def read_size(source: ImageData, name: str = "image", exif_orientation: str = "ignored") -> tuple[int, int]:
+    """Return height and width of an image in pixels, of a file without decoding it; OSError if it is no image."""
+    if not isinstance(source, str | os.PathLike | bytes):
+        return image_size(load_image(source, exif_orientation, name))
     with _opened(source, name) as image:
         size = image_size(image)
         return size[::-1] if exif_orientation == "applied" and image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE else size
@@ -285,23 +281,14 @@ def check_image(data: bytes, labelled: ImageLabels, key: str, labels: str) -> No
         )
 
 
-def compare_file(path: Any, labelled: ImageLabels, key: str, labels: str) -> MismatchError | None:
-    """Return how an image file differs from the one that was labelled, as an error; None if it does not.
+def compare_image(image: ImageData, labelled: ImageLabels, key: str, labels: str, where: str) -> None:
+    """Raise MismatchError if an image is not the one that was labelled, as far as the labels tell: by the bytes of its file, and its size.
 
-    OSError if the system fails to read it.
+    `where` is what to call it in an error. OSError if it cannot be read as an image.
     """
-    try:
-        data = Path(path).read_bytes()
-        check_image(data, labelled, key, labels)
-        with _opened(data, os.fspath(path)) as image:
-            crops_in_pixels(labelled, image_size(image), key, labels)
-    except MismatchError as error:
-        return error
-    except OSError as error:
-        if is_about_the_image(error):
-            return MismatchError(f"{labels}: image {key!r}: {error}")
-        raise
-    return None
+    if isinstance(image, bytes):
+        check_image(image, labelled, key, labels)
+    crops_in_pixels(labelled, read_size(image, where), key, labels)
 
 
 def crops_in_pixels(labelled: ImageLabels, size: tuple[int, int], key: str, labels: str) -> NDArray[np.int64]:

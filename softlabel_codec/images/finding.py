@@ -1,26 +1,22 @@
-"""Finds labelled images by key, in a folder or a mapping."""
+"""Finds the images of a label file by key, in any source."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.images.files import Stems, list_images, path_of_key, subfolder_of_keys
+from softlabel_codec.image_source import ImageData, ImageSource, name_of, where_is
+from softlabel_codec.images.files import Stems, subfolder_of_keys
+from softlabel_codec.images.sources import FolderSource, MappingSource, open_images
 from softlabel_codec.reader import SoftLabelReader
 
-ImageSource = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
-Images = str | os.PathLike[str] | Mapping[str, ImageSource]
-Finder = Callable[[int, str], ImageSource]
 ON_MISSING = ("raise", "skip")
 _NAMED = 3
 _CALLER = 3
@@ -28,14 +24,14 @@ _CALLER = 3
 
 
 def find_images(
-    images: Images, reader: SoftLabelReader, keys: Iterable[str] | None = None, on_missing: str = "raise"
-) -> tuple[Finder, NDArray[np.int64] | None, int]:
+    images: Any, reader: SoftLabelReader, keys: Iterable[str] | None = None, on_missing: str = "raise"
+) -> tuple[FoundImages, NDArray[np.int64] | None, int]:
     """Look for the images of a label file, or for some of them.
 
     Parameters
     ----------
-    images : path, or mapping of key to image
-        Where they are.
+    images : path, mapping, array, dataset or ImageSource
+        Where they are, as for `open_images`.
     reader : SoftLabelReader
         The label file.
     keys : iterable of str, optional
@@ -45,8 +41,8 @@ def find_images(
 
     Returns
     -------
-    finder : callable
-        Maps number (in the file) and key of an image to an argument of `load_image`.
+    found : FoundImages
+        Reads images by their numbers and keys in the file.
     numbers : int64 (n,) or None
         Numbers in the file of the wanted images that were found; None: all.
     num_missing : int
@@ -58,22 +54,25 @@ def find_images(
         If wanted images are missing, and not to be skipped, or none is left; or a key is not in the file.
     ArgumentError
         If a key is given twice, or `on_missing` is something else.
+
+    Others are those of `open_images`.
     """
     if on_missing not in ON_MISSING:
         raise ArgumentError(f"on_missing: expected {' or '.join(ON_MISSING)}, got {on_missing!r}")
     wanted = None if keys is None else _numbers_of(keys, reader)
-    search = _in_mapping if isinstance(images, Mapping) else _in_folder
-    found = search(images, len(reader), enumerate(reader.keys) if wanted is None else ((n, reader.keys[n]) for n in wanted.tolist()))
+    source = open_images(images)
+    search = _in_mapping if isinstance(source, MappingSource) else _in_source
+    found = search(source, len(reader), enumerate(reader.keys) if wanted is None else ((n, reader.keys[n]) for n in wanted.tolist()))
     _say_missing(found, len(reader) if wanted is None else len(wanted), reader, on_missing)
     unlabelled = found.others - set(reader.summary.get("skipped_keys", [])) if wanted is None else None
     if unlabelled:
         have, are = ("has", "is") if len(unlabelled) == 1 else ("have", "are")
-        also = f"{counted(len(unlabelled), 'image')} in {found.where} {have} no labels in {reader.path} and {are} left out"
+        also = f"{counted(len(unlabelled), 'image')} in {name_of(found.images.source)} {have} no labels in {reader.path} and {are} left out"
         warnings.warn(f"{also}, {min(unlabelled)!r} first", stacklevel=_CALLER)
     if found.missing:
         wanted = np.arange(len(reader)) if wanted is None else wanted
         wanted = wanted[~np.isin(wanted, found.missing)]
-    return found.finder, wanted, len(found.missing)
+    return found.images, wanted, len(found.missing)
 
 
 def _numbers_of(keys: Iterable[str], reader: SoftLabelReader) -> NDArray[np.int64]:
@@ -91,8 +90,7 @@ def _numbers_of(keys: Iterable[str], reader: SoftLabelReader) -> NDArray[np.int6
 class _Found(NamedTuple):
     """Result of a search: numbers of missing images, and names of images without labels."""
 
-    finder: Finder
-    where: str
+    images: FoundImages
     missing: list[int]
     others: set[str]
 
@@ -101,12 +99,16 @@ def _say_missing(found: _Found, num_wanted: int, reader: SoftLabelReader, on_mis
     if not found.missing:
         return
     named = _named([reader.keys[number] for number in found.missing[: _NAMED + 1]])
-    text = f"{reader.path}: {len(found.missing)} of {num_wanted} labelled images are not in {found.where}"
+    text = f"{reader.path}: {len(found.missing)} of {num_wanted} labelled images are not in {name_of(found.images.source)}"
     none_is_left = len(found.missing) == num_wanted
     if on_missing == "raise" or none_is_left:
         folder = subfolder_of_keys(found.others, [reader.keys[number] for number in found.missing])
         advice = "None is left" if on_missing == "skip" else "Leave them out with on_missing='skip'"
-        raise MismatchError(f"{text}: {named}. {advice if folder is None else f'They are in {Path(found.where) / folder}'}")
+        if isinstance(found.images.source, FolderSource) and folder is not None:
+            advice = f"They are in {found.images.source.folder / folder}"
+        elif found.others:
+            advice = f"The first of the images there is {min(found.others)!r}. {advice}"
+        raise MismatchError(f"{text}: {named}. {advice}")
     warnings.warn(f"{text} and are left out: {named}", stacklevel=_CALLER + 1)
 
 
@@ -114,15 +116,16 @@ def _named(keys: list[Any]) -> str:
     return ", ".join(repr(key) for key in keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "") if keys else "none"
 
 
-def _in_mapping(images: Any, num_labelled: int, wanted: Iterable[tuple[int, str]]) -> _Found:
-    missing = [number for number, key in wanted if key not in images]
-    return _Found(_OfMapping(images), f"the {type(images).__name__} of images", missing, set())
+def _in_mapping(source: ImageSource, num_labelled: int, wanted: Iterable[tuple[int, str]]) -> _Found:
+    """Look for each key, without asking a mapping for all of its keys."""
+    images: Any = source
+    missing = [number for number, key in wanted if key not in images.images]
+    return _Found(FoundImages(source), missing, set())
 
 
-def _in_folder(images: Any, num_labelled: int, wanted: Iterable[tuple[int, str]]) -> _Found:
-    """Look for each key; for keys without extension, such as FKD's, look for a file with that stem."""
-    folder = Path(images)
-    others = set(list_images(folder))
+def _in_source(source: ImageSource, num_labelled: int, wanted: Iterable[tuple[int, str]]) -> _Found:
+    """Look for each key; for keys without extension, such as FKD's, look for an image with that stem."""
+    others = set(source.keys())
     endings, of_image, missing = [""], np.zeros(num_labelled, np.uint8), []
     stems: Stems | None = None
     for number, key in wanted:
@@ -139,23 +142,33 @@ def _in_folder(images: Any, num_labelled: int, wanted: Iterable[tuple[int, str]]
         if ending not in endings:
             endings.append(ending)
         of_image[number] = endings.index(ending)
-    return _Found(_OfFolder(folder, endings, of_image if len(endings) > 1 else None), str(folder), missing, others)
+    return _Found(FoundImages(source, endings, of_image if len(endings) > 1 else None), missing, others)
 
 
 @dataclass(frozen=True, eq=False)
-class _OfMapping:
-    images: Mapping[str, ImageSource]
+class FoundImages:
+    """The images of a label file in their source.
 
-    def __call__(self, number: int, key: str) -> ImageSource:
-        return self.images[key]
+    Attributes
+    ----------
+    source : ImageSource
+        The source.
+    endings, ending_of_image : sequence of str, uint8 (number of images,), optional
+        What the keys in the source have at their ends that those in the file have not.
+    """
 
+    source: ImageSource
+    endings: Sequence[str] = ("",)
+    ending_of_image: NDArray[np.uint8] | None = None
 
-@dataclass(frozen=True, eq=False)
-class _OfFolder:
-    folder: Path
-    endings: Sequence[str]
-    ending_of_image: NDArray[np.uint8] | None
+    def read(self, number: int, key: str) -> ImageData:
+        """Return an image by its number and key in the file."""
+        return self.source.read(self.key(number, key))
 
-    def __call__(self, number: int, key: str) -> ImageSource:
-        ending = "" if self.ending_of_image is None else self.endings[self.ending_of_image[number]]
-        return path_of_key(self.folder, key + ending)
+    def where(self, number: int, key: str) -> str:
+        """Return what to call an image in errors."""
+        return where_is(self.source, self.key(number, key))
+
+    def key(self, number: int, key: str) -> str:
+        """Return the key in the source of an image."""
+        return key if self.ending_of_image is None else key + self.endings[self.ending_of_image[number]]

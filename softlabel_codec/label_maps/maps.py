@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,9 @@ from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
+from softlabel_codec.image_source import where_is
 from softlabel_codec.images.cutting import Cutter, whole_image
-from softlabel_codec.images.files import list_images, path_of_key
+from softlabel_codec.images.sources import open_images
 from softlabel_codec.labels import DenseLabels
 from softlabel_codec.options.encode import MAX_INPUT_SIZE
 from softlabel_codec.students.factories import device_by_name
@@ -164,7 +164,7 @@ def _bin(start: NDArray[np.int64], length: NDArray[np.int64], num_pixels: int) -
 
 @torch.inference_mode()
 def make_label_maps(
-    images: str | os.PathLike[str],
+    images: Any,
     teacher: str,
     *,
     size: int | None = None,
@@ -173,12 +173,12 @@ def make_label_maps(
     exif_orientation: str = "ignored",
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelMaps:
-    """Return label maps of the images of a folder from a teacher that sees each whole image, scaled.
+    """Return label maps of images from a teacher that sees each whole image, scaled.
 
     Parameters
     ----------
-    images : path
-        The folder.
+    images : path, mapping, array, dataset or ImageSource
+        As for `softlabel_codec.images.open_images`.
     teacher : str
         As for `encode`. Its network needs a method `logit_map`: images (B, 3, size, size) to logits (B, C, h, w).
     size : int, optional
@@ -202,7 +202,8 @@ def make_label_maps(
     check_choice("exif_orientation", exif_orientation, EXIF_POLICIES)
     if size is not None and not 1 <= size <= MAX_INPUT_SIZE:
         raise ArgumentError(f"size: expected 1 to {MAX_INPUT_SIZE}, got {size!r}")
-    keys, found = list_images(images), load_teacher(teacher)
+    source, found = open_images(images), load_teacher(teacher)
+    keys = source.keys()
     if not hasattr(found.model, "logit_map"):
         raise MismatchError(f"teacher {found.name}: label maps need a method logit_map, which {type(found.model).__name__} does not have")
     where, side = device_by_name(device), size or found.input_size
@@ -212,7 +213,7 @@ def make_label_maps(
     num_classes = 0
     logger.info("label maps of %s by %s", counted(len(keys), "image"), found.name)
     for start in range(0, len(keys), batch_size):
-        whole = [cutter.cut(path_of_key(Path(images), key), whole_image).images[0] for key in keys[start : start + batch_size]]
+        whole = [cutter.cut(source.read(key), whole_image, where_is(source, key)).images[0] for key in keys[start : start + batch_size]]
         maps = logit_map(normalize(to_tensor(whole).to(where), found.mean, found.std)).float()
         num_classes = maps.shape[1]
         parts.append(_largest(interpolate(maps, (SIDE, SIDE), mode="bilinear", align_corners=False)))

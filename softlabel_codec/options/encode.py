@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS, check_choice
 from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE
@@ -50,7 +51,7 @@ class EncodeConfig:
     or `AllViews`, `padding` is a `Padding`, and `workers=0`, the default, means that this process crops images itself.
     """
 
-    images: str = option("Image folder.")
+    images: Any = option("Images: whatever `softlabel_codec.images.open_images` takes.")  # noqa: RUF009  this returns a field
     out: str = option("Container file to write.")
     teacher: str = option("FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME.")
     teacher_weights: str | None = option(

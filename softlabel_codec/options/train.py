@@ -38,7 +38,7 @@ class TrainConfig:
     --help` prints.
     """
 
-    images: str = option("Folder of training images.")
+    images: str = option("Training images, as for 'slcodec encode'.")
     labels: str = option("FILE.slc; FILE.npz (ReLabel's label maps); 'truth' (the class folders); 'online' (a teacher in every step).")
     out: str = option("Folder of the run: checkpoint, log, result.")
     student: str = option("Built in (see softlabel_codec.students), timm:NAME, torchvision:NAME, or FILE.py:FACTORY.", "resnet18")
@@ -50,7 +50,7 @@ class TrainConfig:
     teacher: str | None = option("Teacher for labels=online, as for 'slcodec encode'.", None)
     teacher_weights: str | None = option("Weights of the teacher: a file, or none.  [default: those of its library or factory]", None)
     teacher_output: str | None = option("Output of the teacher: logits or probs.  [default: logits]", None)
-    val: str | None = option("Folder of validation images, CLASS/NAME.", None)
+    val: str | None = option("Validation images, likewise: a folder CLASS/NAME, or others with class numbers.", None)
     val_epochs: int = option("Epochs between validations; the last epoch is always validated.", 1)
     epochs: int = option("Number of epochs; an epoch takes as many crops as there are images.", 100)
     batch_size: int = option("Crops per step, over all processes.", 256)

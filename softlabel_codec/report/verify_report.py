@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, SoftLabelError
+from softlabel_codec.image_source import name_of
 from softlabel_codec.reader import SoftLabelReader
 
 Progress = Callable[[int, int], None]
@@ -52,9 +53,10 @@ class VerifyReport:
     num_blocks, num_images : int
         What was checked; for a file without a valid index, the whole blocks at its beginning.
     compared_images : int
-        Images in a folder that were compared with the labels: their sizes, and their checksums if `checksums`.
+        Images that were compared with the labels: their sizes, and their checksums if `checksums`.
     checksums : bool
-        Whether the label file stores a checksum of each image's file.
+        Whether the label file stores a checksum of each image's file; if images were compared, whether all were compared by it. Pixels
+        without a file have none.
     problems : list of Problem
         All problems found.
     """
@@ -88,7 +90,7 @@ def verify(
     path: str | os.PathLike[str],
     *,
     deep: bool = False,
-    images: str | os.PathLike[str] | None = None,
+    images: Any = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check a whole container file and return all problems.
@@ -99,8 +101,9 @@ def verify(
         The file.
     deep : bool
         Also decode every label and crop, and compare the keys in the blocks with those in the index.
-    images : path, optional
-        Folder of the labelled images: also check that all are there and are the ones that were labelled. Needs Pillow.
+    images : path, mapping, array, dataset or ImageSource, optional
+        The labelled images, as for `softlabel_codec.images.open_images`: also check that all are there and are the ones that were
+        labelled. Needs Pillow.
     progress : callable, optional
         Called with the number of blocks, and then of images, done so far and in all.
 
@@ -124,45 +127,58 @@ def verify(
             with findings.collecting():
                 check()
         counts, checksums = (container.trailer.num_blocks, container.trailer.num_images), container.description.image_checksums
-    compared = 0 if images is None else _compare_images(path, Path(images), findings, show)
-    return VerifyReport(str(path), not findings.problems, deep, *counts, findings.problems, compared, checksums)
+    compared, as_bytes = (0, True) if images is None else _compare_images(path, images, findings, show)
+    return VerifyReport(str(path), not findings.problems, deep, *counts, findings.problems, compared, checksums and as_bytes)
 
 
-def _compare_images(path: str | os.PathLike[str], images: Path, findings: _Findings, progress: Progress) -> int:
-    """Compare all images of a folder that are labelled in a file, and return how many there are."""
+def _compare_images(path: str | os.PathLike[str], images: Any, findings: _Findings, progress: Progress) -> tuple[int, bool]:
+    """Compare all images that are labelled in a file; return how many there are, and whether all were bytes of files."""
     with SoftLabelReader(path) as reader:
         return _compare_with(reader, images, findings, progress)
 
 
-def _compare_with(reader: SoftLabelReader, images: Path, findings: _Findings, progress: Progress) -> int:
-    from softlabel_codec.images.files import compare_file  # noqa: PLC0415
+def _compare_with(reader: SoftLabelReader, images: Any, findings: _Findings, progress: Progress) -> tuple[int, bool]:
+    from softlabel_codec.images.files import compare_image, is_about_the_image  # noqa: PLC0415
     from softlabel_codec.images.finding import ON_MISSING, find_images  # noqa: PLC0415  needs Pillow, the rest does not
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # skipped images count as a problem
-            find, numbers, num_missing = find_images(images, reader, on_missing=ON_MISSING[1])
+            found, numbers, num_missing = find_images(images, reader, on_missing=ON_MISSING[1])
     except (MismatchError, ArgumentError) as error:
         findings.note(error)
-        return 0
+        return 0, True
     there = range(len(reader)) if numbers is None else numbers.tolist()
     if num_missing:
         first = reader.keys[min(set(range(len(reader))) - set(there))]
-        findings.note(MismatchError(f"{images}: {num_missing} of {len(reader)} labelled images are not there, {first!r} first"))
+        findings.note(
+            MismatchError(f"{name_of(found.source)}: {num_missing} of {len(reader)} labelled images are not there, {first!r} first")
+        )
 
-    def compare(number: int) -> MismatchError | None:
-        key = reader.keys[number]
+    def compare(number: int) -> tuple[SoftLabelError | None, bool]:
+        key, as_bytes = reader.keys[number], True
         try:
-            return compare_file(find(number, key), reader.read(number, [0]), key, str(reader.path))
+            image = found.read(number, key)
+            as_bytes = isinstance(image, bytes)
+            compare_image(image, reader.read(number, [0]), key, str(reader.path), found.where(number, key))
         except FormatError:
-            return None  # already found by the check of the blocks
+            pass  # already found by the check of the blocks
+        except (MismatchError, ArgumentError) as error:
+            return error, as_bytes
+        except OSError as error:
+            if not is_about_the_image(error):
+                raise
+            return MismatchError(f"{reader.path}: image {key!r}: {error}"), as_bytes
+        return None, as_bytes
 
+    all_bytes = True
     with ThreadPoolExecutor() as threads:
-        for done, problem in enumerate(threads.map(compare, there)):
+        for done, (problem, as_bytes) in enumerate(threads.map(compare, there)):
+            all_bytes &= as_bytes
             if problem is not None:
                 findings.note(problem)
             progress(done + 1, len(there))
-    return len(there)
+    return len(there), all_bytes
 
 
 def _check_blocks(container: OpenContainer, findings: _Findings, deep: bool, progress: Progress) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.students.factories import call_factory, foreign_library, run_foreign
+from softlabel_codec.students.factories import call_factory
 from softlabel_codec.students.resnet import STAGES, ResNet
 from softlabel_codec.students.small import SmallNetwork
+from softlabel_codec.user_code import foreign_library, run_foreign
 
 SMALL = "_small"
 STUDENTS = ("small", *(f"resnet{depth}{suffix}" for suffix in ("", SMALL) for depth in STAGES))

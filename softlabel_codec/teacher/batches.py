@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -17,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec.checks.arguments import check_image_size
 from softlabel_codec.errors import LimitError, MismatchError
+from softlabel_codec.image_source import ImageData, ImageSource, where_is
 from softlabel_codec.images.cutting import Cutter
-from softlabel_codec.images.files import is_about_the_image, path_of_key
+from softlabel_codec.images.files import is_about_the_image
 from softlabel_codec.torch.pixels import to_tensor
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
 from softlabel_codec.views import Sampler
@@ -51,8 +51,8 @@ class CutRun:
         Why the image could not be read; empty if it could.
     transient : bool
         Whether another try may succeed, because the error is not about the image.
-    crc32 : int
-        CRC-32 of the image's file.
+    crc32 : int or None
+        CRC-32 of the image's file; None if images are not files.
     """
 
     run: Run
@@ -61,7 +61,7 @@ class CutRun:
     flips: NDArray[np.bool_]
     error: str = ""
     transient: bool = False
-    crc32: int = 0
+    crc32: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,15 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
     """Batches of a plan, cut: uint8 (n, 3, size, size), and what each crop is.
 
     The pixels are a tensor, which worker processes pass through shared memory, or, if there is little shared memory, an array, which
-    they send through a pipe.
+    they send through a pipe. With `checksums`, images must be the bytes of files.
     """
 
-    folder: Path
+    source: ImageSource
     keys: Sequence[str]
     plan: Plan
     sampler: Sampler
     cutter: Cutter
+    checksums: bool = True
     as_array: bool = False
 
     def __len__(self) -> int:
@@ -136,15 +137,22 @@ class CropBatches(Dataset[tuple[Tensor | NDArray[np.uint8], list[CutRun]]]):
 
     def _cut(self, run: Run, pixels: list[Image.Image]) -> CutRun:
         key = self.keys[run.image]
-        path, numbers = path_of_key(self.folder, key), range(run.start, run.stop)
+        numbers = range(run.start, run.stop)
         try:
-            data = path.read_bytes()
-            cut = self.cutter.cut(data, lambda size: self.sampler.sample(key, self._padded(size), numbers), str(path))
+            image = self.source.read(key)
+            where = where_is(self.source, key)
+            cut = self.cutter.cut(image, lambda size: self.sampler.sample(key, self._padded(size), numbers), where)
         except (OSError, LimitError, MismatchError) as error:
             transient = isinstance(error, OSError) and not is_about_the_image(error)
             return CutRun(run, (0, 0), np.zeros((0, 4), np.int64), np.zeros(0, np.bool_), str(error), transient)
         pixels += cut.images
-        return CutRun(run, cut.size, cut.crops, cut.flips, crc32=zlib.crc32(data))
+        return CutRun(run, cut.size, cut.crops, cut.flips, crc32=self._crc32(image, key) if self.checksums else None)
+
+    def _crc32(self, image: ImageData, key: str) -> int:
+        if not isinstance(image, bytes):
+            expected = f"expected the bytes of an image file, as the first image is, got {type(image).__name__}"
+            raise MismatchError(f"image {key!r}: {expected}. A source returns bytes for all images or for none")
+        return zlib.crc32(image)
 
     def _padded(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return height and width of an image with its padding; MismatchError if it has more or fewer crops than are due."""

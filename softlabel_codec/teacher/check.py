@@ -51,7 +51,7 @@ class LabelsCheck:
 
 def check_labels(
     labels: str | os.PathLike[str],
-    images: str | os.PathLike[str],
+    images: Any,
     teacher: str,
     *,
     teacher_weights: str | os.PathLike[str] | None = None,
@@ -69,8 +69,8 @@ def check_labels(
     ----------
     labels : path
         The file.
-    images : path
-        Folder of the images.
+    images : path, mapping, array, dataset or ImageSource
+        The labelled images, as for `softlabel_codec.images.open_images`.
     teacher : str
         As for `load_teacher`. Whether it returns logits or probabilities is what the file says.
     teacher_weights : path, optional

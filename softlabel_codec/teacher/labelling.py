@@ -1,15 +1,16 @@
-"""`encode`: run a teacher over every crop of an image folder and store its soft labels."""
+"""`encode`: run a teacher over every crop of images and store its soft labels."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +21,11 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.image_source import ImageSource, name_of, where_is
 from softlabel_codec.images.cutting import Cutter
-from softlabel_codec.images.files import COLOR_POLICY, file_crc32, is_about_the_image, list_images, list_others, path_of_key, read_size
+from softlabel_codec.images.files import COLOR_POLICY, is_about_the_image, read_size
+from softlabel_codec.images.sources import FolderSource, open_images
+from softlabel_codec.images.sources.keys import KeyList, unique_keys
 from softlabel_codec.options.encode import DEFAULT_CROPS, EncodeConfig
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.sampler import CropSampler
@@ -59,7 +63,7 @@ class EncodeReport:
     skipped : dict
         Keys of unreadable images, and the reasons.
     other_files : list of str
-        Files in the folder that were left out because they are not named like images.
+        Files in a folder that were left out because they are not named like images.
     file_bytes : int
         Size of the file.
     seconds : float
@@ -100,7 +104,7 @@ class _Labelled:
 
 
 def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeReport:
-    """Label the crops of all images of a folder and store the labels.
+    """Label the crops of all images of a source and store the labels.
 
     To continue an interrupted run, call this again with the same configuration. The finished file has the same bytes as without the
     interruption (on the same device and versions). If the run had finished, nothing is done, and the report says so.
@@ -115,7 +119,7 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     Raises
     ------
     ArgumentError
-        If the folder is empty or the teacher cannot be loaded.
+        If there are no images, as `open_images` finds, or the teacher cannot be loaded.
     MismatchError
         If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not as expected, an
         unfinished file was started with other options, or an image has changed since it was labelled.
@@ -129,35 +133,34 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     """
     started = time.monotonic()
     codec, out = Codec.parse(config.codec), Path(config.out)
-    keys = list_images(config.images)
+    images = _open(config)
     teacher = load_teacher(config.teacher, weights=config.teacher_weights, num_classes=config.num_classes, output=config.teacher_output)
     run = _TeacherRun(teacher, config, codec)
-    plan = Plan(len(keys), _crops_per_image(config, keys), run.batch_size)
-    metadata = _provenance(teacher, run, config, keys, plan.crops_per_image)
+    plan = Plan(len(images.keys), _crops_per_image(config, images), run.batch_size)
+    metadata = _provenance(teacher, run, config, images.keys, plan.crops_per_image)
     crops: dict[str, Any] = {"crops": "pixels"} if config.store_crops else {"crops": "derived", "sampler": config.sampler}
-    layout = {**crops, "image_checksums": True, "padding": config.padding}
+    layout = {**crops, "image_checksums": images.are_files, "padding": config.padding}
     if out.is_file() and not config.overwrite:
         found = check_made_alike(out, run.num_classes, codec, metadata, layout, config.on_error)
-        return EncodeReport(
-            str(out), found.num_images, found.num_images, plan.crops_per_image, found.skipped, *_ending(config, started), True
-        )
+        ending = _ending(images, out, started)
+        return EncodeReport(str(out), found.num_images, found.num_images, plan.crops_per_image, found.skipped, *ending, True)
     with SoftLabelWriter(out, run.num_classes, str(codec), metadata, **layout, resume=True, overwrite=config.overwrite) as writer:
         resumed = len(writer)
         earlier = f", {counted(resumed, 'image')} of them by an earlier run" if resumed else ""
-        logger.info("%s: labelling %s%s, %s each", out, counted(len(keys), "image"), earlier, counted(plan.crops_per_image, "crop"))
+        logger.info("%s: labelling %s%s, %s each", out, counted(len(images.keys), "image"), earlier, counted(plan.crops_per_image, "crop"))
         with workers_watched(), saying_what_is_kept(writer):
-            _check_labelled(Path(config.images), writer.image_crc32s)
-            skipped = _label_images(run, config, plan, keys, writer, progress or (lambda done, total: None))
+            _check_labelled(images.source, writer.image_crc32s)
+            skipped = _label_images(run, config, plan, images, writer, progress or (lambda done, total: None))
             writer.finish(skipped_keys=list(skipped))
     logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(skipped))
-    return EncodeReport(str(out), len(writer), resumed, plan.crops_per_image, skipped, *_ending(config, started))
+    return EncodeReport(str(out), len(writer), resumed, plan.crops_per_image, skipped, *_ending(images, out, started))
 
 
-def _crops_per_image(config: EncodeConfig, keys: list[str]) -> int:
+def _crops_per_image(config: EncodeConfig, images: _Images) -> int:
     """Return how many crops of each image are due: as many as are asked for, or as the first readable image has views."""
     if isinstance(config.sampler, CropSampler):
         return config.crops or DEFAULT_CROPS
-    key, size = _first_size(config, keys)
+    key, size = _first_size(config, images)
     views = config.sampler.num_crops(*config.padding.around(size))
     if not 1 <= views <= MAX_CROPS_PER_IMAGE:
         of_image = f"{views} of {config.sampler.height} x {config.sampler.width} pixels of image {key!r} ({size[0]} x {size[1]})"
@@ -167,29 +170,50 @@ def _crops_per_image(config: EncodeConfig, keys: list[str]) -> int:
     return views
 
 
-def _first_size(config: EncodeConfig, keys: list[str]) -> tuple[str, tuple[int, int]]:
+def _first_size(config: EncodeConfig, images: _Images) -> tuple[str, tuple[int, int]]:
     """Return key, height and width of the first image that can be read."""
-    for key in keys:
+    for key in images.keys:
         try:
-            return key, read_size(path_of_key(Path(config.images), key), exif_orientation=config.exif_orientation)
+            return key, read_size(images.source.read(key), where_is(images.source, key), config.exif_orientation)
         except OSError as error:
             if not is_about_the_image(error):
                 raise
-    raise OSError(f"{config.images}: none of {counted(len(keys), 'image')} could be read")
+    raise OSError(f"{name_of(images.source)}: none of {counted(len(images.keys), 'image')} could be read")
 
 
-def _ending(config: EncodeConfig, started: float) -> tuple[list[str], int, float]:
+class _Images(NamedTuple):
+    """The images of a run: their source and keys, and whether they are the bytes of files, which have checksums."""
+
+    source: ImageSource
+    keys: KeyList
+    are_files: bool
+
+
+def _open(config: EncodeConfig) -> _Images:
+    source = open_images(config.images)
+    keys = unique_keys(source.keys(), name_of(source))
+    for key in keys:
+        try:
+            return _Images(source, keys, isinstance(source.read(key), bytes))
+        except OSError:  # of an image that cannot be read, which later is reported or skipped
+            continue
+    return _Images(source, keys, True)
+
+
+def _ending(images: _Images, out: Path, started: float) -> tuple[list[str], int, float]:
     """Return the last fields of a report: files that are not images, the size of the file, and the time taken."""
-    return list_others(config.images), Path(config.out).stat().st_size, time.monotonic() - started
+    others = images.source.other_files() if isinstance(images.source, FolderSource) else []
+    return others, out.stat().st_size, time.monotonic() - started
 
 
 def _label_images(
-    run: _TeacherRun, config: EncodeConfig, plan: Plan, keys: list[str], writer: SoftLabelWriter, progress: Progress
+    run: _TeacherRun, config: EncodeConfig, plan: Plan, images: _Images, writer: SoftLabelWriter, progress: Progress
 ) -> dict[str, str]:
+    keys = images.keys
     done = set(writer.keys)
     due = plan.due([key in done for key in keys])
     cutter = Cutter(run.size, run.interpolation, config.exif_orientation, padding=config.padding)
-    batches = CropBatches(Path(config.images), keys, plan, config.sampler, cutter)
+    batches = CropBatches(images.source, keys, plan, config.sampler, cutter, images.are_files)
     skipped: dict[str, str] = {}
     waiting: dict[int, _Labelled] = {}
     progress(len(done), len(keys))
@@ -213,21 +237,26 @@ def _label_images(
                 run.store(labelled, writer, key)
         progress(len(writer) + len(skipped), len(keys))
     if not len(writer):
-        raise OSError(f"{config.images}: none of {counted(len(keys), 'image')} could be read; the first: {next(iter(skipped.values()))}")
+        raise OSError(
+            f"{name_of(images.source)}: none of {counted(len(keys), 'image')} could be read; the first: {next(iter(skipped.values()))}"
+        )
     return skipped
 
 
-def _check_labelled(folder: Path, crc32s: Mapping[str, int | None]) -> None:
+def _check_labelled(source: ImageSource, crc32s: Mapping[str, int | None]) -> None:
     """Raise MismatchError if an image is not the one that was labelled; an image that has become unreadable is accepted."""
 
     def crc32_now(key: str) -> int | None:
         try:
-            return file_crc32(path_of_key(folder, key))
+            image = source.read(key)
         except OSError as error:
             if is_about_the_image(error):
                 return crc32s[key]
             raise
+        return zlib.crc32(image) if isinstance(image, bytes) else None
 
+    if not any(crc32 is not None for crc32 in crc32s.values()):
+        return
     with ThreadPoolExecutor() as threads:
         for (key, labelled), now in zip(crc32s.items(), threads.map(crc32_now, crc32s), strict=True):
             if now != labelled:
@@ -358,7 +387,7 @@ def _reproducible() -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
 
 
-def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: list[str], crops: int) -> dict[str, Any]:
+def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: Sequence[str], crops: int) -> dict[str, Any]:
     """Return the provenance of the labels for the metadata of the file (spec/container-v1.md, section 4.1)."""
     made_by = {name: value for name in ("weights", "code_sha256") if (value := getattr(teacher, name))}
     return {

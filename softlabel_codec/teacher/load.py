@@ -18,9 +18,10 @@ from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images.files import resampling, text_of_path
 from softlabel_codec.options.encode import MAX_INPUT_SIZE, UNTRAINED
 from softlabel_codec.students import network_state, read_weights, take_weights
-from softlabel_codec.students.factories import call_factory, foreign_library, run_foreign
+from softlabel_codec.students.factories import call_factory
 from softlabel_codec.teacher.outputs import Logits
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple
+from softlabel_codec.user_code import foreign_library, run_foreign
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from softlabel_codec.errors import ArgumentError
+from softlabel_codec.image_source import ImageData
 from softlabel_codec.images.cutting import CropsOf
 from softlabel_codec.images.files import is_plain_jpeg, load_image
-from softlabel_codec.images.finding import ImageSource
 from softlabel_codec.padding import NO_PADDING, Padding
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -58,7 +58,7 @@ class TorchCutter:
             expected = f"expected one of {', '.join(INTERPOLATIONS)} with backend='torch', got {self.interpolation!r}"
             raise ArgumentError(f"interpolation: {expected}. Use backend='pillow'")
 
-    def cut_into(self, pixels: NDArray[np.uint8], source: ImageSource, crops_of: CropsOf, name: str = "image") -> None:
+    def cut_into(self, pixels: NDArray[np.uint8], source: ImageData, crops_of: CropsOf, name: str = "image") -> None:
         """Write crops of an image into `pixels`, uint8 (n, size, size, 3); see `Cutter.cut_into`."""
         image = self._decode(source, name)
         crops, flips = crops_of((image.shape[2], image.shape[3]))
@@ -69,7 +69,7 @@ class TorchCutter:
             scaled = interpolate(cut, (self.size, self.size), mode=self.interpolation, antialias=True)
             place.copy_((scaled.flip(3) if flip else scaled)[0].permute(1, 2, 0))
 
-    def _decode(self, source: ImageSource, name: str) -> Tensor:
+    def _decode(self, source: ImageData, name: str) -> Tensor:
         """Return an image as uint8 (1, 3, H, W), with the channels of a pixel side by side in memory."""
         if self.exif_orientation == "ignored" and isinstance(source, str | os.PathLike | bytes):
             decoded = _decode_jpeg(source if isinstance(source, bytes) else Path(source).read_bytes())

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -20,9 +19,10 @@ from torch.utils.data import Dataset
 from softlabel_codec.checks.arguments import check_choice, check_whole
 from softlabel_codec.crops.due import check_counts
 from softlabel_codec.errors import ArgumentError
+from softlabel_codec.image_source import ImageData, ImageSource
 from softlabel_codec.images.cutting import CropsOf, Cutter
 from softlabel_codec.images.files import agreed_exif_orientation, check_image, crops_in_pixels, resampling
-from softlabel_codec.images.finding import Images, ImageSource, find_images
+from softlabel_codec.images.finding import find_images
 from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.collate import Sample
@@ -65,9 +65,9 @@ class SoftLabelDataset(Dataset[Sample]):
 
     Parameters
     ----------
-    images : path, or mapping of key to image
-        Folder that holds the labelled images, by key; or anything that maps keys to paths, bytes of files, PIL images or
-        uint8 arrays. Keys of FKD label files, which lack the file name's ending, are found as well.
+    images : path, mapping, array, dataset or ImageSource
+        Where the labelled images are, by key: a folder, WebDataset shards, a table, a mapping of keys to images, ...: see `open_images`
+        of `softlabel_codec.images`. Keys of FKD label files, which lack the file name's ending, are found as well.
     labels : path
         Container file.
     crops_per_image : int
@@ -146,7 +146,7 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        images: Images,
+        images: Any,
         labels: str | os.PathLike[str],
         crops_per_image: int = 4,
         size: int = 224,
@@ -188,7 +188,7 @@ class SoftLabelDataset(Dataset[Sample]):
         self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, reduced_decoding, self.reader.padding)
         self._fast = _fast_cutter(self._cutter, backend, after_crop is not None)
         self._normalized, self._after_crop = normalized, after_crop
-        self._find_image, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
+        self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
         self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
         check_counts(self.reader.num_crops[self.numbers], self.crops_per_image, self._stored_crops, self.reader.path)
         self._truth = find_truth(target_of, self.reader, self.keys)
@@ -209,6 +209,16 @@ class SoftLabelDataset(Dataset[Sample]):
     @property
     def keys(self) -> Sequence[str]:
         return self.reader.keys if self._numbers is None else _SomeKeys(self.reader.keys, self._numbers)
+
+    @property
+    def source(self) -> ImageSource:
+        """Where the images are."""
+        return self._images.source
+
+    @property
+    def source_keys(self) -> list[str]:
+        """Keys of the images in `source`, by their index in this dataset: `keys`, with the endings that the label file leaves out."""
+        return [self._images.key(number, key) for number, key in zip(self.numbers.tolist(), self.keys, strict=True)]
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -312,11 +322,8 @@ class SoftLabelDataset(Dataset[Sample]):
     def whole_image(self, index: int) -> Image.Image:
         """Return an image as its crops are cut out of it: decoded to RGB, turned and padded as for the teacher."""
         number, key = self._number_and_key(index)
-        return self._cutter.whole(self._sound_source(number, key, self.reader.read(number, [0])), key)
-
-    def source_of(self, index: int) -> ImageSource:
-        """Return what an image is decoded from: its path, or what the mapping of images holds."""
-        return self._find_image(*self._number_and_key(index))
+        image = self._sound_image(number, key, self.reader.read(number, [0]))
+        return self._cutter.whole(image, self._images.where(number, key))
 
     def _number_and_key(self, index: int) -> tuple[int, str]:
         number = int(index) if self._numbers is None else int(self._numbers[index])
@@ -351,25 +358,23 @@ class SoftLabelDataset(Dataset[Sample]):
         if self._normalized:
             normalize_into(part, pixels, self.mean, self.std)
 
-    def _what_to_cut(self, number: int, labelled: ImageLabels) -> tuple[ImageSource, CropsOf, str]:
+    def _what_to_cut(self, number: int, labelled: ImageLabels) -> tuple[ImageData, CropsOf, str]:
         """Return arguments of `Cutter.cut`."""
         key, labels = self.reader.keys[number], str(self.reader.path)
-        source = self._sound_source(number, key, labelled)
-        return source, lambda size: (crops_in_pixels(labelled, size, key, labels), labelled.flips), key
+        image, where = self._sound_image(number, key, labelled), self._images.where(number, key)
+        return image, lambda size: (crops_in_pixels(labelled, size, key, labels), labelled.flips), where
 
-    def _sound_source(self, number: int, key: str, labelled: ImageLabels) -> ImageSource:
-        """Return what an image is decoded from; the first time in this process its bytes, after comparing them with those labelled."""
-        source = self._find_image(number, key)
-        if not self._check_images or labelled.image_crc32 is None or not isinstance(source, str | os.PathLike | bytes):
-            return source
+    def _sound_image(self, number: int, key: str, labelled: ImageLabels) -> ImageData:
+        """Return what an image is decoded from; bytes are compared with those labelled the first time in this process."""
+        image = self._images.read(number, key)
+        if not self._check_images or labelled.image_crc32 is None or not isinstance(image, bytes):
+            return image
         if not len(self._checked):
             self._checked = np.zeros(len(self.reader), np.bool_)
-        if self._checked[number]:
-            return source
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        check_image(data, labelled, key, str(self.reader.path))
-        self._checked[number] = True
-        return data
+        if not self._checked[number]:
+            check_image(image, labelled, key, str(self.reader.path))
+            self._checked[number] = True
+        return image
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_checked": np.zeros(0, np.bool_)}

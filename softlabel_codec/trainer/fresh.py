@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from softlabel_codec.image_source import ImageData, ImageSource, where_is
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import load_image, read_size
 from softlabel_codec.labels import ImageLabels, Labels, SparseLabels
@@ -32,8 +32,8 @@ class FreshCrops(Dataset[Sample]):
     ----------
     keys : sequence of str
         Keys of the images.
-    path_of : callable
-        Key of an image to its path.
+    source : ImageSource
+        Where they are.
     label_of : callable
         Labels of crops.
     sampler : CropSampler
@@ -51,7 +51,7 @@ class FreshCrops(Dataset[Sample]):
     """
 
     keys: Sequence[str]
-    path_of: Callable[[str], Path]
+    source: ImageSource
     label_of: LabelOf
     sampler: CropSampler
     crops_per_image: int
@@ -67,7 +67,7 @@ class FreshCrops(Dataset[Sample]):
         cutter = Cutter(self.size, self.interpolation, self.exif_orientation)
         samples = []
         for turn in turns:
-            cut = cutter.cut(self.source_of(turn), partial(self._choose, turn))
+            cut = cutter.cut(self._read(turn), partial(self._choose, turn), self._where(turn))
             samples.append(Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size), int(turn), self.keys[turn]))
         return samples
 
@@ -76,7 +76,7 @@ class FreshCrops(Dataset[Sample]):
         found = []
         for turn in turns:
             if turn not in self._sizes:
-                self._sizes[int(turn)] = read_size(self.source_of(turn), exif_orientation=self.exif_orientation)
+                self._sizes[int(turn)] = read_size(self._read(turn), self._where(turn), self.exif_orientation)
             size = self._sizes[turn]
             crops, flips = self._choose(turn, size)
             found.append(ImageLabels(crops, flips, size, self.label_of(turn, crops, size)))
@@ -88,11 +88,18 @@ class FreshCrops(Dataset[Sample]):
 
     def whole_image(self, number: int) -> Image.Image:
         """Return an image as its crops are cut from it: decoded to RGB, and turned if `exif_orientation` says so."""
-        return load_image(self.source_of(number), self.exif_orientation)
+        return load_image(self._read(number), self.exif_orientation, self._where(number))
 
-    def source_of(self, number: int) -> Path:
-        """Return the path of an image."""
-        return self.path_of(self.keys[number])
+    @property
+    def source_keys(self) -> Sequence[str]:
+        """Keys of the images in `source`: `keys`."""
+        return self.keys
+
+    def _read(self, number: int) -> ImageData:
+        return self.source.read(self.keys[number])
+
+    def _where(self, number: int) -> str:
+        return where_is(self.source, self.keys[number])
 
 
 def class_labels(classes: NDArray[np.int64], num_classes: int, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> Labels:

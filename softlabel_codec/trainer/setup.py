@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import MismatchError
 from softlabel_codec.evaluate import Evaluator, TestImages
+from softlabel_codec.image_source import ImageSource, name_of
 from softlabel_codec.images.classes import (
     class_folders,
     classes_of,
@@ -27,7 +27,10 @@ from softlabel_codec.images.classes import (
     unknown_classes,
     warn_of_other_classes,
 )
-from softlabel_codec.images.files import agreed_exif_orientation, list_images, path_of_key
+from softlabel_codec.images.files import agreed_exif_orientation
+from softlabel_codec.images.sources import open_images
+from softlabel_codec.images.sources.keys import unique_keys
+from softlabel_codec.images.truth import targets_of
 from softlabel_codec.label_maps import MappedCrops, file_sha256
 from softlabel_codec.options.train import MAPS, MOMENTUM, OF_FRESH_CROPS, ONLINE, STORED, TrainConfig, kind_of_labels
 from softlabel_codec.reader import SoftLabelReader
@@ -118,18 +121,19 @@ def _set_up_stored(config: TrainConfig) -> Setup:
     )
     reader = crops.reader
     temperature = _temperature_of(reader, config.temperature)
-    classes, num_classes, folders = _classes(config, crops.keys, reader.num_classes)
+    classes, num_classes, folders = _classes(config, crops.source, crops.source_keys, reader.num_classes)
     if classes is not None:
         warn_of_other_classes(reader, classes)
     facts = {"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint}
-    return Setup(crops, classes, num_classes, folders, temperature, facts, _images_sha256(config, crops, classes))
+    return Setup(crops, classes, num_classes, folders, temperature, facts, _images_sha256(crops, classes))
 
 
 def _set_up_fresh(config: TrainConfig) -> Setup:
-    keys, path_of = find_training_images(config.images)
+    source = open_images(config.images)
+    keys = unique_keys(source.keys(), name_of(source))
     mapped = MappedCrops.load(config.labels, keys) if kind_of_labels(config.labels) == MAPS else None
     teacher = _load_teacher(config) if config.labels == ONLINE else None
-    classes, num_classes, folders = _classes(config, keys, None if mapped is None else mapped.maps.num_classes)
+    classes, num_classes, folders = _classes(config, source, keys, None if mapped is None else mapped.maps.num_classes)
     label_of: LabelOf
     if mapped is not None:
         label_of, fingerprint = mapped, file_sha256(config.labels)
@@ -143,7 +147,7 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
     turned = None if mapped is None else mapped.maps.exif_orientation
     crops = FreshCrops(
         keys,
-        path_of,
+        source,
         label_of,
         CropSampler(config.seed, **how),
         config.crops_per_image,
@@ -154,27 +158,24 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
         exif_orientation=agreed_exif_orientation(config.exif_orientation, turned, config.labels),
     )
     facts = {"labels": config.labels, "fingerprint": fingerprint}
-    return Setup(crops, classes, num_classes, folders, config.temperature or 1.0, facts, _images_sha256(config, crops, classes), teacher)
+    return Setup(crops, classes, num_classes, folders, config.temperature or 1.0, facts, _images_sha256(crops, classes), teacher)
 
 
-def find_training_images(folder: str) -> tuple[list[str], Callable[[str], Path]]:
-    """Return the keys of all images in a folder, and a function that returns the path of an image from its key.
-
-    With a label file, `SoftLabelDataset` finds the images instead.
-    """
-    return list_images(folder), partial(path_of_key, Path(folder))
-
-
-def _classes(config: TrainConfig, keys: Sequence[str], of_labels: int | None) -> tuple[NDArray[np.int64] | None, int, list[str]]:
+def _classes(
+    config: TrainConfig, source: ImageSource, keys: Sequence[str], of_labels: int | None
+) -> tuple[NDArray[np.int64] | None, int, list[str]]:
     """Return the class of each image, the number of classes, and the class folders in the order of their numbers.
 
     If that order is not known, the first is None and the last empty.
     """
     known = of_labels or config.num_classes
+    targets = targets_of(source, keys, known) if config.classes is None else None
     folders = class_folders(keys) if config.classes is None else read_class_folders(config.classes, known)
-    num_classes = known or len(folders)
+    num_classes = known or (len(folders) if targets is None else int(targets.max()) + 1)
     if config.num_classes not in (None, num_classes):
         raise MismatchError(f"{config.labels}: expected labels of {config.num_classes} classes, got {num_classes}")
+    if targets is not None:
+        return targets, num_classes, []
     if folders and len(folders) == num_classes:
         return classes_of(keys, folders, config.images), num_classes, folders
     if config.classes is not None:
@@ -204,9 +205,8 @@ def _classes_sha256(keys: Sequence[str], classes: NDArray[np.int64]) -> str:
     return keys_sha256(f"{number} {key}".encode() for number, key in zip(classes.tolist(), keys, strict=True))
 
 
-def _images_sha256(config: TrainConfig, crops: SoftLabelDataset | FreshCrops, classes: NDArray[np.int64] | None) -> str:
-    paths = [Path(str(crops.source_of(number))) for number in range(len(crops.keys))]
-    return images_sha256(config.images, paths, classes)
+def _images_sha256(crops: SoftLabelDataset | FreshCrops, classes: NDArray[np.int64] | None) -> str:
+    return images_sha256(crops.source, crops.source_keys, classes)
 
 
 def make_student(config: TrainConfig, setup: Setup, device: torch.device) -> nn.Module:
@@ -252,11 +252,9 @@ def find_test_images(config: TrainConfig, setup: Setup) -> TestImages | None:
     """Return the validation images with their classes, or None if there are none."""
     if config.val is None:
         return None
-    folders = setup.folders or class_folders(list_images(config.val))
-    if len(folders) != setup.num_classes:
-        raise MismatchError(unknown_classes(config.val, len(folders), setup.num_classes))
+    stated = None if config.classes is None else setup.folders
     how = {"interpolation": setup.crops.interpolation, "exif_orientation": setup.crops.exif_orientation}
-    return TestImages.of_folder(config.val, folders, config.size, crop=config.val_crop, **how)
+    return TestImages.of(config.val, stated, setup.folders, setup.num_classes, config.size, crop=config.val_crop, **how)
 
 
 def make_evaluator(config: TrainConfig, setup: Setup, device: torch.device, memory: ImageMemory) -> Evaluator | None:
