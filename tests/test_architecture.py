@@ -20,7 +20,7 @@ MODULES = {
 # From the bottom to the top: a module imports only from lower layers, or from its own.
 LAYERS = [
     ["errors", "version"],
-    ["checks", "padding", "sampler", "user_code", "views"],
+    ["checks", "padding", "sampler", "views"],
     ["codec"],
     ["labels", "image_source"],
     ["quantise"],

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from softlabel_codec.checks.user_code import foreign_library, run_foreign
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.students.factories import call_factory
 from softlabel_codec.students.resnet import STAGES, ResNet
 from softlabel_codec.students.small import SmallNetwork
-from softlabel_codec.user_code import foreign_library, run_foreign
 
 SMALL = "_small"
 STUDENTS = ("small", *(f"resnet{depth}{suffix}" for suffix in ("", SMALL) for depth in STAGES))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from softlabel_codec.checks.user_code import call_function
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.user_code import call_function
 
 
 def call_factory(role: str, where: str, name: str, *arguments: Any) -> tuple[ModuleType, nn.Module]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from softlabel_codec.checks.arguments import TEACHER_OUTPUTS, check_choice
+from softlabel_codec.checks.user_code import foreign_library, run_foreign
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.images.files import resampling, text_of_path
 from softlabel_codec.options.encode import MAX_INPUT_SIZE, UNTRAINED
@@ -21,7 +22,6 @@ from softlabel_codec.students import network_state, read_weights, take_weights
 from softlabel_codec.students.factories import call_factory
 from softlabel_codec.teacher.outputs import Logits
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple
-from softlabel_codec.user_code import foreign_library, run_foreign
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from softlabel_codec.checks.user_code import call_function
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageSource, where_is
 from softlabel_codec.images.sources.arrays import ArraySource, NpzSource
@@ -20,7 +21,6 @@ from softlabel_codec.images.sources.map_style import HuggingFaceSource, MapStyle
 from softlabel_codec.images.sources.shards import ShardSource
 from softlabel_codec.images.sources.storage import files_of, is_url
 from softlabel_codec.images.sources.tables import INFO, SPLITS, STATE, ParquetFiles, SavedDataset
-from softlabel_codec.user_code import call_function
 
 _TAR, _PARQUET, _NPZ = ".tar", ".parquet", ".npz"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
