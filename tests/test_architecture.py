@@ -48,7 +48,10 @@ LAYERS = [
 ALLOWED = {
     "zstandard": {"container.zstd_frames"},
     "msgpack": {"container.msgpack_maps"},
-    "PIL": {"images", "image_source", "demo", "torch.pixels", "torch.dataset", "torch.device", "teacher.batches", "trainer.fresh"},
+    "PIL": {
+        *("images", "image_source", "demo", "teacher.batches", "trainer.fresh"),
+        *("torch.cropper", "torch.dataset", "torch.device", "torch.pixels", "torch.stream"),
+    },
     "torch": {"torch", "teacher", "students", "evaluate", "trainer", "compare", "label_maps", "formats.fkd", "demo", "cli.encode"},
     "fsspec": {"images.sources.storage"},
     "pyarrow": {"images.sources.tables"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     target: int | None = None
 
 
-def collate_crops(samples: Sequence[Sample], order: str = "image") -> tuple[Any, ...]:
+def collate_crops(samples: Sequence[Sample | Mapping[str, Any]], order: str = "image") -> tuple[Any, ...]:
     """Return one batch: images (B * N, 3, size, size), and the labels of all crops in the same order, still sparse.
 
     Pass it to a DataLoader as `collate_fn`. If the samples have a target (`target_of=` of the dataset), the classes of the crops'
@@ -50,7 +50,7 @@ def collate_crops(samples: Sequence[Sample], order: str = "image") -> tuple[Any,
 
     Parameters
     ----------
-    samples : sequence of Sample
+    samples : sequence of Sample, or of mappings with the fields of one
         The crops of B images.
     order : str
         `image`: all crops of the first image, then those of the second, ... `crop`: the first crop of each image, then the second of
@@ -63,15 +63,16 @@ def collate_crops(samples: Sequence[Sample], order: str = "image") -> tuple[Any,
         If `order` is something else, or some samples have a target and others have none.
     """
     check_choice("order", order, ORDERS)
-    labels, classes = concatenate_labels([sample.labels for sample in samples]), _classes_of_crops(samples)
-    pixels = _joined([sample.images for sample in samples])
+    given = [Sample(**sample) if isinstance(sample, Mapping) else sample for sample in samples]
+    labels, classes = concatenate_labels([sample.labels for sample in given]), _classes_of_crops(given)
+    pixels = _joined([sample.images for sample in given])
     if order == "crop":
-        rows = np.arange(len(labels)).reshape(len(samples), -1).T.ravel()
+        rows = np.arange(len(labels)).reshape(len(given), -1).T.ravel()
         pixels, labels, classes = pixels[torch.from_numpy(rows)], labels[rows], None if classes is None else classes[rows]
     return (pixels, to_targets(labels)) if classes is None else (pixels, to_targets(labels), torch.from_numpy(classes))
 
 
-def collate_dense(samples: Sequence[Sample], order: str = "image") -> tuple[Any, ...]:
+def collate_dense(samples: Sequence[Sample | Mapping[str, Any]], order: str = "image") -> tuple[Any, ...]:
     """Return one batch as `collate_crops` does, but with the targets of all classes: float32 (B * N, C).
 
     That is what `nn.CrossEntropyLoss`, torchvision's MixUp and CutMix, and timm's `SoftTargetCrossEntropy` and

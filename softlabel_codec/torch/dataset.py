@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
@@ -16,29 +14,23 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from softlabel_codec.checks.arguments import check_choice, check_whole
+from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.crops.due import check_counts
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageData, ImageSource
-from softlabel_codec.images.cutting import CropsOf, Cutter
-from softlabel_codec.images.files import agreed_exif_orientation, check_image, crops_in_pixels, resampling
 from softlabel_codec.images.finding import find_images
 from softlabel_codec.labels import BatchLabels, ImageLabels
-from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.collate import Sample
-from softlabel_codec.torch.cutting import TorchCutter
-from softlabel_codec.torch.geometry import WHY, refuse_geometry
-from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize_into
+from softlabel_codec.torch.cropper import CropOptions, Cropper
 from softlabel_codec.torch.shared import SharedTensor
 from softlabel_codec.torch.truth import TargetOf, find_truth
 from softlabel_codec.torch.turns import Turns
-from softlabel_codec.torch.workers import empty_batch
 
 _SAME_NORMALISATION = 5e-4
 BACKENDS = ("pillow", "torch")
 
 
-class SoftLabelDataset(Dataset[Sample]):
+class SoftLabelDataset(Cropper, Dataset[Sample]):
     """Images, N of the stored crops of each, and the labels of those crops. One decoding of an image serves all N.
 
     A sample never holds a crop twice, and all stored crops of an image are used before any is used again. Which crops come depends on
@@ -172,39 +164,16 @@ class SoftLabelDataset(Dataset[Sample]):
     ) -> None:
         if transform is not None:
             self.transform = transform
-        refuse_geometry("after_crop", after_crop)
-        self.reader = SoftLabelReader(labels, policy=policy, on_corrupt=on_corrupt)
+        options = CropOptions(mean, std, interpolation, normalized, after_crop, backend, reduced_decoding, exif_orientation)
+        super().__init__(labels, crops_per_image, size, seed, options, policy, on_corrupt, check_images, stored_crops)
         if num_classes is not None:
             self.reader.check_classes(num_classes)
-        self.crops_per_image, self.size = check_whole("crops_per_image", crops_per_image, 1), check_whole("size", size, 1)
-        self.seed = check_whole("seed", seed, 0)
-        teacher = self.reader.metadata.get("preprocessing")
-        teacher = teacher if isinstance(teacher, Mapping) else {}
-        self.mean = as_triple("mean", teacher.get("mean", IMAGENET_MEAN) if mean is None else mean)
-        self.std = as_std(teacher.get("std", IMAGENET_STD) if std is None else std)
-        self.interpolation = interpolation or teacher.get("interpolation") or "bilinear"
-        resampling(self.interpolation)
-        self.exif_orientation = agreed_exif_orientation(exif_orientation, teacher.get("exif_orientation"), self.reader.path)
-        self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, reduced_decoding, self.reader.padding)
-        self._fast = _fast_cutter(self._cutter, backend, after_crop is not None)
-        self._normalized, self._after_crop = normalized, after_crop
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
-        self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
         check_counts(self.reader.num_crops[self.numbers], self.crops_per_image, self._stored_crops, self.reader.path)
         self._truth = find_truth(target_of, self.reader, self.keys)
-        if self.normalization is not None and (mean is None or std is None):
-            self._mention_normalisation()
-        self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
-
-    def _mention_normalisation(self) -> None:
-        if not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
-            of_teacher = f"with mean {self.mean} and std {self.std}, as its teacher's were"
-            of_imagenet = f"mean {IMAGENET_MEAN} and std {IMAGENET_STD}, ImageNet's"
-            advice = "Pass mean= and std= to say which you mean, and validate with the same"
-            _warn_once(f"{self.reader.path}: crops are normalised {of_teacher}; many scripts validate with {of_imagenet}. {advice}")
 
     @property
     def keys(self) -> Sequence[str]:
@@ -235,11 +204,6 @@ class SoftLabelDataset(Dataset[Sample]):
         return self._truth.class_to_idx
 
     @property
-    def normalization(self) -> tuple[Triple, Triple] | None:
-        """Mean and std that crops are normalised with; None if they are bytes, or `after_crop` decides."""
-        return (self.mean, self.std) if self._normalized and self._after_crop is None else None
-
-    @property
     def epoch(self) -> int:
         """The epoch that was set last; 0 at first."""
         return self._turns.epoch
@@ -262,13 +226,6 @@ class SoftLabelDataset(Dataset[Sample]):
         finally:
             self._turns.count_from(counted)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute; ArgumentError for `transform`."""
-        if name == "transform":
-            advice = "Pass after_crop= for what changes colours or erases; for a loader that sets transform, wrap a DataLoader of your own"
-            raise ArgumentError(f"transform: SoftLabelDataset has none: {WHY}. A random crop after it would undo that. {advice}")
-        super().__setattr__(name, value)
-
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.reader) if self._numbers is None else len(self._numbers)
@@ -283,21 +240,11 @@ class SoftLabelDataset(Dataset[Sample]):
         The images of the samples are parts of one tensor, which `collate_crops` puts together without copying it.
         """
         labelled = self._due(indices)
-        numbered = zip(labelled.images.tolist(), labelled, strict=True)
-        if self._after_crop is not None:
-            return self._samples(indices, labelled, [self._changed(number, image) for number, image in numbered])
-        kind = torch.float32 if self._normalized else torch.uint8
-        batch = empty_batch((len(labelled.images) * self.crops_per_image, self.size, self.size, 3), kind)
-        parts = torch.split(batch, self.crops_per_image)
-        for part, (number, image) in zip(parts, numbered, strict=True):
-            self._cut_into(part, number, image)
-        return self._samples(indices, labelled, [part.permute(0, 3, 1, 2) for part in parts])
-
-    def _samples(self, indices: Sequence[int], labelled: BatchLabels, images: list[Tensor]) -> list[Sample]:
+        images = [self._image_of(number, image) for number, image in zip(labelled.images.tolist(), labelled, strict=True)]
         places = [range(len(self))[index] for index in indices]
         index_of = dict(zip(self._numbers_at(places).tolist(), places, strict=True))
         samples = []
-        for number, image, crops in zip(labelled.images.tolist(), labelled, images, strict=True):
+        for number, image, crops in zip(labelled.images.tolist(), labelled, self.cut(labelled, images), strict=True):
             key = self.reader.keys[number]
             samples.append(Sample(crops, image.labels, index_of[number], key, self._truth(key)))
         return samples
@@ -321,13 +268,8 @@ class SoftLabelDataset(Dataset[Sample]):
 
     def whole_image(self, index: int) -> Image.Image:
         """Return an image as its crops are cut out of it: decoded to RGB, turned and padded as for the teacher."""
-        number, key = self._number_and_key(index)
-        image = self._sound_image(number, key, self.reader.read(number, [0]))
-        return self._cutter.whole(image, self._images.where(number, key))
-
-    def _number_and_key(self, index: int) -> tuple[int, str]:
-        number = int(index) if self._numbers is None else int(self._numbers[index])
-        return number, self.reader.keys[number]
+        number = int(self._numbers_at([range(len(self))[index]])[0])
+        return self.whole(*self._image_of(number, self.reader.read(number, [0])))
 
     def labels_of(self, indices: Sequence[int]) -> list[ImageLabels]:
         """Return crops, flips and labels that are due, without any image, and without counting it as a turn."""
@@ -337,7 +279,7 @@ class SoftLabelDataset(Dataset[Sample]):
         places, turns = self._turns.due(indices, count)
         numbers = self._numbers_at(places)
         try:
-            return self.reader.draw(numbers, self.crops_per_image, self.seed, turns, stored_crops=self._stored_crops)
+            return self.draw(numbers, turns)
         finally:
             if len(self._damaged.tensor):
                 self._damaged.tensor[self.reader.damaged_images] = True
@@ -346,38 +288,10 @@ class SoftLabelDataset(Dataset[Sample]):
         """Return the numbers in the file of the images at these places of the dataset, int64 (B,)."""
         return np.asarray(places) if self._numbers is None else self._numbers[places]
 
-    def _changed(self, number: int, labelled: ImageLabels) -> Tensor:
-        """Return the crops of an image as `after_crop` makes them, (N, ...)."""
-        assert self._after_crop is not None
-        return torch.stack([self._after_crop(crop) for crop in self._cutter.cut(*self._what_to_cut(number, labelled)).images])
-
-    def _cut_into(self, part: Tensor, number: int, labelled: ImageLabels) -> None:
-        """Write the crops of an image into a part of a batch, (N, size, size, 3), float32 if they are to be normalised, else uint8."""
-        pixels = torch.empty(part.shape, dtype=torch.uint8) if self._normalized else part
-        (self._fast or self._cutter).cut_into(pixels.numpy(), *self._what_to_cut(number, labelled))
-        if self._normalized:
-            normalize_into(part, pixels, self.mean, self.std)
-
-    def _what_to_cut(self, number: int, labelled: ImageLabels) -> tuple[ImageData, CropsOf, str]:
-        """Return arguments of `Cutter.cut`."""
-        key, labels = self.reader.keys[number], str(self.reader.path)
-        image, where = self._sound_image(number, key, labelled), self._images.where(number, key)
-        return image, lambda size: (crops_in_pixels(labelled, size, key, labels), labelled.flips), where
-
-    def _sound_image(self, number: int, key: str, labelled: ImageLabels) -> ImageData:
-        """Return what an image is decoded from; bytes are compared with those labelled the first time in this process."""
-        image = self._images.read(number, key)
-        if not self._check_images or labelled.image_crc32 is None or not isinstance(image, bytes):
-            return image
-        if not len(self._checked):
-            self._checked = np.zeros(len(self.reader), np.bool_)
-        if not self._checked[number]:
-            check_image(image, labelled, key, str(self.reader.path))
-            self._checked[number] = True
-        return image
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_checked": np.zeros(0, np.bool_)}
+    def _image_of(self, number: int, labelled: ImageLabels) -> tuple[ImageData, str]:
+        """Return an image, and what to call it in errors."""
+        key = self.reader.keys[number]
+        return self.checked(number, labelled, self._images.read(number, key)), self._images.where(number, key)
 
 
 class _SomeKeys(Sequence[str]):
@@ -400,18 +314,3 @@ class _SomeKeys(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} keys>"
-
-
-def _fast_cutter(exact: Cutter, backend: str, changes: bool) -> TorchCutter | None:
-    """Return what cuts in place of Pillow, if that is asked for; ArgumentError if it cannot."""
-    check_choice("backend", backend, BACKENDS)
-    if backend == "pillow":
-        return None
-    if changes or exact.reduced:
-        raise ArgumentError(f"backend: expected 'pillow' with {'after_crop' if changes else 'reduced_decoding'}, got {backend!r}")
-    return TorchCutter(exact.size, exact.interpolation, exact.exif_orientation, exact.padding)
-
-
-@lru_cache
-def _warn_once(text: str) -> None:
-    warnings.warn(text, stacklevel=4)

@@ -1,0 +1,186 @@
+"""Cuts the crops that are due out of images and normalises them, for datasets and for streams of images."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from softlabel_codec.checks.arguments import check_choice, check_whole
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.image_source import ImageData
+from softlabel_codec.images.cutting import CropsOf, Cutter
+from softlabel_codec.images.files import agreed_exif_orientation, check_image, crops_in_pixels, resampling
+from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.torch.cutting import TorchCutter
+from softlabel_codec.torch.geometry import WHY, refuse_geometry
+from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize_into
+from softlabel_codec.torch.workers import empty_batch
+
+_SAME_NORMALISATION = 5e-4
+BACKENDS = ("pillow", "torch")
+
+
+class CropOptions(NamedTuple):
+    """How crops are cut and what their pixels look like: the arguments of `SoftLabelDataset` and `LabelledCrops` of these names."""
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    interpolation: str | None = None
+    normalized: bool = True
+    after_crop: Callable[[Image.Image], Tensor] | None = None
+    backend: str = "pillow"
+    reduced_decoding: bool = False
+    exif_orientation: str | None = None
+
+
+class Cropper:
+    """A label file, and how crops of its images are drawn and cut. The arguments are those of `SoftLabelDataset`.
+
+    Attributes
+    ----------
+    reader : SoftLabelReader
+        The label file.
+    crops_per_image, size, seed : int
+        As given.
+    mean, std : three floats
+        Normalisation of RGB in 0..1.
+    interpolation, exif_orientation : str
+        As given, or as for the teacher.
+    """
+
+    def __init__(
+        self,
+        labels: str | os.PathLike[str],
+        crops_per_image: int,
+        size: int,
+        seed: int,
+        options: CropOptions,
+        policy: str | None,
+        on_corrupt: str,
+        check_images: bool,
+        stored_crops: int | None,
+    ) -> None:
+        refuse_geometry("after_crop", options.after_crop)
+        self.reader = SoftLabelReader(labels, policy=policy, on_corrupt=on_corrupt)
+        self.crops_per_image, self.size = check_whole("crops_per_image", crops_per_image, 1), check_whole("size", size, 1)
+        self.seed = check_whole("seed", seed, 0)
+        teacher = self.reader.metadata.get("preprocessing")
+        teacher = teacher if isinstance(teacher, Mapping) else {}
+        self.mean = as_triple("mean", teacher.get("mean", IMAGENET_MEAN) if options.mean is None else options.mean)
+        self.std = as_std(teacher.get("std", IMAGENET_STD) if options.std is None else options.std)
+        self.interpolation = options.interpolation or teacher.get("interpolation") or "bilinear"
+        resampling(self.interpolation)
+        self.exif_orientation = agreed_exif_orientation(options.exif_orientation, teacher.get("exif_orientation"), self.reader.path)
+        self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, options.reduced_decoding, self.reader.padding)
+        self._fast = _fast_cutter(self._cutter, options.backend, options.after_crop is not None)
+        self._normalized, self._after_crop = options.normalized, options.after_crop
+        self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
+        self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
+        if self.normalization is not None and (options.mean is None or options.std is None):
+            self._mention_normalisation()
+
+    def _mention_normalisation(self) -> None:
+        if not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
+            of_teacher = f"with mean {self.mean} and std {self.std}, as its teacher's were"
+            of_imagenet = f"mean {IMAGENET_MEAN} and std {IMAGENET_STD}, ImageNet's"
+            advice = "Pass mean= and std= to say which you mean, and validate with the same"
+            _warn_once(f"{self.reader.path}: crops are normalised {of_teacher}; many scripts validate with {of_imagenet}. {advice}")
+
+    @property
+    def normalization(self) -> tuple[Triple, Triple] | None:
+        """Mean and std that crops are normalised with; None if they are bytes, or `after_crop` decides."""
+        return (self.mean, self.std) if self._normalized and self._after_crop is None else None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute; ArgumentError for `transform`."""
+        if name == "transform":
+            advice = "Pass after_crop= for what changes colours or erases; for a loader that sets transform, wrap a DataLoader of your own"
+            raise ArgumentError(f"transform: {type(self).__name__} has none: {WHY}. A random crop after it would undo that. {advice}")
+        super().__setattr__(name, value)
+
+    def draw(self, numbers: NDArray[np.int64], turns: NDArray[np.int64]) -> BatchLabels:
+        """Return crops, flips and labels that are due of images at their turns; numbers and turns are int64 (B,)."""
+        return self.reader.draw(numbers, self.crops_per_image, self.seed, turns, stored_crops=self._stored_crops)
+
+    def checked(self, number: int, labelled: ImageLabels, image: ImageData) -> ImageData:
+        """Return an image, the first time in this process after comparing the bytes of its file with those that were labelled.
+
+        Raises
+        ------
+        MismatchError
+            If they differ.
+        """
+        if not self._check_images or labelled.image_crc32 is None or not isinstance(image, bytes):
+            return image
+        if not len(self._checked):
+            self._checked = np.zeros(len(self.reader), np.bool_)
+        if not self._checked[number]:
+            check_image(image, labelled, self.reader.keys[number], str(self.reader.path))
+            self._checked[number] = True
+        return image
+
+    def whole(self, image: ImageData, where: str) -> Image.Image:
+        """Return an image as its crops are cut out of it."""
+        return self._cutter.whole(image, where)
+
+    def cut(self, labelled: BatchLabels, images: Sequence[tuple[ImageData, str]]) -> list[Tensor]:
+        """Return the crops of images, (N, 3, size, size) each; unless `after_crop` makes them, they are parts of one tensor.
+
+        Parameters
+        ----------
+        labelled : BatchLabels
+            Which crops.
+        images : sequence of (image, str)
+            Each image, and what to call it in errors.
+        """
+        to_cut = [
+            (image, self._crops_of(number, one), where)
+            for number, one, (image, where) in zip(labelled.images.tolist(), labelled, images, strict=True)
+        ]
+        if self._after_crop is not None:
+            return [torch.stack([self._after_crop(crop) for crop in self._cutter.cut(*one).images]) for one in to_cut]
+        kind = torch.float32 if self._normalized else torch.uint8
+        batch = empty_batch((len(to_cut) * self.crops_per_image, self.size, self.size, 3), kind)
+        parts = torch.split(batch, self.crops_per_image)
+        for part, one in zip(parts, to_cut, strict=True):
+            self._cut_into(part, *one)
+        return [part.permute(0, 3, 1, 2) for part in parts]
+
+    def _crops_of(self, number: int, labelled: ImageLabels) -> CropsOf:
+        key, labels = self.reader.keys[number], str(self.reader.path)
+        return lambda size: (crops_in_pixels(labelled, size, key, labels), labelled.flips)
+
+    def _cut_into(self, part: Tensor, image: ImageData, crops_of: CropsOf, where: str) -> None:
+        """Write the crops of an image into a part of a batch, (N, size, size, 3), float32 if they are to be normalised, else uint8."""
+        pixels = torch.empty(part.shape, dtype=torch.uint8) if self._normalized else part
+        (self._fast or self._cutter).cut_into(pixels.numpy(), image, crops_of, where)
+        if self._normalized:
+            normalize_into(part, pixels, self.mean, self.std)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_checked": np.zeros(0, np.bool_)}
+
+
+def _fast_cutter(exact: Cutter, backend: str, changes: bool) -> TorchCutter | None:
+    """Return what cuts in place of Pillow, if that is asked for; ArgumentError if it cannot."""
+    check_choice("backend", backend, BACKENDS)
+    if backend == "pillow":
+        return None
+    if changes or exact.reduced:
+        raise ArgumentError(f"backend: expected 'pillow' with {'after_crop' if changes else 'reduced_decoding'}, got {backend!r}")
+    return TorchCutter(exact.size, exact.interpolation, exact.exif_orientation, exact.padding)
+
+
+@lru_cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=5)
