@@ -73,6 +73,12 @@ def test_a_dataset_gives_the_pixels_of_every_view_with_its_label(images, tmp_pat
         assert sorted(seen) == list(range(162))
 
 
+def test_crops_that_torch_cuts_are_padded_too(images, tmp_path, teacher_file):
+    path = label(images, tmp_path, teacher_file, PADDINGS[1]).path
+    exact, fast = (SoftLabelDataset(images, path, 81, 32, normalized=False, backend=backend) for backend in ("pillow", "torch"))
+    assert torch.equal(exact[1].images, fast[1].images)
+
+
 def test_crops_on_a_device_are_cut_out_of_the_padded_image(images, tmp_path, teacher_file):
     dataset = SoftLabelDataset(images, label(images, tmp_path, teacher_file, PADDINGS[2]).path, 4, 32, normalized=False)
     whole = torch.from_numpy(np.array(dataset.whole_image(1))).permute(2, 0, 1)[None]

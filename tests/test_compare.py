@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats as scipy_stats
 from shapes import SAMPLER, options, write_shape_labels
 
-from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec import ArgumentError, MismatchError, Padding, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli.main import main
 from softlabel_codec.compare import compare
 from softlabel_codec.compare import run as comparison
@@ -189,6 +189,12 @@ def test_sources_without_labels_of_their_own_are_prepared_as_the_others(shapes, 
     make_label_maps(shapes / "train", f"{shapes / 'teacher.py'}:build").save(tmp_path / "maps.npz")
     with pytest.raises(MismatchError, match="labels were made with exif_orientation='ignored', expected 'applied'"):
         compare({**some, "maps": str(tmp_path / "maps.npz")}, tmp_path / "out", base(shapes, epochs=1), seeds=(0,))
+
+
+def test_labels_of_padded_images_are_compared_with_label_files_only(tmp_path):
+    SoftLabelWriter(tmp_path / "a.slc", 4, "hard", padding=Padding(4)).finish()
+    with pytest.raises(MismatchError, match="'truth' would be trained on crops of images without padding, the labels in .* are of padded"):
+        compare({"a": str(tmp_path / "a.slc"), "truth": "truth"}, tmp_path / "out", {"images": str(tmp_path), "val": str(tmp_path)})
 
 
 def test_options_that_vary(shapes, sources, tmp_path):

@@ -169,6 +169,9 @@ def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
         if labels.endswith(".slc"):
             with SoftLabelReader(labels) as reader:
                 said, sampler = reader.metadata, reader.sampler
+                if reader.padding and (fresh := [name for name, source in sources.items() if not source.endswith(".slc")]):
+                    drawn = f"{fresh[0]!r} would be trained on crops of images without padding, the labels in {labels} are of padded images"
+                    raise MismatchError(f"sources: {drawn}. Compare label files only")
             crops = _mapping(said.get("crop_sampler")) if sampler is None else sampler.describe()
             known = {**crops, **_mapping(said.get("preprocessing")), "temperature": said.get("temperature")}
             return {name: known[name] for name in _OF_LABELS if known.get(name) is not None}
