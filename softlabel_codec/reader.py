@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softlabel_codec.block.one_image import MAX_CROPS as MAX_FEW
-from softlabel_codec.block.one_image import FewCropsReader
+from softlabel_codec.container.crop_reader import CropReader
 from softlabel_codec.container.lookup import Lookup
 from softlabel_codec.container.matching import KeyFinder
 from softlabel_codec.container.msgpack_maps import Plain
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.crops.due import due_crops
-from softlabel_codec.errors import ArgumentError, CorruptError, FormatError, MismatchError, StateError
+from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
 from softlabel_codec.labels import BatchLabels, ImageLabels
 
 ON_CORRUPT = ("raise", "skip")
-_OTHER_CROPS = "an image has another number of crops in its block than the index says"
 
 
 class SoftLabelReader:
@@ -99,16 +97,13 @@ class SoftLabelReader:
         container = self.container = OpenContainer(path)
         self.path, description = container.source.path, container.description
         self._absolute_path = self.path.absolute()
-        self._layout, self._index, self._blocks = container.layout, container.index, container.blocks
         self._asked_policy = policy
         try:
-            self._policy = self._layout.quantiser.policy(policy)
+            self._crops = CropReader(container, policy)
         except BaseException:
             container.close()
             raise
-        self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
         self._lookup, self._finder = Lookup(container), KeyFinder(container.keys, self.path)
-        self._sampler_checked = not self._layout.derived
         self.num_classes, self.parsed_codec, self.crops = description.num_classes, description.codec, description.crops
         self.codec = str(description.codec)
         self.sampler, self.image_checksums, self.padding = description.sampler, description.image_checksums, description.padding
@@ -166,21 +161,7 @@ class SoftLabelReader:
             If its bytes are damaged. Other images stay readable.
         """
         number = self._lookup.image(image)
-        return self._read(number, None if crops is None else self._lookup.crops(crops, number))
-
-    def _read(self, number: int, crops: list[int] | None) -> ImageLabels:
-        block, slot = self._index.locate(number)
-        content = self._blocks.content(block)
-        if not self._sampler_checked:
-            self._check_sampler(block)
-        try:
-            if crops and self._few is not None and len(crops) <= MAX_FEW:
-                stream = self.keys.crop_stream(number) if self._layout.derived else 0
-                return ImageLabels(*self._few.read(content, slot, crops, stream))
-            numbers, chosen = np.array([number]), None if crops is None else np.array([crops], np.int64)
-            return next(iter(self._decode([content], np.zeros(1, np.int64), np.array([slot]), numbers, chosen)))
-        except CorruptError as error:
-            raise self._blocks.located(error, block) from None
+        return self._crops.read(number, None if crops is None else self._lookup.crops(crops, number))
 
     def read_batch(self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike | None = None) -> BatchLabels:
         """Return chosen crops of several images at once, several times faster than one by one.
@@ -266,47 +247,14 @@ class SoftLabelReader:
 
     def _read_chosen(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         try:
-            return self._read_batch(numbers, chosen)
+            return self._crops.read_batch(numbers, chosen)
         except FormatError:
             if not self._skips_damage:
                 raise
             sound = self._sound(numbers, chosen)
             if not sound.any():
                 raise
-        return self._read_together(numbers[sound], None if chosen is None else chosen[sound])
-
-    def _read_batch(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
-        if len(numbers) == 1:
-            return BatchLabels.of_image(self._read(int(numbers[0]), None if chosen is None else chosen[0].tolist()), numbers)
-        return self._read_together(numbers, chosen)
-
-    def _read_together(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
-        image_block = self._index.first_images.searchsorted(numbers, side="right") - 1
-        blocks, block_place = np.unique(image_block, return_inverse=True)
-        contents = self._blocks.contents(blocks)
-        if not self._sampler_checked:
-            self._check_sampler(int(blocks[0]))
-        try:
-            return self._decode(contents, block_place, numbers - self._index.first_images[image_block], numbers, chosen)
-        except CorruptError as error:
-            raise self.container.find_corrupt(blocks.tolist(), error) from None
-
-    def _decode(
-        self,
-        contents: list[bytes],
-        block_place: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        numbers: NDArray[np.int64],
-        chosen: NDArray[np.int64] | None,
-    ) -> BatchLabels:
-        """Return crops of images whose blocks and places there are known, as `Layout.unpack` takes them."""
-        streams = self.keys.crop_streams(numbers) if self._layout.derived else None
-        found, of_images = self._layout.unpack(contents, block_place, slots, chosen, streams)
-        if chosen is None and (of_images.image_rows != self.num_crops[numbers]).any():
-            raise CorruptError(_OTHER_CROPS)
-        labels = self._layout.quantiser.dequantise(found.codes, self._policy)
-        sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
-        return BatchLabels(found.crops, found.flips, labels, sizes, num_crops, numbers, crc32s)
+        return self._crops.read_together(numbers[sound], None if chosen is None else chosen[sound])
 
     def _sound(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> NDArray[np.bool_]:
         """Return which images (B,) can be read as those of a batch, one by one; note the others."""
@@ -314,7 +262,7 @@ class SoftLabelReader:
         for place in range(len(numbers)):
             one = slice(place, place + 1)
             try:
-                self._read_together(numbers[one], None if chosen is None else chosen[one])
+                self._crops.read_together(numbers[one], None if chosen is None else chosen[one])
             except FormatError:
                 sound[place] = False
                 self._damaged.add(int(numbers[place]))
@@ -341,11 +289,6 @@ class SoftLabelReader:
     def __reduce__(self) -> tuple[Any, ...]:
         on_corrupt = "skip" if self._skips_damage else "raise"
         return _reopen, (str(self._absolute_path), self._asked_policy, on_corrupt, self.fingerprint)
-
-    def _check_sampler(self, block: int) -> None:
-        """Check that our sampler gives the crops of a block that were labelled."""
-        self.container.check_block(block)
-        self._sampler_checked = True
 
 
 def _reopen(path: str, policy: str | None, on_corrupt: str, fingerprint: str) -> SoftLabelReader:
