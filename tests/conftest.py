@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ settings.load_profile("patient")
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-FEWEST_OTHERS = 25
-"""How many tests need timm and torchvision, about."""
+FEWEST_OTHERS = {"test_loops.py": 20, "test_others.py": 30}
+"""How many tests need timm, torchvision and the like, about, by module."""
 
 TEACHER = """
 import torch
@@ -81,8 +82,10 @@ def choose_others(config, items):
     left_out = [item for item in items if bool(item.get_closest_marker("others")) != wanted]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
-    if wanted and len(items) < FEWEST_OTHERS:
-        raise pytest.UsageError(f"expected at least {FEWEST_OTHERS} tests with timm and torchvision, got {len(items)}")
+    found = Counter(item.path.name for item in items) if wanted else Counter()
+    for name, number in found.items():
+        if number < FEWEST_OTHERS[name]:
+            raise pytest.UsageError(f"{name}: expected at least {FEWEST_OTHERS[name]} tests with the mark `others`, got {number}")
 
 
 @pytest.fixture(autouse=True)
