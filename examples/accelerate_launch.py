@@ -14,7 +14,6 @@ from itertools import islice
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import models
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torchvision import models

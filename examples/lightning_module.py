@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import models
 

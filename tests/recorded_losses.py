@@ -1,4 +1,4 @@
-"""Every loss of a training script, with the logits and labels that it was made of: as a context manager, and as a program that runs a script.
+"""Every loss of a training script, with its logits and labels: as a context manager, and as a program that runs a script.
 
     python tests/recorded_losses.py FOLDER SCRIPT ARGUMENT...
 
@@ -78,7 +78,7 @@ def main() -> None:
     with recorded_losses() as losses:
         runpy.run_path(sys.argv[0], run_name="__main__")
     written = [{"given": loss.given, "dense": loss.dense, "marks": loss.marks} for loss in losses]
-    Path(folder, f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(written))
+    Path(folder, f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(written))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,6 @@ SPARSE = ["imagenet", "lightning_module"]
 PLAIN = ["imagenet", "torchvision_references", "timm_loader", "fkd", "lightning_module"]
 
 
-
-
 def of_lightning(test):
     """Let Lightning's warnings of a few workers, and of its own use of PyTorch, pass."""
     for warning in ("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning"):

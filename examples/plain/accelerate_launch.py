@@ -13,7 +13,6 @@ from itertools import islice
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import models
 from torchvision.datasets import ImageFolder
@@ -27,7 +26,7 @@ def main() -> None:
     args = parse()
     accelerator = Accelerator()
     model = models.get_model(args.model, num_classes=args.classes)
-    criterion = nn.CrossEntropyLoss()
+    criterion = torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), args.lr * accelerator.num_processes, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
     model, optimizer, loader = accelerator.prepare(model, optimizer, make_loader(args))

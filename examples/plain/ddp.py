@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 import torch
-from torch import distributed, nn
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -32,7 +32,7 @@ def main() -> None:
     loader = make_loader(args)
     network = models.get_model(args.model, num_classes=args.classes).to(device)
     model = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
-    criterion = nn.CrossEntropyLoss()
+    criterion = torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
     for epoch in range(args.epochs):

@@ -14,7 +14,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import models
 from torchvision.datasets import ImageFolder
@@ -45,7 +45,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = make_loader(args)
     model = models.get_model(args.model, num_classes=args.classes).to(device)
-    criterion = nn.CrossEntropyLoss()
+    criterion = torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=1e-4)
     for epoch in range(0, args.epochs, CROPS):
         for group in optimizer.param_groups:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import models
 from torchvision.datasets import ImageFolder
@@ -42,7 +42,7 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.args = args
         self.model = models.get_model(args.model, num_classes=args.classes)
-        self.criterion = nn.CrossEntropyLoss()
+        self.criterion = torch.nn.CrossEntropyLoss()
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         images, labels = batch
