@@ -14,7 +14,7 @@ test-floors: .venv-floors/installed
 	OMP_NUM_THREADS=1 .venv-floors/bin/pytest --without-torch --numprocesses auto --maxprocesses 8
 
 test-others: .venv-others/installed
-	OMP_NUM_THREADS=1 .venv-others/bin/pytest --others --numprocesses auto --maxprocesses 8 tests/test_others*.py
+	OMP_NUM_THREADS=1 .venv-others/bin/pytest --others --numprocesses auto --maxprocesses 8 tests/test_others*.py tests/test_loops.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,6 +1,8 @@
-"""The examples run, and use what is public."""
+"""The examples run, and use what is public; those in the manner of others differ from plain training by a few lines."""
 
 import ast
+import difflib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +38,37 @@ def refused(folder, epochs, why):
     assert why in error.value.stderr
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: str(path.relative_to(EXAMPLES)))
 def test_examples_are_short_and_use_what_is_public(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 150
     modules = [node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     assert {module for module in modules if module.startswith("softlabel_codec")} <= {"softlabel_codec", "softlabel_codec.torch"}
+
+
+def test_few_lines_differ_from_plain_training_and_the_readme_says_how_many():
+    said = re.findall(r"^\| \[(\w+\.py)\]\(examples/\1\) \|.*\| (\d+) \|$", (EXAMPLES.parent / "README.md").read_text(), re.MULTILINE)
+    found = {path.name: lines_that_differ(path.read_text(), (EXAMPLES / path.name).read_text()) for path in (EXAMPLES / "plain").iterdir()}
+    assert {name: int(number) for name, number in said} == {name: len(lines) for name, lines in found.items()}
+    assert max(len(lines) for lines in found.values()) <= 6
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"train.py", *found}
+
+
+def test_which_lines_differ():
+    plain = '"""One."""\nimport a\n\nfor batch in a.load():\n    a.train(batch)\n'
+    stored = '"""Two."""\nimport a\nimport b\n\n# A comment.\nfor batch in b.load():\n\n    """Text."""\n    a.train(batch)\n'
+    assert lines_that_differ(plain, stored) == ["import b", "for batch in b.load():"]
+
+
+def lines_that_differ(plain, stored):
+    """Return the lines of code of a script that another one does not have at that place."""
+    compared = difflib.ndiff(lines_of_code(plain), lines_of_code(stored))
+    return [line.removeprefix("+ ") for line in compared if line.startswith("+ ")]
+
+
+def lines_of_code(text):
+    """Return the lines of a script without blank ones, comments and docstrings."""
+    texts = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+    in_texts = {number for node in texts for number in range(node.lineno, node.end_lineno + 1)}
+    lines = enumerate(text.splitlines(), start=1)
+    return [line for number, line in lines if number not in in_texts and line.strip() and not line.lstrip().startswith("#")]
