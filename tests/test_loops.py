@@ -133,6 +133,30 @@ def test_losses_of_two_processes_are_those_of_dense_labels(name, photos, tmp_pat
     assert came == pytest.approx(marks_of_an_epoch(photos / "labels.slc", photos / "train"), abs=1e-6)  # each image in one of the two
 
 
+DISPATCHED = """
+import sys
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from softlabel_codec.torch import SoftLabelDataset, SoftLabelSampler, collate_dense
+
+accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=True, use_seedable_sampler=True))
+dataset = SoftLabelDataset(*sys.argv[1:], size=16, mean=[0.5] * 3, std=[0.5] * 3)
+sampler = SoftLabelSampler(dataset, rank=0, world_size=1)
+for _, labels in accelerator.prepare(torch.utils.data.DataLoader(dataset, 2, sampler=sampler, collate_fn=collate_dense)):
+    torch.nn.CrossEntropyLoss()(torch.zeros_like(labels), labels)
+"""
+
+
+def test_accelerate_may_load_in_one_process_for_all(photos, tmp_path):
+    (tmp_path / "script.py").write_text(DISPATCHED)
+    words = [ROOT / "tests" / "recorded_losses.py", tmp_path, tmp_path / "script.py", photos / "train", photos / "labels.slc"]
+    started([*TORCHRUN, 2, *words])
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert len(one) == len(other) == NUM_IMAGES / 4
+    came = sorted(mark for loss in [*one, *other] for mark in loss["marks"])
+    assert came == pytest.approx(marks_of_an_epoch(photos / "labels.slc", photos / "train"), abs=1e-6)
+
+
 def started(words):
     """Run Python, and return what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "1"}
