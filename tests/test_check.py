@@ -356,3 +356,13 @@ def test_a_real_teacher_on_photographs(tmp_path, shared):
     report = check_against_teacher(DataLoader(dataset, 17, collate_fn=collate_crops), teacher, None)
     assert (report.ok, report.num_crops) == (False, 68)
     assert report.agreement > 0.8
+
+
+def test_dense_targets_in_which_a_tail_gives_another_class_more_than_the_stored_top_class():
+    pixels, targets = torch.rand(8, 3, 4, 4), torch.tensor([[0.1, 0.4, 0.3, 0.2]]).repeat(8, 1)
+    same = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "teacher_mean": (0.0,) * 3, "teacher_std": (1.0,) * 3, "temperature": 1.0}
+    right = torch.tensor([0.26, 0.25, 0.3, 0.19]).log()
+    assert check_against_teacher([(pixels, targets)], lambda crops: right.repeat(len(crops), 1), **same).ok
+    wrong = torch.tensor([0.4, 0.2, 0.3, 0.1]).log()
+    report = check_against_teacher([(pixels, targets)], lambda crops: wrong.repeat(len(crops), 1), **same)
+    assert (report.ok, report.agreement) == (False, 0.0)

@@ -162,12 +162,13 @@ def check_against_teacher(
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ArgumentError(f"temperature: expected a positive number, got {temperature!r}")
     given = None if mean is None and std is None else (as_triple("mean", mean), as_std(std))
+    candidates = 1 if dataset is not None and not dataset.reader.parsed_codec.tail else 2
     looked = []
     with left_as_it_was(loader, dataset), _evaluating(teacher):
         for batch in islice(loader, batches):
             pixels, targets = pixels_and_targets(batch, dataset, given)
             _check_size(pixels, dataset)
-            looked.append(_look(pixels, targets, teacher, expected, temperature))
+            looked.append(_look(pixels, targets, teacher, expected, temperature, candidates))
             if progress is not None and isinstance(loader, Sized):
                 progress(len(looked), min(len(loader), batches or len(loader)))
     if not looked:
@@ -187,12 +188,14 @@ class _Look(NamedTuple):
     outside: float
 
 
-def _look(pixels: Tensor, targets: Targets, teacher: Callable[[Tensor], Any], expected: Normalization, temperature: float) -> _Look:
+def _look(
+    pixels: Tensor, targets: Targets, teacher: Callable[[Tensor], Any], expected: Normalization, temperature: float, candidates: int
+) -> _Look:
     device = _device_of(teacher, pixels)
     targets = targets.to(device)
     logits = _logits(teacher, _changed(pixels.to(device), expected), targets) / temperature
     log_p = torch.log_softmax(logits, dim=1)
-    top, said, sure = _top(targets)
+    top, said, sure = _top(targets, log_p, candidates)
     of_label = log_p.gather(1, top[:, None])[:, 0]
     dense = targets.dense().double()
     return _Look(
@@ -281,15 +284,19 @@ def _logits(teacher: Callable[[Tensor], Any], images: Tensor, targets: Targets) 
     return logits.double()
 
 
-def _top(targets: Targets) -> tuple[Tensor, Tensor, bool]:
-    """Return the top class of each label, int64 (B,), and its probability; and whether all labels are that class and nothing else."""
+def _top(targets: Targets, log_p: Tensor, candidates: int) -> tuple[Tensor, Tensor, bool]:
+    """Return the top class of each label, int64 (B,), and its probability; and whether all labels are that class and nothing else.
+
+    Dense targets do not say which class was stored as the top one, and a tail may give another class more: of so many `candidates` with
+    the largest targets, it is the one that the teacher finds most probable.
+    """
     if isinstance(targets, SparseTargets):
         top, said = targets.indices[:, 0].long(), targets.values[:, 0].double()
         hard = targets.indices.shape[1] == 1 and not bool(targets.remainder.any())
-    else:
-        said, top = targets.probs.double().max(dim=1)
-        hard = True
-    return top, said, hard and bool((said == 1).all())
+        return top, said, hard and bool((said == 1).all())
+    said, classes = targets.probs.double().topk(candidates, dim=1)
+    chosen = log_p.gather(1, classes).argmax(dim=1, keepdim=True)
+    return classes.gather(1, chosen)[:, 0], said.gather(1, chosen)[:, 0], bool((said[:, 0] == 1).all())
 
 
 def _changed(pixels: Tensor, expected: Normalization) -> Tensor:
