@@ -57,6 +57,30 @@ def dataset(tmp_path):
     return Dataset.from_dict({"image": [str(folder / key) for key in KEYS], "label": TARGETS}, features=features)
 
 
+def test_classes_of_a_dataset_of_hugging_face_are_its_column_of_labels(dataset, tmp_path):
+    from datasets import ClassLabel, Value
+
+    domains = dataset.add_column("domain", [1] * len(KEYS)).cast_column("domain", ClassLabel(names=["photo", "sketch"]))
+    before = domains.select_columns(["domain", "image", "label"])
+    numbers = dataset.cast_column("label", Value("int64"))
+    for number, images in enumerate((before, numbers)):
+        images.save_to_disk(tmp_path / f"{number}")
+        assert open_images(images).targets().tolist() == open_images(tmp_path / f"{number}").targets().tolist() == TARGETS
+    assert open_images(dataset.rename_column("label", "other")).targets() is None
+
+
+def test_a_row_without_an_image_is_skipped(tmp_path, teacher_file):
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    rows = [None, *({"bytes": data, "path": None} for data in IMAGES.values())]
+    dataset = Dataset.from_dict({"image": rows}, features=Features({"image": ImageFeature()}))
+    report = encode(EncodeConfig(dataset, str(tmp_path / "a.slc"), teacher_file, "hard", 2, on_error="skip"))
+    assert (report.num_images, report.skipped) == (12, {ROWS[0]: "Dataset: row 0: expected an image, got nothing"})
+    with SoftLabelReader(report.path) as reader:
+        assert reader.image_checksums
+
+
 def test_a_dataset_of_hugging_face(dataset, tmp_path, teacher_file):
     from datasets import load_from_disk
 

@@ -127,6 +127,9 @@ def test_other_objects_are_refused(images):
         ("s3:bucket", "images: s3 failed with ModuleNotFoundError"),
         ("nowhere.py:images", "images: nowhere.py: file not found"),
         ("{0..9999999}.tar", "expected a range of at most 1000000 files"),
+        ("s-{0..10}.tar", r"s-0.tar does not exist, nor 10 more"),
+        ("", r"images: expected a folder of images, .*, got an empty path"),
+        (".:image", "column 'image': expected a dataset that 'datasets' saved, got another folder"),
     ],
 )
 def test_names_of_nothing(name, message, tmp_path, monkeypatch):
@@ -143,6 +146,8 @@ def test_patterns(tmp_path):
     assert files_of(f"{tmp_path}/{{a,b}}-{{08..10}}.tar") == [str(tmp_path / name) for name in names]
     assert files_of(f"{tmp_path}/b-{{10..08}}.tar") == [str(tmp_path / name) for name in reversed(names[3:])]
     assert files_of(f"{tmp_path}/a-*.tar") == [str(tmp_path / name) for name in names[:3]]
+    (tmp_path / "a-9.tar").touch()
+    assert files_of(f"{tmp_path}/a-{{9..10}}.tar") == [f"{tmp_path}/a-9.tar", f"{tmp_path}/a-10.tar"]
     (tmp_path / "{a,b}.tar").touch()
     assert files_of(f"{tmp_path}/{{a,b}}.tar") == [f"{tmp_path}/{{a,b}}.tar"]
 
@@ -226,7 +231,7 @@ def test_shards_behind_a_url(tmp_path):
 
 def test_names_of_members(tmp_path):
     data = picture(1)
-    names = ["./a/x.png", "b/x.seg.PNG", "long/" + "x" * 200 + ".png"]
+    names = ["./a/x.png", "b/x.seg.PNG", "long/" + "x" * 200 + ".png", "../c.png", "d/./e.png"]
     write_tar(tmp_path / "a.tar", {**dict.fromkeys(names, data), "._x.png": b"", ".hidden/y.png": b"", "z.txt": b"", "z.cls": b"3"})
     source = open_images(tmp_path / "a.tar")
     keys = list(source.keys())
@@ -275,9 +280,10 @@ def test_shards_with_links_or_classes_that_are_none(tmp_path):
         tar.addfile(link)
     with pytest.raises(ArgumentError, match=r"a\.tar: expected image files, got a link or a folder named 'b.png'"):
         open_images(tmp_path / "a.tar")
-    write_tar(tmp_path / "b.tar", {"a.png": picture(1), "a.cls": b"cat"})
-    with pytest.raises(MismatchError, match=r"b\.tar: a\.png: expected a class number in its \.cls member, got b'cat'"):
-        open_images(tmp_path / "b.tar").targets()
+    for data in (b"cat", b"9" * 20):
+        write_tar(tmp_path / "b.tar", {"a.png": picture(1), "a.cls": data})
+        with pytest.raises(MismatchError, match=rf"b\.tar: a\.png: expected a class number in its \.cls member, got {data!r}"):
+            open_images(tmp_path / "b.tar").targets()
 
 
 # Tables
@@ -377,6 +383,9 @@ def test_several_parquet_files(tmp_path):
     assert list(source.keys()) == KEYS
     assert {key: source.read(key) for key in KEYS[::-1]} == IMAGES
     assert where_is(source, KEYS[11]) == f"{tmp_path}/t-2.parquet: row 7"
+    assert source.targets().tolist() == TARGETS
+    write_parquet(tmp_path / "t-2.parquet", whole.slice(4, 8).drop_columns("label"))
+    assert open_images(f"{tmp_path}/t-{{0..2}}.parquet").targets() is None  # not all have a class
     write_parquet(tmp_path / "t-3.parquet", pyarrow.table({"image": [b"1"]}))
     with pytest.raises(MismatchError, match=r"t-3.parquet: column 'image': expected struct<.*, as in .*t-0.parquet, got binary"):
         open_images(f"{tmp_path}/*.parquet")
@@ -434,6 +443,11 @@ def test_pixels_in_an_npz_file(tmp_path):
             {"images": np.zeros((2, 4, 4, 3), np.uint8), "labels": np.ones(2)},
             r"class numbers of shape \(2,\), got float64",
         ),
+        ({"images": np.zeros((2, 4, 4, 3), np.uint8), "keys": np.array([b"\xff", b"a"])}, r"keys: expected text in UTF-8, got b'\\xff'"),
+        (
+            {"images": np.zeros((2, 4, 4, 3), np.uint8), "keys": np.array("ab")},
+            r"keys: expected one for each image, got an array",
+        ),
     ],
 )
 def test_npz_files_that_are_none(arrays, message, tmp_path):
@@ -443,9 +457,12 @@ def test_npz_files_that_are_none(arrays, message, tmp_path):
 
 
 def test_npz_files_that_are_no_zip_files_or_repeat_keys(tmp_path):
-    (tmp_path / "a.npz").write_bytes(b"no zip file")
-    with pytest.raises(ArgumentError, match="a.npz: expected a file that np.savez wrote"):
-        open_images(tmp_path / "a.npz")
+    np.savez_compressed(tmp_path / "b.npz", images=np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), dtype=np.uint8))
+    whole = (tmp_path / "b.npz").read_bytes()
+    for data in (b"no zip file", b"", whole[:60] + bytes(byte ^ 255 for byte in whole[60:70]) + whole[70:]):
+        (tmp_path / "a.npz").write_bytes(data)
+        with pytest.raises(ArgumentError, match="a.npz: expected a file that np.savez wrote"):
+            open_images(tmp_path / "a.npz")
     with pytest.raises(MismatchError, match="images: expected each key once, got 'a' for image 0 and for image 1"):
         ArraySource([b"1", b"2"], ["a", "a"])
     with pytest.raises(ArgumentError, match=r"images: expected uint8 .*, got object of shape \(2,\)"):

@@ -165,3 +165,15 @@ def test_other_images_of_the_same_name_are_noticed(tmp_path):
         crops({"key": "a", "image": data["b"]})
     assert LabelledCrops(tmp_path / "a.slc", 1, 8, check_images=False)({"key": "a", "image": data["b"]}).images.shape == (1, 3, 8, 8)
     assert crops({"key": "a", "image": data["a"]}).images.shape == (1, 3, 8, 8)
+
+
+def test_batches_that_are_none(labelled):
+    folder, labels = labelled
+    crops, data = LabelledCrops(labels, 2, 8), (folder / "dog/palette.png").read_bytes()
+    for batch, message in [
+        ([{"key": "dog/palette.png", "image": data}], "expected a mapping of lists, got list"),
+        ({"key": ["dog/palette.png"], "image": [data, data]}, "got lengths {'key': 1, 'image': 2}"),
+        ({"key": ["dog/palette.png"], "image": [data], "number": 3}, "got lengths {'key': 1, 'image': 1, 'number': None}"),
+    ]:
+        with pytest.raises(ArgumentError, match=f"batch: .*{message}"):
+            crops.batched(batch)

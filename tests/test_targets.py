@@ -86,6 +86,8 @@ def test_rows(codec):
     for rows in (slice(2, 7, 2), slice(None), slice(3, 3), [5, 0, -1], [], torch.tensor([1, 1, -8]), mask, mask.numpy(), mask.tolist()):
         same(targets[rows].dense(), dense[rows])
         assert len(targets[rows]) == len(dense[rows])
+    for rows in (np.array([2, 0, 1], np.uint8), np.array([0, 1] * 4, np.uint8), np.array([1, 0], np.uint16), np.arange(8)[::-1]):
+        same(targets[rows].dense(), dense[torch.from_numpy(rows.astype(np.int64))])
     for row in (3, -1, np.int64(3), torch.tensor(3)):
         same(targets[row].dense(), dense[row][None])
     same(torch.cat([row.dense() for row in targets]), dense)

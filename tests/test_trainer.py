@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader
 
 import softlabel_codec
-from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter, StateError
+from softlabel_codec import AllViews, ArgumentError, CorruptError, MismatchError, Padding, SoftLabelReader, SoftLabelWriter, StateError
 from softlabel_codec.cli.main import main
 from softlabel_codec.container.whole_files import read_result, write_json
 from softlabel_codec.evaluate import evaluate, load_student
@@ -30,6 +30,7 @@ from softlabel_codec.label_maps import make_label_maps
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students import build_student, load_weights
 from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher import EncodeConfig, encode
 from softlabel_codec.teacher.load import load_teacher
 from softlabel_codec.torch import (
     DenseTargets,
@@ -173,6 +174,17 @@ def test_images_in_memory_and_in_workers_give_the_same_student(source, shapes, m
     train(config(shapes, tmp_path / "workers", workers=2, **student))
     assert_same_weights(tmp_path / "plain", tmp_path / "memory")
     assert_same_weights(tmp_path / "plain", tmp_path / "workers")
+
+
+def test_padded_images_in_memory_give_the_same_student(shapes, tmp_path):
+    memory = ImageMemory()
+    for padding in (Padding(6, "edge"), Padding(6, "reflect"), Padding(1)):
+        labels, teacher = str(tmp_path / f"{padding.mode}.slc"), f"{shapes / 'teacher.py'}:build"
+        encode(EncodeConfig(str(shapes / "train"), labels, teacher, "dense", sampler=AllViews(24, 24), padding=padding, size=24))
+        student = {"student": f"{shapes / 'teacher.py'}:drops", "labels": labels, "crops_per_image": 2, "epochs": 1}
+        train(config(shapes, tmp_path / f"{padding.mode}-plain", **student))
+        train(config(shapes, tmp_path / f"{padding.mode}-memory", in_memory=True, **student), memory=memory)
+        assert_same_weights(tmp_path / f"{padding.mode}-plain", tmp_path / f"{padding.mode}-memory")
 
 
 def test_little_shared_memory_is_enough(shapes, tmp_path, monkeypatch):

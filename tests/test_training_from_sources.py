@@ -63,6 +63,31 @@ def test_targets_follow_the_keys(shapes, tmp_path):
     assert targets_of(open_images(shapes / "val"), list_images(shapes / "val")) is None
 
 
+class Stating:
+    """A source that states these class numbers."""
+
+    def __init__(self, targets):
+        self._targets = targets
+
+    def keys(self):
+        return ["a", "b"]
+
+    def read(self, key):
+        return np.zeros((4, 4), np.uint8)
+
+    def targets(self):
+        return self._targets
+
+
+@pytest.mark.parametrize(
+    "targets", [[0], [0, 1, 2], [0.0, 1.0], [-1, 0], [[0], [1]], ["a", "b"], [None, 1], [[0], [1, 2]], [0, 2**63], []], ids=str
+)
+def test_class_numbers_of_a_source_that_are_none(targets):
+    with pytest.raises(MismatchError, match=r"Stating: targets: expected class numbers of shape \(2,\), none negative, got"):
+        targets_of(Stating(targets), ["a"])
+    assert targets_of(Stating([3, 5]), ["b"], 6).tolist() == [5]
+
+
 def test_sources_of_labels_are_compared_on_shards(shapes, tmp_path):
     given = {name: value for name, value in options(shapes, tmp_path / "out", epochs=1).items() if name not in ("labels", "out")}
     given["images"] = write_flat(shapes / "train", tmp_path / "train.tar", keep_folders=True)

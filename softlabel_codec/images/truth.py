@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,23 +12,27 @@ from softlabel_codec.errors import MismatchError
 from softlabel_codec.image_source import ImageSource, name_of
 from softlabel_codec.images.classes import class_folders, classes_of, unknown_classes
 from softlabel_codec.images.sources import FolderSource
-from softlabel_codec.images.sources.keys import KeyList
+from softlabel_codec.images.sources.keys import KeyList, class_numbers
 
 
 def targets_of(source: ImageSource, keys: Sequence[str], num_classes: int | None = None) -> NDArray[np.int64] | None:
     """Return the class number of each image as its source states it, int64 (n,); None if it states none, or lacks one of the keys.
 
     A folder states none: there, classes are the folders, which a file may number in another way (see `classes_of`). MismatchError if a
-    number is beyond `num_classes`.
+    number is beyond `num_classes`, or what the source states are not the class numbers of its images.
     """
-    targets = None if isinstance(source, FolderSource) else source.targets()
-    if targets is None:
+    stated = None if isinstance(source, FolderSource) else source.targets()
+    if stated is None:
         return None
+    known = KeyList(source.keys(), name_of(source))
+    targets = class_numbers(stated, len(known))
+    if targets is None:
+        expected = f"expected class numbers of shape ({len(known)},), none negative"
+        raise MismatchError(f"{name_of(source)}: targets: {expected}, got {reprlib.repr(stated)}")
     if num_classes is not None and int(targets.max()) >= num_classes:
         raise MismatchError(f"{name_of(source)}: expected class numbers of {num_classes} classes, got {int(targets.max())}")
-    known = KeyList(source.keys(), name_of(source))
     try:
-        return np.asarray(targets, np.int64)[[known.number(key) for key in keys]]
+        return targets[[known.number(key) for key in keys]]
     except KeyError:
         return None
 

@@ -20,6 +20,7 @@ from softlabel_codec.image_source import ImageData
 from softlabel_codec.images.cutting import CropsOf, Cutter
 from softlabel_codec.images.files import agreed_exif_orientation, check_image, crops_in_pixels, resampling
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.cutting import TorchCutter
 from softlabel_codec.torch.geometry import WHY, refuse_geometry
@@ -95,6 +96,11 @@ class Cropper:
             of_imagenet = f"mean {IMAGENET_MEAN} and std {IMAGENET_STD}, ImageNet's"
             advice = "Pass mean= and std= to say which you mean, and validate with the same"
             _warn_once(f"{self.reader.path}: crops are normalised {of_teacher}; many scripts validate with {of_imagenet}. {advice}")
+
+    @property
+    def padding(self) -> Padding:
+        """How images are enlarged before crops are cut out of them: that of the label file."""
+        return self.reader.padding
 
     @property
     def normalization(self) -> tuple[Triple, Triple] | None:

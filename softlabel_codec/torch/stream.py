@@ -108,8 +108,7 @@ class LabelledCrops(Cropper):
 
     def batched(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """Return the fields of the `Sample`s of several images, as lists by name, from the fields of these images, also as lists."""
-        names = list(batch)
-        samples = self._samples([dict(zip(names, fields, strict=True)) for fields in zip(*batch.values(), strict=True)])
+        samples = self._samples(_of_batch(batch))
         return {name: [getattr(sample, name) for sample in samples] for name in Sample._fields}
 
     def boxes(self, keys: Sequence[str]) -> BatchLabels:
@@ -169,6 +168,17 @@ class LabelledCrops(Cropper):
         if number is None or not 0 <= number < self.reader.num_classes:
             raise MismatchError(f"target: expected one of the {self.reader.num_classes} classes of the labels, got {said!r:.80}")
         return number
+
+
+def _of_batch(batch: Mapping[str, Sequence[Any]]) -> list[Fields]:
+    """Return the samples of a mapping of lists; ArgumentError if it is none, or the lists differ in length."""
+    if not isinstance(batch, Mapping):
+        raise ArgumentError(f"batch: expected a mapping of lists, got {type(batch).__name__}")
+    columns = dict(batch.items())
+    lengths = {name: len(column) if hasattr(column, "__len__") else None for name, column in columns.items()}
+    if None in lengths.values() or len(set(lengths.values())) > 1:
+        raise ArgumentError(f"batch: expected a list in each field, all of the same length, got lengths {lengths}")
+    return [dict(zip(columns, fields, strict=True)) for fields in zip(*columns.values(), strict=True)]
 
 
 def _open(found: tuple[Any, str]) -> tuple[ImageData, str | os.PathLike[str] | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree
@@ -168,6 +169,8 @@ def as_rows(rows: Any, num_rows: int) -> Any:
     if number is not None:
         number = range(num_rows)[number]
         return slice(number, number + 1)
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "iu":  # torch takes uint8 for a mask, and no array in reversed order
+        rows = rows.astype(np.int64)
     found = None if isinstance(rows, tuple) or rows is None or rows is ... else torch.as_tensor(rows)
     if found is None or found.ndim > 1 or (found.ndim == 0 and found.dtype == torch.bool):
         raise ArgumentError(f"rows: expected a number, a slice, a list, an index tensor (B,) or a mask bool (B,), got {rows!r:.100}")

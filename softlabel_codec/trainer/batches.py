@@ -17,6 +17,7 @@ from softlabel_codec.errors import MismatchError, SoftLabelError
 from softlabel_codec.images.files import crops_in_pixels
 from softlabel_codec.labels import DenseLabels, Labels, concatenate_labels
 from softlabel_codec.options.train import TrainConfig
+from softlabel_codec.padding import Padding
 from softlabel_codec.torch import ImageTurn, collate_crops, to_targets
 from softlabel_codec.torch.device import ImageMemory, cut_crops
 from softlabel_codec.torch.targets import Targets
@@ -57,7 +58,7 @@ class StepBatches(Dataset[Batch | Exception]):
     setup : Setup
         Images, labels and classes.
     image_size : (int, int), optional
-        Height and width of the images in the device's memory, if the crops are to be cut there.
+        Height and width, without padding, of the images in the device's memory, if the crops are to be cut there.
     as_array : bool
         Whether pixels are returned as an array.
     """
@@ -123,7 +124,7 @@ class Loader:
     def __init__(self, config: TrainConfig, setup: Setup, here: Processes, memory: ImageMemory) -> None:
         self._setup, self._here = setup, here
         self._images = _images_in_memory(config, setup, here.device, memory) if config.in_memory else None
-        image_size = None if self._images is None else (self._images.shape[2], self._images.shape[3])
+        image_size = None if self._images is None else _size_without_padding(self._images, setup.crops.padding)
         workers = 0 if config.in_memory else config.workers
         as_array = need_pipes(3 * config.size**2 * config.batch_size // here.world_size, workers)
         self._sampler = make_sampler(config, len(setup.crops.keys), here.rank, here.world_size)
@@ -166,7 +167,7 @@ class Loader:
 
 
 def _images_in_memory(config: TrainConfig, setup: Setup, device: torch.device, memory: ImageMemory) -> Tensor:
-    """Return all images, uint8 (n, 3, H, W), on the device."""
+    """Return all images with their padding, uint8 (n, 3, H, W), on the device."""
     crops = setup.crops
 
     def decode() -> Tensor:
@@ -178,8 +179,13 @@ def _images_in_memory(config: TrainConfig, setup: Setup, device: torch.device, m
         return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous().to(device)
 
     keys = keys_sha256(key.encode() for key in crops.keys)
-    images: Tensor = memory.keep(("train", config.images, crops.exif_orientation, keys, device), decode)
+    images: Tensor = memory.keep(("train", config.images, crops.exif_orientation, crops.padding, keys, device), decode)
     return images
+
+
+def _size_without_padding(images: Tensor, padding: Padding) -> tuple[int, int]:
+    height, width = images.shape[2:]
+    return height - 2 * padding.pixels, width - 2 * padding.pixels
 
 
 def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from softlabel_codec.image_source import ImageData, ImageSource, where_is
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import load_image, read_size
 from softlabel_codec.labels import ImageLabels, Labels, SparseLabels
+from softlabel_codec.padding import NO_PADDING, Padding
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch import ImageTurn
 from softlabel_codec.torch.collate import Sample
@@ -60,6 +62,7 @@ class FreshCrops(Dataset[Sample]):
     std: Triple
     interpolation: str
     exif_orientation: str
+    padding: ClassVar[Padding] = NO_PADDING
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __getitems__(self, turns: Sequence[ImageTurn]) -> list[Sample]:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,7 @@ class ArraySource:
     def __init__(self, images: Any, keys: Sequence[str] | NDArray[Any] | None = None, labels: Any = None, where: str = "images") -> None:
         self._images, self._where = _checked(images, where), where
         count = len(self._images)
-        given = row_keys(count) if keys is None else [key.decode() if isinstance(key, bytes) else str(key) for key in keys]
+        given = row_keys(count) if keys is None else _as_text(keys, where)
         if len(given) != count:
             raise ArgumentError(f"{where}: keys: expected {count}, one for each image, got {len(given)}")
         self._keys = unique_keys(given, where)
@@ -67,6 +66,15 @@ class ArraySource:
 
     def __str__(self) -> str:
         return self._where
+
+
+def _as_text(keys: Sequence[str] | NDArray[Any], where: str) -> list[str]:
+    if np.ndim(keys) != 1:
+        raise ArgumentError(f"{where}: keys: expected one for each image, got an array of shape {np.shape(keys)}")
+    try:
+        return [key.decode() if isinstance(key, bytes) else str(key) for key in keys]
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{where}: keys: expected text in UTF-8, got {error.object!r}") from None
 
 
 def _checked(images: Any, where: str) -> Any:
@@ -111,8 +119,8 @@ def _load(path: Path) -> dict[str, Any]:
             if "images" not in file:
                 raise ArgumentError(f"{path}: expected an array 'images', got {', '.join(file) or 'none'}")
             return {name: file[name] for name in ("images", "keys", "labels") if name in file}
-    except (BadZipFile, ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, ArgumentError):
-            raise
+    except (ArgumentError, OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make numpy and zipfile raise errors of many kinds
         advice = "Arrays of objects are not read, because they can run code: store bytes as np.array(list_of_bytes)"
         raise ArgumentError(f"{path}: expected a file that np.savez wrote, without objects: {error}. {advice}") from None

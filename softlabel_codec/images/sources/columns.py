@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images.files import read_size
-from softlabel_codec.images.sources.keys import class_numbers, path_keys, unique_keys
+from softlabel_codec.images.sources.keys import class_numbers, label_column, path_keys, unique_keys
 from softlabel_codec.images.sources.tables import Table
 
-_LABELS = ("label", "labels", "target", "targets", "cls", "class", "fine_label")
 _LOOKED_AT = 8
 
 
@@ -110,9 +109,11 @@ class ColumnSource:
         return number, row - (int(self._ends[number]) - self._groups[number].rows)
 
     def targets(self) -> NDArray[np.int64] | None:
-        types = _types(self._table.schema(self._groups[0].file))
-        name = next((name for name in _LABELS if types.get(name, "").startswith(("int", "uint"))), None)
-        return None if name is None else class_numbers(self._all(name), len(self._keys))
+        files = dict.fromkeys(group.file for group in self._groups)
+        first, *others = (label_column(_types(self._table.schema(file))) for file in files)
+        if first is None or any(other != first for other in others):
+            return None
+        return class_numbers(self._all(first), len(self._keys))
 
     def where(self, key: str) -> str:
         return self._where(self._keys.number(key))

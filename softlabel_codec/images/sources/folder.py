@@ -82,8 +82,8 @@ class MappingSource:
         return list(self.images)
 
     def read(self, key: str) -> ImageData:
-        path = self._path_of(key)
-        return self.images[key] if path is None else path.read_bytes()
+        image = self.images[key]
+        return Path(image).read_bytes() if isinstance(image, str | os.PathLike) else image
 
     def targets(self) -> None:
         return None

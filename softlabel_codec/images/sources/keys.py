@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePath
 from typing import Literal, overload
@@ -118,9 +118,21 @@ def path_keys(paths: Sequence[str | None]) -> list[str]:
     return keys if len(set(keys)) == len(paths) else row_keys(len(paths))
 
 
+LABELS = ("label", "labels", "target", "targets", "cls", "class", "fine_label")
+"""What a column of class numbers may be called."""
+
+
+def label_column(types: Mapping[str, str]) -> str | None:
+    """Return the column of class numbers, by the types of all columns: an integer column with one of these names, or None."""
+    return next((name for name in LABELS if types.get(name, "").startswith(("int", "uint"))), None)
+
+
 def class_numbers(labels: object, count: int) -> NDArray[np.int64] | None:
     """Return class numbers as int64 (count,); None if they are something else."""
-    numbers = np.asarray(labels)
-    if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or (count and int(numbers.min()) < 0):
+    try:
+        numbers = np.asarray(labels)
+    except ValueError:  # lists of different lengths
+        return None
+    if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or (count and not 0 <= int(numbers.min()) <= int(numbers.max()) < 2**63):
         return None
     return numbers.astype(np.int64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageData
 from softlabel_codec.images.files import key_of_path
-from softlabel_codec.images.sources.keys import class_numbers, path_keys, row_keys, unique_keys
+from softlabel_codec.images.sources.keys import class_numbers, label_column, path_keys, row_keys, unique_keys
 
 _NAMES = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp")
 """What an image may be called in an item that is a dictionary."""
@@ -153,7 +153,7 @@ class HuggingFaceSource:
         arrow = self._images.with_format("arrow").iter(batch_size=1000)
         paths = [path for batch in arrow for path in batch.column(name).combine_chunks().field("path").to_pylist()]
         self._keys = unique_keys(path_keys(paths), str(self))
-        label = next((name for name, feature in dataset.features.items() if type(feature).__name__ == "ClassLabel"), None)
+        label = label_column({name: str(getattr(feature, "dtype", "")) for name, feature in dataset.features.items()})
         self._targets = None if label is None else class_numbers(list(dataset.with_format(None)[label]), len(self._keys))
 
     def keys(self) -> Sequence[str]:
@@ -161,7 +161,10 @@ class HuggingFaceSource:
 
     def read(self, key: str) -> ImageData:
         number = self._keys.number(key)
-        return image_in(self._images[number][self._column], self.where(key))
+        image = self._images[number][self._column]
+        if image is None:
+            raise OSError(f"{self.where(key)}: expected an image, got nothing")
+        return image_in(image, self.where(key))
 
     def targets(self) -> NDArray[np.int64] | None:
         return self._targets

@@ -85,6 +85,8 @@ def open_images(images: Any, column: str | None = None) -> ImageSource:
 def _at_path(text: str, column: str | None) -> ImageSource:
     if text.startswith("pipe:"):
         raise ArgumentError(f"images: {text}: commands are not run. Name the shards by paths, or by URLs that fsspec opens, such as s3://")
+    if not text:
+        raise ArgumentError(f"images: expected {KINDS}, got an empty path")
     if Path(text).is_dir():
         return _in_folder(Path(text), column)
     if text.endswith(_COMPRESSED):
@@ -112,6 +114,8 @@ def _in_folder(folder: Path, column: str | None) -> ImageSource:
         raise ArgumentError(f"{folder}: holds several datasets: name one of {', '.join(str(folder / split) for split in splits)}")
     if (folder / STATE).is_file() and (folder / INFO).is_file():
         return ColumnSource(SavedDataset(folder), column)
+    if column is not None:
+        raise ArgumentError(f"{folder}: column {column!r}: expected a dataset that 'datasets' saved, got another folder")
     return FolderSource(folder)
 
 

@@ -20,7 +20,7 @@ from softlabel_codec.images.sources.keys import KeyList
 from softlabel_codec.images.sources.storage import open_file, read_at
 
 logger = logging.getLogger(__name__)
-_CLASS = ".cls"
+_CLASS, _MOST_DIGITS = ".cls", 18
 _AT_ONCE = 8
 """Shards whose headers are read at once: what counts is how long a remote one takes to answer."""
 
@@ -97,7 +97,7 @@ class ShardSource:
 
     def _class_number(self, image: int, data: bytes) -> int:
         text = data.strip()
-        if not text.isdigit():
+        if not text.isdigit() or len(text) > _MOST_DIGITS:
             raise MismatchError(f"{self.where(self._keys[image])}: expected a class number in its {_CLASS} member, got {data[:20]!r}")
         return int(text)
 
@@ -122,7 +122,7 @@ def _index(path: str) -> _Shard:
         for member in _members(file, path):
             name = member.name.removeprefix("./")
             suffix = PurePosixPath(name).suffix.lower()
-            if any(part.startswith(".") for part in name.split("/")) or suffix not in (*SUFFIXES, _CLASS):
+            if any(part.startswith(".") and part not in (".", "..") for part in name.split("/")) or suffix not in (*SUFFIXES, _CLASS):
                 continue
             if not member.isreg() or member.issparse():
                 links.append(name)

@@ -49,7 +49,8 @@ def _braces(pattern: str) -> list[str]:
     if words is None:
         if abs(int(last) - int(first)) >= _MOST_FILES:
             raise ArgumentError(f"{pattern}: expected a range of at most {_MOST_FILES} files")
-        digits = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 1
+        padded = any(number.startswith("0") and len(number) > 1 for number in (first, last))  # {0..10} is not, as in a shell
+        digits = max(len(first), len(last)) if padded else 1
         step = 1 if int(first) <= int(last) else -1
         parts = [f"{number:0{digits}d}" for number in range(int(first), int(last) + step, step)]
     else:
