@@ -177,3 +177,26 @@ def test_batches_that_are_none(labelled):
     ]:
         with pytest.raises(ArgumentError, match=f"batch: .*{message}"):
             crops.batched(batch)
+
+
+def test_images_under_other_keys_than_in_the_label_file(tmp_path):
+    pixels = {f"{name}.png": np.full((20, 20, 3), 40 * number, np.uint8) for number, name in enumerate("abc")}
+    with SoftLabelWriter(tmp_path / "a.slc", 10, "hard") as writer:
+        for name in "abc":
+            places = {"image_size": (20, 20), "crops": [[0, 0, 9, 9]], "flips": [False]}
+            writer.add(f"train/{name}.png", **places, indices=[[1]], values=[[1.0]])
+
+    def dataset(**options):
+        return SoftLabelDataset(pixels, tmp_path / "a.slc", 1, 4, normalized=False, **options)
+
+    found = dataset(key=lambda key: key.removeprefix("train/"))
+    assert [int(found[number].images.max()) for number in range(3)] == [0, 40, 80]
+    assert (found.source_keys, found[2].key) == (["a.png", "b.png", "c.png"], "train/c.png")
+    some = dataset(keys=["train/c.png", "train/b.png"], key=lambda key: key.removeprefix("train/"))
+    assert [int(some[number].images.max()) for number in range(2)] == [80, 40]
+    with pytest.raises(MismatchError, match="key: expected another key for each image, got 'a.png' for 'train/a.png' and 'train/b.png'"):
+        dataset(key=lambda key: "a.png")
+    with pytest.raises(ArgumentError, match="key: expected a function that returns the key of an image, got None for 'train/a.png'"):
+        dataset(key=lambda key: None)
+    with pytest.raises(MismatchError, match="3 of 3 labelled images are not in"):
+        dataset(key=lambda key: key.upper())

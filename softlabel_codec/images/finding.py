@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +23,11 @@ _CALLER = 3
 """Frames from a warning here to who makes a dataset."""
 
 
+KeyOf = Callable[[str], str]
+
+
 def find_images(
-    images: Any, reader: SoftLabelReader, keys: Iterable[str] | None = None, on_missing: str = "raise"
+    images: Any, reader: SoftLabelReader, keys: Iterable[str] | None = None, on_missing: str = "raise", key_of: KeyOf | None = None
 ) -> tuple[FoundImages, NDArray[np.int64] | None, int]:
     """Look for the images of a label file, or for some of them.
 
@@ -38,6 +41,8 @@ def find_images(
         Keys of the images that are wanted, in this order. All of the file if not given.
     on_missing : str
         What to do if wanted images are missing: `raise` an error, or `skip` them with a warning.
+    key_of : callable, optional
+        Returns the key in `images` of an image, given its key in the label file. By default they are equal.
 
     Returns
     -------
@@ -51,9 +56,10 @@ def find_images(
     Raises
     ------
     MismatchError
-        If wanted images are missing, and not to be skipped, or none is left; or a key is not in the file.
+        If wanted images are missing, and not to be skipped, or none is left; a key is not in the file; or `key_of` returns the same key
+        for two images.
     ArgumentError
-        If a key is given twice, or `on_missing` is something else.
+        If a key is given twice, `on_missing` is something else, or `key_of` returns something that is no key.
 
     Others are those of `open_images`.
     """
@@ -62,7 +68,9 @@ def find_images(
     wanted = None if keys is None else _numbers_of(keys, reader)
     source = open_images(images)
     search = _in_mapping if isinstance(source, MappingSource) else _in_source
-    found = search(source, len(reader), enumerate(reader.keys) if wanted is None else ((n, reader.keys[n]) for n in wanted.tolist()))
+    pairs: Iterable[tuple[int, str]] = enumerate(reader.keys) if wanted is None else ((n, reader.keys[n]) for n in wanted.tolist())
+    found = search(source, len(reader), pairs if key_of is None else _translated(pairs, key_of))
+    found = found._replace(images=replace(found.images, key_of=key_of))
     _say_missing(found, len(reader) if wanted is None else len(wanted), reader, on_missing)
     unlabelled = found.others - set(reader.summary.get("skipped_keys", [])) if wanted is None else None
     if unlabelled:
@@ -73,6 +81,19 @@ def find_images(
         wanted = np.arange(len(reader)) if wanted is None else wanted
         wanted = wanted[~np.isin(wanted, found.missing)]
     return found.images, wanted, len(found.missing)
+
+
+def _translated(pairs: Iterable[tuple[int, str]], key_of: KeyOf) -> Iterator[tuple[int, str]]:
+    """Yield numbers and keys of images, with what `key_of` makes of the keys."""
+    seen: dict[str, str] = {}
+    for number, key in pairs:
+        translated = key_of(key)
+        if not isinstance(translated, str):
+            raise ArgumentError(f"key: expected a function that returns the key of an image, got {translated!r} for {key!r}")
+        if translated in seen:
+            raise MismatchError(f"key: expected another key for each image, got {translated!r} for {seen[translated]!r} and {key!r}")
+        seen[translated] = key
+        yield number, translated
 
 
 def _numbers_of(keys: Iterable[str], reader: SoftLabelReader) -> NDArray[np.int64]:
@@ -155,11 +176,14 @@ class FoundImages:
         The source.
     endings, ending_of_image : sequence of str, uint8 (number of images,), optional
         What the keys in the source have at their ends that those in the file have not.
+    key_of : callable, optional
+        Returns the key in the source, but for that ending, given the key in the file.
     """
 
     source: ImageSource
     endings: Sequence[str] = ("",)
     ending_of_image: NDArray[np.uint8] | None = None
+    key_of: KeyOf | None = None
 
     def read(self, number: int, key: str) -> ImageData:
         """Return an image by its number and key in the file."""
@@ -171,4 +195,5 @@ class FoundImages:
 
     def key(self, number: int, key: str) -> str:
         """Return the key in the source of an image."""
+        key = key if self.key_of is None else self.key_of(key)
         return key if self.ending_of_image is None else key + self.endings[self.ending_of_image[number]]

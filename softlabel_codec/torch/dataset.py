@@ -92,6 +92,9 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         What an image does whose labels are damaged: `raise` an error, or `skip`: a batch comes without it, and it counts in `num_damaged`.
     keys : iterable of str, optional
         Use only the images of these keys, in this order.
+    key : callable, optional
+        Where images have other keys than in the label file: returns the key of an image in `images`, given its key in the label file.
+        With processes that are spawned, a function that can be pickled.
     on_missing : str
         What labelled images do that are not there: `raise` an error, or `skip`: they are left out with a warning, and count in
         `num_missing`.
@@ -155,6 +158,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         reduced_decoding: bool = False,
         on_corrupt: str = "raise",
         keys: Iterable[str] | None = None,
+        key: Callable[[str], str] | None = None,
         on_missing: str = "raise",
         check_images: bool = True,
         stored_crops: int | None = None,
@@ -168,7 +172,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         super().__init__(labels, crops_per_image, size, seed, options, policy, on_corrupt, check_images, stored_crops)
         if num_classes is not None:
             self.reader.check_classes(num_classes)
-        self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing)
+        self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)
         check_counts(self.reader.num_crops[self.numbers], self.crops_per_image, self._stored_crops, self.reader.path)
         self._truth = find_truth(target_of, self.reader, self.keys)
         self._turns = Turns(len(self))
