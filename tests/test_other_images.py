@@ -68,7 +68,7 @@ def test_an_image_is_compared_once_in_a_process(labelled, monkeypatch):
     folder, labels = labelled
     images = dataset(folder, labels)
     compared = []
-    monkeypatch.setattr("softlabel_codec.torch.dataset.check_image", lambda data, found, key, path: compared.append(key))
+    monkeypatch.setattr("softlabel_codec.torch.cropper.check_image", lambda data, found, key, path: compared.append(key))
     for _ in range(3):
         images.__getitems__([2, 5])
     assert compared == [KEYS[2], KEYS[5]]
