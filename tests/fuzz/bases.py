@@ -14,7 +14,9 @@ from dissect import Pieces
 from softlabel_codec import SoftLabelWriter, writer
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.codec import Codec
+from softlabel_codec.padding import NO_PADDING, Padding
 from softlabel_codec.sampler import CropSampler
+from softlabel_codec.views import AllViews, Sampler
 
 SAMPLER = CropSampler(seed=7, scale=(0.1, 0.9))
 SIZE = (48, 64)
@@ -28,6 +30,8 @@ class Base(NamedTuple):
     crops: str = "pixels"
     counts: tuple[int, ...] = (2, 1, 3)
     keys: tuple[str, ...] = ("b/1.png", "a/größe.png", "a/3.png")
+    padding: Padding = NO_PADDING
+    sampler: Sampler | None = None
 
 
 MANY = Base("hard", 5, counts=(1,) * 9, keys=tuple(f"k{number}" for number in range(9)))
@@ -57,6 +61,8 @@ BASES = (
     Base("marginal_smoothing:k=1", 2**31, counts=(2, 2), keys=("a", "b")),
     Base("hard", counts=(), keys=()),
     MANY,
+    Base("hard", padding=Padding(4, "reflect"), sampler=AllViews(*SIZE)),
+    Base("marginal_smoothing:k=2", crops="derived", padding=Padding(3, fill=(1, 2, 3)), sampler=AllViews(40, 50)),
 )
 """A number in a kept input says which: new ones go to the end."""
 
@@ -72,12 +78,13 @@ def file_of(number: int) -> bytes:
     """Return the bytes of a base file."""
     base = BASES[number]
     rng = np.random.default_rng(number)
-    sampler = SAMPLER if base.crops == "derived" else None
+    sampler = base.sampler or SAMPLER
     with tempfile.TemporaryDirectory() as folder, patch.object(writer, "TARGET_BYTES_PER_BLOCK", 20):
         path = Path(folder) / "base.slc"
-        with SoftLabelWriter(path, base.num_classes, base.codec, {"a": 1}, crops=base.crops, sampler=sampler) as labels:
+        options = {"crops": base.crops, "sampler": sampler if base.crops == "derived" else None, "padding": base.padding}
+        with SoftLabelWriter(path, base.num_classes, base.codec, {"a": 1}, **options) as labels:
             for key, count in zip(base.keys, base.counts, strict=True):
-                crops, flips = SAMPLER.sample(key, SIZE, range(count))
+                crops, flips = sampler.sample(key, base.padding.around(SIZE), range(count))
                 if base.crops.startswith("fractions"):
                     crops = (crops / np.array([*SIZE, *SIZE])).astype("f4" if base.crops.endswith("32") else "f2")
                 labels.add(key, image_size=SIZE, crops=crops, flips=flips, **_labels(rng, base, count))
@@ -97,4 +104,5 @@ def _labels(rng: np.random.Generator, base: Base, count: int) -> dict[str, np.nd
 def layout_of(number: int) -> Layout:
     """Return the layout of the blocks of a base file."""
     base = BASES[number]
-    return Layout(Codec.parse(base.codec), base.num_classes, base.crops, SAMPLER if base.crops == "derived" else None)
+    sampler = (base.sampler or SAMPLER) if base.crops == "derived" else None
+    return Layout(Codec.parse(base.codec), base.num_classes, base.crops, sampler, padding=base.padding)
