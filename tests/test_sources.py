@@ -127,6 +127,7 @@ def test_other_objects_are_refused(images):
         ("s3:bucket", "images: s3 failed with ModuleNotFoundError"),
         ("nowhere.py:images", "images: nowhere.py: file not found"),
         ("{0..9999999}.tar", "expected a range of at most 1000000 files"),
+        ("{0..999}/{0..9999}.tar", "expected at most 1000000 files, got 10000000"),
         ("s-{0..10}.tar", r"s-0.tar does not exist, nor 10 more"),
         ("", r"images: expected a folder of images, .*, got an empty path"),
         (".:image", "column 'image': expected a dataset that 'datasets' saved, got another folder"),

@@ -136,7 +136,7 @@ def test_samples_that_are_none(labelled):
         crops({"key": "cat/b.png", "image": torch.zeros(3)})
     with pytest.raises(KeyError, match=r"got 'cat/b'. Nearest: 'cat/b.png'.* Pass match='stem', which fits all keys"):
         crops({"key": "cat/b", "image": data})
-    for said in (b"10", -1, "cat", 3.5, None):
+    for said in (b"10", -1, "cat", 3.5, None, "²"):
         with pytest.raises(MismatchError, match="target: expected one of the 10 classes of the labels, got"):
             LabelledCrops(labels, 2, 8, target="cls")({"key": "cat/b.png", "image": data, "cls": said})
     with pytest.raises(ArgumentError, match="target: expected a field 'cls', got a sample with the fields key, image"):

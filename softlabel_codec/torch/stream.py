@@ -53,7 +53,9 @@ class LabelledCrops(Cropper):
         the `path` beside the bytes of an image, as in tables of Hugging Face.
     image : str, optional
         The field that holds the image: bytes of a file, a mapping with `bytes` or `path`, a path, a PIL image, or a uint8 array. By
-        default the first that is there of `image`, `img`, `jpg`, `jpeg`, `png`, `webp`, and so on, whatever their case.
+        default the first that is there of `image`, `img`, `jpg`, `jpeg`, `png`, `webp`, and so on, whatever their case. Only bytes and
+        paths are compared with the files that were labelled. A decoded image may have been changed: `datasets` turns images as their
+        EXIF tag says; `cast_column("image", Image(decode=False))` gives their bytes.
     target : str or callable, optional
         The field that holds the true class, or a function that returns it from a sample; then batches have it as their third part.
     mean, std, interpolation, normalized, after_crop, policy, backend, reduced_decoding, check_images, stored_crops, exif_orientation
@@ -164,7 +166,8 @@ class LabelledCrops(Cropper):
         if self._target is None:
             return None
         said = self._target(sample) if callable(self._target) else self._field(sample, "target", self._target)
-        number = whole(int(said) if isinstance(said, bytes | str) and said.strip().isdigit() else said)
+        digits = isinstance(said, bytes | str) and said.isascii() and said.strip().isdigit()
+        number = whole(int(said) if digits else said)
         if number is None or not 0 <= number < self.reader.num_classes:
             raise MismatchError(f"target: expected one of the {self.reader.num_classes} classes of the labels, got {said!r:.80}")
         return number

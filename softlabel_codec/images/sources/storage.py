@@ -56,6 +56,8 @@ def _braces(pattern: str) -> list[str]:
     else:
         parts = words.split(",")
     rest = _braces(pattern[found.end() :])
+    if len(parts) * len(rest) > _MOST_FILES:
+        raise ArgumentError(f"{pattern}: expected at most {_MOST_FILES} files, got {len(parts) * len(rest)}")
     return [f"{pattern[: found.start()]}{part}{ending}" for part in parts for ending in rest]
 
 
