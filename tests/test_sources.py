@@ -147,6 +147,11 @@ def test_patterns(tmp_path):
     assert files_of(f"{tmp_path}/{{a,b}}-{{08..10}}.tar") == [str(tmp_path / name) for name in names]
     assert files_of(f"{tmp_path}/b-{{10..08}}.tar") == [str(tmp_path / name) for name in reversed(names[3:])]
     assert files_of(f"{tmp_path}/a-*.tar") == [str(tmp_path / name) for name in names[:3]]
+    odd = tmp_path / "[1] {a,b}"
+    odd.mkdir()
+    for number in (1, 2):
+        (odd / f"{number}.tar").touch()
+    assert files_of(f"{odd}/*.tar") == files_of(f"{odd}/{{1,2}}.tar") == [f"{odd}/1.tar", f"{odd}/2.tar"]
     (tmp_path / "a-9.tar").touch()
     assert files_of(f"{tmp_path}/a-{{9..10}}.tar") == [f"{tmp_path}/a-9.tar", f"{tmp_path}/a-10.tar"]
     (tmp_path / "{a,b}.tar").touch()

@@ -23,7 +23,8 @@ def files_of(pattern: str) -> list[str]:
     Parameters
     ----------
     pattern : str
-        A path or URL, with `{000000..000146}`, `{a,b}`, `*`, `?` or `[...]`, or without. A local file of exactly this name is that file.
+        A path or URL, with `{000000..000146}`, `{a,b}`, `*`, `?` or `[...]`, or without. A local file or folder of exactly this name is
+        that one.
 
     Raises
     ------
@@ -32,13 +33,20 @@ def files_of(pattern: str) -> list[str]:
     """
     if Path(pattern).is_file():
         return [pattern]
-    files = [file for name in _braces(pattern) for file in _wildcards(name)]
+    start = _literal_start(pattern)
+    files = [file for name in _braces(pattern[len(start) :]) for file in _wildcards(start, name)]
     missing = [file for file in files if not is_url(file) and not Path(file).is_file()]
     if missing:
         raise ArgumentError(f"{pattern}: {missing[0]} does not exist" + (f", nor {len(missing) - 1} more" if len(missing) > 1 else ""))
     if not files:
         raise ArgumentError(f"{pattern}: expected files of this pattern, found none")
     return files
+
+
+def _literal_start(pattern: str) -> str:
+    """Return the folders at the beginning of a pattern that are there, whatever characters are in their names."""
+    ends = [place + 1 for place, character in enumerate(pattern) if character == "/"]
+    return max((pattern[:end] for end in ends if Path(pattern[:end]).is_dir()), key=len, default="")
 
 
 def _braces(pattern: str) -> list[str]:
@@ -61,9 +69,9 @@ def _braces(pattern: str) -> list[str]:
     return [f"{pattern[: found.start()]}{part}{ending}" for part in parts for ending in rest]
 
 
-def _wildcards(name: str) -> list[str]:
+def _wildcards(start: str, name: str) -> list[str]:
     if not is_url(name):
-        return sorted(glob.glob(name, recursive=True)) if _WILD.search(name) else [name]
+        return sorted(glob.glob(glob.escape(start) + name, recursive=True)) if _WILD.search(name) else [start + name]
     if "*" not in name:
         return [name]
     with _named(name):
