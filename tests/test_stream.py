@@ -12,6 +12,7 @@ from test_torch_side import label_folder
 from torch.utils.data import DataLoader, IterableDataset
 
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec.images import ArraySource
 from softlabel_codec.images.files import list_images, load_image
 from softlabel_codec.torch import LabelledCrops, SoftLabelDataset, collate_crops, collate_dense
 
@@ -200,3 +201,14 @@ def test_images_under_other_keys_than_in_the_label_file(tmp_path):
         dataset(key=lambda key: None)
     with pytest.raises(MismatchError, match="3 of 3 labelled images are not in"):
         dataset(key=lambda key: key.upper())
+    with pytest.raises(ArgumentError, match="key: expected a function that returns the key of an image, got 'stem'"):
+        dataset(key="stem")
+
+
+def test_an_image_that_labelling_skipped_is_no_surprise_under_another_key(tmp_path, recwarn):
+    images = ArraySource(np.zeros((2, 20, 20, 3), np.uint8), ["a.png", "b.png"])
+    with SoftLabelWriter(tmp_path / "a.slc", 10, "hard") as writer:
+        writer.add("train/a.png", image_size=(20, 20), crops=[[0, 0, 9, 9]], flips=[False], indices=[[1]], values=[[1.0]])
+        writer.finish(skipped_keys=["train/b.png"])
+    assert len(SoftLabelDataset(images, tmp_path / "a.slc", 1, 4, key=lambda key: key.removeprefix("train/"))) == 1
+    assert not recwarn.list

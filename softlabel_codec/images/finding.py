@@ -72,7 +72,8 @@ def find_images(
     found = search(source, len(reader), pairs if key_of is None else _translated(pairs, key_of))
     found = found._replace(images=replace(found.images, key_of=key_of))
     _say_missing(found, len(reader) if wanted is None else len(wanted), reader, on_missing)
-    unlabelled = found.others - set(reader.summary.get("skipped_keys", [])) if wanted is None else None
+    skipped = reader.summary.get("skipped_keys", [])
+    unlabelled = found.others - set(skipped if key_of is None else map(key_of, skipped)) if wanted is None else None
     if unlabelled:
         have, are = ("has", "is") if len(unlabelled) == 1 else ("have", "are")
         also = f"{counted(len(unlabelled), 'image')} in {name_of(found.images.source)} {have} no labels in {reader.path} and {are} left out"
@@ -85,6 +86,8 @@ def find_images(
 
 def _translated(pairs: Iterable[tuple[int, str]], key_of: KeyOf) -> Iterator[tuple[int, str]]:
     """Yield numbers and keys of images, with what `key_of` makes of the keys."""
+    if not callable(key_of):
+        raise ArgumentError(f"key: expected a function that returns the key of an image, got {key_of!r}")
     seen: dict[str, str] = {}
     for number, key in pairs:
         translated = key_of(key)
