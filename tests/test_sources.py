@@ -4,6 +4,8 @@ import builtins
 import gzip
 import pickle
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from softlabel_codec.images import ArraySource, open_images
 from softlabel_codec.images.files import load_image
 from softlabel_codec.images.sources.keys import KeyList, unique_keys
 from softlabel_codec.images.sources.storage import files_of
+from softlabel_codec.images.sources.tables import ParquetFiles
 
 ROWS = [f"{number:08d}" for number in range(12)]
 
@@ -395,6 +398,22 @@ def test_several_parquet_files(tmp_path):
     write_parquet(tmp_path / "t-3.parquet", pyarrow.table({"image": [b"1"]}))
     with pytest.raises(MismatchError, match=r"t-3.parquet: column 'image': expected struct<.*, as in .*t-0.parquet, got binary"):
         open_images(f"{tmp_path}/*.parquet")
+
+
+def test_threads_read_each_group_of_rows_once(tmp_path, monkeypatch):
+    source, read = open_images(write_parquet(tmp_path / "a.parquet", rows_per_group=4)), []
+    whole = ParquetFiles.column
+
+    def column(table, group, *more):
+        read.append(group.number)
+        time.sleep(0.05)  # as large groups take
+        return whole(table, group, *more)
+
+    source = pickle.loads(pickle.dumps(source))  # which keeps no group
+    monkeypatch.setattr(ParquetFiles, "column", column)
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(source.read, KEYS)) == list(IMAGES.values())
+    assert sorted(read) == [0, 1, 2]
 
 
 def test_broken_tables(tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ class ColumnSource:
 
     The column holds the bytes of image files, or structs `{bytes, path}` as `datasets` writes them. Keys are the paths if every row has
     one and they differ, else the numbers of the rows, with eight digits. Classes are an integer column called `label` or the like.
-    Rows are read in groups, of which the last is kept: rows in their order are read fast, rows of a Parquet file in random order slowly.
+    Rows are read in groups, of which the last two are kept: rows in their order are read fast, rows of a Parquet file in random order
+    slowly.
 
     Parameters
     ----------
@@ -49,7 +52,8 @@ class ColumnSource:
         if not self._groups:
             raise ArgumentError(f"{table}: expected images, found no rows")
         self._ends = np.cumsum([group.rows for group in self._groups])
-        self._kept: dict[int, Any] = {}
+        self._kept: dict[int, Future[Any]] = {}
+        self._kept_in = os.getpid()
         schema = table.schema(self._groups[0].file)
         self._column = _choose_column(schema, column, str(table))
         kind = schema.field(self._column).type
@@ -90,18 +94,32 @@ class ColumnSource:
 
     def _read(self, row: int) -> bytes:
         number, place = self._group_of(row)
-        column = self._kept.get(number)
-        if column is None:
-            column = self._table.column(self._groups[number], self._column)
-            if len(self._kept) >= self._table.kept_groups:
-                self._kept = {}
-            self._kept[number] = column
-        value = column[place].as_py()
+        value = self._column_of(number)[place].as_py()
         data = value["bytes"] if self._in_struct and value is not None else value
         if data is None:
             held = f"only the path {value.get('path')!r}. Store the bytes too, as save_to_disk does" if value is not None else "nothing"
             raise OSError(f"{self._where(row)}: expected the bytes of an image file, got {held}")
         return bytes(data)
+
+    def _column_of(self, number: int) -> Any:
+        """Return the column of a group, which is read by one thread while others wait for it, as groups may be large."""
+        if self._kept_in != os.getpid():  # a thread of the process that forked this one may have been reading
+            self._kept, self._kept_in = {}, os.getpid()
+        mine: Future[Any] = Future()
+        read = self._kept.setdefault(number, mine)
+        if read is mine:
+            self._read_group(number, mine)
+        return read.result()
+
+    def _read_group(self, number: int, column: Future[Any]) -> None:
+        kept = self._kept
+        for earlier in list(kept)[: -self._table.kept_groups]:
+            kept.pop(earlier, None)
+        try:
+            column.set_result(self._table.column(self._groups[number], self._column))
+        except BaseException as error:
+            kept.pop(number, None)
+            column.set_exception(error)
 
     def _group_of(self, row: int) -> tuple[int, int]:
         """Return the group of a row, and the row's place in it."""

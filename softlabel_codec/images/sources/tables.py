@@ -57,7 +57,7 @@ class ParquetFiles:
 
     files: tuple[str, ...]
 
-    kept_groups: ClassVar[int] = 1
+    kept_groups: ClassVar[int] = 2  # where threads read rows in their order, some are a group ahead
 
     def groups(self) -> list[Group]:
         return [group for file in self.files for group in self._groups_of(file)]
