@@ -191,7 +191,7 @@ def test_keys_that_differ_by_their_endings_or_at_all(labelled, teacher_file, tmp
     write_tar(tmp_path / "b.tar", {f"x/{key}": data for key, data in IMAGES.items()})
     message = f"12 of 12 labelled images are not in .*b.tar: '{KEYS[0]}', .* The first of the images there is 'x/{KEYS[0]}'"
     with pytest.raises(MismatchError, match=message):
-        SoftLabelDataset(tmp_path / "b.tar", labelled[1])
+        SoftLabelDataset(tmp_path / "b.tar", labelled[1], **PIXELS)
     with pytest.warns(UserWarning, match=f"8 of 12 labelled images are not in .*s-000.tar and are left out: '{KEYS[4]}'"):
         assert len(SoftLabelDataset(tmp_path / "shards" / "s-000.tar", labelled[1], on_missing="skip", **PIXELS)) == 4
 
