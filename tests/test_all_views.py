@@ -146,7 +146,7 @@ def test_the_command_line(images, tmp_path, teacher_file):
     for command in ("inspect", "stats"):
         text = run(command, tmp_path / "out.slc")
         assert "sampler" in text
-        assert "name all_views/1, height 32, width 32, flips True" in text
+        assert "all_views/1, height 32, width 32, flips True" in text
         assert "pixels 4, mode reflect" in text
     assert "--seed does not apply to --all-views" in run(*views, "--seed", 3, code=2)
     assert "crops: expected None, as all views are labelled, got 5" in run(*views, "--crops", 5, code=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,7 +74,16 @@ def _identity(report: FileReport) -> list[tuple[str, Any]]:
 def _geometry(report: FileReport | StatsReport) -> list[tuple[str, str]]:
     """Return where derived crops come from, and how images are padded."""
     said = {"sampler": report.sampler, "padding": report.padding}
-    return [(name, ", ".join(f"{what} {value}" for what, value in values.items())) for name, values in said.items() if values is not None]
+    return [(name, ", ".join(_parameters(values))) for name, values in said.items() if values is not None]
+
+
+def _parameters(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        if name == "name":
+            yield str(value)
+        elif name != "log_ratio":  # which says the same as the ratio
+            span = isinstance(value, list) and len(value) == 2
+            yield f"{name.removesuffix('_probability')} {' to '.join(f'{part:.3g}' for part in value) if span else value}"
 
 
 def _show_budget(report: FileReport) -> None:

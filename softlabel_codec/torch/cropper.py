@@ -87,11 +87,11 @@ class Cropper:
         self._normalized, self._after_crop = options.normalized, options.after_crop
         self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
         self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
-        if self.normalization is not None and (options.mean is None or options.std is None):
-            self._mention_normalisation()
+        self._chosen_for_caller = self.normalization is not None and (options.mean is None or options.std is None)
 
-    def _mention_normalisation(self) -> None:
-        if not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
+    def mention_normalisation(self) -> None:
+        """Warn once for each file if mean and std were not given and differ from ImageNet's."""
+        if self._chosen_for_caller and not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
             of_teacher = f"with mean {self.mean} and std {self.std}, as its teacher's were"
             of_imagenet = f"mean {IMAGENET_MEAN} and std {IMAGENET_STD}, ImageNet's"
             advice = "Pass mean= and std= to say which you mean, and validate with the same"
@@ -189,4 +189,4 @@ def _fast_cutter(exact: Cutter, backend: str, changes: bool) -> TorchCutter | No
 
 @lru_cache
 def _warn_once(text: str) -> None:
-    warnings.warn(text, stacklevel=5)
+    warnings.warn(text, stacklevel=4)

@@ -175,6 +175,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)
         check_counts(self.reader.num_crops[self.numbers], self.crops_per_image, self._stored_crops, self.reader.path)
         self._truth = find_truth(target_of, self.reader, self.keys)
+        self.mention_normalisation()
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all

@@ -98,6 +98,7 @@ class LabelledCrops(Cropper):
         super().__init__(labels, crops_per_image, size, seed, options, policy, "raise", check_images, stored_crops)
         check_counts(self.reader.num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
         self.match, self._key, self._image, self._target = match, key, image, target
+        self.mention_normalisation()
         self._turns = Turns(len(self.reader))
 
     def set_epoch(self, epoch: int) -> None:
