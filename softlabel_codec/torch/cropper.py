@@ -87,10 +87,12 @@ class Cropper:
         self._normalized, self._after_crop = options.normalized, options.after_crop
         self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
         self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
-        if self.normalization is not None and (options.mean is None or options.std is None):
-            self._mention_normalisation()
+        self._says_normalisation = options.mean is not None and options.std is not None
 
     def _mention_normalisation(self) -> None:
+        """Warn once if crops are normalised unlike what many scripts do, and nobody said so; called when nothing can fail any more."""
+        if self.normalization is None or self._says_normalisation:
+            return
         if not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
             of_teacher = f"with mean {self.mean} and std {self.std}, as its teacher's were"
             of_imagenet = f"mean {IMAGENET_MEAN} and std {IMAGENET_STD}, ImageNet's"
@@ -189,4 +191,4 @@ def _fast_cutter(exact: Cutter, backend: str, changes: bool) -> TorchCutter | No
 
 @lru_cache
 def _warn_once(text: str) -> None:
-    warnings.warn(text, stacklevel=5)
+    warnings.warn(text, stacklevel=4)

@@ -178,6 +178,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
+        self._mention_normalisation()
 
     @property
     def keys(self) -> Sequence[str]:

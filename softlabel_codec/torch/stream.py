@@ -99,6 +99,7 @@ class LabelledCrops(Cropper):
         check_counts(self.reader.num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
         self.match, self._key, self._image, self._target = match, key, image, target
         self._turns = Turns(len(self.reader))
+        self._mention_normalisation()
 
     def set_epoch(self, epoch: int) -> None:
         """Let images take the turn of this epoch from now on, in all workers, or a later one that they have come to by counting."""
