@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -79,6 +79,9 @@ def main() -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
     written = [{"given": loss.given, "dense": loss.dense, "marks": loss.marks} for loss in losses]
     Path(folder, f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(written))
+    if distributed.is_initialized():
+        distributed.barrier()  # a process that leaves early may abort while others still talk to it
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

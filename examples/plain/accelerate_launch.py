@@ -43,6 +43,7 @@ def main() -> None:
         schedule.step()
         if args.out:
             accelerator.save(accelerator.unwrap_model(model).state_dict(), args.out)
+    accelerator.end_training()
 
 
 def make_loader(args: argparse.Namespace) -> DataLoader:
