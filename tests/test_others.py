@@ -224,6 +224,7 @@ def test_dense_batches_are_mixed_by_torchvision(labels, mixing, with_classes):
     target_of = (lambda key: int(key[5])) if with_classes else None
     dataset = SoftLabelDataset(IMAGES, labels, 3, size=4, target_of=target_of)
     (batch,) = DataLoader(dataset, NUM_IMAGES, collate_fn=partial(collate_dense, order="crop"))
+    torch.manual_seed(1)  # with other numbers CutMix may choose a box without pixels
     mixed, probs, *classes = getattr(v2, mixing)(alpha=1.0)(*batch)
     assert mixed.shape == batch[0].shape
     torch.testing.assert_close(probs.sum(dim=1), torch.ones(len(probs)))
