@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from softlabel_codec import SoftLabelWriter
-from softlabel_codec.images.files import list_images
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.trainer import TrainConfig
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Subset
 
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli.main import main
-from softlabel_codec.images.files import apply_crop, list_images, load_image
+from softlabel_codec.images.files import apply_crop, load_image
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import EncodeConfig, check_labels, encode, load_teacher
 from softlabel_codec.torch import (

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from softlabel_codec import CorruptError, MismatchError
 from softlabel_codec.cli.main import main
-from softlabel_codec.images.files import list_images, load_image
+from softlabel_codec.images.files import load_image
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.label_maps import LabelMaps, make_label_maps
 from softlabel_codec.label_maps.maps import SIDE
 from softlabel_codec.teacher import load_teacher

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.images import ArraySource
-from softlabel_codec.images.files import list_images, load_image
+from softlabel_codec.images.files import load_image
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.torch import LabelledCrops, SoftLabelDataset, collate_crops, collate_dense
 
 

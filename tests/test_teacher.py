@@ -27,7 +27,7 @@ from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
 from softlabel_codec.teacher.batches import CropBatches, Plan, Run, load_batches
-from softlabel_codec.teacher.labelling import device_labels
+from softlabel_codec.teacher.run import device_labels
 from softlabel_codec.torch import normalize
 from softlabel_codec.torch import workers as workers_module
 

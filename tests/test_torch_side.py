@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.block.families import label_quantiser
-from softlabel_codec.images.files import apply_crop, list_images, load_image, path_of_key, pixel_crops, read_size
+from softlabel_codec.images.files import apply_crop, load_image, pixel_crops, read_size
+from softlabel_codec.images.paths import list_images, path_of_key
 from softlabel_codec.labels import concatenate_labels
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch import (

@@ -25,7 +25,7 @@ from softlabel_codec import AllViews, ArgumentError, CorruptError, MismatchError
 from softlabel_codec.cli.main import main
 from softlabel_codec.container.whole_files import read_result, write_json
 from softlabel_codec.evaluate import evaluate, load_student
-from softlabel_codec.images.files import list_images
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.label_maps import make_label_maps
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students import build_student, load_weights

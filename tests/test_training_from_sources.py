@@ -13,7 +13,8 @@ from softlabel_codec.compare import compare
 from softlabel_codec.evaluate import evaluate, load_student
 from softlabel_codec.image_source import ImageSource
 from softlabel_codec.images import ArraySource, open_images
-from softlabel_codec.images.files import list_images, load_image
+from softlabel_codec.images.files import load_image
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.images.truth import targets_of
 from softlabel_codec.trainer import train
 

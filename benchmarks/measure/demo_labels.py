@@ -13,7 +13,8 @@ from benchmarks.measure.common import Labels
 from softlabel_codec.demo.photographs import INPUT_SIZE, MEAN, PHOTOGRAPHS, PIECE_SIDE, STD, write_pieces
 from softlabel_codec.demo.story import OPTIONS
 from softlabel_codec.evaluate import load_student
-from softlabel_codec.images.files import apply_crop, list_images, load_image
+from softlabel_codec.images.files import apply_crop, load_image
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.pixels import normalize, to_tensor
 from softlabel_codec.trainer import TrainConfig, train

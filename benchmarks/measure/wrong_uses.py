@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks.measure.common import PHOTOGRAPHS, SHARED, circumstances
 from softlabel_codec import SoftLabelWriter
-from softlabel_codec.images.files import apply_crop, image_size, list_images, load_image
+from softlabel_codec.images.files import apply_crop, image_size, load_image
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.teacher import load_teacher
 from softlabel_codec.torch import SoftLabelDataset, check_against_teacher, collate_crops, normalize

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.image_source import ImageData, ImageSource, name_of, where_is
-from softlabel_codec.images.files import Stems, subfolder_of_keys
+from softlabel_codec.images.paths import Stems, subfolder_of_keys
 from softlabel_codec.images.sources import FolderSource, MappingSource, open_images
 from softlabel_codec.reader import SoftLabelReader
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE
 from softlabel_codec.checks.wording import counted
@@ -27,23 +22,19 @@ from softlabel_codec.images.files import COLOR_POLICY, is_about_the_image, read_
 from softlabel_codec.images.sources import FolderSource, open_images
 from softlabel_codec.images.sources.keys import KeyList, unique_keys
 from softlabel_codec.options.encode import DEFAULT_CROPS, EncodeConfig
-from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.students.weights import weights_sha256
-from softlabel_codec.teacher.batches import CropBatches, CutRun, Plan, load_batches
+from softlabel_codec.teacher.batches import CropBatches, Plan, load_batches
 from softlabel_codec.teacher.finished import check_made_alike
 from softlabel_codec.teacher.interrupted import saying_what_is_kept
 from softlabel_codec.teacher.load import Teacher, load_teacher
-from softlabel_codec.teacher.outputs import as_logits, check_output, noise
-from softlabel_codec.torch.pixels import normalize
-from softlabel_codec.torch.workers import is_killed_worker, workers_watched
+from softlabel_codec.teacher.run import LabelledImage, TeacherRun
+from softlabel_codec.torch.workers import workers_watched
 from softlabel_codec.version import PACKAGE, library_versions
 from softlabel_codec.writer import SoftLabelWriter
 
 Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -83,26 +74,6 @@ class EncodeReport:
     finished_before: bool = False
 
 
-@dataclass
-class _Labelled:
-    """Crops of one image that have been through the teacher."""
-
-    runs: list[CutRun] = field(default_factory=list)
-    labels: list[dict[str, np.ndarray[Any, Any]]] = field(default_factory=list)
-
-    def add_to(self, writer: SoftLabelWriter, key: str, store_crops: bool) -> None:
-        first = self.runs[0]
-        if any((run.size, run.crc32) != (first.size, first.crc32) for run in self.runs):
-            raise MismatchError(f"image {key!r}: was replaced while its crops were being labelled. Run the same command again")
-        names = [name for name in self.labels[0] if name != "left_out"]
-        joined: dict[str, Any] = {name: np.concatenate([part[name] for part in self.labels]) for name in names}
-        if "left_out" in self.labels[0]:
-            joined["left_out"] = np.sum([part["left_out"] for part in self.labels], axis=0)
-        if store_crops:
-            joined |= {name: np.concatenate([getattr(run, name) for run in self.runs]) for name in ("crops", "flips")}
-        writer.add(key, image_size=first.size, image_crc32=first.crc32, **joined)
-
-
 def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeReport:
     """Label the crops of all images of a source and store the labels.
 
@@ -135,7 +106,7 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     codec, out = Codec.parse(config.codec), Path(config.out)
     images = _open(config)
     teacher = load_teacher(config.teacher, weights=config.teacher_weights, num_classes=config.num_classes, output=config.teacher_output)
-    run = _TeacherRun(teacher, config, codec)
+    run = TeacherRun(teacher, config, codec)
     plan = Plan(len(images.keys), _crops_per_image(config, images), run.batch_size)
     metadata = _provenance(teacher, run, config, images.keys, plan.crops_per_image)
     crops: dict[str, Any] = {"crops": "pixels"} if config.store_crops else {"crops": "derived", "sampler": config.sampler}
@@ -207,7 +178,7 @@ def _ending(images: _Images, out: Path, started: float) -> tuple[list[str], int,
 
 
 def _label_images(
-    run: _TeacherRun, config: EncodeConfig, plan: Plan, images: _Images, writer: SoftLabelWriter, progress: Progress
+    run: TeacherRun, config: EncodeConfig, plan: Plan, images: _Images, writer: SoftLabelWriter, progress: Progress
 ) -> dict[str, str]:
     keys = images.keys
     done = set(writer.keys)
@@ -215,7 +186,7 @@ def _label_images(
     cutter = Cutter(run.size, run.interpolation, config.exif_orientation, padding=config.padding)
     batches = CropBatches(images.source, keys, plan, config.sampler, cutter, images.are_files)
     skipped: dict[str, str] = {}
-    waiting: dict[int, _Labelled] = {}
+    waiting: dict[int, LabelledImage] = {}
     progress(len(done), len(keys))
     for cut_runs, labels in run.label(load_batches(batches, due, config.workers, run.on_cuda)):
         for cut, labels_of_run in zip(cut_runs, labels, strict=True):
@@ -229,7 +200,7 @@ def _label_images(
                 waiting.pop(image, None)
             if key in skipped:
                 continue
-            labelled = waiting.setdefault(image, _Labelled())
+            labelled = waiting.setdefault(image, LabelledImage())
             labelled.runs.append(cut)
             labelled.labels.append(labels_of_run)
             if cut.run.stop == plan.crops_per_image:
@@ -271,123 +242,7 @@ def _skip(key: str, error: str, on_error: str, skipped: dict[str, str]) -> None:
     skipped[key] = error
 
 
-class _TeacherRun:
-    """A teacher on its device, ready to label batches."""
-
-    def __init__(self, teacher: Teacher, config: EncodeConfig, codec: Codec) -> None:
-        self.device = device_by_name(config.device)
-        self.on_cuda = self.device.type == "cuda"
-        self.precision = ("float16" if self.on_cuda else "float32") if config.precision == "auto" else config.precision
-        self.batch_size = config.batch_size or (16 if self.device.type == "cpu" else 256)
-        self.size = config.size or teacher.input_size
-        self.mean, self.std = config.mean or teacher.mean, config.std or teacher.std
-        self.interpolation = config.interpolation or teacher.interpolation
-        self._model, self._name, self._output = teacher.model.to(self.device), teacher.name, teacher.output
-        self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast
-        self._codec, self._temperature, self._store_crops = codec, config.temperature, config.store_crops
-        self.num_classes = config.num_classes or 0
-        with _reproducible(), torch.inference_mode():
-            probe = self._forward(noise(self.size))
-        self.num_classes = self._check(probe, 2, config.num_classes)
-        check_output(probe, self._output, self._name)
-
-    def label(self, batches: Any) -> Iterator[tuple[list[CutRun], list[dict[str, np.ndarray[Any, Any]]]]]:
-        """Yield the runs of each batch and their labels, one batch behind: the device works while the labels before are stored."""
-        behind: tuple[list[CutRun], list[dict[str, Tensor]]] | None = None
-        with _reproducible(), torch.inference_mode():
-            for pixels, runs in batches:
-                ahead = runs, self._label_pixels(pixels, [len(run.flips) for run in runs])
-                if behind is not None:
-                    yield behind[0], [_to_numpy(labels) for labels in behind[1]]
-                behind = ahead
-            if behind is not None:
-                yield behind[0], [_to_numpy(labels) for labels in behind[1]]
-
-    def store(self, labelled: _Labelled, writer: SoftLabelWriter, key: str) -> None:
-        """Add an image's labels to the file."""
-        try:
-            labelled.add_to(writer, key, self._store_crops)
-        except ArgumentError as error:
-            advice = "" if self._output == "logits" else ". It was said to return probabilities (teacher_output)"
-            raise MismatchError(f"teacher {self._name}: its output cannot be stored as labels: {error}{advice}") from None
-
-    def _label_pixels(self, pixels: Tensor, lengths: list[int]) -> list[dict[str, Tensor]]:
-        """Return the labels of runs of crops of these lengths; none of a run without crops."""
-        if not len(pixels):
-            return [{} for _ in lengths]
-        output = self._forward(pixels)
-        self._check(output, len(pixels), self.num_classes)
-        return [self._labels(part) if len(part) else {} for part in torch.split(as_logits(output, self._output), lengths)]
-
-    def _labels(self, logits: Tensor) -> dict[str, Tensor]:
-        if self._codec.content == "logits":
-            return {"vectors": logits}
-        probs = torch.softmax(logits / self._temperature, dim=1)
-        if self._codec.family == "dense" or not self.on_cuda:
-            return {"probs": probs}
-        return device_labels(probs, self._codec)
-
-    def _forward(self, pixels: Tensor) -> Tensor:
-        """Return the teacher's output for crops: logits or probabilities."""
-        images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std).contiguous(memory_format=torch.channels_last)
-        try:
-            with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
-                output = self._model(images)
-        except Exception as error:
-            if is_killed_worker(error):
-                raise
-            what = f"failed on {counted(len(pixels), 'crop')} of {self.size} x {self.size} pixels with {type(error).__name__}: {error}"
-            raise MismatchError(f"teacher {self._name}: {what}") from error
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor):
-            raise MismatchError(f"teacher {self._name}: expected logits as a tensor (B, C), got {type(output).__name__}")
-        return logits
-
-    def _check(self, logits: Tensor, batch: int, num_classes: int | None) -> int:
-        if logits.ndim != 2 or len(logits) != batch or not logits.is_floating_point():
-            expected = f"expected float logits of shape ({batch}, C) for {counted(batch, 'crop')}"
-            raise MismatchError(f"teacher {self._name}: {expected}, got {logits.dtype} of shape {tuple(logits.shape)}")
-        if num_classes and logits.shape[1] != num_classes:
-            raise MismatchError(f"teacher {self._name}: expected {num_classes} classes, got {logits.shape[1]}")
-        return int(logits.shape[1])
-
-
-def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
-    """Return what a sparse codec may keep of the probabilities (n, C) of crops of one image.
-
-    `indices` and `values` (n, K) are the classes that it may keep, most probable first, equal ones by class; with a tail, `left_out`
-    (C,) is what the crops leave out. Runs on the device of `probs`, so that only a few numbers per crop are copied.
-    """
-    kept = codec.kept_classes
-    if kept is None:  # more classes cannot reach the threshold
-        kept = min(int((1 + SUM_TOLERANCE) / (codec.t or 1)) + 1, probs.shape[1])
-    values, classes = probs.sort(dim=1, descending=True, stable=True)
-    values, classes = values[:, :kept], classes[:, :kept]
-    labels = {"indices": classes.int(), "values": values}
-    if codec.tail:
-        chosen = values if codec.t is None else torch.where(values >= codec.t, values, 0.0)
-        chosen[:, 0] = values[:, 0]
-        left_out = probs.sum(dim=0, dtype=torch.float64).scatter_add_(0, classes.reshape(-1), -chosen.double().reshape(-1))
-        labels["left_out"] = left_out.clamp_(min=0)
-    return labels
-
-
-def _to_numpy(labels: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-    return {name: tensor.cpu().numpy() for name, tensor in labels.items()}
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    """Stop cuDNN from choosing algorithms by measured time, so that labels are reproducible."""
-    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
-
-
-def _provenance(teacher: Teacher, run: _TeacherRun, config: EncodeConfig, keys: Sequence[str], crops: int) -> dict[str, Any]:
+def _provenance(teacher: Teacher, run: TeacherRun, config: EncodeConfig, keys: Sequence[str], crops: int) -> dict[str, Any]:
     """Return the provenance of the labels for the metadata of the file (spec/container-v1.md, section 4.1)."""
     made_by = {name: value for name in ("weights", "code_sha256") if (value := getattr(teacher, name))}
     return {

@@ -16,7 +16,8 @@ from torch import nn
 from softlabel_codec.checks.arguments import TEACHER_OUTPUTS, check_choice
 from softlabel_codec.checks.user_code import foreign_library, run_foreign
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.images.files import resampling, text_of_path
+from softlabel_codec.images.files import resampling
+from softlabel_codec.images.paths import text_of_path
 from softlabel_codec.options.encode import MAX_INPUT_SIZE, UNTRAINED
 from softlabel_codec.students import network_state, read_weights, take_weights
 from softlabel_codec.students.factories import call_factory

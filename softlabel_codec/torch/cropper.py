@@ -89,7 +89,7 @@ class Cropper:
         self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
         self._chosen_for_caller = self.normalization is not None and (options.mean is None or options.std is None)
 
-    def mention_normalisation(self) -> None:
+    def _mention_normalisation(self) -> None:
         """Warn once for each file if mean and std were not given and differ from ImageNet's."""
         if self._chosen_for_caller and not np.allclose([self.mean, self.std], [IMAGENET_MEAN, IMAGENET_STD], atol=_SAME_NORMALISATION):
             of_teacher = f"with mean {self.mean} and std {self.std}, as its teacher's were"
@@ -114,11 +114,11 @@ class Cropper:
             raise ArgumentError(f"transform: {type(self).__name__} has none: {WHY}. A random crop after it would undo that. {advice}")
         super().__setattr__(name, value)
 
-    def draw(self, numbers: NDArray[np.int64], turns: NDArray[np.int64]) -> BatchLabels:
+    def _draw(self, numbers: NDArray[np.int64], turns: NDArray[np.int64]) -> BatchLabels:
         """Return crops, flips and labels that are due of images at their turns; numbers and turns are int64 (B,)."""
         return self.reader.draw(numbers, self.crops_per_image, self.seed, turns, stored_crops=self._stored_crops)
 
-    def checked(self, number: int, labelled: ImageLabels, image: ImageData) -> ImageData:
+    def _sound(self, number: int, labelled: ImageLabels, image: ImageData) -> ImageData:
         """Return an image, the first time in this process after comparing the bytes of its file with those that were labelled.
 
         Raises
@@ -135,11 +135,11 @@ class Cropper:
             self._checked[number] = True
         return image
 
-    def whole(self, image: ImageData, where: str) -> Image.Image:
+    def _whole(self, image: ImageData, where: str) -> Image.Image:
         """Return an image as its crops are cut out of it."""
         return self._cutter.whole(image, where)
 
-    def cut(self, labelled: BatchLabels, images: Sequence[tuple[ImageData, str]]) -> list[Tensor]:
+    def _cut(self, labelled: BatchLabels, images: Sequence[tuple[ImageData, str]]) -> list[Tensor]:
         """Return the crops of images, (N, 3, size, size) each; unless `after_crop` makes them, they are parts of one tensor.
 
         Parameters
@@ -156,7 +156,10 @@ class Cropper:
         if self._after_crop is not None:
             return [torch.stack([self._after_crop(crop) for crop in self._cutter.cut(*one).images]) for one in to_cut]
         kind = torch.float32 if self._normalized else torch.uint8
-        batch = empty_batch((len(to_cut) * self.crops_per_image, self.size, self.size, 3), kind)
+        shape = len(to_cut) * self.crops_per_image, self.size, self.size, 3
+        batch = (
+            empty_batch(shape, kind) if len(to_cut) > 1 else torch.empty(shape, dtype=kind)
+        )  # a single one becomes part of a batch later
         parts = torch.split(batch, self.crops_per_image)
         for part, one in zip(parts, to_cut, strict=True):
             self._cut_into(part, *one)

@@ -83,8 +83,8 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
     num_classes : int, optional
         Number of classes that the student predicts, to be checked against the file.
     backend : str
-        What cuts crops: `pillow`, exactly as for the teacher; or `torch`, which is about twice as fast in all and, if torchcodec is
-        installed, decodes JPEG files with it. Then about 1 % of the 8-bit samples differ from the teacher's, by 1.
+        What cuts crops: `pillow`, exactly as for the teacher; or `torch`, which is 1.5 to 1.7 times as fast in all (`benchmarks/REPORT.md`)
+        and decodes JPEG files with torchcodec if that is installed. Then about 1 % of the 8-bit samples differ from the teacher's, by 1.
     reduced_decoding : bool
         Decode JPEG files at a half, a quarter or an eighth of their size where all crops that are due are at least as many times
         larger than `size`. Faster for large photographs, but the pixels are not exactly those that the teacher saw.
@@ -175,7 +175,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)
         check_counts(self.reader.num_crops[self.numbers], self.crops_per_image, self._stored_crops, self.reader.path)
         self._truth = find_truth(target_of, self.reader, self.keys)
-        self.mention_normalisation()
+        self._mention_normalisation()
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all
@@ -249,7 +249,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         places = [range(len(self))[index] for index in indices]
         index_of = dict(zip(self._numbers_at(places).tolist(), places, strict=True))
         samples = []
-        for number, image, crops in zip(labelled.images.tolist(), labelled, self.cut(labelled, images), strict=True):
+        for number, image, crops in zip(labelled.images.tolist(), labelled, self._cut(labelled, images), strict=True):
             key = self.reader.keys[number]
             samples.append(Sample(crops, image.labels, index_of[number], key, self._truth(key)))
         return samples
@@ -274,7 +274,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
     def whole_image(self, index: int) -> Image.Image:
         """Return an image as its crops are cut out of it: decoded to RGB, turned and padded as for the teacher."""
         number = int(self._numbers_at([range(len(self))[index]])[0])
-        return self.whole(*self._image_of(number, self.reader.read(number, [0])))
+        return self._whole(*self._image_of(number, self.reader.read(number, [0])))
 
     def labels_of(self, indices: Sequence[int]) -> list[ImageLabels]:
         """Return crops, flips and labels that are due, without any image, and without counting it as a turn."""
@@ -284,7 +284,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         places, turns = self._turns.due(indices, count)
         numbers = self._numbers_at(places)
         try:
-            return self.draw(numbers, turns)
+            return self._draw(numbers, turns)
         finally:
             if len(self._damaged.tensor):
                 self._damaged.tensor[self.reader.damaged_images] = True
@@ -296,7 +296,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
     def _image_of(self, number: int, labelled: ImageLabels) -> tuple[ImageData, str]:
         """Return an image, and what to call it in errors."""
         key = self.reader.keys[number]
-        return self.checked(number, labelled, self._images.read(number, key)), self._images.where(number, key)
+        return self._sound(number, labelled, self._images.read(number, key)), self._images.where(number, key)
 
 
 class _SomeKeys(Sequence[str]):

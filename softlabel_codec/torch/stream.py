@@ -98,7 +98,7 @@ class LabelledCrops(Cropper):
         super().__init__(labels, crops_per_image, size, seed, options, policy, "raise", check_images, stored_crops)
         check_counts(self.reader.num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
         self.match, self._key, self._image, self._target = match, key, image, target
-        self.mention_normalisation()
+        self._mention_normalisation()
         self._turns = Turns(len(self.reader))
 
     def set_epoch(self, epoch: int) -> None:
@@ -116,7 +116,7 @@ class LabelledCrops(Cropper):
 
     def boxes(self, keys: Sequence[str]) -> BatchLabels:
         """Return crops, flips and labels that are due of images by their keys, for a pipeline that cuts crops itself."""
-        return self.draw(*self._turns.due(self.reader.find(keys, self.match).tolist()))
+        return self._draw(*self._turns.due(self.reader.find(keys, self.match).tolist()))
 
     def _samples(self, samples: Sequence[Fields]) -> list[Sample]:
         found = [self._image_in(sample) for sample in samples]
@@ -124,11 +124,11 @@ class LabelledCrops(Cropper):
         numbers = labelled.images.tolist()
         keys = [self.reader.keys[number] for number in numbers]
         images = [
-            (self.checked(number, one, image if path is None else Path(path).read_bytes()), key)
+            (self._sound(number, one, image if path is None else Path(path).read_bytes()), key)
             for number, one, key, (image, path) in zip(numbers, labelled, keys, map(_open, found), strict=True)
         ]
         targets = [self._target_in(sample) for sample in samples]
-        parts = zip(self.cut(labelled, images), labelled, numbers, keys, targets, strict=True)
+        parts = zip(self._cut(labelled, images), labelled, numbers, keys, targets, strict=True)
         return [Sample(crops, one.labels, number, key, target) for crops, one, number, key, target in parts]
 
     def _key_of(self, sample: Fields, image: Any) -> str:

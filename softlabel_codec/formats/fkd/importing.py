@@ -17,7 +17,8 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError, SoftLabelError
 from softlabel_codec.formats.fkd.files import FkdImage, exact_crops, label_codec, read_fkd_file
-from softlabel_codec.images.files import Stems, is_about_the_image, key_of_path, list_images, path_of_key, read_size
+from softlabel_codec.images.files import is_about_the_image, read_size
+from softlabel_codec.images.paths import Stems, key_of_path, list_images, path_of_key
 from softlabel_codec.teacher.interrupted import saying_what_is_kept
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.writer import SoftLabelWriter

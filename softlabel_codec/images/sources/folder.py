@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.image_source import ImageData
 from softlabel_codec.images.classes import class_folders, classes_of
-from softlabel_codec.images.files import list_images, list_others, path_of_key
+from softlabel_codec.images.paths import list_images, list_others, path_of_key
 
 
 @dataclass(frozen=True)

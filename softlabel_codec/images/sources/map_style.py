@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageData
-from softlabel_codec.images.files import key_of_path
+from softlabel_codec.images.paths import key_of_path
 from softlabel_codec.images.sources.keys import class_numbers, label_column, path_keys, row_keys, unique_keys
 
 _NAMES = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.images.files import SUFFIXES
+from softlabel_codec.images.paths import SUFFIXES
 from softlabel_codec.images.sources.keys import KeyList
 from softlabel_codec.images.sources.storage import open_file, read_at
 
