@@ -83,7 +83,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
     num_classes : int, optional
         Number of classes that the student predicts, to be checked against the file.
     backend : str
-        What cuts crops: `pillow`, exactly as for the teacher; or `torch`, which is 1.5 to 1.7 times as fast in all (`benchmarks/REPORT.md`)
+        What cuts crops: `pillow`, exactly as for the teacher; or `torch`, which is 1.6 to 1.9 times as fast in all (`benchmarks/REPORT.md`)
         and decodes JPEG files with torchcodec if that is installed. Then about 1 % of the 8-bit samples differ from the teacher's, by 1.
     reduced_decoding : bool
         Decode JPEG files at a half, a quarter or an eighth of their size where all crops that are due are at least as many times
