@@ -31,7 +31,7 @@ SURVIVED, KILLED, TIMED_OUT, NOT_IMPORTED = "survived", "killed", "timed out", "
 _EXIT_NOT_IMPORTED = 77
 MOST_LIKELY = 8
 _PLACE = struct.Struct("<I")
-_OPTIONS = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:doctest"]
+_OPTIONS = ["-q", "--tb=native", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:doctest"]
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Trials:
 class _EveryMutant:
     """Runs the collected tests not once but for every mutant, each in a fork.
 
-    The test that noticed a mutant is likely to notice the next one too. So that of the last few runs first; a page of shared memory
-    holds which it was.
+    The test that noticed a mutant is likely to notice the next one too, so those of the last few run first; a page of shared memory
+    holds which they were. Tests of drawn examples take more time than all the others, and run last.
     """
 
     def __init__(self, mutants: list[Mutant], workers: int, writing: int) -> None:
@@ -115,7 +115,7 @@ class _EveryMutant:
         module = sys.modules[mutant.module.removesuffix(".py").replace("/", ".")]
         assert Path(str(module.__file__)) == Path(mutant.module).absolute(), "the tests import another module"
         _become(module, mutant.source)
-        places = list(dict.fromkeys([*self._likely, *range(len(session.items))]))
+        places = sorted(dict.fromkeys([*self._likely, *range(len(session.items))]), key=lambda place: _draws(session.items[place]))
         for place, following in zip(places, [*places[1:], None], strict=True):
             item, next_item = session.items[place], None if following is None else session.items[following]
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=next_item)
@@ -123,6 +123,11 @@ class _EveryMutant:
                 _PLACE.pack_into(self._noticed_by, _PLACE.size * number, place)
                 return 1
         return 0
+
+
+def _draws(item: Any) -> bool:
+    """Whether hypothesis draws the examples of a test."""
+    return bool(getattr(item.obj, "is_hypothesis_test", False))
 
 
 def _become(module: ModuleType, source: str) -> None:
