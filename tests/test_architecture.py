@@ -27,6 +27,7 @@ LAYERS = [
     ["block"],
     ["crops"],
     ["container"],
+    ["label_set"],
     ["reader", "writer"],
     [""],
     ["images"],

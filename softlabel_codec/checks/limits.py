@@ -1,4 +1,4 @@
-"""The limits of the format (spec/container-v1.md, section 13)."""
+"""The limits of the format (spec/container-v1.md, section 13, and spec/set-v1.md)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ MAX_SUMMARY_BYTES = 2**28
 MAX_PAYLOAD_BYTES = 2**30
 MAX_CONTENT_BYTES = 2**30
 MAX_MSGPACK_DEPTH = 32
+MAX_SET_INDEX_BYTES = 2**26
+MAX_SHARDS = 100_000
 
 
 def max_content_bytes(payload_bytes: int) -> int:

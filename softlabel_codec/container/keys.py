@@ -103,6 +103,12 @@ class Keys(Sequence[str]):
         """Yield all keys as UTF-8, in the order that binary search relies on."""
         return (self._key(self._in_order(place)) for place in range(self._num_keys))
 
+    def ends(self) -> tuple[str, str] | tuple[None, None]:
+        """Return the smallest and the largest key in the order of their UTF-8 bytes; None twice if there are no keys."""
+        if not self._num_keys:
+            return None, None
+        return self._text(self._key(self._in_order(0))), self._text(self._key(self._in_order(self._num_keys - 1)))
+
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.find(key) is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,21 +86,33 @@ class Description:
         """Program that wrote the file, or `unknown`."""
         return str(self.other.get("writer", "unknown"))
 
-    def pack(self) -> bytes:
-        """Return the metadata section."""
-        own = {"num_classes": self.num_classes, "codec": str(self.codec), "crops": self.crops, "metadata": self.metadata}
+    def values(self) -> Plain:
+        """Return the keys of the metadata section that this package knows."""
+        own: Plain = {"num_classes": self.num_classes, "codec": str(self.codec), "crops": self.crops, "metadata": self.metadata}
         if self.sampler is not None:
             own["crop_sampler"] = self.sampler.describe()
         if self.image_checksums:
             own["image_checksum"] = CHECKSUM
         if self.padding:
             own["padding"] = self.padding.describe()
-        return pack_map({**own, **self.other}, MAX_METADATA_BYTES)
+        return own
+
+    def pack(self) -> bytes:
+        """Return the metadata section."""
+        return pack_map({**self.values(), **self.other}, MAX_METADATA_BYTES)
 
     @classmethod
     def unpack(cls, data: bytes, incompatible_features: int = 0) -> Description:
         """Return the contents of a metadata section, in a file with these feature bits, or raise a FormatError."""
         values = unpack_map(data)
+        if bool(incompatible_features & PADDING_FEATURE) != ("padding" in values):
+            raise CorruptError("padding: the header and the metadata section do not agree on whether there is any")
+        return cls.from_values(values)
+
+    @classmethod
+    def from_values(cls, given: Mapping[str, Any]) -> Description:
+        """Return what the keys of a metadata section say, or raise a FormatError; unknown keys are kept in `other`."""
+        values = dict(given)
         num_classes, codec, crops, metadata = (_take(values, name) for name in ("num_classes", "codec", "crops", "metadata"))
         _check_type("num_classes", num_classes, int)
         _check_type("codec", codec, str)
@@ -109,7 +122,7 @@ class Description:
         _check_type("image_checksum", checksum, str)
         if checksum not in ("", CHECKSUM):
             raise UnknownFeatureError(f"image_checksum: expected {CHECKSUM!r}, got {reprlib.repr(checksum)}. Update softlabel_codec")
-        padding = _padding(values, crops, incompatible_features)
+        padding = _padding(values, crops)
         try:
             sampler = sampler_of(_take(values, "crop_sampler")) if crops == DERIVED else None
             return cls(num_classes, Codec.parse(codec), crops, dict(metadata), values, sampler, bool(checksum), padding)
@@ -134,10 +147,8 @@ def _map_difference(name: str, found: Plain, wanted: Plain) -> str:
     return f"{name}[{key!r}]: expected {new!r}, found {old!r}"
 
 
-def _padding(values: Plain, crops: str, incompatible_features: int) -> Padding:
+def _padding(values: Plain, crops: str) -> Padding:
     """Take the padding out of the values of a metadata section."""
-    if bool(incompatible_features & PADDING_FEATURE) != ("padding" in values):
-        raise CorruptError("padding: the header and the metadata section do not agree on whether there is any")
     if "padding" not in values:
         return NO_PADDING
     padding = Padding.from_description(values.pop("padding"))

@@ -124,14 +124,16 @@ class OpenContainer:
             what = "expected the same header and metadata as at the beginning"
             raise located(CorruptError(what), self.source, f"copy at byte {start}")
 
-    def check_sha256(self) -> None:
-        """Raise CorruptError unless the SHA-256 of the file is the one in its trailer."""
+    def check_sha256(self) -> str:
+        """Return the SHA-256 of the whole file, 64 hex digits; CorruptError unless what is before the trailer has that which it says."""
         digest = hashlib.sha256()
         end = self.trailer.trailer_offset
         for start in range(0, end, CHUNK_BYTES):
             digest.update(self.source.read_at(start, min(CHUNK_BYTES, end - start)))
         if digest.digest() != self.trailer.sha256:
             raise CorruptError(f"{self.source.path}: the SHA-256 of the file differs from that in its trailer")
+        digest.update(self.source.read_at(end, self.source.length - end))
+        return digest.hexdigest()
 
     def close(self) -> None:
         """Close the file. Closing twice is allowed."""

@@ -1,0 +1,154 @@
+"""Makes the index of a label set from its finished shards, which are checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabel_codec.container.metadata import difference
+from softlabel_codec.container.open_container import OpenContainer
+from softlabel_codec.container.whole_files import whole_file
+from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.label_set.index_file import SUFFIX, SetIndex, Shard
+
+Progress = Callable[[int, int], None]
+
+
+def shard_name(name: str, number: int, num_shards: int) -> str:
+    """Return the file name of a shard of the set `name`.
+
+    >>> shard_name("imagenet", 3, 64)
+    'imagenet-00003-of-00064.slc'
+    """
+    return f"{name}-{number:05d}-of-{num_shards:05d}.slc"
+
+
+def index_path(folder: Path, name: str) -> Path:
+    """Return the path of the index of the set `name` in a folder."""
+    return folder / (name + SUFFIX)
+
+
+def images_of_shard(num_images: int, number: int, num_shards: int) -> range:
+    """Return which of all images belong to a shard (spec/set-v1.md, section 5)."""
+    return range(number * num_images // num_shards, (number + 1) * num_images // num_shards)
+
+
+def write_index(path: Path, files: Sequence[Path], progress: Progress | None = None) -> SetIndex:
+    """Read all shards of a set, check that they belong together, and write its index, completely or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+    files : sequence of Path
+        The shards, in order and in the same folder.
+    progress : callable, optional
+        Is called with the number of shards that were read, and of all.
+
+    Raises
+    ------
+    MismatchError
+        If shards have different metadata, or a key occurs in two of them.
+    FormatError, OSError
+        If a shard is not sound.
+    """
+    index = read_shards(files, progress)
+    with whole_file(path) as file:
+        file.write(index.pack())
+    return index
+
+
+def read_shards(files: Sequence[Path], progress: Progress | None = None) -> SetIndex:
+    """Return the index of some shards, after checking that they are sound and belong together; see `write_index`."""
+    if not files:
+        raise ArgumentError("shards: expected at least one file")
+    found: list[_Found] = []
+    with OpenContainer(files[0]) as first:
+        for number, file in enumerate(files):
+            with OpenContainer(file) as container:
+                _check_same(first, container)
+                found.append(_read(container))
+            if progress is not None:
+                progress(number + 1, len(files))
+        description = replace(first.description, other={})
+    shards = tuple(one.shard for one in found)
+    _check_distinct(files, shards)
+    counts = {count for one in found for count in one.crop_counts}
+    return SetIndex(description, shards, counts.pop() if len(counts) == 1 else None)
+
+
+class _Found(NamedTuple):
+    shard: Shard
+    crop_counts: set[int]
+
+
+def _read(container: OpenContainer) -> _Found:
+    source, num_crops = container.source, container.index.num_crops
+    first_key, last_key = container.keys.ends()
+    shard = Shard(
+        source.path.name,
+        source.length,
+        container.check_sha256(),
+        container.fingerprint,
+        container.trailer.num_images,
+        container.trailer.num_crops,
+        first_key,
+        last_key,
+    )
+    return _Found(shard, {int(num_crops.min()), int(num_crops.max())} if len(num_crops) else set())
+
+
+def _check_same(first: OpenContainer, other: OpenContainer) -> None:
+    if first.beginning.data != other.beginning.data:
+        differs = difference(other.description, first.description)
+        raise MismatchError(f"{other.source.path}: expected the metadata of {first.source.path.name}, as in one label set: {differs}")
+
+
+def _check_distinct(files: Sequence[Path], shards: Sequence[Shard]) -> None:
+    """Raise MismatchError if a key occurs in two shards. Only shards whose ranges of keys overlap are read."""
+    overlapping = _overlapping(shards)
+    if not overlapping:
+        return
+    hashes = np.sort(np.concatenate([_hashes(files[place]) for place in overlapping]))
+    repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: dict[bytes, int] = {}
+    for place in overlapping if repeated else []:
+        for key in _keys(files[place]):
+            if _hash(key) in repeated:
+                if key in seen:
+                    both = f"{files[seen[key]].name} and {files[place].name}"
+                    raise MismatchError(f"key {key.decode()!r}: expected it in one shard of the set, got it in {both}")
+                seen[key] = place
+
+
+def _overlapping(shards: Sequence[Shard]) -> list[int]:
+    """Return which shards have keys within the range of another."""
+    there = ((place, shard.first_key, shard.last_key) for place, shard in enumerate(shards))
+    ranges = [(first.encode(), last.encode(), place) for place, first, last in there if first is not None and last is not None]
+    found: set[int] = set()
+    end, last = b"", -1
+    for low, high, place in sorted(ranges):
+        if last >= 0 and low <= end:
+            found |= {last, place}
+        if last < 0 or high >= end:
+            end, last = high, place
+    return sorted(found)
+
+
+def _keys(file: Path) -> Iterator[bytes]:
+    with OpenContainer(file) as container:
+        yield from container.keys.raw()
+
+
+def _hashes(file: Path) -> NDArray[np.uint64]:
+    return np.fromiter(map(_hash, _keys(file)), np.uint64)
+
+
+def _hash(key: bytes) -> int:
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
