@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 600
 
-.PHONY: test test-floors test-others lint fuzz demo bench reliability clean
+.PHONY: test test-floors test-others test-many lint fuzz demo bench reliability clean
 
 test: .venv/dev lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8
@@ -15,6 +15,9 @@ test-floors: .venv-floors/installed
 
 test-others: .venv-others/installed
 	OMP_NUM_THREADS=1 .venv-others/bin/pytest --others --numprocesses auto --maxprocesses 8 tests/test_others*.py tests/test_loops.py
+
+test-many: .venv-many/installed
+	OMP_NUM_THREADS=1 .venv-many/bin/pytest --many tests/test_many*.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -34,7 +37,7 @@ reliability: .venv/reliability
 	$(BIN)/python -m benchmarks.reliability
 
 clean:
-	rm -rf .venv .venv-floors .venv-others demo-output
+	rm -rf .venv .venv-floors .venv-others .venv-many demo-output
 
 .venv-floors/installed: setup.cfg pyproject.toml constraints-floors.txt
 	$(PYTHON) -m venv .venv-floors
@@ -44,6 +47,11 @@ clean:
 .venv-others/installed: setup.cfg pyproject.toml constraints-others.txt
 	$(PYTHON) -m venv .venv-others
 	.venv-others/bin/pip install --quiet --disable-pip-version-check --constraint constraints-others.txt --editable '.[others]'
+	touch $@
+
+.venv-many/installed: setup.cfg pyproject.toml constraints-many.txt
+	$(PYTHON) -m venv .venv-many
+	.venv-many/bin/pip install --quiet --disable-pip-version-check --constraint constraints-many.txt --editable '.[many]'
 	touch $@
 
 .venv/dev .venv/demo .venv/bench .venv/reliability: .venv/%: setup.cfg pyproject.toml constraints.txt

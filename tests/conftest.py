@@ -20,8 +20,13 @@ settings.load_profile("patient")
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-FEWEST_OTHERS = {"test_loops.py": 29, "test_others.py": 30, "test_others_sources.py": 6}
-"""How many tests need timm, torchvision and the like, about, by module."""
+APART = {
+    "others": "that need timm, torchvision and the like",
+    "many": "of many processes, machines and servers, which need Ray, an S3 server and the like",
+}
+"""Marks of tests that run in environments of their own, and what these tests are."""
+FEWEST_APART = {"test_loops.py": 29, "test_others.py": 30, "test_others_sources.py": 6}
+"""How many of them there are, about, by module."""
 
 TEACHER = """
 import torch
@@ -56,9 +61,8 @@ def leaves():
 
 def pytest_addoption(parser):
     parser.addoption("--without-torch", action="store_true", help="Leave out the modules that import torch, as told by their imports.")
-    parser.addoption(
-        "--others", action="store_true", help="Run only the tests that need timm, torchvision and the like, which are left out otherwise."
-    )
+    for mark, which in APART.items():
+        parser.addoption(f"--{mark}", action="store_true", help=f"Run only the tests {which}. They are left out otherwise.")
 
 
 def pytest_configure(config):
@@ -68,7 +72,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     """Leave out what needs libraries or data that are not there, unless somebody insists (as CI does)."""
-    choose_others(config, items)
+    choose_apart(config, items)
     if SHARED.is_dir() or os.environ.get("SOFTLABEL_REQUIRE_SHARED"):
         return
     for item in items:
@@ -76,16 +80,16 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=f"{SHARED} is not there"))
 
 
-def choose_others(config, items):
-    """Keep only the tests with the mark `others` if they are asked for, which must be about as many as there were; else only the rest."""
-    wanted = config.getoption("--others")
-    left_out = [item for item in items if bool(item.get_closest_marker("others")) != wanted]
+def choose_apart(config, items):
+    """Keep only the tests with the mark that is asked for, which must be about as many as there were; else only those without any."""
+    wanted = {mark for mark in APART if config.getoption(f"--{mark}")}
+    left_out = [item for item in items if {mark.name for mark in item.iter_markers()} & set(APART) != wanted]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
     found = Counter(item.path.name for item in items) if wanted else Counter()
     for name, number in found.items():
-        if number < FEWEST_OTHERS.get(name, 1):
-            raise pytest.UsageError(f"{name}: expected at least {FEWEST_OTHERS[name]} tests with the mark `others`, got {number}")
+        if number < FEWEST_APART.get(name, 1):
+            raise pytest.UsageError(f"{name}: expected at least {FEWEST_APART[name]} tests with the mark {wanted.pop()}, got {number}")
 
 
 @pytest.fixture(autouse=True)
