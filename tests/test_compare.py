@@ -330,6 +330,20 @@ def test_labels_of_other_crops_are_not_compared(shapes, tmp_path, monkeypatch):
     assert found["other"].confidence > 0.5
 
 
+@pytest.mark.parametrize("change", ["flips", "padding"])
+def test_other_pictures_at_the_same_places_are_not_compared(shapes, tmp_path, change):
+    paths = {"one": tmp_path / "one.slc", "other": tmp_path / "other.slc"}
+    for name, path in paths.items():
+        differs = name == "other"
+        padding = Padding(2, "edge" if differs and change == "padding" else "reflect")
+        with SoftLabelWriter(path, 3, "dense", padding=padding) as writer:
+            for key in ("red/0.png", "green/1.png"):
+                flips = [differs and change == "flips"]
+                writer.add(key, image_size=(SIDE, SIDE), crops=[[0, 0, 8, 8]], flips=flips, probs=np.float32([[0.2, 0.3, 0.5]]))
+    found = label_quality({name: str(path) for name, path in paths.items()}, str(shapes / "train"))
+    assert found["other"].cross_entropy == {}
+
+
 def test_the_command(shapes, sources, tmp_path):
     (tmp_path / "base.json").write_text(json.dumps(base(shapes, epochs=1)))
     arguments = ["compare", str(tmp_path / "out"), "--config", str(tmp_path / "base.json"), "--seeds", "2", "--margin", "50"]
