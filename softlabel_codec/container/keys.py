@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from softlabel_codec.container.framing import (
     unpack_order_page,
     without_crc32,
 )
+from softlabel_codec.container.key_sequence import KeySequence
 from softlabel_codec.errors import CorruptError, FormatError
 from softlabel_codec.sampler import stream_of_bytes
 
@@ -53,8 +54,8 @@ class _Recent:
         return found
 
 
-class Keys(Sequence[str]):
-    """All keys of a file in file order, as a sequence that reads what it needs.
+class Keys(KeySequence):
+    """All keys of a file in file order.
 
     Looking up a key (`in`, `index`) is a binary search over pages of 512 keys. Nothing is held per image, except if crops are derived:
     4 bytes for each image whose crops were read.
@@ -76,16 +77,7 @@ class Keys(Sequence[str]):
     def __len__(self) -> int:
         return self._num_keys
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(self._num_keys))]
-        number = place + self._num_keys if place < 0 else place
-        if not 0 <= number < self._num_keys:
-            raise IndexError(f"image number: expected {-self._num_keys} to {self._num_keys - 1}, got {place}")
+    def at(self, number: int) -> str:
         return self._text(self._key(number))
 
     def __iter__(self) -> Iterator[str]:
@@ -109,18 +101,7 @@ class Keys(Sequence[str]):
             return None, None
         return self._text(self._key(self._in_order(0))), self._text(self._key(self._in_order(self._num_keys - 1)))
 
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self.find(key) is not None
-
-    def index(self, key: str, start: int = 0, stop: int | None = None) -> int:
-        """Return the number of the image with that key; ValueError if there is none in the range, as for a list."""
-        number = self.find(key)
-        if number is None or not start <= number < (self._num_keys if stop is None else stop):
-            raise ValueError(f"{key!r} is not among the keys")
-        return number
-
     def find(self, key: str) -> int | None:
-        """Return the number of the image with that key, or None."""
         wanted = key.encode("utf-8", "surrogatepass")
         low, high = self._bisect(wanted)
         if low == high:
@@ -129,10 +110,12 @@ class Keys(Sequence[str]):
         return number if self._key(number) == wanted else None
 
     def around(self, key: str, count: int) -> list[str]:
-        """Return about so many keys that stand next to a key, which need not be there, in the order of keys."""
         place = self._bisect(key.encode("utf-8", "surrogatepass"))[0]
         low, high = max(0, place - count // 2), min(self._num_keys, place + count // 2)
         return [self[self._in_order(place)] for place in range(low, high)]
+
+    def spread(self, count: int) -> list[str]:
+        return self[:: max(1, self._num_keys // count)]
 
     def _bisect(self, wanted: bytes) -> tuple[int, int]:
         """Return the place in order of the first key that is not less, and the end of the range that was searched."""
@@ -159,19 +142,6 @@ class Keys(Sequence[str]):
         if not self._has_streams[number // KEYS_PER_PAGE]:
             self.crop_streams(np.array([number]))
         return int(self._streams[number])
-
-    def __repr__(self) -> str:
-        return f"<{self._num_keys} keys>"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[type[list[str]], tuple[list[str]]]:
-        return list, (list(self),)
 
     def _key(self, number: int) -> bytes:
         return self._key_page(number // KEYS_PER_PAGE)[number % KEYS_PER_PAGE]

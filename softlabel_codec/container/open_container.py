@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from softlabel_codec.block.columns import Column
 from softlabel_codec.block.layout import BlockImages
@@ -17,6 +21,7 @@ from softlabel_codec.container.index import BlockIndex, Blocks
 from softlabel_codec.container.keys import Keys
 from softlabel_codec.container.msgpack_maps import Plain
 from softlabel_codec.container.scan import Beginning, read_beginning
+from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.container.summary import keys_sha256, unpack_summary
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
 
@@ -49,8 +54,12 @@ class OpenContainer:
         Contents of its blocks.
     keys : Keys
         Keys of its images.
+    num_crops : int64 (num_images,)
+        Number of crops of each image.
     summary : dict
         The parsed summary section.
+    crops_checked : bool
+        Whether it is known that our sampler gives the crops that were labelled; true if crops are stored.
 
     Raises
     ------
@@ -71,14 +80,44 @@ class OpenContainer:
             self.blocks = Blocks(self.source, self.index, self.beginning.metadata_crc32)
             self.summary = read_summary(self.source, self.trailer)
             self.keys = Keys(self.source, self.trailer)
+            self.num_crops = self.index.num_crops
+            self.crops_checked = not self.layout.derived
         except BaseException:
             self.source.close()
             raise
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self.source.path
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return self.trailer.num_images
+
+    @property
+    def total_crops(self) -> int:
+        """Number of crops of all images."""
+        return self.trailer.num_crops
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the file."""
+        return self.source.length
+
+    @property
     def fingerprint(self) -> str:
         """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which holds that of the rest."""
         return hashlib.sha256(self.trailer.pack()).hexdigest()
+
+    def file_of(self, number: int) -> tuple[OpenContainer, int]:
+        """Return this file, and the number of an image in it: what differs for the files of a set."""
+        return self, number
+
+    def files_of(self, numbers: NDArray[np.int64]) -> Iterator[Sequence[ImagesOfFile]]:
+        """Yield this file as the only one that holds some images (B,)."""
+        yield (ImagesOfFile(self, slice(None), numbers),)
 
     def columns(self, block: int) -> list[Column]:
         """Return the content of a block as the named columns that this package's writer makes."""
@@ -97,14 +136,19 @@ class OpenContainer:
             raise self.blocks.located(error, block) from None
         return images
 
-    def find_corrupt(self, blocks: Iterable[int], error: FormatError) -> FormatError:
-        """Return the error of the first of some blocks that fails a full check, or else `error` with the name of the file."""
-        for block in blocks:
+    def check_crops(self, block: int) -> None:
+        """Check that our sampler gives the crops of a block that were labelled; CorruptError if not."""
+        self.check_block(block)
+        self.crops_checked = True
+
+    def find_corrupt(self, numbers: NDArray[np.int64]) -> FormatError | None:
+        """Return the error of the first block with one of these images that fails a full check; None if all are sound."""
+        for block in np.unique(self.index.first_images.searchsorted(numbers, side="right") - 1).tolist():
             try:
                 self.check_block(block)
             except FormatError as found:
                 return found
-        return located(error, self.source)
+        return None
 
     def check_keys(self) -> None:
         """Raise a FormatError unless the keys match the fingerprint in the summary and have the order that binary search needs."""
