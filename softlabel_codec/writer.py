@@ -23,13 +23,13 @@ from softlabel_codec.checks.arguments import (
     check_pixel_crops,
 )
 from softlabel_codec.checks.arrays import as_array
-from softlabel_codec.checks.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block
+from softlabel_codec.checks.limits import MAX_IMAGES, MAX_IMAGES_PER_BLOCK
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.builder import Assembly
 from softlabel_codec.container.files import PartialFile
 from softlabel_codec.container.framing import Header
 from softlabel_codec.container.metadata import Description
-from softlabel_codec.container.pending import PendingBlock, PendingImage
+from softlabel_codec.container.pending import PendingBlock, PendingImage, check_fits_block
 from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, LimitError, StateError
@@ -222,7 +222,7 @@ class SoftLabelWriter:
         if not self._pending.has_room(image):
             self._guarded(self._write_block)
         self._pending.add(image, self._layout.quantiser.expected_bytes(image.codes))
-        if self._pending.num_bytes >= TARGET_BYTES_PER_BLOCK or len(self._pending.images) == MAX_IMAGES_PER_BLOCK:
+        if is_full(self._pending):
             self._guarded(self._write_block)
 
     def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
@@ -291,14 +291,8 @@ class SoftLabelWriter:
             num_crops = len(geometry)
             flags = check_flips(flips, num_crops)
         codes = self._layout.quantiser.quantise(labels, num_crops)
-        most_bytes = self._layout.quantiser.most_bytes(codes) + 64 * num_crops
-        if most_bytes > MAX_CONTENT_BYTES - 2**20:
-            raise LimitError(
-                f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
-            )
         image = PendingImage(key, size, num_crops, geometry, flags, codes, *self._layout.quantiser.num_entries(codes), image_crc32)
-        if not fits_block(num_crops, image.num_entries, image.widest):
-            raise LimitError(f"{num_crops} crops, of which one keeps {image.widest} classes: use fewer crops, or keep fewer classes")
+        check_fits_block(image, self._layout)
         return image
 
     def _check_derived(self, key: str, size: tuple[int, int], num_crops: int, crops: ArrayLike | None, flips: ArrayLike | None) -> None:
@@ -319,6 +313,11 @@ class SoftLabelWriter:
     def _write_block(self) -> None:
         self._assembly.add_images(self._pending.gather(self._layout), self._layout, self._metadata_crc32)
         self._pending = PendingBlock()
+
+
+def is_full(block: PendingBlock) -> bool:
+    """Return whether a block is large enough to be written."""
+    return block.num_bytes >= TARGET_BYTES_PER_BLOCK or len(block.images) == MAX_IMAGES_PER_BLOCK
 
 
 def _num_rows(labels: dict[str, Any]) -> int:

@@ -224,7 +224,7 @@ class PartialFile:
         if not self.partial.exists() or os.fstat(self._fd).st_ino != os.stat(self.partial).st_ino:
             raise StateError(f"{self.partial}: another writer has just finished this file")
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | bytearray) -> None:
         """Append `data`. If that fails (a full disk), the file is cut back to its previous length, and the error is raised."""
         view = memoryview(data)
         try:

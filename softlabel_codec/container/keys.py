@@ -91,6 +91,10 @@ class Keys(KeySequence):
         self._located(self._page_table)  # must be valid even if there are no pages
         return map(self._read_key_page, range(num_pages(self._num_keys, True)[0]))
 
+    def stored_page(self, page: int) -> tuple[bytes, list[bytes]]:
+        """Return a page of keys as it is in the file, checked, and the keys that it holds, as UTF-8."""
+        return self._frame(page)[0], list(self._read_key_page(page))
+
     def raw_in_order(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in the order that binary search relies on."""
         return (self._key(self._in_order(place)) for place in range(self._num_keys))
