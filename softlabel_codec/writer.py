@@ -73,6 +73,8 @@ class SoftLabelWriter:
     overwrite : bool
         Replace a finished file when this one is finished, and discard an unfinished one; together with `resume` only if it was started with
         other arguments.
+    partial : path, optional
+        The unfinished file, in the same folder, if it is not to be `PATH.partial`.
 
     Raises
     ------
@@ -109,6 +111,7 @@ class SoftLabelWriter:
         padding: Padding = NO_PADDING,
         resume: bool = False,
         overwrite: bool = False,
+        partial: str | os.PathLike[str] | None = None,
     ) -> None:
         self.path = Path(path)
         if metadata is not None and not isinstance(metadata, Mapping):
@@ -124,13 +127,19 @@ class SoftLabelWriter:
         self._ended: str | None = None
         self._lock = threading.RLock()
         unfinished = "resume" if resume else "discard" if overwrite else "refuse"
-        self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite)
+        own = None if partial is None else Path(partial)
+        self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite, partial=own)
         self._assembly = Assembly(self._file)
         try:
             self._assembly.begin_or_continue(Beginning(header, self._description, header.pack() + packed), discard_others=overwrite)
         except BaseException:
             self._file.close()
             raise
+
+    @property
+    def partial(self) -> Path:
+        """The unfinished file, which is there until the writer finishes."""
+        return self._file.partial
 
     @property
     def keys(self) -> list[str]:

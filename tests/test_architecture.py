@@ -45,7 +45,7 @@ LAYERS = [
     ["cli.output", "cli.tables"],
     ["demo"],
     ["cli"],
-    ["__main__", "trainer.__main__"],
+    ["__main__", "teacher.__main__", "trainer.__main__"],
 ]
 ALLOWED = {
     "zstandard": {"container.zstd_frames"},

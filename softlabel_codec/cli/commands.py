@@ -86,10 +86,10 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progres
 
 
 class FileToWrite(click.Path):
-    """The path of a file to write. Its folder must exist, which is checked before the work begins."""
+    """The path of a file to write, or of a folder to write into. Its own folder must exist, which is checked before the work begins."""
 
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False)
+    def __init__(self, or_folder: bool = False) -> None:
+        super().__init__(dir_okay=or_folder)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)

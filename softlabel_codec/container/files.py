@@ -17,6 +17,8 @@ from typing import NoReturn
 from softlabel_codec.errors import FormatError, StateError, TruncatedError
 
 PARTIAL_SUFFIX = ".partial"
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""Errors of file systems without locks, such as Lustre that is mounted without them."""
 CUT_SUFFIX = ".cut"
 """Suffix of the file that keeps what was cut off an unfinished file when it was continued, until it is finished."""
 
@@ -172,7 +174,7 @@ class PartialFile:
     overwrite : bool
         Replace a finished file when this one is finished; otherwise a finished file is an error.
     partial : path, optional
-        Where to keep the unfinished file, if not at `PATH.partial`.
+        Where to keep the unfinished file, if not at `PATH.partial`. Then it may lie on a file system without locks.
 
     Attributes
     ----------
@@ -221,6 +223,9 @@ class PartialFile:
             self._flock(self._fd)
         except BlockingIOError:
             raise StateError(f"{self.partial}: another writer is writing this file") from None
+        except OSError as error:
+            if self.partial == partial_path(self.path) or error.errno not in _NO_LOCKS:
+                raise
         if not self.partial.exists() or os.fstat(self._fd).st_ino != os.stat(self.partial).st_ino:
             raise StateError(f"{self.partial}: another writer has just finished this file")
 
