@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from softlabel_codec.block.columns import Column, grouped, much_text
-from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
+from softlabel_codec.container.sources import open_source
 from softlabel_codec.container.zstd_frames import compressed_sizes
 from softlabel_codec.errors import FormatError
 
@@ -158,7 +158,7 @@ def _how(description: Description) -> dict[str, Any]:
 
 def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampled_blocks: int) -> FileReport:
     """Return a description from the beginning of a file whose end is damaged or missing."""
-    source = FileSource(path)
+    source = open_source(path)
     try:
         beginning = read_beginning(source)
         description = beginning.description

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
+from softlabel_codec.container.sources import open_source
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, SoftLabelError
 from softlabel_codec.image_source import name_of
 from softlabel_codec.reader import SoftLabelReader
@@ -194,7 +194,7 @@ def _check_blocks(container: OpenContainer, findings: _Findings, deep: bool, pro
 
 def _whole_prefix(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return how many blocks and images at the beginning of a file without a valid index are whole."""
-    source = FileSource(path)
+    source = open_source(path)
     try:
         images = [len(block.images.keys) for block in BlockScan(source, read_beginning(source)).prefix()]
         return len(images), int(np.sum(images))
