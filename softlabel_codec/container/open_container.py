@@ -68,6 +68,7 @@ class OpenContainer:
             self.description = self.beginning.description
             self.layout = self.description.layout
             self.trailer = read_trailer(self.source, self.beginning)
+            self.source.read_together(self.trailer.summary_offset, self.trailer.trailer_offset)
             self.index = _read_index(self.source, self.beginning, self.trailer)
             self.blocks = Blocks(self.source, self.index, self.beginning.metadata_crc32)
             self.summary = read_summary(self.source, self.trailer)

@@ -13,6 +13,7 @@ from softlabel_codec.errors import ArgumentError
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]+)://", re.IGNORECASE)
 _COLLAPSED = re.compile(r"[a-z][a-z0-9+.\-]+:/[^/]", re.IGNORECASE)
 _WEB = ("http", "https")
+_USER = re.compile(r"//[^/\s]*@")
 _QUERY = re.compile(r"\?[^\s'\")>]*")
 
 
@@ -65,8 +66,9 @@ class Url:
 
     def without_secrets(self, text: str) -> str:
         """Return a text of somebody else, such as a message, without what is secret in this URL."""
-        text = text.replace(self.full, str(self))
-        return _QUERY.sub("?...", text) if self.scheme in _WEB else text
+        if self.scheme not in _WEB:
+            return text.replace(self.full, str(self))
+        return _USER.sub("//", _QUERY.sub("?...", text))
 
     def _parts(self) -> tuple[str, str]:
         """Return the URL without its query, and the query with its question mark; elsewhere than in the web they may be part of a name."""
@@ -128,6 +130,11 @@ def location(path: str | os.PathLike[str]) -> Location:
             raise ArgumentError(f"{text}: expected a URL as str, got {type(path).__name__}, which drops one of its slashes")
         return Path(path)
     return Path(unquote(urlsplit(text).path)) if found[1].lower() == "file" else Url(text)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Return a path as text, without what may be secret in a URL."""
+    return str(location(path)) if is_remote(path) else os.fspath(path)
 
 
 def joined(folder: Location, name: str) -> Location:

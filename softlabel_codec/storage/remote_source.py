@@ -9,10 +9,8 @@ from typing import NamedTuple, NoReturn
 
 from softlabel_codec.errors import StateError, TruncatedError
 from softlabel_codec.storage.location import Url
-from softlabel_codec.storage.others import OtherObject
-from softlabel_codec.storage.ranges import ALL, Part, Range, RangesIgnoredError, RemoteObject
-from softlabel_codec.storage.s3 import S3Object
-from softlabel_codec.storage.web import WebObject
+from softlabel_codec.storage.objects import remote_object
+from softlabel_codec.storage.ranges import ALL, Part, Range, RangesIgnoredError
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +25,6 @@ TOGETHER_BYTES = 2**25
 FIRST_AHEAD_BYTES = 2**16
 WHOLE_BYTES = 2**30
 """Largest file that is kept in memory if its server ignores ranges."""
-_KINDS: dict[str, type[RemoteObject]] = {"s3": S3Object, "s3a": S3Object, "http": WebObject, "https": WebObject}
 
 
 class _Held(NamedTuple):
@@ -62,7 +59,7 @@ class RemoteSource:
 
     def __init__(self, url: Url) -> None:
         self.path = url
-        self._object = _KINDS.get(url.scheme, OtherObject)(url)
+        self._object = remote_object(url)
         self._together: list[Range] = []
         self._ahead, self._next, self._ahead_bytes = _Held(0, b""), -1, FIRST_AHEAD_BYTES
         self._closed = False
