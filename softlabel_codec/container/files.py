@@ -1,4 +1,4 @@
-"""The only module that reads and writes container files: positioned reads, and writes that never leave a half-written file."""
+"""The only module that reads and writes container files here: positioned reads, and writes that never leave a half-written file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import NoReturn
 
 from softlabel_codec.errors import FormatError, StateError, TruncatedError
+from softlabel_codec.storage.location import Location
+from softlabel_codec.storage.remote_source import RemoteSource
 
 PARTIAL_SUFFIX = ".partial"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -88,11 +90,13 @@ class FileSource:
     ----------
     path : path
         The file.
+    name : Path or Url, optional
+        What errors call it, if not by its path.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._fd = _open(self.path, os.O_RDONLY)
+    def __init__(self, path: str | os.PathLike[str], name: Location | None = None) -> None:
+        self.path: Location = Path(path) if name is None else name
+        self._fd = _open(Path(path), os.O_RDONLY)
         self.length = os.fstat(self._fd).st_size
 
     def __reduce__(self) -> NoReturn:
@@ -121,6 +125,9 @@ class FileSource:
                 parts[place] = self.read_at(offsets[place], length)
         return parts
 
+    def read_together(self, start: int, stop: int) -> None:
+        """Do nothing: many small reads cost little; see `RemoteSource.read_together`."""
+
     def close(self) -> None:
         """Close the file. Closing twice is allowed."""
         fd, self._fd = self._fd, -1
@@ -130,6 +137,10 @@ class FileSource:
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             self.close()
+
+
+Source = FileSource | RemoteSource
+"""What containers are read from."""
 
 
 def _behind_links(path: Path) -> Path:
@@ -148,7 +159,7 @@ def refuse_finished(path: Path, overwrite: bool) -> None:
         raise FileExistsError(errno.EEXIST, "the file exists; pass overwrite=True (--overwrite) to replace it", str(path))
 
 
-def located(error: FormatError, source: FileSource, place: str = "") -> FormatError:
+def located(error: FormatError, source: Source, place: str = "") -> FormatError:
     """Return the same error with the file, and the position in it, before its text."""
     return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")
 
