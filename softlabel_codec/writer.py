@@ -29,6 +29,7 @@ from softlabel_codec.container.builder import Assembly
 from softlabel_codec.container.files import PartialFile
 from softlabel_codec.container.framing import Header
 from softlabel_codec.container.metadata import Description
+from softlabel_codec.container.output_stream import OutputStream, Writable
 from softlabel_codec.container.pending import PendingBlock, PendingImage
 from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
@@ -50,8 +51,10 @@ class SoftLabelWriter:
 
     Parameters
     ----------
-    path : path
-        The file to write.
+    path : path or file object
+        The file to write. Or an object with a method `write` that takes bytes, such as an open binary file, an upload or a socket: the same
+        bytes are written to it in order, without going back; it is flushed when the file is finished, and never closed. What an
+        exception cuts off has no end, so readers refuse it.
     num_classes : int
         C, 2 to 2^31.
     codec : str or Codec
@@ -69,10 +72,10 @@ class SoftLabelWriter:
         How images are enlarged before crops are cut out of them. Crops then count from the upper left corner of the padded image.
     resume : bool
         Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it. (One without a whole
-        block holds nothing, and is started again.)
+        block holds nothing, and is started again.) Not for file objects.
     overwrite : bool
         Replace a finished file when this one is finished, and discard an unfinished one; together with `resume` only if it was started with
-        other arguments.
+        other arguments. Not for file objects.
 
     Raises
     ------
@@ -98,7 +101,7 @@ class SoftLabelWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Writable,
         num_classes: int,
         codec: str | Codec,
         metadata: Mapping[str, Any] | None = None,
@@ -110,7 +113,6 @@ class SoftLabelWriter:
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
-        self.path = Path(path)
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ArgumentError(f"metadata: expected a mapping, got {type(metadata).__name__}")
         codec = codec if isinstance(codec, Codec) else Codec.parse(codec)
@@ -123,13 +125,27 @@ class SoftLabelWriter:
         self._pending = PendingBlock()
         self._ended: str | None = None
         self._lock = threading.RLock()
+        beginning = Beginning(header, self._description, header.pack() + packed)
+        if isinstance(path, Writable) and not isinstance(path, os.PathLike):
+            self._write_to_stream(path, beginning, resume or overwrite)
+        else:
+            self._write_to_file(Path(path), beginning, resume, overwrite)
+
+    def _write_to_stream(self, stream: Writable, beginning: Beginning, to_continue: bool) -> None:
+        if to_continue:
+            raise ArgumentError("resume, overwrite: are for paths; what was written to a file object cannot be continued or replaced")
+        self._file: PartialFile | OutputStream = OutputStream(stream)
+        self._assembly, self.path = Assembly(self._file), self._file.path
+        self._assembly.begin(beginning.data)
+
+    def _write_to_file(self, path: Path, beginning: Beginning, resume: bool, overwrite: bool) -> None:
         unfinished = "resume" if resume else "discard" if overwrite else "refuse"
-        self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite)
-        self._assembly = Assembly(self._file)
+        file = self._file = PartialFile(path, unfinished=unfinished, overwrite=overwrite)
+        self._assembly, self.path = Assembly(file), path
         try:
-            self._assembly.begin_or_continue(Beginning(header, self._description, header.pack() + packed), discard_others=overwrite)
+            self._assembly.begin_or_continue(file, beginning, discard_others=overwrite)
         except BaseException:
-            self._file.close()
+            file.close()
             raise
 
     @property
@@ -226,7 +242,7 @@ class SoftLabelWriter:
             self._guarded(self._write_block)
 
     def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
-        """Write the rest, sync the file to disk and rename it to its final name.
+        """Write the rest, sync the file to disk and rename it to its final name; or flush the file object.
 
         Parameters
         ----------
@@ -242,7 +258,7 @@ class SoftLabelWriter:
             self._ended = "finished"
 
     def close(self) -> None:
-        """Stop without finishing; `PATH.partial` stays. Does nothing after `finish`."""
+        """Stop without finishing; `PATH.partial` stays, a file object stays open. Does nothing after `finish`."""
         with self._lock:
             if self._ended is None:
                 self._ended = "closed"
@@ -265,9 +281,7 @@ class SoftLabelWriter:
         try:
             action()
         except BaseException:
-            kept = self._file.partial
-            state = f"What was written is kept in {kept.name}; continue with resume=True" if kept.exists() else f"{self.path.name} is whole"
-            self._ended = f"failed. {state}"
+            self._ended = f"failed. {self._file.what_is_left()}"
             self._file.close()
             raise
 
