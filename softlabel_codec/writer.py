@@ -229,6 +229,12 @@ class SoftLabelWriter:
         except (ArgumentError, LimitError) as error:
             raise type(error)(f"image {key!r}: {error}") from None
 
+    def add_stored(self, image: PendingImage) -> None:
+        """Add an image as `stored_image` reads it from another file with the same codec, number of classes and kind of crops."""
+        with self._lock:
+            self._check_open()
+            self._add(image)
+
     def _add(self, image: PendingImage) -> None:
         """Put an image into the block that is being filled, which is written when it is full."""
         if image.key in self._assembly.image_crc32s or image.key in self._pending.images:
