@@ -15,7 +15,7 @@ from softlabel_codec.compare.outcome import Cell, CompareReport, draw_comparison
 from softlabel_codec.compare.quality import label_quality
 from softlabel_codec.container.whole_files import read_result, write_json
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.options.train import OF_FRESH_CROPS, TrainConfig, check_names, unused_options
+from softlabel_codec.options.train import OF_FRESH_CROPS, TrainConfig, check_names, is_stored, unused_options
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.torch.device import ImageMemory
@@ -166,10 +166,10 @@ def _check_cells(cells: Sequence[_Planned]) -> None:
 def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
     """Return how crops were drawn and prepared for the first label file, as far as it is stored."""
     for labels in sources.values():
-        if labels.endswith(".slc"):
+        if is_stored(labels):
             with SoftLabelReader(labels) as reader:
                 said, sampler = reader.metadata, reader.sampler
-                if reader.padding and (fresh := [name for name, source in sources.items() if not source.endswith(".slc")]):
+                if reader.padding and (fresh := [name for name, source in sources.items() if not is_stored(source)]):
                     drawn = f"{fresh[0]!r} would be trained on crops of images without padding, the labels in {labels} are of padded images"
                     raise MismatchError(f"sources: {drawn}. Compare label files only")
             crops = _mapping(said.get("crop_sampler")) if sampler is None else sampler.describe()
@@ -180,7 +180,7 @@ def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
 
 def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -> dict[str, Any]:
     """Return the options of a run that apply to its source."""
-    defaults, unused = {} if labels.endswith(".slc") else of_labels, unused_options(labels)
+    defaults, unused = {} if is_stored(labels) else of_labels, unused_options(labels)
     return {name: value for name, value in {**defaults, **given}.items() if name not in unused}
 
 

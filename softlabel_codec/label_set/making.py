@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.container.metadata import difference
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.label_set.belonging import difference_of_beginnings
 from softlabel_codec.label_set.index_file import SUFFIX, SetIndex, Shard
 
 Progress = Callable[[int, int], None]
@@ -106,8 +106,7 @@ def _read(container: OpenContainer) -> _Found:
 
 def _check_same(first: OpenContainer, other: OpenContainer) -> None:
     if first.beginning.data != other.beginning.data:
-        differs = difference(other.description, first.description)
-        raise MismatchError(f"{other.source.path}: expected the metadata of {first.source.path.name}, as in one label set: {differs}")
+        raise MismatchError(f"{other.path}: {difference_of_beginnings(other.beginning, first.beginning, first.path.name)}")
 
 
 def _check_distinct(files: Sequence[Path], shards: Sequence[Shard]) -> None:
