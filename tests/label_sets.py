@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,19 @@ def write_set(folder: Path, shards: Sequence[Sequence[str]] = SHARDS, *, name: s
         write_shard(file, keys, **options)
     write_index(index_path(folder, name), files)
     return folder
+
+
+def shard_of(folder: Path, number: int, num_shards: int = len(SHARDS)) -> Path:
+    """Return a shard of a set that `write_set` wrote."""
+    return folder / shard_name("x", number, num_shards)
+
+
+def edit_index(folder: Path, shard_2: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Change what the index of a set says, and what it says of shard 2."""
+    path = folder / "x.slc.index.json"
+    values = json.loads(path.read_bytes())
+    values["shards"][2].update(shard_2 or {})
+    path.write_text(json.dumps({**values, **changes}))
 
 
 def write_both(folder: Path, shards: Sequence[Sequence[str]] = SHARDS, **options: Any) -> tuple[Path, Path]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import write_labels
 from dissect import Pieces
-from label_sets import COUNTS, SHARDS, write_both, write_set, write_shard
+from label_sets import COUNTS, SHARDS, edit_index, shard_of, write_both, write_set, write_shard
 from vectors.invalid import Content
 
 from softlabel_codec import (
@@ -44,10 +44,6 @@ def equal(found, wanted):
             equal(getattr(found, name), value)
         else:
             np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
-
-
-def shard_of(folder, number, num_shards=4, name="x"):
-    return folder / shard_name(name, number, num_shards)
 
 
 @pytest.fixture
@@ -387,14 +383,6 @@ def test_a_shard_that_may_not_be_read_is_named(tmp_path):
     shard_of(folder, 2).chmod(0)
     with SoftLabelReader(folder) as reader, pytest.raises(PermissionError, match=r"shard 2 of the label set .*00002-of-00004\.slc"):
         reader.read(3)
-
-
-def edit_index(folder, **changes):
-    """Change what the index says; `shard_2` are changes of that shard."""
-    path = folder / "x.slc.index.json"
-    values = json.loads(path.read_bytes())
-    values["shards"][2].update(changes.pop("shard_2", {}))
-    path.write_text(json.dumps({**values, **changes}))
 
 
 @pytest.mark.parametrize(

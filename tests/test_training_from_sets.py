@@ -115,7 +115,7 @@ def test_a_set_is_compared_like_a_file(shapes, tmp_path):
     sources = {"full": str(tmp_path / "full.slc"), "set": str(folder), "index": str(folder / "shapes.slc.index.json")}
     given = {name: value for name, value in options(shapes, shapes, epochs=1).items() if name not in ("labels", "out")}
     report = compare(sources, tmp_path / "out", given, seeds=(0,))
-    size = sum(file.stat().st_size for file in folder.glob("*.slc"))
+    size = sum(file.stat().st_size for file in folder.iterdir())
     for row in report.rows[1:]:
         assert row.codec == "marginal_smoothing:k=2"
         assert row.bytes_per_crop == size / 480

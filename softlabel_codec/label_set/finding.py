@@ -90,11 +90,11 @@ def unfinished_sets(folder: Path) -> list[UnfinishedSet]:
     return [UnfinishedSet(folder, *name, *shards) for name, shards in sorted(found.items())]
 
 
-def read_index(path: Path) -> SetIndex:
-    """Return what an index says; FormatError, with its path, if it is not sound."""
+def read_index(path: Path) -> tuple[SetIndex, int]:
+    """Return what an index says, and its length in bytes; FormatError, with its path, if it is not sound."""
     source = FileSource(path)
     try:
-        return SetIndex.unpack(source.read_at(0, min(source.length, MAX_SET_INDEX_BYTES + 1)))
+        return SetIndex.unpack(source.read_at(0, min(source.length, MAX_SET_INDEX_BYTES + 1))), source.length
     except FormatError as error:
         raise located(error, source) from None
     finally:

@@ -78,7 +78,7 @@ def read_shards(files: Sequence[Path], progress: Progress | None = None) -> SetI
                 progress(number + 1, len(files))
         description = replace(first.description, other={})
     shards = tuple(one.shard for one in found)
-    _check_distinct(files, shards)
+    check_distinct_keys(files, shards)
     counts = {count for one in found for count in one.crop_counts}
     return SetIndex(description, shards, counts.pop() if len(counts) == 1 else None)
 
@@ -109,8 +109,8 @@ def _check_same(first: OpenContainer, other: OpenContainer) -> None:
         raise MismatchError(f"{other.path}: {difference_of_beginnings(other.beginning, first.beginning, first.path.name)}")
 
 
-def _check_distinct(files: Sequence[Path], shards: Sequence[Shard]) -> None:
-    """Raise MismatchError if a key occurs in two shards. Only shards whose ranges of keys overlap are read."""
+def check_distinct_keys(files: Sequence[Path], shards: Sequence[Shard]) -> None:
+    """Raise MismatchError if a key occurs in two shards, of which only those are read whose ranges of keys overlap."""
     overlapping = _overlapping(shards)
     if not overlapping:
         return

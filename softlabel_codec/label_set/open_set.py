@@ -40,8 +40,10 @@ class OpenSet:
         How the blocks of all shards are laid out.
     shards : OpenShards
         The shards by number, opened when they are needed.
+    index_bytes : int
+        Its length.
     num_images, total_crops, num_bytes : int
-        How many images, crops and bytes all shards have together. The index does not count.
+        How many images and crops there are, and how many bytes with the index.
     num_crops : int64 (num_images,) or LazyCropCounts
         Number of crops of each image: one number for all, or read from the shards as it is needed.
     keys : SetKeys
@@ -57,12 +59,13 @@ class OpenSet:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.index = index = read_index(path)
+        index, self.index_bytes = read_index(path)
+        self.index = index
         self.description = index.description
         self.layout = index.description.layout
         self.shards = OpenShards(path, index)
         self.num_images, self.total_crops = self.shards.first_images[-1], index.num_crops
-        self.num_bytes = sum(shard.bytes for shard in index.shards)
+        self.num_bytes = self.index_bytes + sum(shard.bytes for shard in index.shards)
         self.keys = SetKeys(self.shards, index.shards)
         each = index.crops_per_image
         self.num_crops: Any = LazyCropCounts(self.shards) if each is None else np.broadcast_to(np.int64(each), (self.num_images,))
