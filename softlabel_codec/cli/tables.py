@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.output import print_pairs, print_table
-from softlabel_codec.report import FileReport, StatsReport
+from softlabel_codec.report import FileReport, SetReport, StatsReport
 
 if TYPE_CHECKING:  # imports torch
     from softlabel_codec.compare.outcome import CompareReport, Row
 
 MOST_SKIPPED = 10
+MOST_SHARDS = 10
+"""How many missing shards are named."""
 
 
 def show_inspection(report: FileReport) -> None:
@@ -56,19 +58,47 @@ def _identity(report: FileReport) -> list[tuple[str, Any]]:
     bytes_in_all = counted(report.file_bytes, "byte")
     skipped = f" ({len(report.skipped_keys)} more could not be labelled)" if report.skipped_keys else ""
     return [
-        ("file", report.path),
+        ("set" if isinstance(report, SetReport) else "file", report.path),
+        *([("shards", _shards(report))] if isinstance(report, SetReport) else []),
         ("format", f"softlabel container {report.format_version}, written by {report.written_by}"),
         ("codec", report.codec),
         ("classes", report.num_classes),
-        ("images", f"{report.num_images}{skipped}" + ("" if report.finished else " in the whole blocks at the beginning of the file")),
+        ("images", f"{report.num_images}{skipped}" + ("" if report.finished else _so_far(report))),
         ("crops", f"{report.num_crops} ({crops} per image), as {report.crops}"),
         *_geometry(report),
         ("size", f"{bytes_in_all}, {report.bytes_per_crop:.2f} per crop, in {counted(report.num_blocks, 'block')}"),
         *(("skipped", key) for key in report.skipped_keys[:MOST_SKIPPED]),
         *([("fingerprint", report.fingerprint)] if report.finished else []),
         *(("problem", problem) for problem in report.problems),
-        *([] if report.problems else [("health", "header, metadata, index and trailer are sound ('slcodec verify' checks the rest)")]),
+        *([] if report.problems else [("health", f"{_sound(report)} ('slcodec verify' checks the rest)")]),
     ]
+
+
+def _shards(report: SetReport) -> str:
+    """Return how many shards there are, how long they are, and which are not there."""
+    small, large = report.smallest_shard_bytes, report.largest_shard_bytes
+    lengths = counted(small, "byte") if small == large else f"{small} to {counted(large, 'byte')}"
+    missing, begun = _some(report.missing_shards), _some(report.begun_shards)
+    lacking = (f"; missing: {missing}" if missing else "") + (f"; begun: {begun}" if begun else "")
+    if not report.finished:
+        finished = report.num_shards - len(report.missing_shards) - len(report.begun_shards)
+        return f"{finished} of {report.num_shards} finished" + (f", of {lengths}" if finished else "") + lacking
+    unread = f"; {report.read_shards} were read" if report.read_shards < report.num_shards - len(report.missing_shards) else ""
+    return f"{report.num_shards} of {lengths}{lacking}{unread}"
+
+
+def _some(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - MOST_SHARDS} more" if len(numbers) > MOST_SHARDS else ""
+    return ", ".join(map(str, numbers[:MOST_SHARDS])) + more
+
+
+def _so_far(report: FileReport) -> str:
+    return " so far" if isinstance(report, SetReport) else " in the whole blocks at the beginning of the file"
+
+
+def _sound(report: FileReport) -> str:
+    parts = "header, metadata, index and trailer"
+    return f"the index, and of each shard {parts}, are sound" if isinstance(report, SetReport) else f"{parts} are sound"
 
 
 def _geometry(report: FileReport | StatsReport) -> list[tuple[str, str]]:
