@@ -10,10 +10,10 @@ import click
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.commands import FileToRead, FileToWrite, command, quiet_option
 from softlabel_codec.cli.output import BAD_INPUT, print_json, print_pairs, printable, progress_bar
-from softlabel_codec.cli.tables import show_inspection, show_stats
+from softlabel_codec.cli.tables import show_against, show_inspection, show_stats
 from softlabel_codec.container.recovery import recover
 from softlabel_codec.label_set.index_file import SUFFIX
-from softlabel_codec.report import inspect, stats, verify
+from softlabel_codec.report import inspect, stats, stats_against, verify
 from softlabel_codec.report.stats_report import plot_stats
 from softlabel_codec.storage.location import shown
 
@@ -40,11 +40,19 @@ def inspect_command(path: str, as_json: bool) -> None:
 
 @command("stats")
 @click.argument("path", type=_PATH)
+@click.option("--against", metavar="OTHER", type=_PATH, help="Show what differs from the labels in OTHER instead.")
 @click.option("--plot", "picture", type=FileToWrite(), help="Draw confidence, kept classes and bytes by column (PNG, PDF, SVG).")
 @click.option("--images", "max_images", type=click.IntRange(1), default=2000, show_default=True, help="Largest number of images to read.")
 @_json
-def stats_command(path: str, picture: str | None, max_images: int, as_json: bool) -> None:
-    """Show what the labels say: confidence, entropy, classes."""
+def stats_command(path: str, against: str | None, picture: str | None, max_images: int, as_json: bool) -> None:
+    """Show what the labels say: confidence, entropy, classes.
+
+    With --against: what differs between PATH and OTHER. Images in only one of them, provenance, crops, and how far the labels of the crops
+    that both have lie apart.
+    """
+    if against is not None:
+        _show_against(path, against, picture, max_images, as_json)
+        return
     report = stats(path, max_images=max_images)
     if picture:
         plot_stats(report, picture)
@@ -52,6 +60,16 @@ def stats_command(path: str, picture: str | None, max_images: int, as_json: bool
         print_json(report)
     else:
         show_stats(report)
+
+
+def _show_against(path: str, against: str, picture: str | None, max_images: int, as_json: bool) -> None:
+    if picture:
+        raise click.UsageError("--plot does not apply to --against.", click.get_current_context())
+    report = stats_against(path, against, max_images=max_images)
+    if as_json:
+        print_json(report)
+    else:
+        show_against(report)
 
 
 @command("verify")

@@ -40,6 +40,12 @@ class Distribution:
     mean: float
     quantiles: dict[str, float]
 
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Distribution:
+        """Return the distribution of some values, at least one."""
+        levels = np.quantile(values, QUANTILES)
+        return cls(float(values.mean()), {f"{q:.0%}": float(level) for q, level in zip(QUANTILES, levels, strict=True)})
+
 
 @dataclass(frozen=True)
 class StatsReport:
@@ -139,16 +145,16 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         sampled_crops=len(confidence),
         bytes_per_crop=report.bytes_per_crop,
         budget=report.budget,
-        confidence=_distribution(confidence),
+        confidence=Distribution.of(confidence),
         confidence_histogram=np.histogram(confidence, CONFIDENCE_BINS, (0, 1))[0].tolist(),
-        entropy=_distribution(seen.joined("entropy")),
-        kept_classes=_distribution(kept),
+        entropy=Distribution.of(seen.joined("entropy")),
+        kept_classes=Distribution.of(kept),
         kept_classes_histogram={str(number): int(count) for number, count in enumerate(counts) if count},
-        remainder=_distribution(seen.joined("remainder")),
+        remainder=Distribution.of(seen.joined("remainder")),
         top1_classes_seen=len(seen.classes),
-        top1_classes_per_image=_distribution(seen.joined("distinct")),
-        top1_agreement=_distribution(seen.joined("agreement")),
-        crop_area=_distribution(seen.joined("area")),
+        top1_classes_per_image=Distribution.of(seen.joined("distinct")),
+        top1_agreement=Distribution.of(seen.joined("agreement")),
+        crop_area=Distribution.of(seen.joined("area")),
         flipped=float(seen.joined("flips").mean()),
     )
 
@@ -269,11 +275,6 @@ def _entropy_terms(probs: NDArray[Any]) -> NDArray[np.float64]:
 def _shares(classes: NDArray[np.int32]) -> tuple[int, float]:
     counts = np.unique(classes, return_counts=True)[1]
     return len(counts), float(counts.max() / len(classes))
-
-
-def _distribution(values: NDArray[np.float64]) -> Distribution:
-    levels = np.quantile(values, QUANTILES)
-    return Distribution(float(values.mean()), {f"{q:.0%}": float(level) for q, level in zip(QUANTILES, levels, strict=True)})
 
 
 def _plot_confidence(axes: Any, report: StatsReport) -> None:
