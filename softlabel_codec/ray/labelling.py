@@ -52,9 +52,9 @@ def label_images(
 
     To continue an interrupted run, call this again with the same arguments: images are known by their keys, and those that
     have labels are not labelled again. The shards do not depend on how many actors there were, nor on the blocks of the dataset:
-    images are in the order of their keys, as in a folder of images. They have the same bytes as those that `encode` makes of the same images
-    on the same device and versions, if no two images share a batch of the teacher (`batch_size` < 2 `crops`); otherwise the last bits
-    of labels may differ, because they may depend on the batch.
+    images are in the order of their keys, as in a folder of images. They have the same bytes as those that `encode` makes of the same
+    images on the same device and versions, if no two images share a batch of the teacher (`batch_size` < 2 `crops`); otherwise the
+    last bits of labels may differ, because they may depend on the batch.
 
     Parameters
     ----------
@@ -115,7 +115,8 @@ def label_images(
             **each,
         }
         due = _without_labels(dataset.select_columns([KEY, column]), before).repartition(target_num_rows_per_block=actors["batch_size"])
-        due.map_batches(PartLabeller, batch_format="numpy", **actors).write_datasink(PartsDatasink(parts_in))
+        with _errors_kept(due.context):
+            due.map_batches(PartLabeller, batch_format="numpy", **actors).write_datasink(PartsDatasink(parts_in))
         parts = read_parts(parts_in, before, said, config.overwrite)
         asked = asked_for(parts_in, parts)
         skipped = dict.fromkeys(asked.skipped_keys(), "could not be read")
@@ -193,6 +194,16 @@ def _report(
     num_bytes, seconds = sum(shard.bytes for shard in index.shards), time.monotonic() - started
     path = f"{folder}/{folder.name}{SUFFIX}"
     return EncodeReport(path, index.num_images, resumed, crops_per_image, skipped, [], num_bytes, seconds, finished_before)
+
+
+@contextmanager
+def _errors_kept(context: ray.data.DataContext) -> Iterator[None]:
+    """Let Ray raise errors of actors as they are; otherwise only their text is left."""
+    before, context.raise_original_map_exception = context.raise_original_map_exception, True
+    try:
+        yield
+    finally:
+        context.raise_original_map_exception = before
 
 
 @contextmanager
