@@ -30,8 +30,8 @@ class SoftLabelReader:
 
     Parameters
     ----------
-    path : path
-        The file.
+    path : path or URL
+        The file; see `softlabel_codec.storage` for URLs.
     policy : str, optional
         Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
     on_corrupt : str
@@ -94,25 +94,25 @@ class SoftLabelReader:
             raise ArgumentError(f"on_corrupt: expected one of {', '.join(ON_CORRUPT)}, got {on_corrupt!r}")
         self._skips_damage = on_corrupt == "skip"
         self._damaged: set[int] = set()
-        container = self.container = OpenContainer(path)
-        self.path, description = container.source.path, container.description
+        stored = self.container = OpenContainer(path)
+        self.path, description = stored.path, stored.description
         self._absolute_path = self.path.absolute()
         self._asked_policy = policy
         try:
-            self._crops = CropReader(container, policy)
+            self._crops = CropReader(stored, policy)
         except BaseException:
-            container.close()
+            stored.close()
             raise
-        self._lookup, self._finder = Lookup(container), KeyFinder(container.keys, self.path)
+        self._lookup, self._finder = Lookup(stored), KeyFinder(stored.keys, self.path)
         self.num_classes, self.parsed_codec, self.crops = description.num_classes, description.codec, description.crops
         self.codec = str(description.codec)
         self.sampler, self.image_checksums, self.padding = description.sampler, description.image_checksums, description.padding
         self.metadata: Plain = description.metadata
-        self.summary, self.keys, self.num_crops = container.summary, container.keys, container.index.num_crops
+        self.keys, self._num_crops = stored.keys, stored.num_crops
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return self.container.trailer.num_images
+        return self.container.num_images
 
     def __contains__(self, key: object) -> bool:
         """Return whether there is an image with that key."""
@@ -133,6 +133,14 @@ class SoftLabelReader:
     def __getitem__(self, image: int | str) -> ImageLabels:
         """Return all crops of an image, by number (negative: from the end) or key."""
         return self.read(image)
+
+    @property
+    def num_crops(self) -> NDArray[np.int64]:
+        return np.asarray(self._num_crops)
+
+    @property
+    def summary(self) -> Plain:
+        return self.container.summary
 
     @property
     def damaged_images(self) -> list[int]:
@@ -242,7 +250,7 @@ class SoftLabelReader:
         """
         numbers = self._lookup.rows(rows)
         return self._read_chosen(
-            numbers, due_crops(numbers, self.num_crops[numbers], crops_per_image, seed, epoch, stored_crops, self.path)
+            numbers, due_crops(numbers, self._num_crops[numbers], crops_per_image, seed, epoch, stored_crops, self.path)
         )
 
     def _read_chosen(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
@@ -284,15 +292,15 @@ class SoftLabelReader:
         self.close()
 
     def __repr__(self) -> str:
-        return f"SoftLabelReader({str(self.path)!r}: {len(self)} images, {self.container.trailer.num_crops} crops, {self.codec})"
+        return f"SoftLabelReader({str(self.path)!r}: {len(self)} images, {self.container.total_crops} crops, {self.codec})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         on_corrupt = "skip" if self._skips_damage else "raise"
-        return _reopen, (str(self._absolute_path), self._asked_policy, on_corrupt, self.fingerprint)
+        return _reopen, (os.fspath(self._absolute_path), self._asked_policy, on_corrupt, self.fingerprint)
 
 
 def _reopen(path: str, policy: str | None, on_corrupt: str, fingerprint: str) -> SoftLabelReader:
     reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt)
     if reader.fingerprint != fingerprint:
-        raise StateError(f"{path}: the file was replaced after the reader was created")
+        raise StateError(f"{reader.path}: the file was replaced after the reader was created")
     return reader

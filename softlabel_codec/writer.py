@@ -23,14 +23,14 @@ from softlabel_codec.checks.arguments import (
     check_pixel_crops,
 )
 from softlabel_codec.checks.arrays import as_array
-from softlabel_codec.checks.limits import MAX_CONTENT_BYTES, MAX_IMAGES, MAX_IMAGES_PER_BLOCK, fits_block
+from softlabel_codec.checks.limits import MAX_IMAGES, MAX_IMAGES_PER_BLOCK
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.builder import Assembly
 from softlabel_codec.container.files import PartialFile
 from softlabel_codec.container.framing import Header
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.output_stream import OutputStream, Writable
-from softlabel_codec.container.pending import PendingBlock, PendingImage
+from softlabel_codec.container.pending import PendingBlock, PendingImage, check_fits_block
 from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, LimitError, StateError
@@ -76,6 +76,8 @@ class SoftLabelWriter:
     overwrite : bool
         Replace a finished file when this one is finished, and discard an unfinished one; together with `resume` only if it was started with
         other arguments. Not for file objects.
+    partial : path, optional
+        The unfinished file, in the same folder, if it is not to be `PATH.partial`. Not for file objects.
 
     Raises
     ------
@@ -112,6 +114,7 @@ class SoftLabelWriter:
         padding: Padding = NO_PADDING,
         resume: bool = False,
         overwrite: bool = False,
+        partial: str | os.PathLike[str] | None = None,
     ) -> None:
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ArgumentError(f"metadata: expected a mapping, got {type(metadata).__name__}")
@@ -127,26 +130,35 @@ class SoftLabelWriter:
         self._lock = threading.RLock()
         beginning = Beginning(header, self._description, header.pack() + packed)
         if isinstance(path, Writable) and not isinstance(path, os.PathLike):
-            self._write_to_stream(path, beginning, resume or overwrite)
+            self._write_to_stream(path, beginning, resume or overwrite or partial is not None)
         else:
-            self._write_to_file(Path(path), beginning, resume, overwrite)
+            self._write_to_file(Path(path), beginning, resume, overwrite, None if partial is None else Path(partial))
 
     def _write_to_stream(self, stream: Writable, beginning: Beginning, to_continue: bool) -> None:
         if to_continue:
-            raise ArgumentError("resume, overwrite: are for paths; what was written to a file object cannot be continued or replaced")
+            raise ArgumentError(
+                "resume, overwrite, partial: are for paths; what a file object was given cannot be continued or replaced"
+            )
         self._file: PartialFile | OutputStream = OutputStream(stream)
         self._assembly, self.path = Assembly(self._file), self._file.path
         self._assembly.begin(beginning.data)
 
-    def _write_to_file(self, path: Path, beginning: Beginning, resume: bool, overwrite: bool) -> None:
+    def _write_to_file(self, path: Path, beginning: Beginning, resume: bool, overwrite: bool, partial: Path | None) -> None:
         unfinished = "resume" if resume else "discard" if overwrite else "refuse"
-        file = self._file = PartialFile(path, unfinished=unfinished, overwrite=overwrite)
+        file = self._file = PartialFile(path, unfinished=unfinished, overwrite=overwrite, partial=partial)
         self._assembly, self.path = Assembly(file), path
         try:
             self._assembly.begin_or_continue(file, beginning, discard_others=overwrite)
         except BaseException:
             file.close()
             raise
+
+    @property
+    def partial(self) -> Path:
+        """The unfinished file, which is there until the writer finishes; StateError if it writes to a file object."""
+        if isinstance(self._file, OutputStream):
+            raise StateError(f"{self.path}: a file object has no unfinished file")
+        return self._file.partial
 
     @property
     def keys(self) -> list[str]:
@@ -244,7 +256,7 @@ class SoftLabelWriter:
         if not self._pending.has_room(image):
             self._guarded(self._write_block)
         self._pending.add(image, self._layout.quantiser.expected_bytes(image.codes))
-        if self._pending.num_bytes >= TARGET_BYTES_PER_BLOCK or len(self._pending.images) == MAX_IMAGES_PER_BLOCK:
+        if is_full(self._pending):
             self._guarded(self._write_block)
 
     def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
@@ -311,14 +323,8 @@ class SoftLabelWriter:
             num_crops = len(geometry)
             flags = check_flips(flips, num_crops)
         codes = self._layout.quantiser.quantise(labels, num_crops)
-        most_bytes = self._layout.quantiser.most_bytes(codes) + 64 * num_crops
-        if most_bytes > MAX_CONTENT_BYTES - 2**20:
-            raise LimitError(
-                f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes"
-            )
         image = PendingImage(key, size, num_crops, geometry, flags, codes, *self._layout.quantiser.num_entries(codes), image_crc32)
-        if not fits_block(num_crops, image.num_entries, image.widest):
-            raise LimitError(f"{num_crops} crops, of which one keeps {image.widest} classes: use fewer crops, or keep fewer classes")
+        check_fits_block(image, self._layout)
         return image
 
     def _check_derived(self, key: str, size: tuple[int, int], num_crops: int, crops: ArrayLike | None, flips: ArrayLike | None) -> None:
@@ -339,6 +345,11 @@ class SoftLabelWriter:
     def _write_block(self) -> None:
         self._assembly.add_images(self._pending.gather(self._layout), self._layout, self._metadata_crc32)
         self._pending = PendingBlock()
+
+
+def is_full(block: PendingBlock) -> bool:
+    """Return whether a block is large enough to be written."""
+    return block.num_bytes >= TARGET_BYTES_PER_BLOCK or len(block.images) == MAX_IMAGES_PER_BLOCK
 
 
 def _num_rows(labels: dict[str, Any]) -> int:

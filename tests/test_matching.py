@@ -224,6 +224,9 @@ class ListOfKeys(list):
     def around(self, key, count):
         return self[:count]
 
+    def spread(self, count):
+        return self[:count]
+
 
 @given(
     st.lists(LETTERS, unique=True, max_size=12),

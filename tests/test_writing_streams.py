@@ -119,5 +119,5 @@ def test_arguments_that_do_not_fit_a_file_object(tmp_path):
     ):
         SoftLabelWriter(file, 20, "hard")
     for option in ("resume", "overwrite"):
-        with pytest.raises(ArgumentError, match="resume, overwrite: are for paths"):
+        with pytest.raises(ArgumentError, match="resume, overwrite, partial: are for paths"):
             SoftLabelWriter(OnlyWrite(), 20, "hard", **{option: True})

@@ -7,14 +7,15 @@ import sys
 import click
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.cli.commands import FileToWrite, command, quiet_option
+from softlabel_codec.cli.commands import FileToRead, FileToWrite, command, quiet_option
 from softlabel_codec.cli.output import BAD_INPUT, print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_inspection, show_stats
 from softlabel_codec.container.recovery import recover
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.report.stats_report import plot_stats
+from softlabel_codec.storage.location import shown
 
-_PATH = click.Path(exists=True, dir_okay=False)
+_PATH = FileToRead()
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
 
@@ -64,7 +65,7 @@ def verify_command(path: str, deep: bool, images: str | None, as_json: bool, qui
     if as_json:
         print_json(report)
     elif report.ok:
-        click.echo(f"{path}: sound: {labelled}" + (", all decoded" if deep else ""))
+        click.echo(f"{shown(path)}: sound: {labelled}" + (", all decoded" if deep else ""))
         if images is not None:
             what = "sizes and checksums" if report.checksums else "sizes only; the labels hold no checksums"
             same = "image is the one that was" if report.compared_images == 1 else "images are the ones that were"
@@ -72,7 +73,7 @@ def verify_command(path: str, deep: bool, images: str | None, as_json: bool, qui
     else:
         for problem in report.problems:
             print_pairs([(problem.error, problem.message)])
-        click.echo(f"{path}: {counted(len(report.problems), 'problem')}; {labelled} checked")
+        click.echo(f"{shown(path)}: {counted(len(report.problems), 'problem')}; {labelled} checked")
     sys.exit(0 if report.ok else BAD_INPUT)
 
 

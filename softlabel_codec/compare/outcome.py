@@ -204,7 +204,8 @@ def _bytes_per_crop(labels: str, sources: Mapping[str, str]) -> float | None:
     if not labels.endswith((".slc", ".npz")) or counted is None:
         return None
     with SoftLabelReader(counted) as reader:
-        return Path(labels).stat().st_size / int(reader.num_crops.sum())
+        size = reader.container.source.length if labels == counted else Path(labels).stat().st_size
+        return size / int(reader.num_crops.sum())
 
 
 def machine() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -50,13 +51,8 @@ class Assembly:
 
     def add_images(self, images: BlockImages, layout: Layout, metadata_crc32: int) -> None:
         """Append a block of these images to a file with this layout and this checksum of its metadata."""
-        columns = layout.pack(images)
-        parts = [b"".join(column.data for column in group) for group in grouped(columns)]
-        payload = compress_columns(parts, text=much_text(columns))
-        if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would mistake it for a decompression bomb
-            payload = store_columns(parts)
         crc32s = None if images.image_crc32s is None else images.image_crc32s.tolist()
-        self.add_payload(payload, metadata_crc32, images.keys, images.num_crops.tolist(), crc32s)
+        self.add_payload(pack_payload(images, layout), metadata_crc32, images.keys, images.num_crops.tolist(), crc32s)
 
     def add_payload(
         self, payload: bytes, metadata_crc32: int, keys: Sequence[str], num_crops: Sequence[int], crc32s: Sequence[int] | None = None
@@ -133,30 +129,71 @@ class Assembly:
         """Write the sections after the blocks, sync the file to disk and rename it to its final name."""
         keys = [key.encode() for key in self.image_crc32s]
         order = key_order(keys)
-        keys_offset = self._file.length
-        self._file.append(pack_key_pages(keys, order))
-        summary_offset = self._file.length
-        self._file.append(pack_summary(keys, skipped_keys))
-        index_offset = self._file.length
+        key_pages = pack_key_pages(keys, order)
         num_crops = np.array(self._num_crops, np.int64)
-        block_columns = np.array(self._block_lengths, np.uint32), np.array(self._block_images, np.uint16)
-        self._file.append(Index(*block_columns, (num_crops - 1).astype(np.uint16)).pack())
-        copy_offset = self._file.length
-        self._file.append(pack_copy(self._beginning))
-        trailer = Trailer(
-            keys_offset=keys_offset,
-            summary_offset=summary_offset,
-            index_offset=index_offset,
-            copy_offset=copy_offset,
-            file_length=self._file.length + TRAILER.size,
-            num_images=len(keys),
-            num_blocks=self.num_blocks,
-            num_crops=int(num_crops.sum()),
-            flags=KEYS_ASCEND if order is None else 0,
-            sha256=self._file.sha256(),
-        )
-        self._file.append(trailer.pack())
+        index = Index(np.array(self._block_lengths, np.uint32), np.array(self._block_images, np.uint16), (num_crops - 1).astype(np.uint16))
+        write_ending(self._file, self._beginning, Ending(key_pages, order is None, pack_summary(keys, skipped_keys), index))
         self._file.finish()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What follows the blocks of a file, without what can be told from it.
+
+    Attributes
+    ----------
+    key_pages : bytes
+        The keys section.
+    keys_ascend : bool
+        Whether it has no image numbers by key, because the keys ascend.
+    summary : bytes
+        The summary section.
+    index : Index
+        The blocks and the images.
+    """
+
+    key_pages: bytes
+    keys_ascend: bool
+    summary: bytes
+    index: Index
+
+
+def write_ending(file: PartialFile | OutputStream, beginning: bytes, ending: Ending) -> Trailer:
+    """Append all that follows the blocks to a file that starts with this header and these metadata, and return its trailer."""
+    index = ending.index
+    keys_offset = file.length
+    file.append(ending.key_pages)
+    summary_offset = file.length
+    file.append(ending.summary)
+    index_offset = file.length
+    file.append(index.pack())
+    copy_offset = file.length
+    file.append(pack_copy(beginning))
+    num_images = len(index.crops_minus_1)
+    trailer = Trailer(
+        keys_offset=keys_offset,
+        summary_offset=summary_offset,
+        index_offset=index_offset,
+        copy_offset=copy_offset,
+        file_length=file.length + TRAILER.size,
+        num_images=num_images,
+        num_blocks=len(index.block_length),
+        num_crops=int(index.crops_minus_1.sum(dtype=np.int64)) + num_images,
+        flags=KEYS_ASCEND if ending.keys_ascend else 0,
+        sha256=file.sha256(),
+    )
+    file.append(trailer.pack())
+    return trailer
+
+
+def pack_payload(images: BlockImages, layout: Layout) -> bytes:
+    """Return the payload of a block of these images."""
+    columns = layout.pack(images)
+    parts = [b"".join(column.data for column in group) for group in grouped(columns)]
+    payload = compress_columns(parts, text=much_text(columns))
+    if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would mistake it for a decompression bomb
+        return store_columns(parts)
+    return payload
 
 
 def _continued(file: PartialFile, unfinished: FileSource, own: Beginning, discard_others: bool) -> Beginning | None:

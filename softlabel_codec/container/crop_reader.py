@@ -7,20 +7,23 @@ from numpy.typing import NDArray
 
 from softlabel_codec.block.one_image import MAX_CROPS as MAX_FEW
 from softlabel_codec.block.one_image import FewCropsReader
-from softlabel_codec.container.open_container import OpenContainer
-from softlabel_codec.errors import CorruptError
+from softlabel_codec.container.gathering import GatheredBlocks, gather
+from softlabel_codec.container.stored_labels import StoredLabels
+from softlabel_codec.errors import CorruptError, FormatError
 from softlabel_codec.labels import BatchLabels, ImageLabels
 
 _OTHER_CROPS = "an image has another number of crops in its block than the index says"
 
 
 class CropReader:
-    """Reads crops of the images of an open file. Numbers of images and crops have been checked.
+    """Reads crops of the images of a file or a set. Numbers of images and crops have been checked.
+
+    All files of a set share one layout. So the blocks of a batch are decoded together, whichever files they are in.
 
     Parameters
     ----------
-    container : OpenContainer
-        The file.
+    stored : StoredLabels
+        The file or the set.
     policy : str or None
         Remainder policy to read sparse labels with; None: the codec's own.
 
@@ -30,27 +33,28 @@ class CropReader:
         If the policy does not fit the labels.
     """
 
-    def __init__(self, container: OpenContainer, policy: str | None) -> None:
-        self._container, self._layout = container, container.layout
-        self._index, self._blocks, self._keys = container.index, container.blocks, container.keys
+    def __init__(self, stored: StoredLabels, policy: str | None) -> None:
+        self._stored, self._layout, self._num_crops = stored, stored.layout, stored.num_crops
         self._policy = self._layout.quantiser.policy(policy)
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
-        self._sampler_checked = not self._layout.derived
 
     def read(self, number: int, crops: list[int] | None) -> ImageLabels:
         """Return chosen crops of an image, or all; CorruptError if its block is damaged."""
-        block, slot = self._index.locate(number)
-        content = self._blocks.content(block)
-        if not self._sampler_checked:
-            self._check_sampler(block)
+        container, place = self._stored.file_of(number)
+        block, slot = container.index.locate(place)
+        content = container.blocks.content(block)
+        if not container.crops_checked:
+            container.check_crops(block)
         try:
             if crops and self._few is not None and len(crops) <= MAX_FEW:
-                stream = self._keys.crop_stream(number) if self._layout.derived else 0
+                stream = container.keys.crop_stream(place) if self._layout.derived else 0
                 return ImageLabels(*self._few.read(content, slot, crops, stream))
-            numbers, chosen = np.array([number]), None if crops is None else np.array([crops], np.int64)
-            return next(iter(self._decode([content], np.zeros(1, np.int64), np.array([slot]), numbers, chosen)))
+            streams = container.keys.crop_streams(np.array([place])) if self._layout.derived else None
+            found = GatheredBlocks([content], np.zeros(1, np.int64), np.array([slot]), streams)
+            chosen = None if crops is None else np.array([crops], np.int64)
+            return next(iter(self._decode(found, np.array([number]), chosen)))
         except CorruptError as error:
-            raise self._blocks.located(error, block) from None
+            raise container.blocks.located(error, block) from None
 
     def read_batch(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         """Return chosen crops, int64 (B, N), of images, int64 (B,), or all; CorruptError if a block is damaged."""
@@ -60,34 +64,20 @@ class CropReader:
 
     def read_together(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         """Return what `read_batch` does, and decode a single image as those of a batch too."""
-        image_block = self._index.first_images.searchsorted(numbers, side="right") - 1
-        blocks, block_place = np.unique(image_block, return_inverse=True)
-        contents = self._blocks.contents(blocks)
-        if not self._sampler_checked:
-            self._check_sampler(int(blocks[0]))
+        found = gather(self._stored, numbers)
         try:
-            return self._decode(contents, block_place, numbers - self._index.first_images[image_block], numbers, chosen)
+            return self._decode(found, numbers, chosen)
         except CorruptError as error:
-            raise self._container.find_corrupt(blocks.tolist(), error) from None
+            raise self._find_corrupt(numbers) or CorruptError(f"{self._stored.path}: {error}") from None
 
-    def _decode(
-        self,
-        contents: list[bytes],
-        block_place: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        numbers: NDArray[np.int64],
-        chosen: NDArray[np.int64] | None,
-    ) -> BatchLabels:
-        """Return crops of images whose blocks and places there are known, as `Layout.unpack` takes them."""
-        streams = self._keys.crop_streams(numbers) if self._layout.derived else None
-        found, of_images = self._layout.unpack(contents, block_place, slots, chosen, streams)
-        if chosen is None and (of_images.image_rows != self._index.num_crops[numbers]).any():
+    def _decode(self, blocks: GatheredBlocks, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
+        found, of_images = self._layout.unpack(blocks.contents, blocks.block, blocks.slot, chosen, blocks.streams)
+        if chosen is None and (of_images.image_rows != self._num_crops[numbers]).any():
             raise CorruptError(_OTHER_CROPS)
         labels = self._layout.quantiser.dequantise(found.codes, self._policy)
         sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
         return BatchLabels(found.crops, found.flips, labels, sizes, num_crops, numbers, crc32s)
 
-    def _check_sampler(self, block: int) -> None:
-        """Check that our sampler gives the crops of a block that were labelled."""
-        self._container.check_block(block)
-        self._sampler_checked = True
+    def _find_corrupt(self, numbers: NDArray[np.int64]) -> FormatError | None:
+        errors = (images.container.find_corrupt(images.numbers) for files in self._stored.files_of(numbers) for images in files)
+        return next(filter(None, errors), None)

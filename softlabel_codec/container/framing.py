@@ -252,11 +252,18 @@ def unpack_copy(data: bytes) -> bytes:
 
 def pack_key_pages(keys: Sequence[bytes], order: NDArray[np.integer] | None) -> bytes:
     """Return the keys section (section 6): all keys in file order, and image numbers by key unless the keys ascend."""
-    pages = []
-    for start in range(0, len(keys), KEYS_PER_PAGE):
-        page = keys[start : start + KEYS_PER_PAGE]
-        lengths = np.array([len(key) for key in page], "<u2")
-        pages.append(compress_columns([lengths.tobytes(), b"".join(page)], text=True))
+    return join_key_pages([pack_key_page(keys[start : start + KEYS_PER_PAGE]) for start in range(0, len(keys), KEYS_PER_PAGE)], order)
+
+
+def pack_key_page(keys: Sequence[bytes], *, fast: bool = False) -> bytes:
+    """Return a page of at most `KEYS_PER_PAGE` keys; `fast` takes a small part of the time and about 40 % more bytes."""
+    lengths = np.array([len(key) for key in keys], "<u2")
+    return compress_columns([lengths.tobytes(), b"".join(keys)], text=True, fast=fast)
+
+
+def join_key_pages(pages: Sequence[bytes], order: NDArray[np.integer] | None) -> bytes:
+    """Return the keys section of a file with these key pages."""
+    pages = list(pages)
     if order is not None:
         for start in range(0, len(order), ORDER_PER_PAGE):
             pages.append(compress_columns([order[start : start + ORDER_PER_PAGE].astype("<u4").tobytes()]))

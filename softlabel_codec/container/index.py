@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.limits import MAX_IMAGES_PER_BLOCK
-from softlabel_codec.container.files import FileSource, located
-from softlabel_codec.container.framing import Index, Trailer, block_content, block_contents
+from softlabel_codec.container.files import Source, located
+from softlabel_codec.container.framing import Index, Trailer, block_content
 from softlabel_codec.errors import CorruptError, FormatError
 
 
@@ -54,7 +54,7 @@ class Blocks:
 
     Parameters
     ----------
-    source : FileSource
+    source : Source
         The file.
     index : BlockIndex
         Where its blocks are.
@@ -62,7 +62,7 @@ class Blocks:
         Checksum of its metadata, which is part of that of every block.
     """
 
-    def __init__(self, source: FileSource, index: BlockIndex, metadata_crc32: int) -> None:
+    def __init__(self, source: Source, index: BlockIndex, metadata_crc32: int) -> None:
         self.index = index
         self._source, self._metadata_crc32 = source, metadata_crc32
         self._kept = -1, b""
@@ -81,15 +81,11 @@ class Blocks:
         self._kept = block, content
         return content
 
-    def contents(self, blocks: NDArray[np.int64]) -> list[bytes]:
-        """Return the contents of several blocks."""
-        numbers, starts = blocks.tolist(), self.index.starts[blocks]
+    def read(self, blocks: NDArray[np.int64]) -> list[bytes]:
+        """Return several blocks as they are in the file."""
+        starts = self.index.starts[blocks]
         lengths = self.index.starts[blocks + 1] - starts
-        data = self._source.read_many(starts.tolist(), lengths.tolist())
-        try:
-            return block_contents(data, self._metadata_crc32, numbers)
-        except FormatError:
-            return [self.content(block) for block in numbers]  # finds the bad one
+        return self._source.read_many(starts.tolist(), lengths.tolist())
 
     def located(self, error: FormatError, block: int) -> FormatError:
         """Return the same error with the file, the block and its images before its text."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.block.keys import decode_key
-from softlabel_codec.container.files import FileSource, located
+from softlabel_codec.container.files import Source, located
 from softlabel_codec.container.framing import (
     CRC,
     KEYS_ASCEND,
@@ -23,11 +23,13 @@ from softlabel_codec.container.framing import (
     unpack_order_page,
     without_crc32,
 )
+from softlabel_codec.container.key_sequence import KeySequence
 from softlabel_codec.errors import CorruptError, FormatError
 from softlabel_codec.sampler import stream_of_bytes
 
 CACHED_PAGES = 64
 CACHED_FIRST_KEYS = 2**14
+PAGES_AT_ONCE = 64
 
 Found = TypeVar("Found")
 
@@ -52,15 +54,24 @@ class _Recent:
             self._kept[page] = found
         return found
 
+    def get_all(self, pages: Sequence[int], read: Callable[[Sequence[int]], list[Found]]) -> list[Found]:
+        """Return several pages, of which those that are not cached are read at once."""
+        kept = self._kept
+        missing = [page for page in pages if page not in kept]
+        found = {**kept, **dict(zip(missing, read(missing), strict=True))} if missing else kept
+        if missing:
+            self._kept = found if len(found) <= self._size else dict(list(found.items())[-self._size :])
+        return [found[page] for page in pages]
 
-class Keys(Sequence[str]):
-    """All keys of a file in file order, as a sequence that reads what it needs.
+
+class Keys(KeySequence):
+    """All keys of a file in file order.
 
     Looking up a key (`in`, `index`) is a binary search over pages of 512 keys. Nothing is held per image, except if crops are derived:
     4 bytes for each image whose crops were read.
     """
 
-    def __init__(self, source: FileSource, trailer: Trailer) -> None:
+    def __init__(self, source: Source, trailer: Trailer) -> None:
         self._source = source
         self._num_keys = trailer.num_images
         self._ascend = bool(trailer.flags & KEYS_ASCEND)
@@ -72,20 +83,12 @@ class Keys(Sequence[str]):
         self._key_pages = _Recent(CACHED_PAGES)
         self._first_keys = _Recent(CACHED_FIRST_KEYS)
         self._order_pages = _Recent(CACHED_PAGES)
+        source.read_together(self._start, self._end)
 
     def __len__(self) -> int:
         return self._num_keys
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(self._num_keys))]
-        number = place + self._num_keys if place < 0 else place
-        if not 0 <= number < self._num_keys:
-            raise IndexError(f"image number: expected {-self._num_keys} to {self._num_keys - 1}, got {place}")
+    def at(self, number: int) -> str:
         return self._text(self._key(number))
 
     def __iter__(self) -> Iterator[str]:
@@ -97,7 +100,13 @@ class Keys(Sequence[str]):
 
     def _pages(self) -> Iterator[KeyPage]:
         self._located(self._page_table)  # must be valid even if there are no pages
-        return map(self._read_key_page, range(num_pages(self._num_keys, True)[0]))
+        numbers = range(num_pages(self._num_keys, True)[0])
+        groups = (numbers[start : start + PAGES_AT_ONCE] for start in numbers[::PAGES_AT_ONCE])
+        return chain.from_iterable(map(self._read_key_pages, groups))
+
+    def stored_page(self, page: int) -> tuple[bytes, list[bytes]]:
+        """Return a page of keys as it is in the file, checked, and the keys that it holds, as UTF-8."""
+        return self._frames([page])[0][0], list(self._read_key_page(page))
 
     def raw_in_order(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in the order that binary search relies on."""
@@ -109,18 +118,7 @@ class Keys(Sequence[str]):
             return None, None
         return self._text(self._key(self._in_order(0))), self._text(self._key(self._in_order(self._num_keys - 1)))
 
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self.find(key) is not None
-
-    def index(self, key: str, start: int = 0, stop: int | None = None) -> int:
-        """Return the number of the image with that key; ValueError if there is none in the range, as for a list."""
-        number = self.find(key)
-        if number is None or not start <= number < (self._num_keys if stop is None else stop):
-            raise ValueError(f"{key!r} is not among the keys")
-        return number
-
     def find(self, key: str) -> int | None:
-        """Return the number of the image with that key, or None."""
         wanted = key.encode("utf-8", "surrogatepass")
         low, high = self._bisect(wanted)
         if low == high:
@@ -129,10 +127,12 @@ class Keys(Sequence[str]):
         return number if self._key(number) == wanted else None
 
     def around(self, key: str, count: int) -> list[str]:
-        """Return about so many keys that stand next to a key, which need not be there, in the order of keys."""
         place = self._bisect(key.encode("utf-8", "surrogatepass"))[0]
         low, high = max(0, place - count // 2), min(self._num_keys, place + count // 2)
         return [self[self._in_order(place)] for place in range(low, high)]
+
+    def spread(self, count: int) -> list[str]:
+        return self[:: max(1, self._num_keys // count)]
 
     def _bisect(self, wanted: bytes) -> tuple[int, int]:
         """Return the place in order of the first key that is not less, and the end of the range that was searched."""
@@ -147,8 +147,8 @@ class Keys(Sequence[str]):
     def crop_streams(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the crop streams (see `softlabel_codec.sampler`) of images; those of a page are computed when one is first requested."""
         pages = numbers // KEYS_PER_PAGE
-        for page in np.unique(pages[~self._has_streams[pages]]).tolist():
-            keys = self._key_page(page)
+        missing = np.unique(pages[~self._has_streams[pages]]).tolist()
+        for page, keys in zip(missing, self._key_pages.get_all(missing, self._read_key_pages), strict=True):
             first = page * KEYS_PER_PAGE
             self._streams[first : first + len(keys)] = [stream_of_bytes(keys[place]) for place in range(len(keys))]
             self._has_streams[page] = True
@@ -159,19 +159,6 @@ class Keys(Sequence[str]):
         if not self._has_streams[number // KEYS_PER_PAGE]:
             self.crop_streams(np.array([number]))
         return int(self._streams[number])
-
-    def __repr__(self) -> str:
-        return f"<{self._num_keys} keys>"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or isinstance(other, str):
-            return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[type[list[str]], tuple[list[str]]]:
-        return list, (list(self),)
 
     def _key(self, number: int) -> bytes:
         return self._key_page(number // KEYS_PER_PAGE)[number % KEYS_PER_PAGE]
@@ -191,13 +178,18 @@ class Keys(Sequence[str]):
         return self._order_pages.get(page, self._read_order_page)
 
     def _read_key_page(self, page: int) -> KeyPage:
-        count = min(KEYS_PER_PAGE, self._num_keys - page * KEYS_PER_PAGE)
-        return self._located(lambda: KeyPage.unpack(*self._frame(page), count))
+        return self._read_key_pages([page])[0]
+
+    def _read_key_pages(self, pages: Sequence[int]) -> list[KeyPage]:
+        return self._located(lambda: [self._unpacked(page, *frame) for page, frame in zip(pages, self._frames(pages), strict=True)])
+
+    def _unpacked(self, page: int, frame: bytes, crc32: int) -> KeyPage:
+        return KeyPage.unpack(frame, crc32, min(KEYS_PER_PAGE, self._num_keys - page * KEYS_PER_PAGE))
 
     def _read_order_page(self, page: int) -> NDArray[np.uint32]:
         count = min(ORDER_PER_PAGE, self._num_keys - page * ORDER_PER_PAGE)
         place = num_pages(self._num_keys, True)[0] + page
-        return self._located(lambda: unpack_order_page(*self._frame(place), count, self._num_keys))
+        return self._located(lambda: unpack_order_page(*self._frames([place])[0], count, self._num_keys))
 
     def _texts(self, keys: KeyPage) -> list[str]:
         return self._located(lambda: list(map(decode_key, keys)))
@@ -211,9 +203,11 @@ class Keys(Sequence[str]):
         except FormatError as error:
             raise located(error, self._source, f"keys at byte {self._start}") from None
 
-    def _frame(self, page: int) -> tuple[bytes, int]:
-        length, crc32 = self._page_table()[page].tolist()
-        return self._source.read_at(int(self._page_starts[page]), length), crc32
+    def _frames(self, pages: Sequence[int]) -> list[tuple[bytes, int]]:
+        """Return the bytes and the checksums of pages."""
+        chosen = self._page_table()[list(pages)]
+        frames = self._source.read_many(self._page_starts[list(pages)].tolist(), chosen[:, 0].tolist())
+        return list(zip(frames, chosen[:, 1].tolist(), strict=True))
 
     def _page_table(self) -> NDArray[np.uint32]:
         if self._table is None:

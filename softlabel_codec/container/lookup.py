@@ -9,22 +9,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from softlabel_codec.checks.arguments import batch_crop_numbers, crop_numbers, whole
 from softlabel_codec.checks.arrays import as_array
-from softlabel_codec.container.open_container import OpenContainer
+from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import ArgumentError
 
 
 class Lookup:
-    """Finds the images and crops of a file that callers name; raises errors for those that it does not have.
+    """Finds the images and crops that callers name; raises errors for those that are not there.
 
     Parameters
     ----------
-    container : OpenContainer
-        The file.
+    stored : StoredLabels
+        A file, or a set.
     """
 
-    def __init__(self, container: OpenContainer) -> None:
-        self._path, self._keys = container.source.path, container.keys
-        self._num_images, self._num_crops = container.trailer.num_images, container.index.num_crops
+    def __init__(self, stored: StoredLabels) -> None:
+        self._path, self._keys = stored.path, stored.keys
+        self._num_images, self._num_crops = stored.num_images, stored.num_crops
 
     def image(self, image: int | str) -> int:
         """Return the number of an image, named by number (negative: from the end) or key; KeyError or IndexError if there is none."""

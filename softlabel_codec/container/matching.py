@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from hashlib import blake2b
 from heapq import nlargest
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.arguments import whole
-from softlabel_codec.container.keys import Keys
+from softlabel_codec.container.key_sequence import KeySequence
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.storage.location import Location
 
 Match = str | Callable[[str], str]
 Names = Callable[[str], tuple[str, ...]]
@@ -34,13 +34,13 @@ class KeyFinder:
 
     Parameters
     ----------
-    keys : Keys
-        The keys of a file.
-    path : Path
-        The file, for messages.
+    keys : KeySequence
+        The stored keys.
+    path : Path or Url
+        Where they are, for messages.
     """
 
-    def __init__(self, keys: Keys, path: Path) -> None:
+    def __init__(self, keys: KeySequence, path: Location) -> None:
         self._keys, self._path = keys, path
         self._indices: dict[tuple[str, int], tuple[Match, _Names]] = {}
         self._looked_up = 0
@@ -105,8 +105,7 @@ class KeyFinder:
 
     def _nearest(self, key: str) -> list[str]:
         """Return the three stored keys that are most like a key: of all if they are few, else of its neighbours and a sample."""
-        sample = range(0, len(self._keys), max(1, len(self._keys) // _COMPARED_KEYS))
-        compared = {self._keys[number]: None for number in sample} | dict.fromkeys(self._keys.around(key, _COMPARED_KEYS))
+        compared = dict.fromkeys(self._keys.spread(_COMPARED_KEYS)) | dict.fromkeys(self._keys.around(key, _COMPARED_KEYS))
         matcher = SequenceMatcher(autojunk=False, b=key[-_COMPARED_CHARACTERS:])
 
         def likeness(stored: str) -> float:

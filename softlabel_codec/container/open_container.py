@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from softlabel_codec.block.columns import Column
 from softlabel_codec.block.layout import BlockImages
 from softlabel_codec.checks.limits import MAX_SUMMARY_BYTES
-from softlabel_codec.container.files import PARTIAL_SUFFIX, FileSource, located
+from softlabel_codec.container.files import PARTIAL_SUFFIX, Source, located
 from softlabel_codec.container.framing import TRAILER, Index, Trailer, unpack_copy
 from softlabel_codec.container.index import BlockIndex, Blocks
 from softlabel_codec.container.keys import Keys
 from softlabel_codec.container.msgpack_maps import Plain
 from softlabel_codec.container.scan import Beginning, read_beginning
+from softlabel_codec.container.sources import open_source
+from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.container.summary import keys_sha256, unpack_summary
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
+from softlabel_codec.storage.location import Location
 
 CHUNK_BYTES = 2**24
 
@@ -28,12 +34,12 @@ class OpenContainer:
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         The file.
 
     Attributes
     ----------
-    source : FileSource
+    source : Source
         The open file.
     beginning : Beginning
         Its header and metadata.
@@ -49,8 +55,12 @@ class OpenContainer:
         Contents of its blocks.
     keys : Keys
         Keys of its images.
+    num_crops : int64 (num_images,)
+        Number of crops of each image.
     summary : dict
         The parsed summary section.
+    crops_checked : bool
+        Whether it is known that our sampler gives the crops that were labelled; true if crops are stored.
 
     Raises
     ------
@@ -61,24 +71,55 @@ class OpenContainer:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.source = FileSource(path)
+        self.source = open_source(path)
         try:
             self.beginning = read_beginning(self.source)
             self.description = self.beginning.description
             self.layout = self.description.layout
             self.trailer = read_trailer(self.source, self.beginning)
+            self.source.read_together(self.trailer.summary_offset, self.trailer.trailer_offset)
             self.index = _read_index(self.source, self.beginning, self.trailer)
             self.blocks = Blocks(self.source, self.index, self.beginning.metadata_crc32)
             self.summary = read_summary(self.source, self.trailer)
             self.keys = Keys(self.source, self.trailer)
+            self.num_crops = self.index.num_crops
+            self.crops_checked = not self.layout.derived
         except BaseException:
             self.source.close()
             raise
 
     @property
+    def path(self) -> Location:
+        """The file."""
+        return self.source.path
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return self.trailer.num_images
+
+    @property
+    def total_crops(self) -> int:
+        """Number of crops of all images."""
+        return self.trailer.num_crops
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the file."""
+        return self.source.length
+
+    @property
     def fingerprint(self) -> str:
         """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which holds that of the rest."""
         return hashlib.sha256(self.trailer.pack()).hexdigest()
+
+    def file_of(self, number: int) -> tuple[OpenContainer, int]:
+        """Return this file, and the number of an image in it: what differs for the files of a set."""
+        return self, number
+
+    def files_of(self, numbers: NDArray[np.int64]) -> Iterator[Sequence[ImagesOfFile]]:
+        """Yield this file as the only one that holds some images (B,)."""
+        yield (ImagesOfFile(self, slice(None), numbers),)
 
     def columns(self, block: int) -> list[Column]:
         """Return the content of a block as the named columns that this package's writer makes."""
@@ -97,14 +138,19 @@ class OpenContainer:
             raise self.blocks.located(error, block) from None
         return images
 
-    def find_corrupt(self, blocks: Iterable[int], error: FormatError) -> FormatError:
-        """Return the error of the first of some blocks that fails a full check, or else `error` with the name of the file."""
-        for block in blocks:
+    def check_crops(self, block: int) -> None:
+        """Check that our sampler gives the crops of a block that were labelled; CorruptError if not."""
+        self.check_block(block)
+        self.crops_checked = True
+
+    def find_corrupt(self, numbers: NDArray[np.int64]) -> FormatError | None:
+        """Return the error of the first block with one of these images that fails a full check; None if all are sound."""
+        for block in np.unique(self.index.first_images.searchsorted(numbers, side="right") - 1).tolist():
             try:
                 self.check_block(block)
             except FormatError as found:
                 return found
-        return located(error, self.source)
+        return None
 
     def check_keys(self) -> None:
         """Raise a FormatError unless the keys match the fingerprint in the summary and have the order that binary search needs."""
@@ -147,7 +193,7 @@ class OpenContainer:
         self.close()
 
 
-def read_trailer(source: FileSource, beginning: Beginning) -> Trailer:
+def read_trailer(source: Source, beginning: Beginning) -> Trailer:
     """Return the trailer of a file, or raise a FormatError that names the file."""
     length = source.length
     try:
@@ -162,7 +208,7 @@ def read_trailer(source: FileSource, beginning: Beginning) -> Trailer:
         raise located(error, source, "trailer") from None
 
 
-def read_summary(source: FileSource, trailer: Trailer) -> Plain:
+def read_summary(source: Source, trailer: Trailer) -> Plain:
     """Return the summary of a file, or raise a FormatError that names the file."""
     start, end = trailer.summary_offset, trailer.index_offset
     try:
@@ -171,7 +217,7 @@ def read_summary(source: FileSource, trailer: Trailer) -> Plain:
         raise located(error, source, f"summary at byte {start}") from None
 
 
-def _read_index(source: FileSource, beginning: Beginning, trailer: Trailer) -> BlockIndex:
+def _read_index(source: Source, beginning: Beginning, trailer: Trailer) -> BlockIndex:
     try:
         data = source.read_at(trailer.index_offset, trailer.copy_offset - trailer.index_offset)
         return BlockIndex(Index.unpack(data, trailer.num_blocks, trailer.num_images), beginning.blocks_offset, trailer)

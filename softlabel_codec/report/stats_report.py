@@ -16,6 +16,7 @@ from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.file_report import Part, inspect
+from softlabel_codec.storage.location import shown
 
 NUMBERS_PER_BATCH = 2**22
 """Count of label values that are decoded at a time, unless one image has more."""
@@ -115,7 +116,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
     """
     report = inspect(path)
     if not report.num_images:
-        raise StateError(f"{path}: there are no images in this file")
+        raise StateError(f"{shown(path)}: there are no images in this file")
     with SoftLabelReader(path) as reader:
         sample = np.unique(np.linspace(0, len(reader) - 1, min(max_images, len(reader))).astype(np.int64))
         seen = _Seen()
@@ -124,7 +125,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
     confidence, kept = seen.joined("confidence"), seen.joined("kept")
     counts = np.bincount(kept.astype(np.int64))
     return StatsReport(
-        path=str(path),
+        path=shown(path),
         codec=report.codec,
         num_classes=report.num_classes,
         crops=report.crops,

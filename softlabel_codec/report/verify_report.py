@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
+from softlabel_codec.container.sources import open_source
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, SoftLabelError
 from softlabel_codec.image_source import name_of
 from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.storage.location import shown
 
 Progress = Callable[[int, int], None]
 
@@ -117,7 +118,7 @@ def verify(
         container = OpenContainer(path)
     except FormatError as error:
         findings.note(error)
-        return VerifyReport(str(path), False, deep, *_whole_prefix(path), findings.problems)
+        return VerifyReport(shown(path), False, deep, *_whole_prefix(path), findings.problems)
     show = progress or (lambda done, total: None)
     with container:
         with findings.collecting():
@@ -128,7 +129,7 @@ def verify(
                 check()
         counts, checksums = (container.trailer.num_blocks, container.trailer.num_images), container.description.image_checksums
     compared, as_bytes = (0, True) if images is None else _compare_images(path, images, findings, show)
-    return VerifyReport(str(path), not findings.problems, deep, *counts, findings.problems, compared, checksums and as_bytes)
+    return VerifyReport(shown(path), not findings.problems, deep, *counts, findings.problems, compared, checksums and as_bytes)
 
 
 def _compare_images(path: str | os.PathLike[str], images: Any, findings: _Findings, progress: Progress) -> tuple[int, bool]:
@@ -194,7 +195,7 @@ def _check_blocks(container: OpenContainer, findings: _Findings, deep: bool, pro
 
 def _whole_prefix(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return how many blocks and images at the beginning of a file without a valid index are whole."""
-    source = FileSource(path)
+    source = open_source(path)
     try:
         images = [len(block.images.keys) for block in BlockScan(source, read_beginning(source)).prefix()]
         return len(images), int(np.sum(images))

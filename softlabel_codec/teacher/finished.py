@@ -1,4 +1,4 @@
-"""Checks whether an existing file is the one that a labelling run would make."""
+"""Checks whether files that are there are those that a labelling run would make."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.metadata import Description, difference
 from softlabel_codec.container.open_container import OpenContainer
-from softlabel_codec.errors import FormatError
+from softlabel_codec.container.scan import read_beginning
+from softlabel_codec.errors import FormatError, MismatchError
 
 NOT_COMPARED = ("package", "libraries")
 """Metadata that an update changes: no reason to label everything again."""
@@ -47,6 +49,33 @@ def check_made_alike(path: Path, wanted: Description, on_error: str) -> Finished
     if skipped and on_error == "fail":
         raise _exists(path, f"lacks {counted(len(skipped), 'image')} that could not be read, {skipped[0]!r} first")
     return FinishedFile(num_images, dict.fromkeys(skipped, "could not be read by the run that made the file"))
+
+
+def described(path: Path) -> Description | None:
+    """Return how a file describes itself, finished or not; None if it does not say yet."""
+    source = FileSource(path)
+    try:
+        return read_beginning(source).description
+    except FormatError:
+        return None
+    finally:
+        source.close()
+
+
+def check_same_set(path: Path, found: Description, wanted: Description) -> None:
+    """Raise MismatchError if a shard that is there cannot be in a set with shards that a run would describe as `wanted`.
+
+    Unlike that of a file, its metadata must be the same to the last version of a library.
+    """
+    theirs, ours = found.metadata.get("images"), wanted.metadata.get("images")
+    if theirs != ours:
+        what = f"was made of other images: expected {ours}, found {theirs}. All workers must find the same images in the same order"
+    elif replace(found, other={}) != wanted:
+        differs = difference(replace(found, other={}), wanted)
+        what = f"belongs to a label set of other options: {differs}. All workers need the same options and versions"
+    else:
+        return
+    raise MismatchError(f"{path}: {what}. Pass overwrite=True (--overwrite) to replace what is there")
 
 
 def _compared(description: Description) -> Description:

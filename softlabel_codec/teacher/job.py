@@ -54,11 +54,11 @@ class Job:
     crops_per_image: int
     description: Description
 
-    def writer(self, path: Path) -> SoftLabelWriter:
-        """Return a writer of a file with this description, which continues an unfinished one."""
+    def writer(self, path: Path, partial: Path | None = None) -> SoftLabelWriter:
+        """Return a writer of a file with this description, which continues an unfinished one: `partial`, or the usual one."""
         said = self.description
         layout = {"crops": said.crops, "sampler": said.sampler, "image_checksums": said.image_checksums, "padding": said.padding}
-        how: dict[str, Any] = {**layout, "resume": True, "overwrite": self.config.overwrite}
+        how: dict[str, Any] = {**layout, "resume": True, "overwrite": self.config.overwrite, "partial": partial}
         return SoftLabelWriter(path, said.num_classes, said.codec, said.metadata, **how)
 
     def other_files(self) -> list[str]:

@@ -1,25 +1,19 @@
-"""`encode`: run a teacher over every crop of images and store its soft labels."""
+"""Adds the labels of images to a file, as the teacher gives them."""
 
 from __future__ import annotations
 
 import logging
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import MismatchError
 from softlabel_codec.image_source import ImageSource, name_of
 from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import is_about_the_image
-from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.teacher.batches import CropBatches, Plan, load_batches
-from softlabel_codec.teacher.finished import check_made_alike
-from softlabel_codec.teacher.interrupted import saying_what_is_kept
-from softlabel_codec.teacher.job import Job, prepare
-from softlabel_codec.teacher.reports import EncodeReport
+from softlabel_codec.teacher.job import Job
 from softlabel_codec.teacher.run import LabelledImage
 from softlabel_codec.torch.workers import workers_watched
 from softlabel_codec.writer import SoftLabelWriter
@@ -28,67 +22,29 @@ Progress = Callable[[int, int], None]
 logger = logging.getLogger(__name__)
 
 
-def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeReport:
-    """Label the crops of all images of a source and store the labels.
-
-    To continue an interrupted run, call this again with the same configuration. The finished file has the same bytes as without the
-    interruption (on the same device and versions). If the run had finished, nothing is done, and the report says so.
-
-    Parameters
-    ----------
-    config : EncodeConfig
-        What to do.
-    progress : callable, optional
-        Called with the number of images done so far and in all.
-
-    Raises
-    ------
-    ArgumentError
-        If there are no images, as `open_images` finds, or the teacher cannot be loaded.
-    MismatchError
-        If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not as expected, an
-        unfinished file was started with other options, or an image has changed since it was labelled.
-    FileExistsError
-        If the file exists, was made with other options or images, and `overwrite` is not set.
-    StateError
-        If a process that cuts images was killed. Labels so far are kept.
-    OSError
-        If an image is unreadable and `on_error` is `fail`; if the system fails to read it for another reason (too
-        many open files, a failing disk); or if the disk is full. Labels so far are kept.
-    """
-    started = time.monotonic()
-    job, out = prepare(config), Path(config.out)
-    images, crops_per_image = counted(len(job.keys), "image"), job.crops_per_image
-    if out.is_file() and not config.overwrite:
-        found = check_made_alike(out, job.description, config.on_error)
-        logger.info("%s: finished before, with the same options: %s", out, counted(found.num_images, "image"))
-        return EncodeReport(str(out), found.num_images, found.num_images, crops_per_image, found.skipped, *_ending(job, out, started), True)
-    with job.writer(out) as writer:
-        resumed = len(writer)
-        earlier = f", {counted(resumed, 'image')} of them by an earlier run" if resumed else ""
-        logger.info("%s: labelling %s%s, %s each", out, images, earlier, counted(crops_per_image, "crop"))
-        with saying_what_is_kept(writer):
-            skipped = label_images(job, job.keys, writer, progress or (lambda done, total: None))
-            if not len(writer):
-                raise none_readable(job, skipped)
-            writer.finish(skipped_keys=list(skipped))
-    logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(skipped))
-    return EncodeReport(str(out), len(writer), resumed, crops_per_image, skipped, *_ending(job, out, started))
-
-
-def _ending(job: Job, out: Path, started: float) -> tuple[list[str], int, float]:
-    """Return the last fields of a report: files that are not images, the size of the file, and the time taken."""
-    return job.other_files(), out.stat().st_size, time.monotonic() - started
-
-
-def label_images(job: Job, keys: Sequence[str], writer: SoftLabelWriter, progress: Progress) -> dict[str, str]:
+def label_images(
+    job: Job, keys: Sequence[str], writer: SoftLabelWriter, progress: Progress, may_write: Callable[[], None] | None = None
+) -> dict[str, str]:
     """Add the labels of those of these images that a writer does not have yet; return the images that were skipped, and why.
 
     Which images go through the teacher together depends on `keys` alone, not on what the writer has.
+
+    Parameters
+    ----------
+    job : Job
+        How to label them.
+    keys : sequence of str
+        The images of the file, in order.
+    writer : SoftLabelWriter
+        Its writer.
+    progress : callable
+        Called with the number of images done so far and in all.
+    may_write : callable, optional
+        Called before the labels of an image are added; raises an error if they must not be.
     """
     _check_labelled(job.source, writer.image_crc32s)
     with workers_watched():
-        return _label_images(job, keys, writer, progress)
+        return _label_images(job, keys, writer, progress, may_write or (lambda: None))
 
 
 def none_readable(job: Job, skipped: Mapping[str, str]) -> OSError:
@@ -97,7 +53,9 @@ def none_readable(job: Job, skipped: Mapping[str, str]) -> OSError:
     return OSError(f"{name_of(job.source)}: none of {counted(len(job.keys), 'image')} could be read{first}")
 
 
-def _label_images(job: Job, keys: Sequence[str], writer: SoftLabelWriter, progress: Progress) -> dict[str, str]:
+def _label_images(
+    job: Job, keys: Sequence[str], writer: SoftLabelWriter, progress: Progress, may_write: Callable[[], None]
+) -> dict[str, str]:
     config, run, plan = job.config, job.run, Plan(len(keys), job.crops_per_image, job.run.batch_size)
     done = set(writer.keys)
     due = plan.due([key in done for key in keys])
@@ -123,6 +81,7 @@ def _label_images(job: Job, keys: Sequence[str], writer: SoftLabelWriter, progre
             labelled.labels.append(labels_of_run)
             if cut.run.stop == plan.crops_per_image:
                 del waiting[image]
+                may_write()
                 run.store(labelled, writer, key)
         progress(len(writer) + len(skipped), len(keys))
     return skipped
