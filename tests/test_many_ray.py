@@ -113,6 +113,9 @@ def test_shards_hold_the_labels_that_one_process_gives(desk, tmp_path):
     assert (again.num_images, again.finished_before) == (26, True)
     with pytest.raises(FileExistsError, match="made with other options: shards: expected 2, found 3. Pass overwrite=True"):
         label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=2)
+    (tmp_path / "set" / "set.slc.index.json").unlink()
+    with pytest.raises(FileExistsError, match="is of a label set that was not begun on Ray.*set-00000-of-00003.slc"):
+        label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=3)
 
 
 def wait_for_parts(out, count):
@@ -217,7 +220,8 @@ def test_two_images_of_one_key_are_an_error(tmp_path, desk, monkeypatch, crops_p
     [
         ([{"key": "a", "path": "b"}], {}, "dataset: expected columns 'key' and 'bytes' or 'image', got 'key', 'path'"),
         ([], {}, "dataset: expected images, found none"),
-        ([], {"shards": 0}, "shards: expected an integer of at least 1, got 0"),
+        ([], {"shards": 0}, "shards: expected 1 to 100000, got 0"),
+        ([], {"shards": 2, "shard": 1}, "shard: expected None, as all shards are made together, got 1"),
         ([], {"concurrency": 0}, "concurrency: expected an integer of at least 1, got 0"),
         ([], {"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
     ],
