@@ -24,6 +24,7 @@ from ray.cluster_utils import Cluster
 from ray_driver import CROPS, label
 from test_architecture import MODULES
 
+import softlabel_codec.ray
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader
 from softlabel_codec.label_set.index_file import SetIndex
 from softlabel_codec.labels import SparseLabels
@@ -259,6 +260,34 @@ def test_labels_are_read_once_each(tmp_path, codec):
 def test_no_labels_are_no_rows(tmp_path):
     write_labels(tmp_path / "labels.slc", counts=())
     assert read_labels(tmp_path / "labels.slc").take_all() == []
+
+
+def test_the_readme_labels_images_and_reads_labels(tmp_path, desk):
+    (tmp_path / "photos").mkdir()
+    shutil.copytree(desk / "images" / "n0", tmp_path / "photos" / "train")
+    shutil.copy(desk / "teacher.py", tmp_path)
+    (block,) = re.findall(r"^```python\n(import ray\n.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for written, here in (
+        ("/shared", str(tmp_path)),
+        ("crops=200", "crops=4"),
+        ("shards=64", "shards=2"),
+        ("concurrency=8", "concurrency=1"),
+    ):
+        assert written in block
+        block = block.replace(written, here)
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    (first, second) = shards_of(tmp_path / "labels")
+    rows = [row["key"] for path in (first, second) for row in names["read_labels"](path).take_all()]
+    assert sorted(rows) == rows == sorted(path.name for path in (tmp_path / "photos" / "train").iterdir())
+    assert names["report"].num_images == 9
+
+
+def test_only_teachers_need_torch():
+    code = "import sys; from softlabel_codec.ray import joining, parts, read_labels; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
+    with pytest.raises(AttributeError, match="module 'softlabel_codec.ray' has no attribute 'nothing'"):
+        softlabel_codec.ray.nothing  # noqa: B018
 
 
 def test_modules_for_ray_are_imported_and_described():
