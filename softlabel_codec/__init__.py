@@ -9,6 +9,7 @@ import logging
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.recovery import recover
+from softlabel_codec.copying import copy_labels
 from softlabel_codec.errors import (
     ArgumentError,
     CorruptError,
@@ -57,5 +58,6 @@ __all__ = [
     "TruncatedError",
     "UnknownFeatureError",
     "__version__",
+    "copy_labels",
     "recover",
 ]

@@ -31,8 +31,8 @@ class SoftLabelReader:
 
     Parameters
     ----------
-    path : path
-        The file; the folder of a set, or its index (`NAME.slc.index.json`).
+    path : path or URL
+        The file; the folder of a set, or its index (`NAME.slc.index.json`). See `softlabel_codec.storage` for URLs.
     policy : str, optional
         Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
     on_corrupt : str
@@ -306,11 +306,11 @@ class SoftLabelReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         on_corrupt = "skip" if self._skips_damage else "raise"
-        return _reopen, (str(self._absolute_path), self._asked_policy, on_corrupt, self.fingerprint)
+        return _reopen, (os.fspath(self._absolute_path), self._asked_policy, on_corrupt, self.fingerprint)
 
 
 def _reopen(path: str, policy: str | None, on_corrupt: str, fingerprint: str) -> SoftLabelReader:
     reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt)
     if reader.fingerprint != fingerprint:
-        raise StateError(f"{path}: the file was replaced after the reader was created")
+        raise StateError(f"{reader.path}: the file was replaced after the reader was created")
     return reader

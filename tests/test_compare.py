@@ -9,15 +9,17 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from scipy import stats as scipy_stats
-from shapes import SAMPLER, options, write_shape_labels
+from shapes import COLORS, SAMPLER, SIDE, options, write_shape_labels
 
-from softlabel_codec import ArgumentError, MismatchError, Padding, SoftLabelReader, SoftLabelWriter
+from softlabel_codec import AllViews, ArgumentError, MismatchError, Padding, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli.main import main
 from softlabel_codec.compare import compare
 from softlabel_codec.compare import run as comparison
 from softlabel_codec.compare.outcome import welch
 from softlabel_codec.compare.quality import label_quality
+from softlabel_codec.images.paths import list_images
 from softlabel_codec.label_maps.maps import LabelMaps, make_label_maps
+from softlabel_codec.teacher import EncodeConfig, encode
 
 
 def base(shapes, **more):
@@ -191,10 +193,71 @@ def test_sources_without_labels_of_their_own_are_prepared_as_the_others(shapes, 
         compare({**some, "maps": str(tmp_path / "maps.npz")}, tmp_path / "out", base(shapes, epochs=1), seeds=(0,))
 
 
-def test_labels_of_padded_images_are_compared_with_label_files_only(tmp_path):
-    SoftLabelWriter(tmp_path / "a.slc", 4, "hard", padding=Padding(4)).finish()
-    with pytest.raises(MismatchError, match="'truth' would be trained on crops of images without padding, the labels in .* are of padded"):
-        compare({"a": str(tmp_path / "a.slc"), "truth": "truth"}, tmp_path / "out", {"images": str(tmp_path), "val": str(tmp_path)})
+def config_of(folder, name):
+    return json.loads((folder / "runs" / f"{name}-seed=0" / "result.json").read_text())["config"]
+
+
+@pytest.mark.parametrize("store_crops", [False, True])
+def test_all_views_of_padded_images_are_compared_with_the_same_views(store_crops, shapes, tmp_path):
+    teacher, path = f"{shapes / 'teacher.py'}:build", str(tmp_path / "views.slc")
+    how = {"sampler": AllViews(SIDE, SIDE), "padding": Padding(1, fill=(1, 2, 3)), "size": SIDE, "store_crops": store_crops}
+    encode(EncodeConfig(str(shapes / "train"), path, teacher, "dense:values=f32", **how))
+    some = {"views": path, "truth": "truth", "online": "online"}
+    common = base(shapes, size=SIDE, epochs=1)
+    accuracies = {row.name: row.accuracies for row in compare(some, tmp_path / "out", common, seeds=(0,)).rows}
+    assert accuracies["online"] == accuracies["views"]
+    for name in ("truth", "online"):
+        found = config_of(tmp_path / "out", name)
+        views = {"all_views": SIDE, "padding": 1, "padding_mode": "constant", "fill": [1, 2, 3], "scale": None}
+        assert {option: found[option] for option in views} == views
+    assert config_of(tmp_path / "out", "views")["padding"] is None
+    make_label_maps(shapes / "train", teacher).save(tmp_path / "maps.npz")
+    with pytest.raises(ArgumentError, match=r"padding: expected none with labels='.*maps\.npz', as label maps know nothing outside"):
+        compare({**some, "maps": str(tmp_path / "maps.npz")}, tmp_path / "other", common)
+    with pytest.raises(ArgumentError, match=r"all_views: expected at least 2 views of .*0\.png, as crops_per_image=2, got 0"):
+        compare(some, tmp_path / "other", {**common, "all_views": SIDE + 3})
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"all_views": SIDE, "padding": 2, "padding_mode": "reflect"}),
+        ({"padding": 1}, {"all_views": SIDE, "padding": 1, "padding_mode": None}),
+        ({"padding": 0}, {"all_views": SIDE, "padding": 0, "padding_mode": None}),
+        ({"scale": [0.5, 1]}, {"all_views": None, "scale": [0.5, 1.0], "padding": 2, "padding_mode": "reflect"}),
+    ],
+)
+def test_views_and_padding_that_are_given_take_the_place_of_those_of_the_labels(given, expected, shapes, tmp_path):
+    labels = views_of(shapes, tmp_path / "views.slc", AllViews(SIDE, SIDE), Padding(2, "reflect"))
+    compare({"truth": "truth", "views": labels}, tmp_path / "out", base(shapes, epochs=1, size=SIDE, **given), seeds=(0,))
+    found = config_of(tmp_path / "out", "truth")
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_views_that_are_given_take_the_place_of_random_crops_of_the_labels(shapes, sources, tmp_path):
+    given = {"all_views": SIDE, "padding": 1, "size": SIDE}
+    compare({"small": sources["small"], "truth": "truth"}, tmp_path, base(shapes, epochs=1, **given), seeds=(0,))
+    found = config_of(tmp_path, "truth")
+    assert (found["all_views"], found["padding"], found["scale"]) == (SIDE, 1, None)
+
+
+def views_of(shapes, path, sampler, padding):
+    """Write labels of a few views of each image, and return the path."""
+    with SoftLabelWriter(path, 4, "hard", crops="derived", sampler=sampler, padding=padding) as writer:
+        for key in list_images(shapes / "train"):
+            writer.add(key, image_size=(SIDE, SIDE), probs=[np.float32(np.array(list(COLORS)) == key.split("/")[0])] * 2)
+    return str(path)
+
+
+@pytest.mark.parametrize("views", [AllViews(SIDE, SIDE - 1), AllViews(SIDE, SIDE, flips=False)], ids=str)
+def test_fresh_crops_cannot_be_all_views_of_any_kind(views, shapes, tmp_path):
+    labels = views_of(shapes, tmp_path / "a.slc", views, Padding(1))
+    said = rf"of views of {SIDE} x {views.width} pixels \(height x width\), flips={views.flips}. Compare label files only"
+    with pytest.raises(MismatchError, match=rf"'truth' can only be trained on square views, .*; the labels in .*a\.slc are {said}"):
+        compare({"a": labels, "truth": "truth"}, tmp_path / "out", base(shapes))
+    assert not (tmp_path / "out").exists()
+    compare({"a": labels, "b": labels}, tmp_path / "out", base(shapes, epochs=1, crops_per_image=1), seeds=(0,))
 
 
 def test_options_that_vary(shapes, sources, tmp_path):
@@ -265,6 +328,20 @@ def test_labels_of_other_crops_are_not_compared(shapes, tmp_path, monkeypatch):
     found = label_quality({"small": str(shapes / "labels.slc"), "other": str(tmp_path / "other.slc")}, str(shapes / "train"))
     assert found["other"].cross_entropy == {}
     assert found["other"].confidence > 0.5
+
+
+@pytest.mark.parametrize("change", ["flips", "padding"])
+def test_other_pictures_at_the_same_places_are_not_compared(shapes, tmp_path, change):
+    paths = {"one": tmp_path / "one.slc", "other": tmp_path / "other.slc"}
+    for name, path in paths.items():
+        differs = name == "other"
+        padding = Padding(2, "edge" if differs and change == "padding" else "reflect")
+        with SoftLabelWriter(path, 3, "dense", padding=padding) as writer:
+            for key in ("red/0.png", "green/1.png"):
+                flips = [differs and change == "flips"]
+                writer.add(key, image_size=(SIDE, SIDE), crops=[[0, 0, 8, 8]], flips=flips, probs=np.float32([[0.2, 0.3, 0.5]]))
+    found = label_quality({name: str(path) for name, path in paths.items()}, str(shapes / "train"))
+    assert found["other"].cross_entropy == {}
 
 
 def test_the_command(shapes, sources, tmp_path):

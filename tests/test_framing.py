@@ -29,7 +29,9 @@ from softlabel_codec.container.framing import (
     block_place,
     num_pages,
     pack_block,
+    pack_copy,
     pack_key_pages,
+    unpack_copy,
     unpack_order_page,
     with_crc32,
     without_crc32,
@@ -435,6 +437,7 @@ def test_a_page_of_keys():
     page = read_page(key_page(keys), 4)
     assert len(page) == 4
     assert [page[place] for place in range(4)] == keys
+    assert list(page) == keys
 
 
 def test_the_longest_page_of_keys():
@@ -487,6 +490,28 @@ def test_checksums_of_pages():
     for unpack in (lambda: KeyPage.unpack(frame, 5, 1), lambda: unpack_order_page(frame, 5, 1, 1)):
         with refused(CorruptError, "checksum of a page of keys differs"):
             unpack()
+
+
+# The copy of header and metadata (section 9)
+
+
+def test_a_copy():
+    beginning = Header(3, 7).pack() + b"abc"
+    copy = pack_copy(beginning)
+    assert decompress(copy, 27) == beginning[8:]
+    assert unpack_copy(copy) == beginning
+
+
+def test_copies_are_compressed_by_repetition():
+    words = b"".join(b"preprocessing %d, teacher %d; " % (number % 7, number % 11) for number in range(1000))
+    assert len(pack_copy(Header(len(words), 7).pack() + words)) < len(words) / 30
+
+
+def test_a_copy_has_room_for_the_longest_metadata():
+    longest = Header(2**24, 7).pack() + bytes(2**24)
+    assert unpack_copy(compress_columns([longest[8:]])) == longest
+    with refused(LimitError, "the zstd frame holds 16777241 bytes: expected at most 16777240"):
+        unpack_copy(compress_columns([longest[8:] + b"1"]))
 
 
 # zstd frames (section 1)

@@ -59,6 +59,7 @@ from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.block.rows import Fields
 from softlabel_codec.block.tails import one_tail, pack_tails
 from softlabel_codec.container.zstd_frames import store_columns
+from softlabel_codec.padding import Padding
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes
 from softlabel_codec.sampler import crop_stream
@@ -1036,6 +1037,29 @@ def test_the_short_way_for_a_few_crops_finds_the_same(seed, codec, num_images, m
     if parsed.tail:
         for name in ("classes", "weights", "floor"):
             np.testing.assert_array_equal(getattr(labels.tails, name), getattr(wanted.tails, name))
+
+
+def test_crops_of_padded_images_and_checksums_of_files():
+    layout = Layout(Codec.parse("hard"), 9, "pixels", None, True, Padding(4))
+    rng = np.random.default_rng(0)
+    blocks = []
+    for sizes, counts in (([(20, 30)], [3]), ([(5, 7), (64, 64), (1, 1)], [4, 1, 2])):
+        images = block_images(rng, layout.codec, 9, [(height + 8, width + 8) for height, width in sizes], counts, checksums=True)
+        crops = images.crops.copy()
+        crops[0] = [0, 0, sizes[0][0] + 8, sizes[0][1] + 8]
+        blocks.append(replace(images, sizes=np.array(sizes), crops=crops))
+    contents = [content_of(layout, images) for images in blocks]
+    for images, content in zip(blocks, contents, strict=True):
+        found = layout.unpack_all(content)
+        np.testing.assert_array_equal(found.crops, images.crops)
+        np.testing.assert_array_equal(found.sizes, images.sizes)
+        np.testing.assert_array_equal(found.image_crc32s, images.image_crc32s)
+    rows, found = layout.unpack(contents, np.array([1, 0, 1]), np.array([2, 0, 0]), None, None)
+    whole = blocks[1].crops
+    np.testing.assert_array_equal(rows.crops, np.concatenate([whole[5:], blocks[0].crops, whole[:4]]))
+    np.testing.assert_array_equal(found.image_sizes, [(1, 1), (20, 30), (5, 7)])
+    crc32s = blocks[1].image_crc32s
+    np.testing.assert_array_equal(found.image_crc32s, [crc32s[2], blocks[0].image_crc32s[0], crc32s[0]])
 
 
 # Many blocks at once, against the independent reader

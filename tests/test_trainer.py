@@ -15,16 +15,29 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from shapes import NUM_CROPS, SAMPLER, SIDE, config, options, write_shape_labels
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader
 
 import softlabel_codec
-from softlabel_codec import AllViews, ArgumentError, CorruptError, MismatchError, Padding, SoftLabelReader, SoftLabelWriter, StateError
+from softlabel_codec import (
+    AllViews,
+    ArgumentError,
+    CorruptError,
+    CropSampler,
+    MismatchError,
+    Padding,
+    SoftLabelReader,
+    SoftLabelWriter,
+    StateError,
+)
 from softlabel_codec.cli.main import main
 from softlabel_codec.container.whole_files import read_result, write_json
 from softlabel_codec.evaluate import evaluate, load_student
+from softlabel_codec.images.cutting import Cutter
+from softlabel_codec.images.files import load_image
 from softlabel_codec.images.paths import list_images
 from softlabel_codec.label_maps import make_label_maps
 from softlabel_codec.options.train import TrainConfig
@@ -185,6 +198,98 @@ def test_padded_images_in_memory_give_the_same_student(shapes, tmp_path):
         train(config(shapes, tmp_path / f"{padding.mode}-plain", **student))
         train(config(shapes, tmp_path / f"{padding.mode}-memory", in_memory=True, **student), memory=memory)
         assert_same_weights(tmp_path / f"{padding.mode}-plain", tmp_path / f"{padding.mode}-memory")
+
+
+VIEWS = {"size": SIDE, "all_views": SIDE, "padding": 1}
+"""What fresh crops of a recipe that pads and crops are: 18 views of each image."""
+
+
+def write_views(shapes, path, padding, codec="dense"):
+    """Write the teacher's labels of all views of the images, and return the path."""
+    teacher = f"{shapes / 'teacher.py'}:build"
+    encode(EncodeConfig(str(shapes / "train"), str(path), teacher, codec, sampler=AllViews(SIDE, SIDE), padding=padding, size=SIDE))
+    return str(path)
+
+
+@pytest.mark.parametrize("crops_per_image", [1, 4, 10])
+@pytest.mark.parametrize(
+    ("padding", "how"),
+    [
+        (Padding(1, fill=(9, 99, 200)), {"fill": [9, 99, 200]}),
+        (Padding(1, "reflect"), {"padding_mode": "reflect"}),
+    ],
+    ids=str,
+)
+def test_fresh_views_are_those_that_are_drawn_of_a_file_of_all_views(padding, how, crops_per_image, shapes, tmp_path):
+    path = write_views(shapes, tmp_path / "views.slc", padding)
+    stored = SoftLabelDataset(shapes / "train", path, crops_per_image, SIDE, 5, normalized=False)
+    made = config(shapes, tmp_path, labels="truth", seed=5, crops_per_image=crops_per_image, batch_size=20, **VIEWS, **how)
+    fresh = set_up(made).crops
+    for turns in ([ImageTurn(image, turn) for image in (3, 39)] for turn in range(20)):
+        for one, other in zip(fresh.labels_of(turns), stored.labels_of(turns), strict=True):
+            np.testing.assert_array_equal(one.crops, other.crops)
+            np.testing.assert_array_equal(one.flips, other.flips)
+            assert one.image_size == other.image_size == (SIDE, SIDE)
+        for one, other in zip(fresh.__getitems__(turns), stored.__getitems__(turns), strict=True):
+            assert torch.equal(one.images, other.images)
+            assert (one.key, one.index) == (other.key, other.index)
+    assert np.array_equal(np.asarray(fresh.whole_image(7)), np.asarray(stored.whole_image(7)))
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("labels", ["truth", "online"])
+def test_students_see_the_same_views_whether_they_are_stored_or_not(labels, in_memory, shapes, tmp_path):
+    path = write_views(shapes, tmp_path / "views.slc", Padding(1, "edge"))
+    common = {"seed": 5, "size": SIDE, "in_memory": in_memory}
+    teacher = {"teacher": f"{shapes / 'teacher.py'}:build"} if labels == "online" else {}
+    made = [
+        config(shapes, tmp_path, labels=path, **common),
+        config(shapes, tmp_path, labels=labels, padding_mode="edge", **teacher, **{**common, **VIEWS}),
+    ]
+    stored, fresh = (Loader(one, set_up(one), Processes(0, 1, torch.device("cpu")), ImageMemory()) for one in made)
+    for epoch in (0, 1, 2, 30):
+        for one, other in zip(stored.batches(epoch), fresh.batches(epoch), strict=True):
+            assert torch.equal(one.pixels, other.pixels)
+            assert torch.equal(one.classes, other.classes)
+
+
+def test_the_teacher_in_every_step_says_of_all_views_what_is_stored(shapes, tmp_path):
+    path = write_views(shapes, tmp_path / "views.slc", Padding(1), "dense:values=f32")
+    common = {"size": SIDE, "epochs": 2, "seed": 3}
+    train(config(shapes, tmp_path / "stored", labels=path, **common))
+    how = {"labels": "online", "teacher": f"{shapes / 'teacher.py'}:build"}
+    train(config(shapes, tmp_path / "online", **how, **{**common, **VIEWS}))
+    assert_same_weights(tmp_path / "stored", tmp_path / "online", rtol=1e-3, atol=1e-4)
+
+
+def test_fresh_random_crops_of_padded_images(shapes, tmp_path):
+    random = {"labels": "truth", "scale": [0.5, 1.0], "seed": 8, "padding": 5, "fill": [255, 0, 7], "epochs": 1}
+    made = config(shapes, tmp_path / "plain", **random)
+    crops = set_up(made).crops
+    key = crops.keys[4]
+    planes = np.asarray(load_image(shapes / "train" / key)).transpose(2, 0, 1)
+    whole = np.stack([np.pad(plane, 5, constant_values=fill) for plane, fill in zip(planes, random["fill"], strict=True)], axis=2)
+    boxes, flips = CropSampler(8, (0.5, 1.0)).sample(key, (SIDE + 10, SIDE + 10), [6, 7])
+    (sample,) = crops.__getitems__([ImageTurn(4, 3)])
+    expected = Cutter(16).cut(whole, lambda size: (boxes, flips)).images
+    assert torch.equal(sample.images, torch.from_numpy(np.stack(expected).transpose(0, 3, 1, 2)))
+    train(made)
+    train(replace(made, out=str(tmp_path / "memory"), in_memory=True))
+    assert_same_weights(tmp_path / "plain", tmp_path / "memory")
+
+
+def test_an_image_that_has_too_few_views(shapes, tmp_path):
+    few = {"crops_per_image": 4, "size": SIDE, "labels": "truth"}
+    for views, padding, found in ((SIDE, 0, 2), (SIDE + 9, 4, 0)):
+        message = rf"all_views: expected at least 4 views of .*blue/0\.png, .* got {found}: it has 24 x 24 pixels .* padding of {padding}"
+        with pytest.raises(ArgumentError, match=message):
+            set_up(config(shapes, tmp_path / "run", all_views=views, padding=padding, **few))
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    Image.new("RGB", (30, SIDE - 3)).save(tmp_path / "train" / "red" / "3.png")
+    for workers in (0, 1):
+        more = {"images": str(tmp_path / "train"), "workers": workers, "crops_per_image": 1}
+        with pytest.raises(ArgumentError, match=r"views of .*red/3\.png, .* got 0: it has 21 x 30 pixels"):
+            train(config(shapes, tmp_path / f"run{workers}", **{**few, **VIEWS, **more}))
 
 
 def test_little_shared_memory_is_enough(shapes, tmp_path, monkeypatch):
@@ -576,6 +681,11 @@ def test_files_that_are_no_checkpoints(shapes, tmp_path):
         ({"labels": "labels.txt"}, r"labels: expected FILE\.slc, FILE\.npz"),
         ({"labels": "truth", "stored_crops": 4}, "stored_crops: is for label files, leave it out with labels='truth'"),
         ({"scale": [0.1, 1]}, "scale: is for fresh crops: those of a label file are fixed"),
+        ({"all_views": 24}, "all_views: is for fresh crops: those of a label file are fixed"),
+        ({"padding": 4}, "padding: is for fresh crops: those of a label file are fixed"),
+        ({"labels": "truth", "padding_mode": "edge"}, "padding: expected 1 to 1024 pixels for mode 'edge'"),
+        ({"labels": "truth", "padding": 4, "padding_mode": "wrap"}, "padding mode: expected constant or edge or reflect or symmetric"),
+        ({"labels": "truth", "padding": 4, "fill": [0, 0, 300]}, "fill: expected one or three integers from 0 to 255"),
         ({"student": "resnet5"}, "student: unknown name 'resnet5'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
         ({"batch_size": 96}, "a step takes 48 images, but an epoch has only 20"),
@@ -619,8 +729,6 @@ def test_labels_of_other_images(shapes, tmp_path):
     with pytest.raises(MismatchError, match=r"1 of 40 labelled images are not in .*train: 'red/3\.png'"):
         train(config(shapes, tmp_path / "run", images=str(tmp_path / "train")))
     shutil.copy(shapes / "train" / "red" / "4.png", tmp_path / "train" / "red" / "3.png")
-    from PIL import Image
-
     Image.new("RGB", (30, 24)).save(tmp_path / "train" / "red" / "3.png")
     for workers in (0, 1):
         with pytest.raises(MismatchError, match=r"image 'red/3\.png': expected 24 x 24 pixels .* as labelled, got 24 x 30"):

@@ -37,6 +37,9 @@ class Quantiser(Protocol[Codes]):
     def concatenate(self, parts: Sequence[Codes]) -> Codes:
         """Return the rows of the codes of several images (at least one), one image after another."""
 
+    def rows(self, codes: Codes, rows: slice, image: int) -> Codes:
+        """Return the codes of some rows, at least one, all of the image with this place among those of `codes`."""
+
     def policy(self, asked: str | None) -> str:
         """Return the remainder policy to read with, by default the codec's; ArgumentError if it does not fit these labels."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,22 +71,32 @@ class Layout:
     sampler: Sampler | None = None
     checksums: bool = False
     padding: Padding = NO_PADDING
-    mode: CropMode = field(init=False, repr=False)
-    family: Family[Any] = field(init=False, repr=False)
-    quantiser: Quantiser[Any] = field(init=False, repr=False)
-    labels: Packer[Any] = field(init=False, repr=False)
-    fields: Fields = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        mode = crop_mode(self.crops, self.sampler, self.padding)
-        family = family_of(self.codec)
-        labels = family.packer(self.codec, self.num_classes)
-        names, codes = zip(("num_images", "H"), *mode.fields, *labels.fields, strict=True)
-        object.__setattr__(self, "mode", mode)
-        object.__setattr__(self, "family", family)
-        object.__setattr__(self, "quantiser", family.quantiser(self.codec, self.num_classes))
-        object.__setattr__(self, "labels", labels)
-        object.__setattr__(self, "fields", Fields(names, "".join(codes), self.checksums))
+    @cached_property
+    def mode(self) -> CropMode:
+        """How crops are stored."""
+        return crop_mode(self.crops, self.sampler, self.padding)
+
+    @cached_property
+    def family(self) -> Family[Any]:
+        """The family of the codec."""
+        return family_of(self.codec)
+
+    @cached_property
+    def quantiser(self) -> Quantiser[Any]:
+        """Converts labels to codes and back."""
+        return self.family.quantiser(self.codec, self.num_classes)
+
+    @cached_property
+    def labels(self) -> Packer[Any]:
+        """Converts codes to columns and back."""
+        return self.family.packer(self.codec, self.num_classes)
+
+    @cached_property
+    def fields(self) -> Fields:
+        """The numbers at the beginning of a block."""
+        names, codes = zip(("num_images", "H"), *self.mode.fields, *self.labels.fields, strict=True)
+        return Fields(names, "".join(codes), self.checksums)
 
     @property
     def derived(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.cli.commands import command, json_option, quiet_option
+from softlabel_codec.cli.commands import FileToRead, command, json_option, quiet_option
 from softlabel_codec.cli.output import BAD_INPUT, print_json, print_pairs, progress_bar
 
 if TYPE_CHECKING:  # imports torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # imports torch
 
 
 @command("check")
-@click.argument("labels", type=click.Path(exists=True))
+@click.argument("labels", type=FileToRead(folders=True))
 @click.option("--images", required=True, help="The labelled images, as for 'slcodec encode'.")
 @click.option("--teacher", required=True, help="The teacher that made the labels, as for 'slcodec encode'.")
 @click.option("--teacher-weights", metavar="FILE|none", help="Its weights, as for 'slcodec encode'.")

@@ -13,6 +13,7 @@ import click
 from softlabel_codec.cli.output import BAD_INPUT, INTERRUPTED, WRONG_USAGE, printable
 from softlabel_codec.cli.streams import open_standard_streams
 from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
+from softlabel_codec.storage.location import is_remote
 
 _EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "skimage": "demo"}
 
@@ -85,11 +86,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 
 
-class FileToWrite(click.Path):
-    """The path of a file to write. Its folder must exist, which is checked before the work begins."""
+class FileToRead(click.Path):
+    """The path of a file to read, or of a folder of a label set, which must exist; or a URL."""
 
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False)
+    def __init__(self, folders: bool = False) -> None:
+        super().__init__(exists=True, dir_okay=folders)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, str) and is_remote(value) else super().convert(value, param, ctx)
+
+
+class FileToWrite(click.Path):
+    """The path of a file to write, or of a folder to write into. Its own folder must exist, which is checked before the work begins."""
+
+    def __init__(self, or_folder: bool = False) -> None:
+        super().__init__(dir_okay=or_folder)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,22 +16,23 @@ from softlabel_codec.cli.codecs import CODEC
 from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
 from softlabel_codec.cli.label_maps import write_label_maps
 from softlabel_codec.cli.options import options_of
-from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
+from softlabel_codec.cli.output import print_json, print_pairs, progress_bar, shared_work
 from softlabel_codec.options.encode import CropOptions, EncodeConfig
 from softlabel_codec.padding import Padding
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.views import AllViews
 
 if TYPE_CHECKING:  # imports torch
-    from softlabel_codec.teacher import EncodeReport
+    from softlabel_codec.teacher import EncodeReport, SetReport
 
 
+_LOGGERS = ("softlabel_codec.label_set.locks", "softlabel_codec.teacher.pace", "softlabel_codec.teacher.set_worker")
 _SPECIAL: dict[str, dict[str, Any]] = {"codec": {"type": CODEC, "is_eager": True}, "workers": {"default": None}}
 
 
 @command("encode")
 @click.argument("images")
-@click.argument("out", type=FileToWrite())
+@click.argument("out", type=FileToWrite(or_folder=True))
 @options_of(EncodeConfig, without=("images", "out"), special=_SPECIAL)
 @click.option(
     "--label-maps",
@@ -48,7 +51,11 @@ def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
 
     IMAGES is a folder (also one that Hugging Face 'datasets' saved), WebDataset shards such as 'shards-{000000..000146}.tar' or '*.tar',
     '*.parquet' (or '*.parquet:COLUMN'), FILE.npz with an array 'images', or FILE.py:FACTORY.
+
+    With --shards, any number of processes and machines make a label set together, and OUT is a folder that all share. On several GPUs:
+    torchrun --nproc-per-node 8 -m softlabel_codec.teacher, with the same options.
     """
+    _check_out(options)
     if options.pop("label_maps"):
         write_label_maps(options, as_json, quiet)
         return
@@ -59,12 +66,22 @@ def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
     options["workers"] = _default_workers(options["device"]) if options["workers"] is None else options["workers"]
     options["mean"], options["std"] = options["mean"] or None, options["std"] or None
     config = EncodeConfig(sampler=_sampler(**how), padding=padding, **options)
-    with progress_bar("image", quiet) as progress:
+    with shared_work("image", _LOGGERS, quiet) if config.shards else progress_bar("image", quiet) as progress:
         report = encode(config, progress)
     if as_json:
         print_json(report)
     else:
         _show(report)
+
+
+def _check_out(options: Mapping[str, Any]) -> None:
+    context = click.get_current_context()
+    if options["shards"] is not None:
+        return
+    if Path(options["out"]).is_dir():
+        raise click.UsageError(f"OUT: {options['out']!r} is a folder. To make a label set in it, pass --shards.", context)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.UsageError("Several processes make a label set, not one file: pass --shards.", context)
 
 
 def _sampler(all_views: int | None, **how: Any) -> CropSampler | AllViews:
@@ -86,6 +103,9 @@ def _show(report: EncodeReport) -> None:
     for key, reason in report.skipped.items():
         print_pairs([("skipped", f"{key}: {reason}")])
     images, skipped = counted(report.num_images, "image"), f"{len(report.skipped)} skipped"
+    if report.label_set is not None:
+        _show_set(report, report.label_set, f"{images}, {skipped}")
+        return
     per_crop = report.file_bytes / (report.num_images * report.crops_per_image)
     size = f"{report.path}: {counted(report.file_bytes, 'byte')}, {per_crop:.2f} per crop"
     if report.finished_before:
@@ -95,9 +115,27 @@ def _show(report: EncodeReport) -> None:
     print_pairs([("labelled", f"{images}{resumed}, {skipped}, in {report.seconds:.1f} s"), ("wrote", size)])
 
 
+def _show_set(report: EncodeReport, found: SetReport, images: str) -> None:
+    shards = counted(found.num_shards, "shard")
+    if report.finished_before:
+        print_pairs([("finished", f"before, with the same options: {shards}, {images}; nothing to do"), ("found", report.path)])
+        return
+    made = f"{counted(len(found.made), 'shard')} of {found.num_shards}, {images}, {counted(report.file_bytes, 'byte')}"
+    print_pairs([("labelled", f"{made}, in {report.seconds:.1f} s")])
+    if found.finished:
+        print_pairs([("finished", f"{report.path}: all {shards}")])
+        return
+    print_pairs([("being made", f"shard {number}, by {owner}") for number, owner in found.being_made.items()])
+    if found.missing:
+        first = ", ".join(map(str, found.missing[:5])) + (", ..." if len(found.missing) > 5 else "")
+        which = f"{counted(len(found.missing), 'shard')} of {found.num_shards}: {first}"
+        print_pairs([("missing", f"{which}. The same command without --shard makes them")])
+
+
 def _default_workers(device: str) -> int:
     import torch  # noqa: PLC0415
 
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's processes of this machine share them
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     return min(8, processors) if on_gpu else int(processors > 1)

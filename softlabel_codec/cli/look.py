@@ -8,16 +8,17 @@ from pathlib import Path
 import click
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.cli.commands import FileToWrite, command, quiet_option
+from softlabel_codec.cli.commands import FileToRead, FileToWrite, command, quiet_option
 from softlabel_codec.cli.output import BAD_INPUT, print_json, print_pairs, printable, progress_bar
-from softlabel_codec.cli.tables import show_inspection, show_stats
+from softlabel_codec.cli.tables import show_against, show_inspection, show_stats
 from softlabel_codec.container.recovery import recover
 from softlabel_codec.label_set.index_file import SUFFIX
-from softlabel_codec.report import inspect, stats, verify
+from softlabel_codec.report import inspect, stats, stats_against, verify
 from softlabel_codec.report.stats_report import plot_stats
+from softlabel_codec.storage.location import shown
 
-_PATH = click.Path(exists=True)
-_FILE = click.Path(exists=True, dir_okay=False)
+_PATH = FileToRead(folders=True)
+_FILE = FileToRead()
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 
 
@@ -39,11 +40,19 @@ def inspect_command(path: str, as_json: bool) -> None:
 
 @command("stats")
 @click.argument("path", type=_PATH)
+@click.option("--against", metavar="OTHER", type=_PATH, help="Show what differs from the labels in OTHER instead.")
 @click.option("--plot", "picture", type=FileToWrite(), help="Draw confidence, kept classes and bytes by column (PNG, PDF, SVG).")
 @click.option("--images", "max_images", type=click.IntRange(1), default=2000, show_default=True, help="Largest number of images to read.")
 @_json
-def stats_command(path: str, picture: str | None, max_images: int, as_json: bool) -> None:
-    """Show what the labels say: confidence, entropy, classes."""
+def stats_command(path: str, against: str | None, picture: str | None, max_images: int, as_json: bool) -> None:
+    """Show what the labels say: confidence, entropy, classes.
+
+    With --against: what differs between PATH and OTHER. Images in only one of them, provenance, crops, and how far the labels of the crops
+    that both have lie apart.
+    """
+    if against is not None:
+        _show_against(path, against, picture, max_images, as_json)
+        return
     report = stats(path, max_images=max_images)
     if picture:
         plot_stats(report, picture)
@@ -51,6 +60,16 @@ def stats_command(path: str, picture: str | None, max_images: int, as_json: bool
         print_json(report)
     else:
         show_stats(report)
+
+
+def _show_against(path: str, against: str, picture: str | None, max_images: int, as_json: bool) -> None:
+    if picture:
+        raise click.UsageError("--plot does not apply to --against.", click.get_current_context())
+    report = stats_against(path, against, max_images=max_images)
+    if as_json:
+        print_json(report)
+    else:
+        show_against(report)
 
 
 @command("verify")
@@ -73,7 +92,7 @@ def verify_command(path: str, deep: bool, images: str | None, as_json: bool, qui
     if as_json:
         print_json(report)
     elif report.ok:
-        click.echo(f"{path}: sound: {labelled}" + (", all decoded" if deep else ""))
+        click.echo(f"{shown(path)}: sound: {labelled}" + (", all decoded" if deep else ""))
         if images is not None:
             what = "sizes and checksums" if report.checksums else "sizes only; the labels hold no checksums"
             same = "image is the one that was" if report.compared_images == 1 else "images are the ones that were"
@@ -82,7 +101,7 @@ def verify_command(path: str, deep: bool, images: str | None, as_json: bool, qui
         for problem in report.problems:
             print_pairs([(problem.error, problem.message)])
         bad = f" in {counted(len(report.bad_shards), 'shard')}: {', '.join(map(printable, report.bad_shards))}" if report.bad_shards else ""
-        click.echo(f"{path}: {counted(len(report.problems), 'problem')}{bad}; {labelled} checked")
+        click.echo(f"{shown(path)}: {counted(len(report.problems), 'problem')}{bad}; {labelled} checked")
     sys.exit(0 if report.ok else BAD_INPUT)
 
 

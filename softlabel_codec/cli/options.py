@@ -56,7 +56,8 @@ def _over_a_file(field: Field[Any], kind: type, count: int) -> dict[str, Any]:
         text += "  [required]"
     elif field.default is not None:
         text += f"  [default: {field.default}]"
-    return {"default": None, "help": text} if kind is bool else {"type": kind, "nargs": count or 1, "default": None, "help": text}
+    how = {"default": None, "help": text}
+    return how if kind is bool else {**how, "type": kind, "nargs": count or 1, "metavar": field.metadata.get("metavar")}
 
 
 def _by_itself(field: Field[Any], kind: type, count: int) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 
 import click
 
-from softlabel_codec.checks.wording import counted
+from softlabel_codec.checks.wording import counted, duration, rate
 
 BAD_INPUT, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes of commands, beside 0."""
@@ -68,6 +70,46 @@ def progress_bar(unit: str, quiet: bool = False) -> Iterator[Progress]:
         yield _Lines(unit)
 
 
+@contextmanager
+def shared_work(unit: str, loggers: Sequence[str], quiet: bool = False) -> Iterator[Progress]:
+    """Yield such a function for work that several processes share, and print what these loggers tell of it; a bar only on a terminal."""
+    if quiet:
+        yield lambda done, total: None
+        return
+    handler, named = _Echo(), [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in named]
+    for logger in named:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        if sys.stderr.isatty():
+            yield from _bar(unit)
+        else:
+            yield lambda done, total: None
+    finally:
+        for logger, level in zip(named, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+class _Echo(logging.Handler):
+    """Prints what is logged, with the rank of the process if torchrun started it beside others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._who = f"rank {os.environ.get('RANK', '0')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"slcodec: {self._who}{printable(record.getMessage())}"
+        with suppress(OSError):  # a closed log must not stop the work
+            if sys.stderr.isatty():
+                from tqdm import tqdm  # noqa: PLC0415
+
+                tqdm.write(line, file=sys.stderr)
+            else:
+                click.echo(line, err=True)
+
+
 def _bar(unit: str) -> Iterator[Progress]:
     from tqdm import tqdm  # noqa: PLC0415
 
@@ -104,13 +146,5 @@ class _Lines:
         done_now = done - (self._done_before or 0)
         if not done_now or seconds <= 0:
             return line
-        rate = done_now / seconds
-        return f"{line}, {rate:{'.1f' if rate >= 1 else '.2g'}} {self._unit}s/s, {_duration((total - done) / rate)} left"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in words, rounded as an estimate should be."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+        left = duration((total - done) * seconds / done_now)
+        return f"{line}, {rate(done_now, seconds)} {self._unit}s/s, {left} left"

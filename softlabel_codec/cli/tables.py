@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.output import print_pairs, print_table
-from softlabel_codec.report import FileReport, SetReport, StatsReport
+from softlabel_codec.report import AgainstReport, FileReport, SetReport, StatsReport
 
 if TYPE_CHECKING:  # imports torch
     from softlabel_codec.compare.outcome import CompareReport, Row
@@ -51,6 +52,50 @@ def show_stats(report: StatsReport) -> None:
     on_top = f"{report.top1_classes_seen} of {report.num_classes} classes {are} on top of some crop"
     click.echo(f"{on_top}; {report.flipped:.1%} of the crops are mirrored")
     click.echo(f"{sum(part.bytes_per_crop for part in report.budget):.2f} bytes per crop ('slcodec inspect' says where they go)")
+
+
+def show_against(report: AgainstReport) -> None:
+    """Print what differs between the labels of two files."""
+    print_pairs([("A", report.path), ("B", report.against), *_common_images(report)])
+    if report.differences:
+        click.echo()
+        print_table("What they say differently", ["", "A", "B"], [(name, *map(_short, both)) for name, both in report.differences.items()])
+    if not report.compared_crops:
+        return
+    click.echo()
+    quantities = {"KL(A || B) in nats": report.kl, "total variation": report.total_variation}
+    found = [(name, values) for name, values in quantities.items() if values is not None]
+    if found:
+        levels = list(found[0][1].quantiles)
+        rows = [(name, f"{values.mean:.4f}", *(f"{values.quantiles[level]:.4f}" for level in levels)) for name, values in found]
+        print_table("Labels, per crop", ["quantity", "mean", *levels], rows)
+    shares = {"the same top class": report.top1_agreement, "the same labels": report.identical, "infinite KL": report.infinite_kl or None}
+    click.echo("; ".join(f"{name}: {share:.2%} of the crops" for name, share in shares.items() if share is not None))
+
+
+def _common_images(report: AgainstReport) -> Iterator[tuple[str, str]]:
+    same = ", the same bytes" if report.same_bytes else ""
+    yield "images", f"{report.num_images} in A, {report.against_images} in B, {report.common_images} in both{same}"
+    for name, only in (("only in A", report.only_here), ("only in B", report.only_there)):
+        if only.count:
+            yield name, f"{counted(only.count, 'image')}: {', '.join(only.first)}{', ...' if only.count > len(only.first) else ''}"
+    if report.sampled_images:
+        yield "compared", f"{counted(report.compared_crops, 'crop')} of {counted(report.sampled_images, 'image')}"
+    if report.not_comparable:
+        yield "note", f"labels are not comparable: {report.not_comparable}"
+    notes = {
+        "of another size, or from another file": report.other_pictures,
+        "with another number of crops": report.other_num_crops,
+    }
+    for what, count in notes.items():
+        if count:
+            yield "note", f"{counted(count, 'image')} {what}"
+    if report.other_crops:
+        yield "note", f"{counted(report.other_crops, 'crop')} elsewhere, or mirrored otherwise: their labels are not compared"
+
+
+def _short(value: object) -> str:
+    return "" if value is None else textwrap.shorten(str(value), 48, placeholder=" ...")
 
 
 def _identity(report: FileReport) -> list[tuple[str, Any]]:

@@ -14,7 +14,9 @@ from softlabel_codec.images.files import read_size
 from softlabel_codec.images.sources import open_images
 from softlabel_codec.images.truth import targets_of
 from softlabel_codec.label_maps.maps import LabelMaps
+from softlabel_codec.labels import ImageLabels
 from softlabel_codec.options.train import MAPS, TRUTH, is_stored, kind_of_labels
+from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
 
 MAX_IMAGES = 200
@@ -82,6 +84,10 @@ def _quality(labels: _Probs, classes: NDArray[np.int64] | None, sources: Mapping
     return LabelQuality(float(labels.rows.max(axis=1).mean()), entropy or 0.0, agreement, cross)
 
 
+def _same_crops(image: ImageLabels, other: ImageLabels) -> bool:
+    return np.array_equal(image.crops, other.crops) and np.array_equal(image.flips, other.flips)
+
+
 def _cross_entropy(p: FloatArray, q: FloatArray) -> float | None:
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * np.log(q), 0.0)
@@ -102,7 +108,8 @@ class _Crops:
     source: ImageSource
     keys: list[str]
     numbers: NDArray[np.int64]
-    crops: list[NDArray[np.int64]]
+    labelled: list[ImageLabels]
+    padding: Padding
     num_classes: int
     classes: NDArray[np.int64] | None
 
@@ -112,11 +119,12 @@ class _Crops:
         numbers = np.linspace(0, int(reader.num_crops[chosen].min()) - 1, MAX_CROPS).astype(np.int64)
         numbers = np.unique(numbers)
         keys = [reader.keys[int(image)] for image in chosen]
-        crops = [labelled.crops for labelled in reader.read_batch(chosen, np.tile(numbers, (len(chosen), 1)))]
+        labelled = list(reader.read_batch(chosen, np.tile(numbers, (len(chosen), 1))))
         classes = None if stated else targets_of(source, keys)
         if classes is None and len(folders) == reader.num_classes:
             classes = classes_of(keys, folders, name_of(source))
-        return cls(source, keys, numbers, crops, reader.num_classes, None if classes is None else np.repeat(classes, len(numbers)))
+        of_crops = None if classes is None else np.repeat(classes, len(numbers))
+        return cls(source, keys, numbers, labelled, reader.padding, reader.num_classes, of_crops)
 
     def probs(self, labels: str) -> _Probs | None:
         """Return the labels of these crops from a source; None if they need a teacher."""
@@ -134,12 +142,12 @@ class _Crops:
             if (places < 0).any() or (reader.num_crops[places] <= self.numbers[-1]).any():
                 return None
             found = list(reader.read_batch(places, np.tile(self.numbers, (len(places), 1))))
-        same = all(np.array_equal(labelled.crops, crops) for labelled, crops in zip(found, self.crops, strict=True))
-        return _Probs(_normalised(np.concatenate([labelled.labels.dense() for labelled in found])), same)
+            same = reader.padding == self.padding and all(map(_same_crops, found, self.labelled))
+        return _Probs(_normalised(np.concatenate([image.labels.dense() for image in found])), same)
 
     def _mapped(self, maps: LabelMaps) -> NDArray[np.float32]:
         sizes = [read_size(self.source.read(key), where_is(self.source, key), maps.exif_orientation) for key in self.keys]
-        mapped = [maps.labels(key, crops, size).dense() for key, crops, size in zip(self.keys, self.crops, sizes, strict=True)]
+        mapped = [maps.labels(key, image.crops, size).dense() for key, image, size in zip(self.keys, self.labelled, sizes, strict=True)]
         return np.concatenate(mapped)
 
 

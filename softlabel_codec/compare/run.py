@@ -15,7 +15,7 @@ from softlabel_codec.compare.outcome import Cell, CompareReport, draw_comparison
 from softlabel_codec.compare.quality import label_quality
 from softlabel_codec.container.whole_files import read_result, write_json
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.options.train import OF_FRESH_CROPS, TrainConfig, check_names, is_stored, unused_options
+from softlabel_codec.options.train import OF_FRESH_CROPS, OF_RANDOM_CROPS, TrainConfig, check_names, is_stored, unused_options
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.torch.device import ImageMemory
@@ -23,6 +23,7 @@ from softlabel_codec.trainer.checkpoint import check_same_run
 from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.loop import RESULT, train
 from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
+from softlabel_codec.views import NAME as ALL_VIEWS
 
 Progress = Callable[[int, int], None]
 TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
@@ -30,6 +31,13 @@ logger = logging.getLogger(__name__)
 OF_A_RUN = ("labels", "out", "seed", "resume")
 """Options that a comparison sets for each run."""
 _OF_LABELS = (*OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature")
+_INSTEAD_OF = {
+    **dict.fromkeys(OF_RANDOM_CROPS, ("all_views",)),
+    "all_views": OF_RANDOM_CROPS,
+    "padding": ("padding_mode", "fill"),
+    "padding_mode": ("fill",),
+}
+"""Options that, if they are given, also take the place of others of the labels."""
 
 
 def compare(
@@ -52,8 +60,8 @@ def compare(
     out : path
         Folder for the runs, the table (`compare.json`) and the picture (`compare.png`).
     options : mapping
-        Other options of `TrainConfig`, at least `images` and `val`. Fresh crops and preprocessing of sources without stored crops are
-        those of the first label file, unless given.
+        Other options of `TrainConfig`, at least `images` and `val`. Fresh crops, padding and preprocessing of sources without stored
+        crops are those of the first label file, unless given.
     seeds : sequence of int
         One run each.
     reference : str, optional
@@ -168,20 +176,34 @@ def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
     for labels in sources.values():
         if is_stored(labels):
             with SoftLabelReader(labels) as reader:
-                said, sampler = reader.metadata, reader.sampler
-                if reader.padding and (fresh := [name for name, source in sources.items() if not is_stored(source)]):
-                    drawn = f"{fresh[0]!r} would be trained on crops of images without padding, the labels in {labels} are of padded images"
-                    raise MismatchError(f"sources: {drawn}. Compare label files only")
+                said, sampler, padding = reader.metadata, reader.sampler, reader.padding
             crops = _mapping(said.get("crop_sampler")) if sampler is None else sampler.describe()
-            known = {**crops, **_mapping(said.get("preprocessing")), "temperature": said.get("temperature")}
+            if crops.get("name") == ALL_VIEWS:
+                crops = {"all_views": _side_of_views(crops, labels, sources)}
+            added = {"padding": padding.pixels, "padding_mode": padding.mode, "fill": padding.describe().get("fill")} if padding else {}
+            fresh = {**dict.fromkeys(OF_FRESH_CROPS), **crops, **added}
+            known = {**_mapping(said.get("preprocessing")), **fresh, "temperature": said.get("temperature")}
             return {name: known[name] for name in _OF_LABELS if known.get(name) is not None}
     return {}
+
+
+def _side_of_views(views: Mapping[str, Any], labels: str, sources: Mapping[str, str]) -> Any:
+    """Return height and width of all views of a label file; MismatchError if fresh crops of other sources cannot be such views."""
+    height, width, flips = (views.get(name) for name in ("height", "width", "flips"))
+    fresh = [name for name, source in sources.items() if not is_stored(source)]
+    if fresh and (height != width or flips is not True):
+        drawn = f"{fresh[0]!r} can only be trained on square views, as they are and mirrored"
+        stored = f"the labels in {labels} are of views of {height} x {width} pixels (height x width), flips={flips}"
+        raise MismatchError(f"sources: {drawn}; {stored}. Compare label files only")
+    return height
 
 
 def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -> dict[str, Any]:
     """Return the options of a run that apply to its source."""
     defaults, unused = {} if is_stored(labels) else of_labels, unused_options(labels)
-    return {name: value for name, value in {**defaults, **given}.items() if name not in unused}
+    replaced = {other for name, value in given.items() if value is not None for other in _INSTEAD_OF.get(name, ())}
+    kept = {name: value for name, value in defaults.items() if name not in replaced}
+    return {name: value for name, value in {**kept, **given}.items() if name not in unused}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

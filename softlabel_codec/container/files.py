@@ -1,4 +1,4 @@
-"""The only module that reads and writes container files: positioned reads, and writes that never leave a half-written file."""
+"""The only module that reads and writes container files here: positioned reads, and writes that never leave a half-written file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from types import TracebackType
 from typing import NoReturn
 
 from softlabel_codec.errors import FormatError, StateError, TruncatedError
+from softlabel_codec.storage.location import Location
+from softlabel_codec.storage.remote_source import RemoteSource
 
 PARTIAL_SUFFIX = ".partial"
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""Errors of file systems without locks, such as Lustre that is mounted without them."""
 CUT_SUFFIX = ".cut"
 """Suffix of the file that keeps what was cut off an unfinished file when it was continued, until it is finished."""
 
@@ -86,11 +90,13 @@ class FileSource:
     ----------
     path : path
         The file.
+    name : Path or Url, optional
+        What errors call it, if not by its path.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._fd = _open(self.path, os.O_RDONLY)
+    def __init__(self, path: str | os.PathLike[str], name: Location | None = None) -> None:
+        self.path: Location = Path(path) if name is None else name
+        self._fd = _open(Path(path), os.O_RDONLY)
         self.length = os.fstat(self._fd).st_size
 
     def __reduce__(self) -> NoReturn:
@@ -119,6 +125,9 @@ class FileSource:
                 parts[place] = self.read_at(offsets[place], length)
         return parts
 
+    def read_together(self, start: int, stop: int) -> None:
+        """Do nothing: many small reads cost little; see `RemoteSource.read_together`."""
+
     def close(self) -> None:
         """Close the file. Closing twice is allowed."""
         fd, self._fd = self._fd, -1
@@ -128,6 +137,10 @@ class FileSource:
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             self.close()
+
+
+Source = FileSource | RemoteSource
+"""What containers are read from."""
 
 
 def _behind_links(path: Path) -> Path:
@@ -146,7 +159,7 @@ def refuse_finished(path: Path, overwrite: bool) -> None:
         raise FileExistsError(errno.EEXIST, "the file exists; pass overwrite=True (--overwrite) to replace it", str(path))
 
 
-def located(error: FormatError, source: FileSource, place: str = "") -> FormatError:
+def located(error: FormatError, source: Source, place: str = "") -> FormatError:
     """Return the same error with the file, and the position in it, before its text."""
     return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")
 
@@ -172,7 +185,7 @@ class PartialFile:
     overwrite : bool
         Replace a finished file when this one is finished; otherwise a finished file is an error.
     partial : path, optional
-        Where to keep the unfinished file, if not at `PATH.partial`.
+        Where to keep the unfinished file, if not at `PATH.partial`. Then it may lie on a file system without locks.
 
     Attributes
     ----------
@@ -221,10 +234,13 @@ class PartialFile:
             self._flock(self._fd)
         except BlockingIOError:
             raise StateError(f"{self.partial}: another writer is writing this file") from None
+        except OSError as error:
+            if self.partial == partial_path(self.path) or error.errno not in _NO_LOCKS:
+                raise
         if not self.partial.exists() or os.fstat(self._fd).st_ino != os.stat(self.partial).st_ino:
             raise StateError(f"{self.partial}: another writer has just finished this file")
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | bytearray) -> None:
         """Append `data`. If that fails (a full disk), the file is cut back to its previous length, and the error is raised."""
         view = memoryview(data)
         try:
@@ -282,6 +298,14 @@ class PartialFile:
         except OSError as error:
             what = f"{error.strerror}; the file is complete and has its name, but a power failure may still lose it"
             raise OSError(error.errno, what, str(self.path)) from error
+
+    def what_is_left(self) -> str:
+        """Return what a writer that failed has left, for its errors."""
+        return (
+            f"What was written is kept in {self.partial.name}; continue with resume=True"
+            if self.partial.exists()
+            else f"{self.path.name} is whole"
+        )
 
     def close(self) -> None:
         """Close the file as it is. Closing twice is allowed."""

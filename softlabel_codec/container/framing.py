@@ -252,11 +252,18 @@ def unpack_copy(data: bytes) -> bytes:
 
 def pack_key_pages(keys: Sequence[bytes], order: NDArray[np.integer] | None) -> bytes:
     """Return the keys section (section 6): all keys in file order, and image numbers by key unless the keys ascend."""
-    pages = []
-    for start in range(0, len(keys), KEYS_PER_PAGE):
-        page = keys[start : start + KEYS_PER_PAGE]
-        lengths = np.array([len(key) for key in page], "<u2")
-        pages.append(compress_columns([lengths.tobytes(), b"".join(page)], text=True))
+    return join_key_pages([pack_key_page(keys[start : start + KEYS_PER_PAGE]) for start in range(0, len(keys), KEYS_PER_PAGE)], order)
+
+
+def pack_key_page(keys: Sequence[bytes], *, fast: bool = False) -> bytes:
+    """Return a page of at most `KEYS_PER_PAGE` keys; `fast` takes a small part of the time and about 40 % more bytes."""
+    lengths = np.fromiter(map(len, keys), "<u2", len(keys))
+    return compress_columns([lengths.tobytes(), b"".join(keys)], text=True, fast=fast)
+
+
+def join_key_pages(pages: Sequence[bytes], order: NDArray[np.integer] | None) -> bytes:
+    """Return the keys section of a file with these key pages."""
+    pages = list(pages)
     if order is not None:
         for start in range(0, len(order), ORDER_PER_PAGE):
             pages.append(compress_columns([order[start : start + ORDER_PER_PAGE].astype("<u4").tobytes()]))
@@ -300,8 +307,8 @@ class KeyPage:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield all keys."""
-        ends = self._ends.tolist()
-        return (self._content[start:end] for start, end in zip([self._start, *ends], ends, strict=False))
+        content, ends = self._content, self._ends.tolist()
+        return iter([content[start:end] for start, end in zip([self._start, *ends], ends, strict=False)])
 
 
 def unpack_order_page(frame: bytes, crc32: int, count: int, num_images: int) -> NDArray[np.uint32]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.limits import MAX_IMAGES_PER_BLOCK
-from softlabel_codec.container.files import FileSource, located
+from softlabel_codec.container.files import Source, located
 from softlabel_codec.container.framing import Index, Trailer, block_content
 from softlabel_codec.errors import CorruptError, FormatError
 
@@ -54,7 +54,7 @@ class Blocks:
 
     Parameters
     ----------
-    source : FileSource
+    source : Source
         The file.
     index : BlockIndex
         Where its blocks are.
@@ -62,7 +62,7 @@ class Blocks:
         Checksum of its metadata, which is part of that of every block.
     """
 
-    def __init__(self, source: FileSource, index: BlockIndex, metadata_crc32: int) -> None:
+    def __init__(self, source: Source, index: BlockIndex, metadata_crc32: int) -> None:
         self.index = index
         self._source, self._metadata_crc32 = source, metadata_crc32
         self._kept = -1, b""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.block.keys import decode_key
-from softlabel_codec.container.files import FileSource, located
+from softlabel_codec.container.files import Source, located
 from softlabel_codec.container.framing import (
     CRC,
     KEYS_ASCEND,
@@ -29,6 +29,7 @@ from softlabel_codec.sampler import stream_of_bytes
 
 CACHED_PAGES = 64
 CACHED_FIRST_KEYS = 2**14
+PAGES_AT_ONCE = 64
 
 Found = TypeVar("Found")
 
@@ -53,6 +54,15 @@ class _Recent:
             self._kept[page] = found
         return found
 
+    def get_all(self, pages: Sequence[int], read: Callable[[Sequence[int]], list[Found]]) -> list[Found]:
+        """Return several pages, of which those that are not cached are read at once."""
+        kept = self._kept
+        missing = [page for page in pages if page not in kept]
+        found = {**kept, **dict(zip(missing, read(missing), strict=True))} if missing else kept
+        if missing:
+            self._kept = found if len(found) <= self._size else dict(list(found.items())[-self._size :])
+        return [found[page] for page in pages]
+
 
 class Keys(KeySequence):
     """All keys of a file in file order.
@@ -61,7 +71,7 @@ class Keys(KeySequence):
     4 bytes for each image whose crops were read.
     """
 
-    def __init__(self, source: FileSource, trailer: Trailer) -> None:
+    def __init__(self, source: Source, trailer: Trailer) -> None:
         self._source = source
         self._num_keys = trailer.num_images
         self._ascend = bool(trailer.flags & KEYS_ASCEND)
@@ -73,6 +83,7 @@ class Keys(KeySequence):
         self._key_pages = _Recent(CACHED_PAGES)
         self._first_keys = _Recent(CACHED_FIRST_KEYS)
         self._order_pages = _Recent(CACHED_PAGES)
+        source.read_together(self._start, self._end)
 
     def __len__(self) -> int:
         return self._num_keys
@@ -89,7 +100,13 @@ class Keys(KeySequence):
 
     def _pages(self) -> Iterator[KeyPage]:
         self._located(self._page_table)  # must be valid even if there are no pages
-        return map(self._read_key_page, range(num_pages(self._num_keys, True)[0]))
+        numbers = range(num_pages(self._num_keys, True)[0])
+        groups = (numbers[start : start + PAGES_AT_ONCE] for start in numbers[::PAGES_AT_ONCE])
+        return chain.from_iterable(map(self._read_key_pages, groups))
+
+    def stored_page(self, page: int) -> tuple[bytes, list[bytes]]:
+        """Return a page of keys as it is in the file, checked, and the keys that it holds, as UTF-8."""
+        return self._frames([page])[0][0], list(self._read_key_page(page))
 
     def raw_in_order(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in the order that binary search relies on."""
@@ -130,8 +147,8 @@ class Keys(KeySequence):
     def crop_streams(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the crop streams (see `softlabel_codec.sampler`) of images; those of a page are computed when one is first requested."""
         pages = numbers // KEYS_PER_PAGE
-        for page in np.unique(pages[~self._has_streams[pages]]).tolist():
-            keys = self._key_page(page)
+        missing = np.unique(pages[~self._has_streams[pages]]).tolist()
+        for page, keys in zip(missing, self._key_pages.get_all(missing, self._read_key_pages), strict=True):
             first = page * KEYS_PER_PAGE
             self._streams[first : first + len(keys)] = [stream_of_bytes(keys[place]) for place in range(len(keys))]
             self._has_streams[page] = True
@@ -161,13 +178,18 @@ class Keys(KeySequence):
         return self._order_pages.get(page, self._read_order_page)
 
     def _read_key_page(self, page: int) -> KeyPage:
-        count = min(KEYS_PER_PAGE, self._num_keys - page * KEYS_PER_PAGE)
-        return self._located(lambda: KeyPage.unpack(*self._frame(page), count))
+        return self._read_key_pages([page])[0]
+
+    def _read_key_pages(self, pages: Sequence[int]) -> list[KeyPage]:
+        return self._located(lambda: [self._unpacked(page, *frame) for page, frame in zip(pages, self._frames(pages), strict=True)])
+
+    def _unpacked(self, page: int, frame: bytes, crc32: int) -> KeyPage:
+        return KeyPage.unpack(frame, crc32, min(KEYS_PER_PAGE, self._num_keys - page * KEYS_PER_PAGE))
 
     def _read_order_page(self, page: int) -> NDArray[np.uint32]:
         count = min(ORDER_PER_PAGE, self._num_keys - page * ORDER_PER_PAGE)
         place = num_pages(self._num_keys, True)[0] + page
-        return self._located(lambda: unpack_order_page(*self._frame(place), count, self._num_keys))
+        return self._located(lambda: unpack_order_page(*self._frames([place])[0], count, self._num_keys))
 
     def _texts(self, keys: KeyPage) -> list[str]:
         return self._located(lambda: list(map(decode_key, keys)))
@@ -181,9 +203,11 @@ class Keys(KeySequence):
         except FormatError as error:
             raise located(error, self._source, f"keys at byte {self._start}") from None
 
-    def _frame(self, page: int) -> tuple[bytes, int]:
-        length, crc32 = self._page_table()[page].tolist()
-        return self._source.read_at(int(self._page_starts[page]), length), crc32
+    def _frames(self, pages: Sequence[int]) -> list[tuple[bytes, int]]:
+        """Return the bytes and the checksums of pages."""
+        chosen = self._page_table()[list(pages)]
+        frames = self._source.read_many(self._page_starts[list(pages)].tolist(), chosen[:, 0].tolist())
+        return list(zip(frames, chosen[:, 1].tolist(), strict=True))
 
     def _page_table(self) -> NDArray[np.uint32]:
         if self._table is None:

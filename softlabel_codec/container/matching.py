@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from hashlib import blake2b
 from heapq import nlargest
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from softlabel_codec.checks.arguments import whole
 from softlabel_codec.container.key_sequence import KeySequence
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.storage.location import Location
 
 Match = str | Callable[[str], str]
 Names = Callable[[str], tuple[str, ...]]
@@ -36,11 +36,11 @@ class KeyFinder:
     ----------
     keys : KeySequence
         The stored keys.
-    path : Path
+    path : Path or Url
         Where they are, for messages.
     """
 
-    def __init__(self, keys: KeySequence, path: Path) -> None:
+    def __init__(self, keys: KeySequence, path: Location) -> None:
         self._keys, self._path = keys, path
         self._indices: dict[tuple[str, int], tuple[Match, _Names]] = {}
         self._looked_up = 0

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -15,15 +14,17 @@ from numpy.typing import NDArray
 from softlabel_codec.block.columns import Column
 from softlabel_codec.block.layout import BlockImages
 from softlabel_codec.checks.limits import MAX_SUMMARY_BYTES
-from softlabel_codec.container.files import PARTIAL_SUFFIX, FileSource, located
+from softlabel_codec.container.files import PARTIAL_SUFFIX, Source, located
 from softlabel_codec.container.framing import TRAILER, Index, Trailer, unpack_copy
 from softlabel_codec.container.index import BlockIndex, Blocks
 from softlabel_codec.container.keys import Keys
 from softlabel_codec.container.msgpack_maps import Plain
 from softlabel_codec.container.scan import Beginning, read_beginning
+from softlabel_codec.container.sources import open_source
 from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.container.summary import keys_sha256, unpack_summary
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
+from softlabel_codec.storage.location import Location
 
 CHUNK_BYTES = 2**24
 
@@ -33,12 +34,12 @@ class OpenContainer:
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         The file.
 
     Attributes
     ----------
-    source : FileSource
+    source : Source
         The open file.
     beginning : Beginning
         Its header and metadata.
@@ -70,12 +71,13 @@ class OpenContainer:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.source = FileSource(path)
+        self.source = open_source(path)
         try:
             self.beginning = read_beginning(self.source)
             self.description = self.beginning.description
             self.layout = self.description.layout
             self.trailer = read_trailer(self.source, self.beginning)
+            self.source.read_together(self.trailer.summary_offset, self.trailer.trailer_offset)
             self.index = _read_index(self.source, self.beginning, self.trailer)
             self.blocks = Blocks(self.source, self.index, self.beginning.metadata_crc32)
             self.summary = read_summary(self.source, self.trailer)
@@ -87,7 +89,7 @@ class OpenContainer:
             raise
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         """The file."""
         return self.source.path
 
@@ -191,7 +193,7 @@ class OpenContainer:
         self.close()
 
 
-def read_trailer(source: FileSource, beginning: Beginning) -> Trailer:
+def read_trailer(source: Source, beginning: Beginning) -> Trailer:
     """Return the trailer of a file, or raise a FormatError that names the file."""
     length = source.length
     try:
@@ -206,7 +208,7 @@ def read_trailer(source: FileSource, beginning: Beginning) -> Trailer:
         raise located(error, source, "trailer") from None
 
 
-def read_summary(source: FileSource, trailer: Trailer) -> Plain:
+def read_summary(source: Source, trailer: Trailer) -> Plain:
     """Return the summary of a file, or raise a FormatError that names the file."""
     start, end = trailer.summary_offset, trailer.index_offset
     try:
@@ -215,7 +217,7 @@ def read_summary(source: FileSource, trailer: Trailer) -> Plain:
         raise located(error, source, f"summary at byte {start}") from None
 
 
-def _read_index(source: FileSource, beginning: Beginning, trailer: Trailer) -> BlockIndex:
+def _read_index(source: Source, beginning: Beginning, trailer: Trailer) -> BlockIndex:
     try:
         data = source.read_at(trailer.index_offset, trailer.copy_offset - trailer.index_offset)
         return BlockIndex(Index.unpack(data, trailer.num_blocks, trailer.num_images), beginning.blocks_offset, trailer)

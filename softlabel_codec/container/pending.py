@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from softlabel_codec.block.columns import ragged
 from softlabel_codec.block.families import LabelCodes
 from softlabel_codec.block.layout import BlockImages, Layout
-from softlabel_codec.checks.limits import fits_block, tails_fit_block
+from softlabel_codec.checks.limits import MAX_CONTENT_BYTES, fits_block, tails_fit_block
+from softlabel_codec.errors import LimitError
 from softlabel_codec.sampler import crop_stream
 
 
@@ -28,7 +29,7 @@ class PendingImage:
     num_crops : int
         M.
     crops, flips : (M, 4), bool (M,), or None
-        As in `BlockImages`; None if they are derived.
+        As in `BlockImages`; None if they are derived, unless they are known.
     codes : LabelCodes
         Labels of its crops.
     num_entries, widest, num_listed : int
@@ -47,6 +48,16 @@ class PendingImage:
     widest: int
     num_listed: int
     crc32: int | None
+
+
+def check_fits_block(image: PendingImage, layout: Layout) -> None:
+    """Raise LimitError if an image is too large for a block of its own."""
+    num_crops = image.num_crops
+    most_bytes = layout.quantiser.most_bytes(image.codes) + 64 * num_crops
+    if most_bytes > MAX_CONTENT_BYTES - 2**20:
+        raise LimitError(f"labels of {most_bytes} bytes: an image must fit into a block of {MAX_CONTENT_BYTES}: use fewer crops or classes")
+    if not fits_block(num_crops, image.num_entries, image.widest):
+        raise LimitError(f"{num_crops} crops, of which one keeps {image.widest} classes: use fewer crops, or keep fewer classes")
 
 
 @dataclass
@@ -81,7 +92,7 @@ class PendingBlock:
         images = list(self.images.values())
         sizes = np.array([image.size for image in images], np.int64)
         num_crops = np.array([image.num_crops for image in images], np.int64)
-        if layout.sampler is None:
+        if layout.sampler is None or all(image.crops is not None for image in images):
             crops = np.concatenate([image.crops for image in images if image.crops is not None])
             flips = np.concatenate([image.flips for image in images if image.flips is not None])
         else:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.builder import Assembly
-from softlabel_codec.container.files import PARTIAL_SUFFIX, FileSource, PartialFile
+from softlabel_codec.container.files import PARTIAL_SUFFIX, PartialFile, Source
 from softlabel_codec.container.keys import Keys
 from softlabel_codec.container.open_container import read_summary, read_trailer
 from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning, read_copy
+from softlabel_codec.container.sources import open_source
 from softlabel_codec.errors import CorruptError, FormatError
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, ove
     FileExistsError
         If `path` exists and `overwrite` is not set.
     """
-    file = FileSource(source)
+    file = open_source(source)
     try:
         beginning = _any_beginning(file)
         if not empty and next(BlockScan(file, beginning).all(), None) is None:
@@ -79,7 +80,7 @@ def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, ove
         file.close()
 
 
-def _any_beginning(file: FileSource) -> Beginning:
+def _any_beginning(file: Source) -> Beginning:
     try:
         return read_beginning(file)
     except FormatError as error:
@@ -89,7 +90,7 @@ def _any_beginning(file: FileSource) -> Beginning:
             raise error from None
 
 
-def _copy_blocks(file: FileSource, beginning: Beginning, assembly: Assembly, *, finished: bool) -> Recovery:
+def _copy_blocks(file: Source, beginning: Beginning, assembly: Assembly, *, finished: bool) -> Recovery:
     layout, whole_bytes = beginning.description.layout, 0
     assembly.begin(beginning.data)
     for block in BlockScan(file, beginning).all():
@@ -104,7 +105,7 @@ def _copy_blocks(file: FileSource, beginning: Beginning, assembly: Assembly, *, 
     return Recovery(len(assembly.image_crc32s), assembly.num_blocks, lost, end - beginning.blocks_offset - whole_bytes)
 
 
-def _what_there_was(file: FileSource, beginning: Beginning) -> tuple[int, list[str] | None, list[str]]:
+def _what_there_was(file: Source, beginning: Beginning) -> tuple[int, list[str] | None, list[str]]:
     """Return where the blocks end, the keys of all images and those of skipped images, as far as the end of the file is readable."""
     end: int = file.length
     keys: list[str] | None = None

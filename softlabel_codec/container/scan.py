@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from softlabel_codec.block.layout import BlockImages
-from softlabel_codec.container.files import FileSource, located
+from softlabel_codec.container.files import Source, located
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, MARKER, TRAILER, Header, Trailer, block_content, block_place, unpack_copy
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
@@ -75,7 +75,7 @@ class WholeBlock:
         return self.offset + len(self.data)
 
 
-def read_beginning(source: FileSource) -> Beginning:
+def read_beginning(source: Source) -> Beginning:
     """Return header and metadata of a file, or raise a FormatError that names the file."""
     try:
         start = source.read_at(0, min(HEADER.size, source.length))
@@ -87,7 +87,7 @@ def read_beginning(source: FileSource) -> Beginning:
         raise located(error, source) from None
 
 
-def read_copy(source: FileSource) -> Beginning:
+def read_copy(source: Source) -> Beginning:
     """Return header and metadata from the copy at the end of a finished file, or raise a FormatError."""
     size = min(TRAILER.size, source.length)
     trailer = Trailer.unpack(source.read_at(source.length - size, size), source.length)
@@ -108,13 +108,13 @@ class BlockScan:
 
     Parameters
     ----------
-    source : FileSource
+    source : Source
         The file.
     beginning : Beginning
         Its header and metadata.
     """
 
-    def __init__(self, source: FileSource, beginning: Beginning) -> None:
+    def __init__(self, source: Source, beginning: Beginning) -> None:
         self._source, self._beginning = source, beginning
         self._layout = beginning.description.layout
         self._keys: set[str] = set()

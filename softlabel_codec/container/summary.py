@@ -6,6 +6,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 from softlabel_codec.checks.limits import MAX_SUMMARY_BYTES
 from softlabel_codec.container.framing import with_crc32, without_crc32
@@ -13,11 +14,17 @@ from softlabel_codec.container.msgpack_maps import Plain, pack_map, unpack_map
 from softlabel_codec.errors import ArgumentError, CorruptError, LimitError
 
 _SHA256 = re.compile("[0-9a-f]{64}")
+_KEYS_AT_A_TIME = 512
 
 
 def pack_summary(keys: Iterable[bytes], skipped_keys: Sequence[str]) -> bytes:
     """Return the summary section of a file with these keys; `skipped_keys` as `check_skipped_keys` returns them."""
-    summary: Plain = {"keys_sha256": keys_sha256(keys)}
+    return pack_summary_of(keys_sha256(keys), skipped_keys)
+
+
+def pack_summary_of(fingerprint: str, skipped_keys: Sequence[str]) -> bytes:
+    """Return the summary section of a file whose keys have this fingerprint."""
+    summary: Plain = {"keys_sha256": fingerprint}
     if skipped_keys:
         summary["skipped_keys"] = list(skipped_keys)
     return with_crc32(pack_map(summary, MAX_SUMMARY_BYTES))
@@ -51,7 +58,25 @@ def check_skipped_keys(skipped_keys: Iterable[str]) -> list[str]:
 
 def keys_sha256(keys: Iterable[bytes]) -> str:
     """Return the fingerprint of keys in order: SHA-256 over each key's length (u32) and bytes."""
-    digest = hashlib.sha256()
-    for key in keys:
-        digest.update(struct.pack("<I", len(key)) + key)
+    digest = KeysDigest()
+    remaining = iter(keys)
+    while some := list(islice(remaining, _KEYS_AT_A_TIME)):
+        digest.update(some)
     return digest.hexdigest()
+
+
+class KeysDigest:
+    """Computes the fingerprint of keys that come in parts."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def update(self, keys: Sequence[bytes]) -> None:
+        """Take the next keys."""
+        lengths = list(map(len, keys))
+        prefixes = {length: struct.pack("<I", length) for length in set(lengths)}
+        self._sha256.update(b"".join(chain.from_iterable(zip(map(prefixes.__getitem__, lengths), keys, strict=True))))
+
+    def hexdigest(self) -> str:
+        """Return the fingerprint of all keys so far."""
+        return self._sha256.hexdigest()

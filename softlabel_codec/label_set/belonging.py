@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 
-from softlabel_codec.container.files import FileSource
+from softlabel_codec.container.files import Source
 from softlabel_codec.container.framing import TRAILER
 from softlabel_codec.container.metadata import difference
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import Beginning
+from softlabel_codec.container.sources import open_source
 from softlabel_codec.errors import CorruptError, FormatError, MismatchError
 from softlabel_codec.label_set.index_file import SetIndex
+from softlabel_codec.storage.location import Location, joined
 
 
 class Belonging:
@@ -20,20 +21,20 @@ class Belonging:
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The index.
     index : SetIndex
         What it says.
     """
 
-    def __init__(self, path: Path, index: SetIndex) -> None:
+    def __init__(self, path: Location, index: SetIndex) -> None:
         self.path, self.index = path, index
         self._folder = path.absolute().parent
         self._first: list[tuple[str, Beginning]] = []
 
-    def path_of(self, number: int) -> Path:
+    def path_of(self, number: int) -> Location:
         """Return where a shard is."""
-        return self._folder / self.index.shards[number].file
+        return joined(self._folder, self.index.shards[number].file)
 
     def opened(self, number: int) -> OpenContainer:
         """Return a shard, open.
@@ -76,13 +77,13 @@ class Belonging:
 
     def _check_unsound(self, number: int) -> None:
         """Raise MismatchError if a file that is not sound is not the shard at all: it was cut off or replaced, not damaged."""
-        source = FileSource(self.path_of(number))
+        source = open_source(self.path_of(number))
         try:
             self._check_identity(source, number)
         finally:
             source.close()
 
-    def _check_identity(self, source: FileSource, number: int) -> None:
+    def _check_identity(self, source: Source, number: int) -> None:
         said = self.index.shards[number]
         if source.length != said.bytes:
             got = f"expected {said.bytes} bytes, as the index says, got {source.length}"

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from softlabel_codec.checks.limits import MAX_SET_INDEX_BYTES
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.container.files import FileSource, located
+from softlabel_codec.container.files import PARTIAL_SUFFIX
 from softlabel_codec.errors import ArgumentError, FormatError, TruncatedError
 from softlabel_codec.label_set.index_file import SUFFIX, SetIndex
+from softlabel_codec.storage.location import Location, Url
+from softlabel_codec.storage.objects import read_the_one, read_whole
 
-_SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5,})-of-(?P<num_shards>\d{5,})\.slc(?P<partial>\.partial)?", re.DOTALL)
+_SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5,})-of-(?P<num_shards>\d{5,})\.slc(?P<partial>(\.[0-9a-f]+)?\.partial)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ class UnfinishedSet:
         return f"{len(self.finished)} of {counted(self.num_shards, 'shard')} of {self.name!r} are finished{being_made}"
 
 
-def index_of_set(path: Path) -> Path | None:
+def index_of_set(path: Location) -> Location | None:
     """Return the index of the label set at a path, which is a folder or the index itself; None for anything else, such as a file.
+
+    What a URL leads to is told by its name: `.slc` and `.partial` are files, and others are folders if there is an index in them.
 
     Raises
     ------
@@ -63,6 +67,8 @@ def index_of_set(path: Path) -> Path | None:
     """
     if path.name.endswith(SUFFIX):
         return path
+    if isinstance(path, Url):
+        return None if path.name.endswith((".slc", PARTIAL_SUFFIX)) else _index_at(path)
     if not path.is_dir():
         return None
     indices = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIX))
@@ -78,6 +84,13 @@ def index_of_set(path: Path) -> Path | None:
     raise IsADirectoryError(errno.EISDIR, f"expected a label file or a label set, got a folder without an index (NAME{SUFFIX})", str(path))
 
 
+def _index_at(folder: Url) -> Location | None:
+    try:
+        return read_the_one(folder, SUFFIX, MAX_SET_INDEX_BYTES)[0]
+    except FileNotFoundError:
+        return None
+
+
 def unfinished_sets(folder: Path) -> list[UnfinishedSet]:
     """Return the sets that have shards in a folder, by name; whether they have an index is not looked at."""
     found: dict[tuple[str, int], tuple[dict[int, Path], dict[int, Path]]] = defaultdict(lambda: ({}, {}))
@@ -90,12 +103,10 @@ def unfinished_sets(folder: Path) -> list[UnfinishedSet]:
     return [UnfinishedSet(folder, *name, *shards) for name, shards in sorted(found.items())]
 
 
-def read_index(path: Path) -> tuple[SetIndex, int]:
+def read_index(path: Location) -> tuple[SetIndex, int]:
     """Return what an index says, and its length in bytes; FormatError, with its path, if it is not sound."""
-    source = FileSource(path)
+    data = read_whole(path, MAX_SET_INDEX_BYTES)
     try:
-        return SetIndex.unpack(source.read_at(0, min(source.length, MAX_SET_INDEX_BYTES + 1))), source.length
+        return SetIndex.unpack(data), len(data)
     except FormatError as error:
-        raise located(error, source) from None
-    finally:
-        source.close()
+        raise type(error)(f"{path}: {error}") from None

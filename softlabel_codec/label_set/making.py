@@ -16,6 +16,7 @@ from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.label_set.belonging import difference_of_beginnings
 from softlabel_codec.label_set.index_file import SUFFIX, SetIndex, Shard
+from softlabel_codec.storage.location import Location
 
 Progress = Callable[[int, int], None]
 
@@ -109,7 +110,7 @@ def _check_same(first: OpenContainer, other: OpenContainer) -> None:
         raise MismatchError(f"{other.path}: {difference_of_beginnings(other.beginning, first.beginning, first.path.name)}")
 
 
-def check_distinct_keys(files: Sequence[Path], shards: Sequence[Shard]) -> None:
+def check_distinct_keys(files: Sequence[Location], shards: Sequence[Shard]) -> None:
     """Raise MismatchError if a key occurs in two shards, of which only those are read whose ranges of keys overlap."""
     overlapping = _overlapping(shards)
     if not overlapping:
@@ -140,12 +141,12 @@ def _overlapping(shards: Sequence[Shard]) -> list[int]:
     return sorted(found)
 
 
-def _keys(file: Path) -> Iterator[bytes]:
+def _keys(file: Location) -> Iterator[bytes]:
     with OpenContainer(file) as container:
         yield from container.keys.raw()
 
 
-def _hashes(file: Path) -> NDArray[np.uint64]:
+def _hashes(file: Location) -> NDArray[np.uint64]:
     return np.fromiter(map(_hash, _keys(file)), np.uint64)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.label_set.finding import read_index
 from softlabel_codec.label_set.open_shards import LazyCropCounts, OpenShards
 from softlabel_codec.label_set.set_keys import SetKeys
+from softlabel_codec.storage.location import Location
 
 
 class OpenSet:
@@ -25,12 +25,12 @@ class OpenSet:
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The index.
 
     Attributes
     ----------
-    path : Path
+    path : Path or Url
         The index.
     index : SetIndex
         What it says.
@@ -57,7 +57,7 @@ class OpenSet:
         If it cannot be read. What is wrong with shards is raised when they are needed: see `Belonging.opened`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path
         index, self.index_bytes = read_index(path)
         self.index = index

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.errors import StateError
 from softlabel_codec.label_set.belonging import Belonging
 from softlabel_codec.label_set.index_file import SetIndex
+from softlabel_codec.storage.location import Location
 
 MOST_OPEN = 128
 """How many shards stay open. One takes a file descriptor, about 8 bytes for each of its images, and the pages of keys that were read."""
@@ -33,7 +33,7 @@ class OpenShards:
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The index of the set.
     index : SetIndex
         What it says.
@@ -44,7 +44,7 @@ class OpenShards:
         Number of the first image of each shard, and the total number of images.
     """
 
-    def __init__(self, path: Path, index: SetIndex) -> None:
+    def __init__(self, path: Location, index: SetIndex) -> None:
         self._belonging = Belonging(path, index)
         self.first_images = [0, *accumulate(shard.images for shard in index.shards)]
         self._first_images = np.array(self.first_images, np.int64)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.label_set.finding import index_of_set
 from softlabel_codec.label_set.open_set import OpenSet
+from softlabel_codec.storage.location import location
 
 
 def open_labels(path: str | os.PathLike[str]) -> OpenContainer | OpenSet:
@@ -20,5 +20,5 @@ def open_labels(path: str | os.PathLike[str]) -> OpenContainer | OpenSet:
     ArgumentError
         If a folder holds several sets.
     """
-    index = index_of_set(Path(path))
+    index = index_of_set(location(path))
     return OpenContainer(path) if index is None else OpenSet(index)

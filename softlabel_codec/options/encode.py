@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS, check_choice
-from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE
+from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE, MAX_SHARDS
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.options.fields import option
@@ -82,6 +83,17 @@ class EncodeConfig:
     on_error: str = option("What to do with an unreadable image.", "fail", choices=ON_ERROR)
     exif_orientation: str = option("Whether the EXIF orientation of images is applied.", "ignored", choices=EXIF_POLICIES, flag="--exif")
     overwrite: bool = option("Replace OUT when finished, and discard an OUT.partial that was started with other options.", False)
+    shards: int | None = option(
+        "Make a label set of N shards in the folder OUT. Processes that run the same command, on any machines that share the folder, "
+        "divide the shards among them.",
+        None,
+        least=1,
+        metavar="N",
+        kw_only=True,
+    )
+    shard: str | int | None = option(
+        "Make only these shards, numbered from 0: 3, 3-7 or 3,5.  [default: all that are left]", None, metavar="LIST", kw_only=True
+    )
 
     def __post_init__(self) -> None:
         codec = Codec.parse(self.codec)
@@ -96,6 +108,9 @@ class EncodeConfig:
         _check("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1", self.batch_size)
         _check("workers", self.workers >= 0, "at least 0", self.workers)
         _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
+        _check("shards", self.shards is None or 1 <= self.shards <= MAX_SHARDS, f"1 to {MAX_SHARDS}", self.shards)
+        _check("shard", self.shard is None or self.shards is not None, "None, as shards (--shards) is not given", self.shard)
+        _ = self.chosen_shards
         for name, choices in (
             ("precision", PRECISIONS),
             ("on_error", ON_ERROR),
@@ -105,6 +120,21 @@ class EncodeConfig:
             check_choice(name, getattr(self, name), choices)
         if self.interpolation is not None:
             check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+
+    @property
+    def chosen_shards(self) -> range | list[int]:
+        """Numbers of the shards that may be made, ascending."""
+        everything = range(self.shards or 0)
+        if self.shard is None:
+            return everything
+        chosen: set[int] = set()
+        for part in str(self.shard).split(","):
+            found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+            first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+            expected = f"numbers of shards, 0 to {len(everything) - 1}, such as 3, 3-7 or 3,5"
+            _check("shard", first <= last < len(everything), expected, self.shard)
+            chosen |= set(range(first, last + 1))
+        return sorted(chosen)
 
 
 def _check(name: str, good: bool, expected: str, value: object) -> None:

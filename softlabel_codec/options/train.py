@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, TEACHER_OUTPUTS, check_choice
+from softlabel_codec.checks.limits import MAX_IMAGE_SIDE
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.label_set.index_file import SUFFIX
 from softlabel_codec.options.fields import option, types_of
 
 STORED, MAPS, TRUTH, ONLINE = "stored", "maps", "truth", "online"
 """Kinds of label sources: label files, label maps, class folders, a teacher in every step."""
-OF_FRESH_CROPS = ("scale", "ratio", "flip_probability")
+OF_RANDOM_CROPS = ("scale", "ratio", "flip_probability")
+OF_FRESH_CROPS = (*OF_RANDOM_CROPS, "all_views", "padding", "padding_mode", "fill")
 OPTIMIZERS = ("sgd", "adamw")
 WHERE_IT_RUNS = (
     *("images", "labels", "teacher", "teacher_weights", "val", "classes", "out"),
@@ -69,6 +71,12 @@ class TrainConfig:
     scale: tuple[float, float] | None = option("Smallest and largest area of fresh crops, relative to the image.  [default: 0.08 1]", None)
     ratio: tuple[float, float] | None = option("Smallest and largest width / height of fresh crops.  [default: 3/4 4/3]", None)
     flip_probability: float | None = option("Probability that a fresh crop is mirrored.  [default: 0.5]", None)
+    all_views: int | None = option(
+        "Fresh crops are views of SIZE x SIZE pixels, as they are or mirrored, instead of random-resized ones.", None, metavar="SIZE"
+    )
+    padding: int | None = option("Pixels that are added on each side of an image before fresh crops are cut.  [default: 0]", None)
+    padding_mode: str | None = option("What these pixels are: constant, edge, reflect or symmetric.  [default: constant]", None)
+    fill: tuple[int, int, int] | None = option("Red, green and blue of constant padding, 0 to 255.  [default: 0 0 0]", None)
     val_crop: float = option("Fraction of the shorter side that validation images are cropped to.", 0.875)
     optimizer: str = option("sgd or adamw.", "sgd")
     learning_rate: float = option("Peak learning rate, reached after the warm-up.", 0.1)
@@ -114,6 +122,7 @@ class TrainConfig:
         for name, reason in unused_options(self.labels).items():
             if getattr(self, name) is not None:
                 raise ArgumentError(f"{name}: {reason}, leave it out with labels={self.labels!r}")
+        self._check_fresh_crops()
         _check("teacher", self.labels != ONLINE or self.teacher is not None, "a teacher with labels='online'", self.teacher)
         whole = f"a multiple of crops_per_image={self.crops_per_image}"
         _check("batch_size", self.batch_size % self.crops_per_image == 0, whole, self.batch_size)
@@ -127,6 +136,13 @@ class TrainConfig:
         ):
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
+
+    def _check_fresh_crops(self) -> None:
+        views, no_padding = self.all_views, f"none with labels={self.labels!r}, as label maps know nothing outside of an image"
+        _check("all_views", views is None or 1 <= views <= MAX_IMAGE_SIDE, f"1 to {MAX_IMAGE_SIDE}", views)
+        for name in OF_RANDOM_CROPS:
+            _check(name, views is None or getattr(self, name) is None, f"none with all_views={views}", getattr(self, name))
+        _check("padding", not self.padding or kind_of_labels(self.labels) != MAPS, no_padding, self.padding)
 
     def _check_momentum(self) -> None:
         of_sgd = "nothing with optimizer='adamw': it is for sgd"

@@ -40,6 +40,9 @@ class DenseQuantiser:
     def concatenate(self, parts: Sequence[DenseCodes]) -> DenseCodes:
         return np.concatenate(parts)
 
+    def rows(self, codes: DenseCodes, rows: slice, image: int) -> DenseCodes:
+        return codes[rows]
+
     def policy(self, asked: str | None) -> str:
         if asked is not None:
             raise ArgumentError(f"policy: labels of {str(self._codec)!r} have no remainder, so none is expected, got {asked!r}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.labels import SparseLabels, check_policy
 from softlabel_codec.quantise.selection import (
+    Selection,
     check_left_out,
     check_probs,
     check_topk,
@@ -18,7 +19,7 @@ from softlabel_codec.quantise.selection import (
     select_from_topk,
     wrong_labels,
 )
-from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail
+from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail, tail_of_image
 from softlabel_codec.quantise.values import VALUE_WIDTH, ValueEncoding, value_encoding
 
 
@@ -66,8 +67,12 @@ class SparseQuantiser:
             left_out = check_left_out(labels["left_out"], self._num_classes) if tail else np.empty(0)
         else:
             raise wrong_labels(self._codec, "probs, or indices and values" + (" and left_out" if tail else ""), labels)
+        return self.of_selection(selection, quantise_tail(left_out, selection, tail) if tail else None)
+
+    def of_selection(self, selection: Selection, tail: TailCodes | None) -> SparseCodes:
+        """Return the codes of an image's selection, and of its tail."""
         codes = SparseCodes(selection.indices, *self._encoding.quantise(selection))
-        return codes._replace(tails=quantise_tail(left_out, selection, tail), tail_of=np.zeros(num_crops, np.int64)) if tail else codes
+        return codes if tail is None else codes._replace(tails=tail, tail_of=np.zeros(len(selection.indices), np.int64))
 
     def dequantise(self, codes: SparseCodes, policy: str) -> SparseLabels:
         values, remainder = self._encoding.dequantise(codes.indices, codes.values, codes.remainders)
@@ -87,6 +92,18 @@ class SparseQuantiser:
             np.concatenate(remainders) if remainders else None,
             concatenate_tails(tails) if tails else None,
             np.repeat(np.arange(len(parts)), [len(part.indices) for part in parts]) if tails else None,
+        )
+
+    def rows(self, codes: SparseCodes, rows: slice, image: int) -> SparseCodes:
+        kept = codes.indices[rows]
+        width = int((kept >= 0).sum(axis=1).max())
+        tails = None if codes.tails is None else tail_of_image(codes.tails, image)
+        return SparseCodes(
+            kept[:, :width],
+            None if codes.values is None else codes.values[rows, :width],
+            None if codes.remainders is None else codes.remainders[rows],
+            tails,
+            None if tails is None else np.zeros(len(kept), np.int64),
         )
 
     def policy(self, asked: str | None) -> str:

@@ -111,3 +111,10 @@ def concatenate_tails(parts: Sequence[TailCodes]) -> TailCodes:
         np.concatenate([widened(part.levels, 0) for part in parts]),
         np.concatenate([part.floor for part in parts]),
     )
+
+
+def tail_of_image(codes: TailCodes, image: int) -> TailCodes:
+    """Return the tail of one of several images."""
+    listed = max(1, int((codes.classes[image] >= 0).sum()))
+    place = slice(image, image + 1)
+    return TailCodes(codes.classes[place, :listed], codes.levels[place, :listed], codes.floor[place])

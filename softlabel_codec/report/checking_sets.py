@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.errors import CorruptError, FormatError, MismatchError
@@ -11,9 +10,10 @@ from softlabel_codec.label_set.index_file import Shard
 from softlabel_codec.label_set.making import check_distinct_keys
 from softlabel_codec.label_set.open_set import OpenSet
 from softlabel_codec.report.checking import Checked, Findings, Progress, check_container
+from softlabel_codec.storage.location import Location, joined
 
 
-def check_set(index: Path, deep: bool, findings: Findings, progress: Progress) -> Checked:
+def check_set(index: Location, deep: bool, findings: Findings, progress: Progress) -> Checked:
     """Check a set as `check_container` does a file, each shard whatever is wrong with the others.
 
     `progress` is called with the number of images in blocks that are checked, and in all.
@@ -40,7 +40,7 @@ def check_set(index: Path, deep: bool, findings: Findings, progress: Progress) -
             bad.append(said.file)
     labels.close()
     try:
-        check_distinct_keys([index.parent / shard.file for shard in opened], opened)
+        check_distinct_keys([joined(index.parent, shard.file) for shard in opened], opened)
     except MismatchError as error:
         findings.note(CorruptError(str(error)))
     except FormatError:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from softlabel_codec.block.columns import Column, grouped, much_text
-from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
+from softlabel_codec.container.sources import open_source
 from softlabel_codec.container.zstd_frames import compressed_sizes
 from softlabel_codec.errors import FormatError
+from softlabel_codec.storage.location import shown
 
 Sizes = dict[str, float]
 
@@ -121,7 +122,7 @@ def inspect_file(path: str | os.PathLike[str], sampled_blocks: int = SAMPLED_BLO
     except FormatError as error:
         return _inspect_beginning(path, error, sampled_blocks)
     with container:
-        return replace(describe(container, sampled_blocks), path=str(path))
+        return replace(describe(container, sampled_blocks), path=shown(path))
 
 
 def describe(container: OpenContainer, sampled_blocks: int) -> FileReport:
@@ -163,7 +164,7 @@ def how_stored(description: Description) -> dict[str, Any]:
 
 def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampled_blocks: int) -> FileReport:
     """Return a description from the beginning of a file whose end is damaged or missing."""
-    source = FileSource(path)
+    source = open_source(path)
     try:
         beginning = read_beginning(source)
         description = beginning.description
@@ -179,7 +180,7 @@ def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampl
         parts["not in whole blocks"] = source.length - len(beginning.data) - whole_bytes
         num_crops = sum(counts)
         return FileReport(
-            path=str(path),
+            path=shown(path),
             file_bytes=source.length,
             format_version=beginning.header.version,
             written_by=description.written_by,

@@ -9,6 +9,7 @@ from softlabel_codec.errors import ArgumentError, TruncatedError
 from softlabel_codec.label_set.finding import index_of_set, unfinished_sets
 from softlabel_codec.report.file_report import SAMPLED_BLOCKS, FileReport, inspect_file
 from softlabel_codec.report.set_report import inspect_set, inspect_unfinished
+from softlabel_codec.storage.location import location, shown
 
 
 def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCKS) -> FileReport:
@@ -32,11 +33,11 @@ def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCK
         If a folder holds several sets.
     """
     try:
-        index = index_of_set(Path(path))
+        index = index_of_set(location(path))
     except TruncatedError:
         unfinished = unfinished_sets(Path(path))
         if len(unfinished) > 1:
             names = "; ".join(map(str, unfinished))
-            raise ArgumentError(f"{path}: expected one label set, got {len(unfinished)}, all unfinished: {names}") from None
+            raise ArgumentError(f"{shown(path)}: expected one label set, got {len(unfinished)}, all unfinished: {names}") from None
         return inspect_unfinished(unfinished[0], sampled_blocks)
     return inspect_file(path, sampled_blocks) if index is None else inspect_set(index, sampled_blocks)

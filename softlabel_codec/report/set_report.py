@@ -13,6 +13,8 @@ from softlabel_codec.errors import FormatError, MismatchError, TruncatedError
 from softlabel_codec.label_set.finding import UnfinishedSet
 from softlabel_codec.label_set.open_set import OpenSet
 from softlabel_codec.report.file_report import SAMPLED_BLOCKS, FileReport, Part, describe, how_stored, inspect_file, per_crop
+from softlabel_codec.storage.location import Location, Url, joined
+from softlabel_codec.storage.objects import names_in
 
 MOST_READ = 256
 """How many shards of a finished set are opened."""
@@ -47,7 +49,7 @@ class SetReport(FileReport):
     missing_shards: list[int]
 
 
-def inspect_set(index: Path, sampled_blocks: int = SAMPLED_BLOCKS) -> SetReport:
+def inspect_set(index: Location, sampled_blocks: int = SAMPLED_BLOCKS) -> SetReport:
     """Return a description of a label set, from its index and up to 256 of its shards.
 
     Raises
@@ -57,8 +59,9 @@ def inspect_set(index: Path, sampled_blocks: int = SAMPLED_BLOCKS) -> SetReport:
     """
     labels = OpenSet(index)
     shards, each = labels.index.shards, labels.index.crops_per_image
-    missing = [number for number, shard in enumerate(shards) if not (index.parent / shard.file).exists()]
-    problems = [f"{index.parent / shards[number].file}: shard {number} is not there" for number in missing]
+    there = _names(index.parent)
+    missing = [number for number, shard in enumerate(shards) if there is not None and shard.file not in there]
+    problems = [f"{joined(index.parent, shards[number].file)}: shard {number} is not there" for number in missing]
     chosen = _evenly(sorted(set(range(len(shards))) - set(missing)), MOST_READ)
     found: list[FileReport] = []
     for number in chosen:
@@ -89,6 +92,16 @@ def inspect_set(index: Path, sampled_blocks: int = SAMPLED_BLOCKS) -> SetReport:
         missing_shards=missing,
         **together,
     )
+
+
+def _names(folder: Location) -> set[str] | None:
+    """Return the names of all files in a folder; None if it is a prefix of URLs that may not be listed."""
+    try:
+        return set(names_in(folder))
+    except OSError:
+        if isinstance(folder, Url):
+            return None
+        raise
 
 
 def inspect_unfinished(labels: UnfinishedSet, sampled_blocks: int = SAMPLED_BLOCKS) -> SetReport:

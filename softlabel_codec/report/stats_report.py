@@ -17,6 +17,7 @@ from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.file_report import Part
 from softlabel_codec.report.inspecting import inspect
+from softlabel_codec.storage.location import shown
 
 NUMBERS_PER_BATCH = 2**22
 """Count of label values that are decoded at a time, unless one image has more."""
@@ -38,6 +39,12 @@ class Distribution:
 
     mean: float
     quantiles: dict[str, float]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Distribution:
+        """Return the distribution of some values, at least one."""
+        levels = np.quantile(values, QUANTILES)
+        return cls(float(values.mean()), {f"{q:.0%}": float(level) for q, level in zip(QUANTILES, levels, strict=True)})
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
     """
     report = inspect(path)
     if not report.num_images:
-        raise StateError(f"{path}: there are no images")
+        raise StateError(f"{shown(path)}: there are no images")
     with SoftLabelReader(path) as reader:
         sample = np.unique(np.linspace(0, len(reader) - 1, min(max_images, len(reader))).astype(np.int64))
         seen = _Seen()
@@ -127,7 +134,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
     confidence, kept = seen.joined("confidence"), seen.joined("kept")
     counts = np.bincount(kept.astype(np.int64))
     return StatsReport(
-        path=str(path),
+        path=shown(path),
         codec=report.codec,
         num_classes=report.num_classes,
         crops=report.crops,
@@ -138,16 +145,16 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         sampled_crops=len(confidence),
         bytes_per_crop=report.bytes_per_crop,
         budget=report.budget,
-        confidence=_distribution(confidence),
+        confidence=Distribution.of(confidence),
         confidence_histogram=np.histogram(confidence, CONFIDENCE_BINS, (0, 1))[0].tolist(),
-        entropy=_distribution(seen.joined("entropy")),
-        kept_classes=_distribution(kept),
+        entropy=Distribution.of(seen.joined("entropy")),
+        kept_classes=Distribution.of(kept),
         kept_classes_histogram={str(number): int(count) for number, count in enumerate(counts) if count},
-        remainder=_distribution(seen.joined("remainder")),
+        remainder=Distribution.of(seen.joined("remainder")),
         top1_classes_seen=len(seen.classes),
-        top1_classes_per_image=_distribution(seen.joined("distinct")),
-        top1_agreement=_distribution(seen.joined("agreement")),
-        crop_area=_distribution(seen.joined("area")),
+        top1_classes_per_image=Distribution.of(seen.joined("distinct")),
+        top1_agreement=Distribution.of(seen.joined("agreement")),
+        crop_area=Distribution.of(seen.joined("area")),
         flipped=float(seen.joined("flips").mean()),
     )
 
@@ -268,11 +275,6 @@ def _entropy_terms(probs: NDArray[Any]) -> NDArray[np.float64]:
 def _shares(classes: NDArray[np.int32]) -> tuple[int, float]:
     counts = np.unique(classes, return_counts=True)[1]
     return len(counts), float(counts.max() / len(classes))
-
-
-def _distribution(values: NDArray[np.float64]) -> Distribution:
-    levels = np.quantile(values, QUANTILES)
-    return Distribution(float(values.mean()), {f"{q:.0%}": float(level) for q, level in zip(QUANTILES, levels, strict=True)})
 
 
 def _plot_confidence(axes: Any, report: StatsReport) -> None:

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
+from softlabel_codec.container.sources import open_source
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, SoftLabelError, StateError
 from softlabel_codec.image_source import name_of
 from softlabel_codec.label_set.finding import index_of_set
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.checking import Checked, Findings, Problem, Progress, check_container
 from softlabel_codec.report.checking_sets import check_set
+from softlabel_codec.storage.location import location, shown
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def verify(
     """
     findings, show = Findings(), progress or (lambda done, total: None)
     try:
-        index = index_of_set(Path(path))
+        index = index_of_set(location(path))
         checked = _check_file(path, deep, findings, show) if index is None else check_set(index, deep, findings, show)
     except FormatError as error:
         findings.note(error)
@@ -100,9 +101,9 @@ def verify(
     if images is not None and checked.all_opened:
         compared, as_bytes = _compare_images(path, images, findings, show)
     elif images is not None and checked.num_shards:
-        findings.note(StateError(f"{path}: images can be compared only if all shards of the set can be opened"))
+        findings.note(StateError(f"{shown(path)}: images can be compared only if all shards of the set can be opened"))
     return VerifyReport(
-        path=str(path),
+        path=shown(path),
         ok=not findings.problems,
         deep=deep,
         num_blocks=checked.num_blocks,
@@ -173,7 +174,7 @@ def _compare_with(reader: SoftLabelReader, images: Any, findings: Findings, prog
 
 def _whole_prefix(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return how many blocks and images at the beginning of a file without a valid index are whole."""
-    source = FileSource(path)
+    source = open_source(path)
     try:
         images = [len(block.images.keys) for block in BlockScan(source, read_beginning(source)).prefix()]
         return len(images), int(np.sum(images))

@@ -1,23 +1,22 @@
-"""Checks whether an existing file is the one that a labelling run would make."""
+"""Checks whether files that are there are those that a labelling run would make."""
 
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.codec import Codec
+from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.metadata import Description, difference
 from softlabel_codec.container.open_container import OpenContainer
-from softlabel_codec.errors import FormatError
+from softlabel_codec.container.scan import read_beginning
+from softlabel_codec.errors import FormatError, MismatchError
 
 NOT_COMPARED = ("package", "libraries")
 """Metadata that an update changes: no reason to label everything again."""
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,8 @@ class FinishedFile:
     skipped: dict[str, str]
 
 
-def check_made_alike(
-    path: Path, num_classes: int, codec: Codec, metadata: Mapping[str, Any], layout: Mapping[str, Any], on_error: str
-) -> FinishedFile:
-    """Return the summary of a finished file if a run with these options on these images would make the same file.
+def check_made_alike(path: Path, wanted: Description, on_error: str) -> FinishedFile:
+    """Return the summary of a finished file if a run that would describe it as `wanted` would make the same file.
 
     This lets a batch system start a job again after it has finished.
 
@@ -40,24 +37,50 @@ def check_made_alike(
     FileExistsError
         If it was made with other options, or is not a label file; the text says what differs.
     """
-    wanted = Description(num_classes, codec, metadata=_compared(metadata), **layout)
     try:
         with OpenContainer(path) as file:
             found, num_images = file.description, file.trailer.num_images
             skipped: list[str] = file.summary.get("skipped_keys", [])
     except FormatError as error:
         raise _exists(path, f"is not a finished label file ({type(error).__name__})") from None
-    made = replace(found, metadata=_compared(found.metadata), other={})
-    if made != wanted:
-        raise _exists(path, f"was made with other options: {difference(made, wanted)}")
+    made, due = _compared(found), _compared(wanted)
+    if made != due:
+        raise _exists(path, f"was made with other options: {difference(made, due)}")
     if skipped and on_error == "fail":
         raise _exists(path, f"lacks {counted(len(skipped), 'image')} that could not be read, {skipped[0]!r} first")
-    logger.info("%s: finished before, with the same options: %s", path, counted(num_images, "image"))
     return FinishedFile(num_images, dict.fromkeys(skipped, "could not be read by the run that made the file"))
 
 
-def _compared(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metadata.items() if name not in NOT_COMPARED}
+def described(path: Path) -> Description | None:
+    """Return how a file describes itself, finished or not; None if it does not say yet."""
+    source = FileSource(path)
+    try:
+        return read_beginning(source).description
+    except FormatError:
+        return None
+    finally:
+        source.close()
+
+
+def check_same_set(path: Path, found: Description, wanted: Description) -> None:
+    """Raise MismatchError if a shard that is there cannot be in a set with shards that a run would describe as `wanted`.
+
+    Unlike that of a file, its metadata must be the same to the last version of a library.
+    """
+    theirs, ours = found.metadata.get("images"), wanted.metadata.get("images")
+    if theirs != ours:
+        what = f"was made of other images: expected {ours}, found {theirs}. All workers must find the same images in the same order"
+    elif replace(found, other={}) != wanted:
+        differs = difference(replace(found, other={}), wanted)
+        what = f"belongs to a label set of other options: {differs}. All workers need the same options and versions"
+    else:
+        return
+    raise MismatchError(f"{path}: {what}. Pass overwrite=True (--overwrite) to replace what is there")
+
+
+def _compared(description: Description) -> Description:
+    metadata: Mapping[str, Any] = description.metadata
+    return replace(description, metadata={name: value for name, value in metadata.items() if name not in NOT_COMPARED}, other={})
 
 
 def _exists(path: Path, what: str) -> FileExistsError:

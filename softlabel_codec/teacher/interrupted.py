@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.container.files import partial_path
 from softlabel_codec.writer import SoftLabelWriter
 
 
@@ -25,10 +24,9 @@ def saying_what_is_kept(writer: SoftLabelWriter) -> Iterator[None]:
 
 
 def _what_is_kept(writer: SoftLabelWriter) -> str:
-    target = writer.path.resolve() if writer.path.is_symlink() else writer.path
     kept = writer.num_stored
-    if not partial_path(target).exists():
+    if not writer.partial.exists():
         return f"{writer.path} is complete, with {counted(kept, 'image')}"
     if not kept:
         return "No image is stored yet; run the same command again"
-    return f"{counted(kept, 'image')} {'is' if kept == 1 else 'are'} kept in {partial_path(target)}; run the same command again to continue"
+    return f"{counted(kept, 'image')} {'is' if kept == 1 else 'are'} kept in {writer.partial}; run the same command again to continue"

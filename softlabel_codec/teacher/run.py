@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,8 +52,10 @@ class TeacherRun:
     """A teacher on its device, ready to label batches."""
 
     def __init__(self, teacher: Teacher, config: EncodeConfig, codec: Codec) -> None:
-        self.device = device_by_name(config.device)
+        self.device = device_by_name(device_of_rank(config.device))
         self.on_cuda = self.device.type == "cuda"
+        if self.on_cuda:
+            torch.cuda.set_device(self.device)  # or each process would also take memory of the first GPU
         self.precision = ("float16" if self.on_cuda else "float32") if config.precision == "auto" else config.precision
         self.batch_size = config.batch_size or (16 if self.device.type == "cpu" else 256)
         self.size = config.size or teacher.input_size
@@ -150,6 +153,14 @@ def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
 
 def _to_numpy(labels: dict[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
     return {name: tensor.cpu().numpy() for name, tensor in labels.items()}
+
+
+def device_of_rank(name: str) -> str:
+    """Return the device of this process: if torchrun started it beside others and any GPU will do, the one of its rank on this machine."""
+    rank = int(os.environ.get("LOCAL_RANK", "0")) if os.environ.get("WORLD_SIZE", "1") != "1" else 0
+    if name not in ("auto", "cuda") or not rank or not torch.cuda.is_available():
+        return name
+    return f"cuda:{rank % torch.cuda.device_count()}"
 
 
 @contextmanager

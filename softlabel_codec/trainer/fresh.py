@@ -1,34 +1,40 @@
-"""`FreshCrops`: new random crops of images in every epoch, with labels that are not stored per crop."""
+"""`FreshCrops`: other crops of images in every epoch, with labels that are not stored per crop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from softlabel_codec.crops.choice import choose_crops
+from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageData, ImageSource, where_is
 from softlabel_codec.images.cutting import Cutter
-from softlabel_codec.images.files import load_image, read_size
+from softlabel_codec.images.files import read_size
 from softlabel_codec.labels import ImageLabels, Labels, SparseLabels
-from softlabel_codec.padding import NO_PADDING, Padding
-from softlabel_codec.sampler import CropSampler
+from softlabel_codec.padding import Padding
 from softlabel_codec.torch import ImageTurn
 from softlabel_codec.torch.collate import Sample
 from softlabel_codec.torch.pixels import Triple, to_tensor
+from softlabel_codec.views import Sampler
 
 LabelOf = Callable[[int, NDArray[np.int64], tuple[int, int]], Labels]
-"""Number of an image, crops int64 (n, 4) in pixels, and height and width of the image to the labels of these crops."""
+"""Number of an image, crops int64 (n, 4) in pixels, and height and width of the image to the labels of these crops.
+
+The size is without padding, the crops count from the corner of the padded image."""
 
 
 @dataclass
 class FreshCrops(Dataset[Sample]):
-    """A dataset of images with N new random crops in every turn. It has what the trainer uses of `SoftLabelDataset`.
+    """A dataset of images with N other crops in every turn. It has what the trainer uses of `SoftLabelDataset`.
+
+    Random crops are new ones in every turn. Of all views, a turn takes those that a `SoftLabelDataset` takes of a file of all views of
+    the same images in the same order.
 
     Attributes
     ----------
@@ -38,8 +44,12 @@ class FreshCrops(Dataset[Sample]):
         Where they are.
     label_of : callable
         Labels of crops.
-    sampler : CropSampler
-        Chooses the crops.
+    sampler : CropSampler or AllViews
+        Gives the crops.
+    seed : int
+        Decides the order in which views are drawn.
+    padding : Padding
+        How images are enlarged before crops are cut out of them.
     crops_per_image : int
         N.
     size : int
@@ -55,27 +65,27 @@ class FreshCrops(Dataset[Sample]):
     keys: Sequence[str]
     source: ImageSource
     label_of: LabelOf
-    sampler: CropSampler
+    sampler: Sampler
+    seed: int
+    padding: Padding
     crops_per_image: int
     size: int
     mean: Triple
     std: Triple
     interpolation: str
     exif_orientation: str
-    padding: ClassVar[Padding] = NO_PADDING
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __getitems__(self, turns: Sequence[ImageTurn]) -> list[Sample]:
-        """Return the crops of several images in their turns, with labels."""
-        cutter = Cutter(self.size, self.interpolation, self.exif_orientation)
+        """Return the crops of several images in their turns, with labels; ArgumentError if an image has too few views."""
         samples = []
         for turn in turns:
-            cut = cutter.cut(self._read(turn), partial(self._choose, turn), self._where(turn))
+            cut = self._cutter.cut(self._read(turn), partial(self._choose, turn), self._where(turn))
             samples.append(Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size), int(turn), self.keys[turn]))
         return samples
 
     def labels_of(self, turns: Sequence[ImageTurn]) -> list[ImageLabels]:
-        """Return crops, flips and labels of several images in their turns, without decoding the images."""
+        """Return crops, flips and labels of several images in their turns, without decoding the images; errors as above."""
         found = []
         for turn in turns:
             if turn not in self._sizes:
@@ -86,12 +96,25 @@ class FreshCrops(Dataset[Sample]):
         return found
 
     def _choose(self, turn: ImageTurn, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        first = turn.turn * self.crops_per_image
-        return self.sampler.sample(self.keys[turn], size, range(first, first + self.crops_per_image))
+        padded, many = self.padding.around(size), self.crops_per_image
+        views = self.sampler.num_crops(*padded)
+        if views is None:
+            numbers = np.arange(turn.turn * many, (turn.turn + 1) * many)
+        elif views >= many:
+            numbers = choose_crops(self.seed, turn.turn, [turn], [views], many)[0]
+        else:
+            of_image = f"{size[0]} x {size[1]} pixels (height x width) and a padding of {self.padding.pixels}"
+            expected = f"at least {many} views of {self._where(turn)}, as crops_per_image={many}"
+            raise ArgumentError(f"all_views: expected {expected}, got {views}: it has {of_image}. Choose smaller views")
+        return self.sampler.sample(self.keys[turn], padded, numbers)
 
     def whole_image(self, number: int) -> Image.Image:
-        """Return an image as its crops are cut from it: decoded to RGB, and turned if `exif_orientation` says so."""
-        return load_image(self._read(number), self.exif_orientation, self._where(number))
+        """Return an image as its crops are cut out of it: decoded to RGB, turned if `exif_orientation` says so, and padded."""
+        return self._cutter.whole(self._read(number), self._where(number))
+
+    @property
+    def _cutter(self) -> Cutter:
+        return Cutter(self.size, self.interpolation, self.exif_orientation, padding=self.padding)
 
     @property
     def source_keys(self) -> Sequence[str]:

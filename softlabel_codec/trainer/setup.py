@@ -32,17 +32,19 @@ from softlabel_codec.images.sources import open_images
 from softlabel_codec.images.sources.keys import unique_keys
 from softlabel_codec.images.truth import targets_of
 from softlabel_codec.label_maps import MappedCrops, file_sha256
-from softlabel_codec.options.train import MAPS, MOMENTUM, OF_FRESH_CROPS, ONLINE, STORED, TrainConfig, kind_of_labels
+from softlabel_codec.options.train import MAPS, MOMENTUM, OF_RANDOM_CROPS, ONLINE, STORED, TrainConfig, kind_of_labels
+from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
 from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher
 from softlabel_codec.teacher.online import OnlineTeacher, online_teacher
-from softlabel_codec.torch import SoftLabelDataset
+from softlabel_codec.torch import ImageTurn, SoftLabelDataset
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
 from softlabel_codec.trainer.fresh import FreshCrops, LabelOf, class_labels, unknown_labels
+from softlabel_codec.views import AllViews
 
 NOT_DECAYED = ("class_token", "cls_token", "dist_token", "pos_embed", "pos_embedding")
 """Names of tokens and positions of transformers in timm and torchvision."""
@@ -143,13 +145,15 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
         label_of, fingerprint = partial(class_labels, classes, num_classes), _classes_sha256(keys, classes)
     else:
         raise MismatchError(unknown_classes(config.images, len(class_folders(keys)), num_classes))
-    how = {name: getattr(config, name) for name in OF_FRESH_CROPS if getattr(config, name) is not None}
+    how = {name: getattr(config, name) for name in OF_RANDOM_CROPS if getattr(config, name) is not None}
     turned = None if mapped is None else mapped.maps.exif_orientation
     crops = FreshCrops(
         keys,
         source,
         label_of,
-        CropSampler(config.seed, **how),
+        CropSampler(config.seed, **how) if config.all_views is None else AllViews(config.all_views, config.all_views),
+        config.seed,
+        Padding(config.padding or 0, config.padding_mode or "constant", config.fill or 0),
         config.crops_per_image,
         config.size,
         mean=config.mean or (IMAGENET_MEAN if teacher is None else teacher.mean),
@@ -157,6 +161,8 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
         interpolation=config.interpolation or ("bilinear" if teacher is None else teacher.interpolation),
         exif_orientation=agreed_exif_orientation(config.exif_orientation, turned, config.labels),
     )
+    if config.all_views is not None:
+        crops.labels_of([ImageTurn(0, 0)])  # an image that has no such views is an error before anything is trained
     facts = {"labels": config.labels, "fingerprint": fingerprint}
     return Setup(crops, classes, num_classes, folders, config.temperature or 1.0, facts, _images_sha256(crops, classes), teacher)
 

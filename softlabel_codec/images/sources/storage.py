@@ -1,4 +1,4 @@
-"""Files of a source, local or behind a URL, by pattern; and what lies in them, by position. The only module that imports fsspec."""
+"""Files of a source, local or behind a URL, by pattern; and what lies in them, by position."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import errno
 import glob
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from softlabel_codec.errors import ArgumentError, StateError
+from softlabel_codec.storage.clients import file_system
+from softlabel_codec.storage.clients import installed as packages_installed
 
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 _WILD = re.compile(r"[*?\[]")
@@ -75,7 +77,7 @@ def _wildcards(start: str, name: str) -> list[str]:
     if "*" not in name:
         return [name]
     with _named(name):
-        files, inner = _file_system(name)
+        files, inner = file_system(name, "sources")
         return sorted(files.unstrip_protocol(found) for found in files.glob(inner))
 
 
@@ -89,7 +91,7 @@ def open_file(path: str) -> BinaryIO:
     if not is_url(path):
         return Path(path).open("rb")
     with _named(path):
-        files, inner = _file_system(path)
+        files, inner = file_system(path, "sources")
         opened: BinaryIO = files.open(inner, "rb")
         return opened
 
@@ -101,7 +103,7 @@ def read_at(path: str, offset: int, length: int) -> bytes:
     """
     if is_url(path):
         with _named(path):
-            files, inner = _file_system(path)
+            files, inner = file_system(path, "sources")
             data: bytes = files.cat_file(inner, start=offset, end=offset + length)
     else:
         with Path(path).open("rb", buffering=0) as file:
@@ -112,21 +114,9 @@ def read_at(path: str, offset: int, length: int) -> bytes:
     return data
 
 
-@contextmanager
-def installed() -> Iterator[None]:
+def installed() -> AbstractContextManager[None]:
     """Say what to install if a package that only some sources need is missing: StateError."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise StateError(f"{error.name} is not installed: pip install 'softlabel_codec[sources]'") from None
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL, and the path there. fsspec keeps its file systems, those of each process for itself."""
-    with installed():
-        import fsspec  # noqa: PLC0415  only URLs need it
-    found: tuple[Any, str] = fsspec.core.url_to_fs(url)
-    return found
+    return packages_installed("sources")
 
 
 @contextmanager

@@ -1,0 +1,100 @@
+"""The files that labels are copied from: as the caller names them, or as the index of a set lists them."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.metadata import difference
+from softlabel_codec.container.open_container import OpenContainer
+from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
+from softlabel_codec.label_set.index_file import SUFFIX, SetIndex, Shard
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that labels are copied from.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    shard : Shard or None
+        What the index of its set says of it; None if it was named by itself.
+    """
+
+    path: Path
+    shard: Shard | None = None
+
+    def open(self) -> OpenContainer:
+        """Open the file; MismatchError if it is not the one that its set lists."""
+        try:
+            container = OpenContainer(self.path)
+        except FileNotFoundError:
+            if self.shard is None:
+                raise
+            raise FileNotFoundError(errno.ENOENT, "this shard of the set is missing", str(self.path)) from None
+        if self.shard is not None and (container.source.length, container.fingerprint) != (self.shard.bytes, self.shard.fingerprint):
+            container.close()
+            raise MismatchError(
+                f"{self.path}: expected the shard that the index of its set lists, got a file of another length or contents"
+            )
+        return container
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or a set that labels are copied from.
+
+    Attributes
+    ----------
+    path : Path
+        As the caller names it.
+    files : tuple of SourceFile
+        Its files, in order; all with the same header and metadata.
+    """
+
+    path: Path
+    files: tuple[SourceFile, ...]
+
+
+def find_sources(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Source]:
+    """Return what is at some paths, or at one: each a file, the index of a set, or a folder that holds one set."""
+    named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not named:
+        raise ArgumentError("sources: expected at least one label file or set")
+    return [_source(Path(path)) for path in named]
+
+
+def _source(path: Path) -> Source:
+    index = _index_in(path) if path.is_dir() else path
+    if not index.name.endswith(SUFFIX):
+        return Source(path, (SourceFile(path),))
+    try:
+        shards = SetIndex.unpack(index.read_bytes()).shards
+    except FormatError as error:
+        raise type(error)(f"{index}: {error}") from None
+    return Source(path, tuple(SourceFile(index.parent / shard.file, shard) for shard in shards))
+
+
+def _index_in(folder: Path) -> Path:
+    found = sorted(folder.glob(f"*{SUFFIX}"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(file.name for file in found[:3])
+        raise ArgumentError(
+            f"{folder}: expected the index of one set, got {counted(len(found), 'index', 'indices')}: {names}. Name one of them"
+        )
+    raise StateError(f"{folder}: expected the index of a set (NAME{SUFFIX}), got none: it is no set, or is not finished")
+
+
+def check_same_metadata(first: OpenContainer, other: OpenContainer) -> None:
+    """Raise MismatchError unless two files of a set have the same header and metadata."""
+    if first.beginning.data != other.beginning.data:
+        what = difference(other.description, first.description)
+        raise MismatchError(f"{other.source.path}: expected the metadata of {first.source.path.name}, as in one label set: {what}")

@@ -1,0 +1,1 @@
+"""Files that are not on this machine: their addresses, reading them by ranges, a cache of whole files, and uploading."""
