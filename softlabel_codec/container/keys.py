@@ -23,6 +23,7 @@ from softlabel_codec.container.framing import (
     unpack_order_page,
     without_crc32,
 )
+from softlabel_codec.container.key_text import KeyText
 from softlabel_codec.errors import CorruptError, FormatError
 from softlabel_codec.sampler import stream_of_bytes
 
@@ -99,9 +100,14 @@ class Keys(Sequence[str]):
         self._located(self._page_table)  # must be valid even if there are no pages
         return map(self._read_key_page, range(num_pages(self._num_keys, True)[0]))
 
-    def stored_page(self, page: int) -> tuple[bytes, list[bytes]]:
-        """Return a page of keys as it is in the file, checked, and the keys that it holds, as UTF-8."""
-        return self._frame(page)[0], list(self._read_key_page(page))
+    @property
+    def ascend(self) -> bool:
+        """Whether the file says that each key is above the one before."""
+        return self._ascend
+
+    def stored_page(self, page: int) -> tuple[bytes, KeyText]:
+        """Return a page of keys as it is in the file, checked, and the keys that it holds."""
+        return self._frame(page)[0], self._read_key_page(page).text()
 
     def raw_in_order(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in the order that binary search relies on."""
