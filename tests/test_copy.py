@@ -30,10 +30,12 @@ from softlabel_codec import (
 from softlabel_codec.cli.main import main
 from softlabel_codec.container import joined
 from softlabel_codec.container.adjacent_blocks import AdjacentBlocks
+from softlabel_codec.container.builder import Ending, write_ending
 from softlabel_codec.container.crc32 import crc32_of_words, difference_after
 from softlabel_codec.container.files import PartialFile
-from softlabel_codec.container.framing import pack_block
-from softlabel_codec.container.summary import keys_sha256
+from softlabel_codec.container.framing import Index, pack_block, pack_key_pages
+from softlabel_codec.container.open_container import OpenContainer
+from softlabel_codec.container.summary import keys_sha256, pack_summary
 from softlabel_codec.copying import output
 from softlabel_codec.copying.selection import place_in_sample
 from softlabel_codec.label_set.index_file import SetIndex
@@ -731,7 +733,7 @@ def test_a_full_disk_is_reported(tmp_path, step, monkeypatch):
         return original(self, *arguments)
 
     monkeypatch.setattr(PartialFile, step, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left on device; nothing was written: .*partial"):
         copy_labels(source, tmp_path / "set", shards=2)
     assert list(tmp_path.iterdir()) == [source]
 
@@ -890,3 +892,31 @@ def test_the_command_is_interrupted(tmp_path):
     error = started.communicate()[1]
     assert (started.returncode, error) == (130, "slcodec: interrupted. Nothing was written\n")
     assert not Path(tmp_path / "set").exists()
+
+
+def test_keys_that_are_not_text_are_named(tmp_path):
+    source = write(tmp_path / "a.slc", ["a", "bad", "c"])
+    source.write_bytes(with_other_keys(source, [b"a", b"b\xffd", b"c"]))
+    with pytest.raises(CorruptError, match="a.slc: a key is not UTF-8"):
+        copy_labels(source, tmp_path / "b.slc", match="b*")
+    assert not (tmp_path / "b.slc").exists()
+
+
+def with_other_keys(path, keys):
+    """Return a file with another list of keys than its blocks have, and sound checksums."""
+    with OpenContainer(path) as container:
+        trailer, index = container.trailer, container.index
+        data = container.source.read_at(0, trailer.keys_offset)
+        columns = np.diff(index.starts), np.diff(index.first_images), index.num_crops - 1
+        ending = Ending(
+            pack_key_pages(keys, None),
+            True,
+            pack_summary(keys, []),
+            Index(*(column.astype(kind) for column, kind in zip(columns, "IHH", strict=True))),
+        )
+        with PartialFile(path.with_name("other")) as file:
+            file.append(data)
+            write_ending(file, container.beginning.data, ending)
+            made = file.partial.read_bytes()
+            file.partial.unlink()
+    return made

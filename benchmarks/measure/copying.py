@@ -37,8 +37,8 @@ def copy_speeds(labels: Labels, folder: Path, *, whole_bytes: int = WHOLE_BYTES,
     Returns
     -------
     dict
-        `whole` and `decoded`: for each way to copy, `bytes` and `crops` of the copy, how many blocks were copied as they are and decoded, and
-        spreads of `seconds` and of `cpu_seconds` of all threads. `whole_bytes` and `decoded_bytes`: sizes of the two files that are copied.
+        `whole` and `decoded`: for each way to copy, `bytes` and `crops` of the copy, how many blocks were copied as they are and decoded,
+        and spreads of `seconds` and of `cpu_seconds` of all threads. `whole_bytes` and `decoded_bytes`: sizes of the files that are copied.
     """
     seed, large, small = (folder / f"{name}.slc" for name in ("seed", "large", "small"))
     topk = top_k(labels, K)

@@ -105,6 +105,10 @@ class Keys(Sequence[str]):
         """Whether the file says that each key is above the one before."""
         return self._ascend
 
+    def texts(self) -> Iterator[KeyText]:
+        """Yield all keys in file order, some at a time."""
+        return (page.text() for page in self._pages())
+
     def stored_page(self, page: int) -> tuple[bytes, KeyText]:
         """Return a page of keys as it is in the file, checked, and the keys that it holds."""
         return self._frame(page)[0], self._read_key_page(page).text()
