@@ -114,6 +114,12 @@ class FileSource:
             data += more
         return data
 
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer from `offset`, as `read_at` reads."""
+        filled = os.preadv(self._fd, [buffer], offset) if hasattr(os, "preadv") and self._fd >= 0 else 0
+        if filled < len(buffer):
+            buffer[filled:] = self.read_at(offset + filled, len(buffer) - filled)
+
     def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return the bytes of several ranges, as `read_at` does, with little overhead for each."""
         fd, pread = self._fd, _pread
@@ -240,7 +246,7 @@ class PartialFile:
         if not self.partial.exists() or os.fstat(self._fd).st_ino != os.stat(self.partial).st_ino:
             raise StateError(f"{self.partial}: another writer has just finished this file")
 
-    def append(self, data: bytes | bytearray) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Append `data`. If that fails (a full disk), the file is cut back to its previous length, and the error is raised."""
         view = memoryview(data)
         try:
