@@ -17,10 +17,10 @@ def images_in(folder):
     return rows.map(lambda row: {"key": Path(row["path"]).relative_to(folder).as_posix(), "bytes": row["bytes"]})
 
 
-def label(folder, out, teacher, **options):
-    """Label the images in a folder by two actors."""
+def label(folder, out, teacher, actors=2, **options):
+    """Label the images in a folder by some actors."""
     labelling.CROPS_PER_PART = CROPS * IMAGES_PER_PART
-    return label_images(images_in(folder), out, teacher, concurrency=2, crops=CROPS, **options)
+    return label_images(images_in(folder), out, teacher, concurrency=actors, crops=CROPS, **options)
 
 
 if __name__ == "__main__":

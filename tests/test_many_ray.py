@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,8 @@ def test_shards_hold_the_labels_that_one_process_gives(desk, tmp_path):
     report = label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=3)
     paths = shards_of(tmp_path / "set")
     assert [path.name for path in paths] == [f"set-0000{number}-of-00003.slc" for number in range(3)]
-    assert images_of(*paths) == images_of(desk / "one.slc")
+    assert images_of(*paths) == images_of(tmp_path / "set") == images_of(desk / "one.slc")
+    assert [row["key"] for row in read_labels(tmp_path / "set").take_all()] == [key for key, _, _ in images_of(tmp_path / "set")]
     assert (report.num_images, report.resumed_images, report.crops_per_image, report.skipped) == (26, 0, CROPS, {})
     again = label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=3)
     assert (again.num_images, again.finished_before) == (26, True)
@@ -168,6 +170,20 @@ def test_a_killed_driver_continues(desk, tmp_path, cluster):
     assert path.read_bytes() == (desk / "one.slc").read_bytes()
 
 
+def test_a_driver_that_is_killed_when_all_is_labelled_labels_nothing_again(desk, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(labelling, "write_shards", killed)
+    with pytest.raises(KeyboardInterrupt):
+        label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=2)
+    assert not list(tmp_path.glob("set/*.json"))
+    monkeypatch.undo()
+    assert label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", 1, codec=CODEC).resumed_images == 26
+    (path,) = shards_of(tmp_path / "set")
+    assert path.read_bytes() == (desk / "one.slc").read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["arrow", "fsspec"])
 def test_sets_are_written_to_any_file_system(tmp_path, desk, kind):
     arrays = {str(number): np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8) for number in range(6)}
@@ -176,7 +192,8 @@ def test_sets_are_written_to_any_file_system(tmp_path, desk, kind):
     bucket = str(tmp_path / "bucket")
     filesystem = fs.SubTreeFileSystem(bucket, fs.LocalFileSystem()) if kind == "arrow" else DirFileSystem(bucket, LocalFileSystem())
     options = {"codec": "dense:values=f16", "crops": 5, "batch_size": 5, "store_crops": True}
-    label_images(rows, "some/set", f"{desk}/teacher.py:build", filesystem=filesystem, shards=2, **options)
+    how = {"filesystem": filesystem, "shards": 2, "workers": int(kind == "arrow")}
+    label_images(rows, "some/set", f"{desk}/teacher.py:build", **how, **options)
     encode(EncodeConfig(arrays, f"{tmp_path}/one.slc", f"{desk}/teacher.py:build", **options))
     assert images_of(*shards_of(tmp_path / "bucket" / "some" / "set")) == images_of(tmp_path / "one.slc")
 
@@ -186,22 +203,22 @@ def test_unreadable_images_and_other_options(tmp_path, desk):
     shutil.copytree(desk / "images" / "n0", folder)
     (folder / "0.png").write_bytes(b"no image")
     with pytest.raises(OSError, match="^image '0.png': 0.png: not a readable image: unknown format. Repair or remove it"):
-        label(folder, out, teacher, codec=CODEC)
+        label(folder, out, teacher, 1, codec=CODEC)
     assert not (out / "set.slc.index.json").exists()
-    report = label(folder, out, teacher, codec=CODEC, on_error="skip")
+    report = label(folder, out, teacher, 1, codec=CODEC, on_error="skip")
     assert (report.num_images, report.skipped) == (8, {"0.png": "could not be read"})
     encode(EncodeConfig(str(folder), f"{tmp_path}/one.slc", teacher, CODEC, CROPS, on_error="skip"))
     (path,) = shards_of(out)
     assert path.read_bytes() == (tmp_path / "one.slc").read_bytes()
     with pytest.raises(FileExistsError, match=r"made with other options: codec: expected hard, found marginal_smoothing:t=0.02,tail=5"):
-        label(folder, out, teacher, codec="hard", on_error="skip")
+        label(folder, out, teacher, 1, codec="hard", on_error="skip")
 
     os.rename(out, tmp_path / "set.parts")
     out.mkdir()
     os.rename(tmp_path / "set.parts", out / "set.parts")
     (out / "set.parts" / "set.slc.index.json").unlink()
     with pytest.raises(MismatchError, match="set.parts: was started with other options: codec: expected hard, found marginal"):
-        label(folder, out, teacher, codec="hard", on_error="skip")
+        label(folder, out, teacher, 1, codec="hard", on_error="skip")
 
 
 @pytest.mark.parametrize(
@@ -230,6 +247,15 @@ def test_two_images_of_one_key_are_an_error(tmp_path, desk, monkeypatch, crops_p
 def test_wrong_arguments(tmp_path, rows, arguments, message):
     with pytest.raises(ArgumentError, match=message):
         label_images(ray.data.from_items(rows), tmp_path / "set", "nowhere.py:build", **arguments)
+
+
+def test_actors_that_leave_no_processor_are_warned_of(tmp_path, desk):
+    rows = ray.data.from_items([{"key": "a", "bytes": (desk / "images" / "n0" / "0.png").read_bytes()}])
+    message = "the cluster has 4 CPUs: 4 actors of 1 CPU leave none to read images and to write"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(UserWarning, match=message):
+            label_images(rows, tmp_path / "set", f"{desk}/teacher.py:build", concurrency=4)
 
 
 @pytest.mark.parametrize("codec", ["marginal_smoothing:t=0.05,tail=4", "dense"])
@@ -277,8 +303,8 @@ def test_the_readme_labels_images_and_reads_labels(tmp_path, desk):
         block = block.replace(written, here)
     names = {}
     exec(compile(block, "README.md", "exec"), names)
-    (first, second) = shards_of(tmp_path / "labels")
-    rows = [row["key"] for path in (first, second) for row in names["read_labels"](path).take_all()]
+    assert len(shards_of(tmp_path / "labels")) == 2
+    rows = [row["key"] for row in names["labels"].take_all()]
     assert sorted(rows) == rows == sorted(path.name for path in (tmp_path / "photos" / "train").iterdir())
     assert names["report"].num_images == 9
 

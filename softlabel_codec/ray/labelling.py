@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -95,64 +96,99 @@ def label_images(
     config = EncodeConfig("", os.fspath(out), teacher, shards=shards, **options)
     if config.shard is not None:
         raise ArgumentError(f"shard: expected None, as all shards are made together, got {config.shard!r}")
-    check_whole("concurrency", concurrency, 1)
+    actors = _Actors(check_whole("concurrency", concurrency, 1), 1 + config.workers, num_gpus)
     folder = SharedFolder.open(out, filesystem)
-    parts_in = folder.within(folder.name + PARTS_SUFFIX)
     with _own_errors():
-        column, first = _first_image(dataset)
-        each = {"num_cpus": 1 + config.workers, "num_gpus": num_gpus}
-        said, crops_per_image = ray.get(ray.remote(describe).options(**each).remote(config, first))
-        there = [] if config.overwrite else folder.files()
-        if folder.name + SUFFIX in there:
-            found = _made_alike(folder, said, shards)
-            return _report(folder, found, found.num_images, crops_per_image, {}, started, finished_before=True)
-        if not parts_in.exists():
-            _refuse_shards(folder, there)
-        parts_in.make()
+        rows = _Rows.of(dataset)
+        said, crops_per_image = ray.get(ray.remote(describe).options(**actors.each).remote(config, rows.first))
+        found = None if config.overwrite else _made_before(folder, said, shards)
+        if found is not None:
+            return _report(folder, found, found.num_images, {}, started, finished_before=True)
+        parts_in = folder.within(folder.name + PARTS_SUFFIX)
         before = read_parts(parts_in, [], said, config.overwrite)
         resumed = sum(len(part.keys) for part in before)
         logger.info("%s: labelling%s", folder, f", {counted(resumed, 'image')} were labelled by an earlier run" if resumed else "")
-        actors = {
-            "batch_size": max(1, CROPS_PER_PART // crops_per_image),
-            "compute": ray.data.ActorPoolStrategy(size=concurrency),
-            "fn_constructor_args": (config, first, column, said),
-            **each,
-        }
-        due = _without_labels(dataset.select_columns([KEY, column]), before).repartition(target_num_rows_per_block=actors["batch_size"])
-        with _errors_kept(due.context):
-            due.map_batches(PartLabeller, batch_format="numpy", **actors).write_datasink(PartsDatasink(parts_in))
+        actors.label(rows.without_labels(before), PartsDatasink(parts_in), crops_per_image, (config, rows.first, rows.column, said))
         parts = read_parts(parts_in, before, said, config.overwrite)
-        asked = asked_for(parts_in, parts)
-        skipped = dict.fromkeys(asked.skipped_keys(), "could not be read")
-        if not asked.labelled.any():
-            raise OSError(f"the Ray Dataset: none of {counted(len(asked), 'image')} could be read")
-        said = description_of_parts(said, asked.described())
-        if folder.name + SUFFIX in folder.files():
-            folder.remove(folder.name + SUFFIX)
-        index = SetIndex(said, tuple(write_shards(folder, parts_in, parts, asked, said, shards)), crops_per_image)
+        index, skipped = _join(folder, parts_in, parts, said, shards)
     folder.write(folder.name + SUFFIX, index.pack())
     parts_in.remove_all()
     logger.info("%s: finished with %s in %s", folder, counted(index.num_images, "image"), counted(shards, "shard"))
-    return _report(folder, index, resumed, crops_per_image, skipped, started)
+    return _report(folder, index, resumed, dict.fromkeys(skipped, "could not be read"), started)
 
 
-def _first_image(dataset: ray.data.Dataset) -> tuple[str, dict[str, Any]]:
-    """Return the column of images, and the first image by its key."""
-    rows = dataset.take(1)
-    if not rows:
-        raise ArgumentError("dataset: expected images, found none")
-    column = next((name for name in IMAGES if name in rows[0]), None)
-    if KEY not in rows[0] or column is None:
-        raise ArgumentError(f"dataset: expected columns {KEY!r} and {' or '.join(map(repr, IMAGES))}, got {', '.join(map(repr, rows[0]))}")
-    return column, {rows[0][KEY]: rows[0][column]}
+@dataclass(frozen=True)
+class _Actors:
+    """The actors of a run: how many, and how many processors and GPUs each takes."""
+
+    count: int
+    num_cpus: int
+    num_gpus: float
+
+    @property
+    def each(self) -> dict[str, float]:
+        """What each takes, as Ray calls it."""
+        return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+
+    def label(self, rows: ray.data.Dataset, sink: PartsDatasink, crops_per_image: int, arguments: tuple[Any, ...]) -> None:
+        """Label the images of a dataset, and write parts."""
+        there = int(ray.cluster_resources().get("CPU", 0))
+        if there <= self.count * self.num_cpus:
+            what = f"{counted(self.count, 'actor')} of {counted(self.num_cpus, 'CPU')} leave none to read images and to write"
+            warnings.warn(f"the cluster has {counted(there, 'CPU')}: {what}. If it does not grow, this waits forever", stacklevel=3)
+        images_per_part = max(1, CROPS_PER_PART // crops_per_image)
+        due = rows.repartition(target_num_rows_per_block=images_per_part)
+        with _errors_kept(due.context):
+            due.map_batches(
+                PartLabeller,
+                batch_size=images_per_part,
+                batch_format="numpy",
+                compute=ray.data.ActorPoolStrategy(size=self.count),
+                fn_constructor_args=arguments,
+                **self.each,
+            ).write_datasink(sink)
 
 
-def _without_labels(dataset: ray.data.Dataset, parts: Sequence[Part]) -> ray.data.Dataset:
-    """Return the rows of a dataset whose images are in none of these parts."""
-    keys = [key.as_py().decode() for part in parts for key in part.keys]
-    if not keys:
-        return dataset
-    return dataset.map_batches(_drop, batch_format="pyarrow", fn_kwargs={"labelled": ray.put(KeyList(keys, "parts"))})
+@dataclass(frozen=True)
+class _Rows:
+    """A dataset with images: the column that holds them, and the first by its key."""
+
+    dataset: ray.data.Dataset
+    column: str
+    first: dict[str, Any]
+
+    @classmethod
+    def of(cls, dataset: ray.data.Dataset) -> _Rows:
+        """Return a dataset as it is labelled; ArgumentError if it holds no images."""
+        rows = dataset.take(1)
+        if not rows:
+            raise ArgumentError("dataset: expected images, found none")
+        (row,) = rows
+        column = next((name for name in IMAGES if name in row), None)
+        if KEY not in row or column is None:
+            raise ArgumentError(f"dataset: expected columns {KEY!r} and {' or '.join(map(repr, IMAGES))}, got {', '.join(map(repr, row))}")
+        return cls(dataset.select_columns([KEY, column]), column, {row[KEY]: row[column]})
+
+    def without_labels(self, parts: Sequence[Part]) -> ray.data.Dataset:
+        """Return the rows whose images are in none of these parts."""
+        keys = [key.as_py().decode() for part in parts for key in part.keys]
+        if not keys:
+            return self.dataset
+        return self.dataset.map_batches(_drop, batch_format="pyarrow", fn_kwargs={"labelled": ray.put(KeyList(keys, "parts"))})
+
+
+def _join(
+    folder: SharedFolder, parts_in: SharedFolder, parts: Sequence[Part], said: Description, shards: int
+) -> tuple[SetIndex, list[str]]:
+    """Write the shards of what is in parts; return the index, and the keys of images that could not be read."""
+    asked = asked_for(parts_in, parts)
+    if not asked.labelled.any():
+        raise OSError(f"the Ray Dataset: none of {counted(len(asked), 'image')} could be read")
+    said = description_of_parts(said, asked.described())
+    if folder.name + SUFFIX in folder.files():
+        folder.remove(folder.name + SUFFIX)
+    made = write_shards(folder, parts_in, parts, asked, said, shards)
+    return SetIndex(said, tuple(made), said.metadata["crops_per_image"]), asked.skipped_keys()
 
 
 def _drop(rows: pa.Table, labelled: Any) -> pa.Table:
@@ -160,13 +196,17 @@ def _drop(rows: pa.Table, labelled: Any) -> pa.Table:
     return rows.filter(pa.array([key not in keys for key in rows[KEY].to_pylist()], pa.bool_()))
 
 
-def _refuse_shards(folder: SharedFolder, names: Sequence[str]) -> None:
-    """Raise FileExistsError if there are shards of a set that was begun in another way."""
+def _made_before(folder: SharedFolder, said: Description, shards: int) -> SetIndex | None:
+    """Return the index of a finished set that these options would make, if it is there; FileExistsError if another one is."""
+    names = folder.files()
+    if folder.name + SUFFIX in names:
+        return _made_alike(folder, said, shards)
     shape = re.compile(rf"{re.escape(folder.name)}-\d+-of-\d+\.slc")
-    found = next(filter(shape.match, names), None)
-    if found is not None:
+    found = next(filter(shape.fullmatch, names), None)
+    if found is not None and not folder.within(folder.name + PARTS_SUFFIX).exists():
         what = "is of a label set that was not begun on Ray. Finish that, or pass overwrite=True to replace it"
         raise FileExistsError(errno.EEXIST, what, f"{folder}/{found}")
+    return None
 
 
 def _made_alike(folder: SharedFolder, said: Description, num_shards: int) -> SetIndex:
@@ -191,7 +231,6 @@ def _report(
     folder: SharedFolder,
     index: SetIndex,
     resumed: int,
-    crops_per_image: int,
     skipped: dict[str, str],
     started: float,
     *,
@@ -200,6 +239,7 @@ def _report(
     num_bytes, seconds = sum(shard.bytes for shard in index.shards), time.monotonic() - started
     path, shards = f"{folder}/{folder.name}{SUFFIX}", len(index.shards)
     label_set = SetReport(True, shards, [] if finished_before else list(range(shards)), {}, [])
+    crops_per_image = index.description.metadata["crops_per_image"]
     return EncodeReport(path, index.num_images, resumed, crops_per_image, skipped, [], num_bytes, seconds, finished_before, label_set)
 
 

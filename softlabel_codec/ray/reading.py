@@ -1,4 +1,4 @@
-"""Label files as Ray Datasets."""
+"""Label files and sets as Ray Datasets."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BLOCK_BYTES = 2**25
 
 
 def read_labels(path: str | os.PathLike[str], *, dense: bool = False) -> ray.data.Dataset:
-    """Return the labels of a file as a Ray Dataset, one row for each image, in their order.
+    """Return the labels of a file or set as a Ray Dataset, one row for each image, in their order.
 
     Parameters
     ----------
     path : path or URL
-        The file. All nodes of the cluster must be able to read it.
+        The file, or the folder or index of the set. All nodes of the cluster must be able to read it.
     dense : bool
         Give the target of every class in the column `target`, in place of the columns of sparse labels.
 
@@ -35,20 +35,20 @@ def read_labels(path: str | os.PathLike[str], *, dense: bool = False) -> ray.dat
     -------
     Dataset
         With the columns `key` (str); `image_size` (2,), height and width in pixels, 0 if they are not known; `crops` (M, 4) and `flips`
-        (M,), as in `ImageLabels`; `image_crc32`, if the file stores it. Of sparse codecs `indices` and `values` (M, K) and `remainder`
+        (M,), as in `ImageLabels`; `image_crc32`, if it is stored. Of sparse codecs `indices` and `values` (M, K) and `remainder`
         (M,), as in `SparseLabels`, and if they keep tails `tail_classes` and `tail_weights` (N,) and `tail_floor`, as in `Tails`. Of
         dense codecs `vectors` (M, C). With `dense`, in place of these, `target`, float32 (M, C).
 
     Raises
     ------
     FormatError, OSError
-        If the file is not sound, or cannot be read. A damaged block is found when it is read.
+        If it is not sound, or cannot be read. A damaged block, or a missing shard, is found when it is read.
     """
     return ray.data.read_datasource(LabelDatasource(path, dense))
 
 
 class LabelDatasource(Datasource):  # type: ignore[misc]  # of a library without types
-    """Reads a label file in parallel: each task reads a range of images, and yields as many rows as it was said to."""
+    """Reads a label file or set in parallel: each task reads a range of images, and yields as many rows as it was said to."""
 
     def __init__(self, path: str | os.PathLike[str], dense: bool) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class LabelDatasource(Datasource):  # type: ignore[misc]  # of a library without
 
 @dataclass(frozen=True)
 class _Rows:
-    """What rows are made of: a label file, and whether they hold dense targets."""
+    """What rows are made of: a label file or set, and whether they hold dense targets."""
 
     path: str
     dense: bool
