@@ -2,18 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import write_labels
 from hypothesis import given
 from hypothesis import strategies as st
 
 from softlabel_codec import (
-    ArgumentError,
-    CorruptError,
     CropSampler,
-    MismatchError,
     SoftLabelReader,
     SoftLabelWriter,
-    StateError,
     copy_labels,
 )
 from softlabel_codec.label_set.index_file import SetIndex
