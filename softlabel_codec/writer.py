@@ -29,6 +29,7 @@ from softlabel_codec.container.builder import Assembly
 from softlabel_codec.container.files import PartialFile
 from softlabel_codec.container.framing import Header
 from softlabel_codec.container.metadata import Description
+from softlabel_codec.container.output_stream import OutputStream, Writable
 from softlabel_codec.container.pending import PendingBlock, PendingImage, check_fits_block
 from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
@@ -50,8 +51,10 @@ class SoftLabelWriter:
 
     Parameters
     ----------
-    path : path
-        The file to write.
+    path : path or file object
+        The file to write. Or an object with a method `write` that takes bytes, such as an open binary file, an upload or a socket: the same
+        bytes are written to it in order, without going back; it is flushed when the file is finished, and never closed. What an
+        exception cuts off has no end, so readers refuse it.
     num_classes : int
         C, 2 to 2^31.
     codec : str or Codec
@@ -69,12 +72,12 @@ class SoftLabelWriter:
         How images are enlarged before crops are cut out of them. Crops then count from the upper left corner of the padded image.
     resume : bool
         Continue an unfinished file of the same path, if there is one. `keys` then holds what is already in it. (One without a whole
-        block holds nothing, and is started again.)
+        block holds nothing, and is started again.) Not for file objects.
     overwrite : bool
         Replace a finished file when this one is finished, and discard an unfinished one; together with `resume` only if it was started with
-        other arguments.
+        other arguments. Not for file objects.
     partial : path, optional
-        The unfinished file, in the same folder, if it is not to be `PATH.partial`.
+        The unfinished file, in the same folder, if it is not to be `PATH.partial`. Not for file objects.
 
     Raises
     ------
@@ -100,7 +103,7 @@ class SoftLabelWriter:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Writable,
         num_classes: int,
         codec: str | Codec,
         metadata: Mapping[str, Any] | None = None,
@@ -113,7 +116,6 @@ class SoftLabelWriter:
         overwrite: bool = False,
         partial: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.path = Path(path)
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ArgumentError(f"metadata: expected a mapping, got {type(metadata).__name__}")
         codec = codec if isinstance(codec, Codec) else Codec.parse(codec)
@@ -126,19 +128,36 @@ class SoftLabelWriter:
         self._pending = PendingBlock()
         self._ended: str | None = None
         self._lock = threading.RLock()
+        beginning = Beginning(header, self._description, header.pack() + packed)
+        if isinstance(path, Writable) and not isinstance(path, os.PathLike):
+            self._write_to_stream(path, beginning, resume or overwrite or partial is not None)
+        else:
+            self._write_to_file(Path(path), beginning, resume, overwrite, None if partial is None else Path(partial))
+
+    def _write_to_stream(self, stream: Writable, beginning: Beginning, to_continue: bool) -> None:
+        if to_continue:
+            raise ArgumentError(
+                "resume, overwrite, partial: are for paths; what a file object was given cannot be continued or replaced"
+            )
+        self._file: PartialFile | OutputStream = OutputStream(stream)
+        self._assembly, self.path = Assembly(self._file), self._file.path
+        self._assembly.begin(beginning.data)
+
+    def _write_to_file(self, path: Path, beginning: Beginning, resume: bool, overwrite: bool, partial: Path | None) -> None:
         unfinished = "resume" if resume else "discard" if overwrite else "refuse"
-        own = None if partial is None else Path(partial)
-        self._file = PartialFile(self.path, unfinished=unfinished, overwrite=overwrite, partial=own)
-        self._assembly = Assembly(self._file)
+        file = self._file = PartialFile(path, unfinished=unfinished, overwrite=overwrite, partial=partial)
+        self._assembly, self.path = Assembly(file), path
         try:
-            self._assembly.begin_or_continue(Beginning(header, self._description, header.pack() + packed), discard_others=overwrite)
+            self._assembly.begin_or_continue(file, beginning, discard_others=overwrite)
         except BaseException:
-            self._file.close()
+            file.close()
             raise
 
     @property
     def partial(self) -> Path:
-        """The unfinished file, which is there until the writer finishes."""
+        """The unfinished file, which is there until the writer finishes; StateError if it writes to a file object."""
+        if isinstance(self._file, OutputStream):
+            raise StateError(f"{self.path}: a file object has no unfinished file")
         return self._file.partial
 
     @property
@@ -222,6 +241,12 @@ class SoftLabelWriter:
         except (ArgumentError, LimitError) as error:
             raise type(error)(f"image {key!r}: {error}") from None
 
+    def add_stored(self, image: PendingImage) -> None:
+        """Add an image as `stored_image` reads it from another file with the same codec, number of classes and kind of crops."""
+        with self._lock:
+            self._check_open()
+            self._add(image)
+
     def _add(self, image: PendingImage) -> None:
         """Put an image into the block that is being filled, which is written when it is full."""
         if image.key in self._assembly.image_crc32s or image.key in self._pending.images:
@@ -235,7 +260,7 @@ class SoftLabelWriter:
             self._guarded(self._write_block)
 
     def finish(self, *, skipped_keys: Sequence[str] = ()) -> None:
-        """Write the rest, sync the file to disk and rename it to its final name.
+        """Write the rest, sync the file to disk and rename it to its final name; or flush the file object.
 
         Parameters
         ----------
@@ -251,7 +276,7 @@ class SoftLabelWriter:
             self._ended = "finished"
 
     def close(self) -> None:
-        """Stop without finishing; `PATH.partial` stays. Does nothing after `finish`."""
+        """Stop without finishing; `PATH.partial` stays, a file object stays open. Does nothing after `finish`."""
         with self._lock:
             if self._ended is None:
                 self._ended = "closed"
@@ -274,9 +299,7 @@ class SoftLabelWriter:
         try:
             action()
         except BaseException:
-            kept = self._file.partial
-            state = f"What was written is kept in {kept.name}; continue with resume=True" if kept.exists() else f"{self.path.name} is whole"
-            self._ended = f"failed. {state}"
+            self._ended = f"failed. {self._file.what_is_left()}"
             self._file.close()
             raise
 

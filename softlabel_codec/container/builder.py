@@ -14,6 +14,7 @@ from softlabel_codec.container.files import FileSource, PartialFile
 from softlabel_codec.container.framing import KEYS_ASCEND, TRAILER, Index, Trailer, pack_block, pack_copy, pack_key_pages
 from softlabel_codec.container.keys import key_order
 from softlabel_codec.container.metadata import difference
+from softlabel_codec.container.output_stream import OutputStream
 from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning
 from softlabel_codec.container.summary import pack_summary
 from softlabel_codec.container.zstd_frames import compress_columns, store_columns
@@ -21,7 +22,7 @@ from softlabel_codec.errors import CorruptError, FormatError, MismatchError
 
 
 class Assembly:
-    """Appends whole blocks to a partial file and keeps track of its contents.
+    """Appends whole blocks to a file and keeps track of its contents.
 
     Attributes
     ----------
@@ -31,7 +32,7 @@ class Assembly:
         Number of blocks so far.
     """
 
-    def __init__(self, file: PartialFile) -> None:
+    def __init__(self, file: PartialFile | OutputStream) -> None:
         self.image_crc32s: dict[str, int | None] = {}
         self._file = file
         self._beginning = b""
@@ -61,11 +62,13 @@ class Assembly:
         self._file.append(block)
         self._note(len(block), keys, num_crops, crc32s)
 
-    def begin_or_continue(self, own: Beginning, *, discard_others: bool) -> None:
+    def begin_or_continue(self, file: PartialFile, own: Beginning, *, discard_others: bool) -> None:
         """Start the file, or continue it if it was started with the same arguments.
 
         Parameters
         ----------
+        file : PartialFile
+            The file.
         own : Beginning
             Header and metadata of the new file.
         discard_others : bool
@@ -78,38 +81,18 @@ class Assembly:
         FormatError
             If it is damaged at its beginning, or in the middle.
         """
-        unfinished = FileSource(self._file.partial)
+        unfinished = FileSource(file.partial)
         try:
-            found = self._continued(unfinished, own, discard_others)
+            found = _continued(file, unfinished, own, discard_others)
             if found is None:
-                self._file.truncate(0)
+                file.truncate(0)
                 self.begin(own.data)
             else:
-                self._adopt_blocks(unfinished, found)
+                self._adopt_blocks(file, unfinished, found)
         finally:
             unfinished.close()
 
-    def _continued(self, unfinished: FileSource, own: Beginning, discard_others: bool) -> Beginning | None:
-        """Return the beginning of the unfinished file if it is to be continued, None if it holds nothing to keep."""
-        if unfinished.length < len(own.data) and own.data.startswith(unfinished.read_at(0, unfinished.length)):
-            return None  # nothing yet, or killed before the metadata was written
-        try:
-            found = read_beginning(unfinished)
-        except FormatError:
-            if next(BlockScan(unfinished, own).all(), None) is not None:  # their checksums include that of these metadata
-                self._file.replace_beginning(own.data)
-                return own
-            if discard_others:
-                return None
-            raise
-        if found.data == own.data:
-            return found
-        if discard_others or next(BlockScan(unfinished, found).all(), None) is None:
-            return None
-        what = difference(found.description, own.description)
-        raise MismatchError(f"{unfinished.path}: was started with other arguments: {what}. Pass the same, or overwrite=True (--overwrite)")
-
-    def _adopt_blocks(self, source: FileSource, beginning: Beginning) -> None:
+    def _adopt_blocks(self, file: PartialFile, source: FileSource, beginning: Beginning) -> None:
         """Adopt the complete blocks at the beginning of the file, and cut off what follows them.
 
         Raises
@@ -118,10 +101,10 @@ class Assembly:
             If whole blocks follow further on: this is damage in the middle, and not an interrupted write.
         """
         self._beginning = beginning.data
-        self._file.adopt(beginning.data)
+        file.adopt(beginning.data)
         scan, end = BlockScan(source, beginning), beginning.blocks_offset
         for block in scan.prefix():
-            self._file.adopt(block.data)
+            file.adopt(block.data)
             images = block.images
             crc32s = None if images.image_crc32s is None else images.image_crc32s.tolist()
             self._note(len(block.data), images.keys, images.num_crops.tolist(), crc32s)
@@ -130,7 +113,7 @@ class Assembly:
         if beyond is not None:
             advice = f"Save complete blocks with 'slcodec recover {source.path} OTHER.partial' and replace the file with them, or delete it"
             raise CorruptError(f"{source.path}: damaged at byte {end}, but complete blocks follow from byte {beyond.offset} on. {advice}")
-        self._file.cut(end)
+        file.cut(end)
 
     def _note(self, block_length: int, keys: Sequence[str], num_crops: Sequence[int], crc32s: Sequence[int] | None) -> None:
         self._block_lengths.append(block_length)
@@ -175,7 +158,7 @@ class Ending:
     index: Index
 
 
-def write_ending(file: PartialFile, beginning: bytes, ending: Ending) -> Trailer:
+def write_ending(file: PartialFile | OutputStream, beginning: bytes, ending: Ending) -> Trailer:
     """Append all that follows the blocks to a file that starts with this header and these metadata, and return its trailer."""
     index = ending.index
     keys_offset = file.length
@@ -211,3 +194,24 @@ def pack_payload(images: BlockImages, layout: Layout) -> bytes:
     if sum(map(len, parts)) > max_content_bytes(len(payload)):  # so uniform that a reader would mistake it for a decompression bomb
         return store_columns(parts)
     return payload
+
+
+def _continued(file: PartialFile, unfinished: FileSource, own: Beginning, discard_others: bool) -> Beginning | None:
+    """Return the beginning of the unfinished file if it is to be continued, None if it holds nothing to keep."""
+    if unfinished.length < len(own.data) and own.data.startswith(unfinished.read_at(0, unfinished.length)):
+        return None  # nothing yet, or killed before the metadata was written
+    try:
+        found = read_beginning(unfinished)
+    except FormatError:
+        if next(BlockScan(unfinished, own).all(), None) is not None:  # their checksums include that of these metadata
+            file.replace_beginning(own.data)
+            return own
+        if discard_others:
+            return None
+        raise
+    if found.data == own.data:
+        return found
+    if discard_others or next(BlockScan(unfinished, found).all(), None) is None:
+        return None
+    what = difference(found.description, own.description)
+    raise MismatchError(f"{unfinished.path}: was started with other arguments: {what}. Pass the same, or overwrite=True (--overwrite)")

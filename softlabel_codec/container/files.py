@@ -299,6 +299,14 @@ class PartialFile:
             what = f"{error.strerror}; the file is complete and has its name, but a power failure may still lose it"
             raise OSError(error.errno, what, str(self.path)) from error
 
+    def what_is_left(self) -> str:
+        """Return what a writer that failed has left, for its errors."""
+        return (
+            f"What was written is kept in {self.partial.name}; continue with resume=True"
+            if self.partial.exists()
+            else f"{self.path.name} is whole"
+        )
+
     def close(self) -> None:
         """Close the file as it is. Closing twice is allowed."""
         fd, self._fd = self._fd, -1

@@ -106,7 +106,7 @@ class Keys(KeySequence):
 
     def stored_page(self, page: int) -> tuple[bytes, list[bytes]]:
         """Return a page of keys as it is in the file, checked, and the keys that it holds, as UTF-8."""
-        return self._frame(page)[0], list(self._read_key_page(page))
+        return self._frames([page])[0][0], list(self._read_key_page(page))
 
     def raw_in_order(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in the order that binary search relies on."""

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -25,6 +24,7 @@ from softlabel_codec.container.sources import open_source
 from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.container.summary import keys_sha256, unpack_summary
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
+from softlabel_codec.storage.location import Location
 
 CHUNK_BYTES = 2**24
 
@@ -89,7 +89,7 @@ class OpenContainer:
             raise
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Location:
         """The file."""
         return self.source.path
 

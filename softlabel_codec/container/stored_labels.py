@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ from softlabel_codec.block.layout import Layout
 from softlabel_codec.container.key_sequence import KeySequence
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.msgpack_maps import Plain
+from softlabel_codec.storage.location import Location
 
 if TYPE_CHECKING:
     from softlabel_codec.container.open_container import OpenContainer
@@ -41,7 +41,7 @@ class StoredLabels(Protocol):
 
     Attributes
     ----------
-    path : Path
+    path : Path or Url
         The file, or the index of the set.
     description : Description
         What the metadata section of each file says.
@@ -60,7 +60,7 @@ class StoredLabels(Protocol):
     """
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Location: ...
     @property
     def description(self) -> Description: ...
     @property

@@ -1,0 +1,209 @@
+"""`label_images`: a teacher labels the images of a Ray Dataset, on all nodes of a cluster."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from softlabel_codec.checks.arguments import check_whole
+from softlabel_codec.checks.limits import MAX_SHARDS
+from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.metadata import Description, difference
+from softlabel_codec.errors import ArgumentError, LimitError, SoftLabelError
+from softlabel_codec.images.sources.keys import KeyList
+from softlabel_codec.label_set.index_file import SUFFIX, SetIndex
+from softlabel_codec.options.encode import EncodeConfig
+from softlabel_codec.ray.folders import SharedFolder
+from softlabel_codec.ray.joining import asked_for, write_shards
+from softlabel_codec.ray.parts import PARTS_SUFFIX, Part, PartsDatasink, description_of_parts, read_parts
+from softlabel_codec.ray.teaching import PartLabeller, describe
+from softlabel_codec.teacher.finished import NOT_COMPARED
+from softlabel_codec.teacher.reports import EncodeReport
+
+KEY, IMAGES = "key", ("bytes", "image")
+"""Columns of a dataset: the key of each image, and what it is: the bytes of its file, or a uint8 array."""
+CROPS_PER_PART = 2**16
+"""Crops that a teacher labels at a time, and that are labelled again if it is killed: a few seconds of a GPU."""
+logger = logging.getLogger(__name__)
+
+
+def label_images(
+    dataset: ray.data.Dataset,
+    out: str | os.PathLike[str],
+    teacher: str,
+    *,
+    shards: int = 1,
+    concurrency: int = 1,
+    num_gpus: float = 0,
+    filesystem: Any = None,
+    **options: Any,
+) -> EncodeReport:
+    """Label the crops of all images of a Ray Dataset, and make a label set of the labels.
+
+    To continue an interrupted run, call this again with the same arguments: images are known by their keys, and those that
+    have labels are not labelled again. The shards do not depend on how many actors there were, nor on the blocks of the dataset:
+    images are in the order of their keys, as in a folder of images. They have the same bytes as those that `encode` makes of the same images
+    on the same device and versions, if no two images share a batch of the teacher (`batch_size` < 2 `crops`); otherwise the last bits
+    of labels may differ, because they may depend on the batch.
+
+    Parameters
+    ----------
+    dataset : ray.data.Dataset
+        Images, with the columns `key` (str), unique, and `bytes`, those of image files, or `image`, uint8 arrays (H, W, 3) or (H, W).
+    out : path or URL
+        Folder of the set, which gives it its name. All nodes must be able to write there.
+    teacher : str
+        As for `EncodeConfig`. All nodes must be able to load it.
+    shards : int
+        Number of shards.
+    concurrency : int
+        Number of actors, each with a teacher.
+    num_gpus : float
+        GPUs of each. Each also takes a CPU, and one for each of its `workers`; others are needed to read the dataset and to write.
+    filesystem : pyarrow.fs.FileSystem or fsspec file system, optional
+        Where `out` is a path, if not on the file system of the nodes.
+    **options
+        Those of `EncodeConfig`.
+
+    Returns
+    -------
+    EncodeReport
+        Whose `path` is that of the index.
+
+    Raises
+    ------
+    ArgumentError, LimitError
+        If an argument is not as described, the dataset has other columns, or is empty.
+    MismatchError
+        If two images have the same key, an unfinished set was started with other options, or as for `encode`.
+    FileExistsError
+        If the set exists, was made with other options, and `overwrite` is not set.
+    OSError
+        As for `encode`. Labels so far are kept.
+    """
+    started = time.monotonic()
+    config = EncodeConfig("", os.fspath(out), teacher, **options)
+    num_shards = _check_shards(shards)
+    check_whole("concurrency", concurrency, 1)
+    folder = SharedFolder.open(out, filesystem)
+    parts_in = folder.within(folder.name + PARTS_SUFFIX)
+    with _own_errors():
+        column, first = _first_image(dataset)
+        each = {"num_cpus": 1 + config.workers, "num_gpus": num_gpus}
+        said, crops_per_image = ray.get(ray.remote(describe).options(**each).remote(config, first))
+        if folder.name + SUFFIX in folder.files() and not config.overwrite:
+            found = _made_alike(folder, said, num_shards)
+            return _report(folder, found, found.num_images, crops_per_image, {}, started, finished_before=True)
+        parts_in.make()
+        before = read_parts(parts_in, [], said, config.overwrite)
+        resumed = sum(len(part.keys) for part in before)
+        logger.info("%s: labelling%s", folder, f", {counted(resumed, 'image')} were labelled by an earlier run" if resumed else "")
+        actors = {
+            "batch_size": max(1, CROPS_PER_PART // crops_per_image),
+            "compute": ray.data.ActorPoolStrategy(size=concurrency),
+            "fn_constructor_args": (config, first, column, said),
+            **each,
+        }
+        due = _without_labels(dataset.select_columns([KEY, column]), before).repartition(target_num_rows_per_block=actors["batch_size"])
+        due.map_batches(PartLabeller, batch_format="numpy", **actors).write_datasink(PartsDatasink(parts_in))
+        parts = read_parts(parts_in, before, said, config.overwrite)
+        asked = asked_for(parts_in, parts)
+        skipped = dict.fromkeys(asked.skipped_keys(), "could not be read")
+        if not asked.labelled.any():
+            raise OSError(f"the Ray Dataset: none of {counted(len(asked), 'image')} could be read")
+        said = description_of_parts(said, asked.described())
+        if folder.name + SUFFIX in folder.files():
+            folder.remove(folder.name + SUFFIX)
+        index = SetIndex(said, tuple(write_shards(folder, parts_in, parts, asked, said, num_shards)), crops_per_image)
+    folder.write(folder.name + SUFFIX, index.pack())
+    parts_in.remove_all()
+    logger.info("%s: finished with %s in %s", folder, counted(index.num_images, "image"), counted(num_shards, "shard"))
+    return _report(folder, index, resumed, crops_per_image, skipped, started)
+
+
+def _check_shards(shards: int) -> int:
+    number = check_whole("shards", shards, 1)
+    if number > MAX_SHARDS:
+        raise LimitError(f"shards: expected at most {MAX_SHARDS}, got {number}")
+    return number
+
+
+def _first_image(dataset: ray.data.Dataset) -> tuple[str, dict[str, Any]]:
+    """Return the column of images, and the first image by its key."""
+    rows = dataset.take(1)
+    if not rows:
+        raise ArgumentError("dataset: expected images, found none")
+    column = next((name for name in IMAGES if name in rows[0]), None)
+    if KEY not in rows[0] or column is None:
+        raise ArgumentError(f"dataset: expected columns {KEY!r} and {' or '.join(map(repr, IMAGES))}, got {', '.join(map(repr, rows[0]))}")
+    return column, {rows[0][KEY]: rows[0][column]}
+
+
+def _without_labels(dataset: ray.data.Dataset, parts: Sequence[Part]) -> ray.data.Dataset:
+    """Return the rows of a dataset whose images are in none of these parts."""
+    keys = [key.as_py().decode() for part in parts for key in part.keys]
+    if not keys:
+        return dataset
+    return dataset.map_batches(_drop, batch_format="pyarrow", fn_kwargs={"labelled": ray.put(KeyList(keys, "parts"))})
+
+
+def _drop(rows: pa.Table, labelled: Any) -> pa.Table:
+    keys: KeyList = ray.get(labelled)
+    return rows.filter(pa.array([key not in keys for key in rows[KEY].to_pylist()], pa.bool_()))
+
+
+def _made_alike(folder: SharedFolder, said: Description, num_shards: int) -> SetIndex:
+    """Return the index of a finished set if a run with these options would make it; FileExistsError if not."""
+    index = SetIndex.unpack(folder.read(folder.name + SUFFIX))
+    found, wanted = (_compared(description) for description in (index.description, said))
+    differs = f"shards: expected {num_shards}, found {len(index.shards)}" if len(index.shards) != num_shards else None
+    if found != wanted or differs:
+        what = f"the set exists and was made with other options: {differs or difference(found, wanted)}. Pass overwrite=True to replace it"
+        raise FileExistsError(errno.EEXIST, what, str(folder))
+    logger.info("%s: finished before, with the same options: %s", folder, counted(index.num_images, "image"))
+    return index
+
+
+def _compared(description: Description) -> Description:
+    left_out = {*NOT_COMPARED, "images"}
+    metadata: Mapping[str, Any] = description.metadata
+    return replace(description, metadata={name: value for name, value in metadata.items() if name not in left_out}, other={})
+
+
+def _report(
+    folder: SharedFolder,
+    index: SetIndex,
+    resumed: int,
+    crops_per_image: int,
+    skipped: dict[str, str],
+    started: float,
+    *,
+    finished_before: bool = False,
+) -> EncodeReport:
+    num_bytes, seconds = sum(shard.bytes for shard in index.shards), time.monotonic() - started
+    path = f"{folder}/{folder.name}{SUFFIX}"
+    return EncodeReport(path, index.num_images, resumed, crops_per_image, skipped, [], num_bytes, seconds, finished_before)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise errors of this package, and of input and output, as they were raised on the cluster, not as Ray wraps them."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, SoftLabelError | OSError) and not isinstance(cause, ray.exceptions.RayError):
+                raise cause from error
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise
