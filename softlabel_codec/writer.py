@@ -136,9 +136,7 @@ class SoftLabelWriter:
 
     def _write_to_stream(self, stream: Writable, beginning: Beginning, to_continue: bool) -> None:
         if to_continue:
-            raise ArgumentError(
-                "resume, overwrite, partial: are for paths; what a file object was given cannot be continued or replaced"
-            )
+            raise ArgumentError("resume, overwrite, partial: are for paths; what a file object was given cannot be continued or replaced")
         self._file: PartialFile | OutputStream = OutputStream(stream)
         self._assembly, self.path = Assembly(self._file), self._file.path
         self._assembly.begin(beginning.data)

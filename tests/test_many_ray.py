@@ -1,6 +1,5 @@
 """Label sets made and read on a cluster of Ray's: two nodes on this machine."""
 
-import importlib
 import os
 import re
 import shutil
@@ -15,19 +14,13 @@ import numpy as np
 import pytest
 import ray
 import ray.data
-from conftest import TEACHER, write_labels
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
+from conftest import TEACHER
 from PIL import Image
-from pyarrow import fs
 from ray.cluster_utils import Cluster
-from ray_driver import CROPS, IMAGES_PER_PART, images_in, label
-from test_architecture import MODULES
+from ray_driver import CROPS, label
 
-from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader
+from softlabel_codec import SoftLabelReader
 from softlabel_codec.label_set.index_file import SetIndex
-from softlabel_codec.labels import SparseLabels
-from softlabel_codec.ray import label_images, read_labels
 from softlabel_codec.teacher import EncodeConfig, encode
 
 pytestmark = [pytest.mark.many, pytest.mark.filterwarnings("ignore")]  # Ray gives many warnings to itself
