@@ -1,4 +1,4 @@
-"""`SoftLabelReader`: random access to the labels of a container file."""
+"""`SoftLabelReader`: random access to the labels of a container file, or of a label set."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from softlabel_codec.container.crop_reader import CropReader
 from softlabel_codec.container.lookup import Lookup
 from softlabel_codec.container.matching import KeyFinder
 from softlabel_codec.container.msgpack_maps import Plain
-from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.crops.due import due_crops
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
+from softlabel_codec.label_set.opening import open_labels
 from softlabel_codec.labels import BatchLabels, ImageLabels
 
 ON_CORRUPT = ("raise", "skip")
 
 
 class SoftLabelReader:
-    """Random access to the labels of a container file.
+    """Random access to the labels of a container file, or of a label set: labels in several files, numbered through.
 
-    Threads and forked processes may share a reader. A reader pickles as its path and opens the file again when unpickled,
-    so it works in DataLoader workers of every start method.
+    Threads and forked processes may share a reader. A reader pickles as its path and opens it again when unpickled, so it works in
+    DataLoader workers of every start method. Shards of a set are opened, and checked, when they are first needed; those that were used
+    last stay open.
 
     Parameters
     ----------
     path : path or URL
-        The file; see `softlabel_codec.storage` for URLs.
+        The file; the folder of a set, or its index (`NAME.slc.index.json`). See `softlabel_codec.storage` for URLs.
     policy : str, optional
         Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
     on_corrupt : str
@@ -58,22 +59,28 @@ class SoftLabelReader:
     metadata : dict
         The caller's metadata, as passed to the writer.
     summary : dict
-        Information added at the end: `keys_sha256`, and `skipped_keys` if there are any.
+        Information added at the end: `skipped_keys` if there are any, which opens all shards of a set; of a file also `keys_sha256`.
     num_crops : int64 (len(reader),)
-        Number of crops of each image.
-    keys : Keys
-        Keys of all images in file order: a sequence that reads them a page at a time.
+        Number of crops of each image. All shards of a set are opened for it if images have different numbers.
+    keys : sequence of str
+        Keys of all images in order, which reads them a page at a time.
     damaged_images : list of int
         Numbers of the images that were left out so far because their block is damaged, ascending; empty unless `on_corrupt` is `skip`.
-    container : OpenContainer
-        The open file with its parts, for reports and tools.
+    path : Path
+        The file, or the index of the set.
+    container : OpenContainer or OpenSet
+        The open file or set with its parts, for reports and tools.
 
     Raises
     ------
     FormatError
-        One of its subclasses, if the file is not a sound, finished container.
+        One of its subclasses, if the file is not a sound, finished container, or a set has no sound index.
     OSError
-        If the file cannot be opened or read.
+        If the file cannot be opened or read; on reading, if a shard is not there or cannot be read.
+    MismatchError
+        On reading, if a shard is not the one that belongs to the set.
+    ArgumentError
+        If a folder holds several sets.
 
     Examples
     --------
@@ -94,7 +101,7 @@ class SoftLabelReader:
             raise ArgumentError(f"on_corrupt: expected one of {', '.join(ON_CORRUPT)}, got {on_corrupt!r}")
         self._skips_damage = on_corrupt == "skip"
         self._damaged: set[int] = set()
-        stored = self.container = OpenContainer(path)
+        stored = self.container = open_labels(path)
         self.path, description = stored.path, stored.description
         self._absolute_path = self.path.absolute()
         self._asked_policy = policy
@@ -148,7 +155,10 @@ class SoftLabelReader:
 
     @property
     def fingerprint(self) -> str:
-        """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which contains the SHA-256 of the rest."""
+        """64 hex digits that differ if anything in the file differs: the SHA-256 of its trailer, which contains the SHA-256 of the rest.
+
+        Of a set: the SHA-256 of those of its shards.
+        """
         return self.container.fingerprint
 
     def read(self, image: int | str, crops: Sequence[int] | NDArray[np.integer[Any]] | None = None) -> ImageLabels:
@@ -282,7 +292,7 @@ class SoftLabelReader:
             raise MismatchError(f"{self.path}: expected labels of {num_classes} classes, got {self.num_classes}")
 
     def close(self) -> None:
-        """Close the file. Closing twice is allowed."""
+        """Close all files. Closing twice is allowed."""
         self.container.close()
 
     def __enter__(self) -> SoftLabelReader:

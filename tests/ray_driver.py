@@ -1,4 +1,4 @@
-"""A driver of Ray's that labels the images in a folder, to be killed by a test: `ray_driver.py ADDRESS FOLDER OUT TEACHER`."""
+"""A driver of Ray's that labels the images in a folder, to be killed by a test: `ray_driver.py ADDRESS FOLDER OUT TEACHER CODEC`."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import ray
 
 from softlabel_codec.ray import label_images, labelling
 
-CROPS = 30
+CROPS = 100
 IMAGES_PER_PART = 4
 
 
@@ -24,6 +24,6 @@ def label(folder, out, teacher, **options):
 
 
 if __name__ == "__main__":
-    address, *arguments = sys.argv[1:]
+    address, folder, out, teacher, codec = sys.argv[1:]
     ray.init(address)
-    label(*arguments)
+    label(folder, out, teacher, codec=codec)

@@ -164,7 +164,7 @@ def test_every_command_that_shows_progress_can_be_quiet(name):
 
 
 @pytest.mark.parametrize("word", ["help", "--help"])
-@pytest.mark.parametrize("command", [["encode"], ["import", "fkd"]])
+@pytest.mark.parametrize("command", [["encode"], ["import", "fkd"], ["copy"]])
 def test_the_codec_strings_are_listed(command, word):
     text = run(*command, "--codec", word)
     assert all(codec in text for codec in STRINGS)

@@ -639,7 +639,7 @@ def test_skipped_keys_that_are_none(tmp_path, skipped_keys):
         writer.finish(skipped_keys=("gone",))
     with SoftLabelReader(tmp_path / "a.slc") as reader:
         assert reader.summary["skipped_keys"] == ["gone"]
-        with pytest.raises(IndexError, match="there are no images in this file"):
+        with pytest.raises(IndexError, match="there are no images"):
             reader[0]
 
 

@@ -1,5 +1,6 @@
 """Label sets made and read on a cluster of Ray's: two nodes on this machine."""
 
+import importlib
 import os
 import re
 import shutil
@@ -14,24 +15,31 @@ import numpy as np
 import pytest
 import ray
 import ray.data
-from conftest import TEACHER
+from conftest import TEACHER, write_labels
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
+from pyarrow import fs
 from ray.cluster_utils import Cluster
 from ray_driver import CROPS, label
+from test_architecture import MODULES
 
-from softlabel_codec import SoftLabelReader
+import softlabel_codec.ray
+from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader
 from softlabel_codec.label_set.index_file import SetIndex
+from softlabel_codec.labels import SparseLabels
+from softlabel_codec.ray import label_images, labelling, read_labels
 from softlabel_codec.teacher import EncodeConfig, encode
 
 pytestmark = [pytest.mark.many, pytest.mark.filterwarnings("ignore")]  # Ray gives many warnings to itself
 
 ROOT = Path(__file__).parents[1]
-CODEC = "marginal_smoothing:t=0.05,tail=3"
+CODEC = "marginal_smoothing:t=0.02,tail=5"
 SLOW_TEACHER = """
 
 class Slow(nn.Sequential):
     def forward(self, images):
-        time.sleep(0.1)
+        time.sleep(0.02)
         return super().forward(images)
 
 def slow():
@@ -43,6 +51,7 @@ def slow():
 def cluster():
     """Two nodes of two processors each, and this process as the driver."""
     before = os.environ.get("PYTHONPATH")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # of all workers
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 2**27})
     nodes.add_node(num_cpus=2, object_store_memory=2**27)
@@ -57,6 +66,11 @@ def cluster():
         os.environ["PYTHONPATH"] = before
 
 
+@pytest.fixture(autouse=True)
+def small_blocks():
+    """Leave blocks at their usual size, which they have in the processes of the cluster."""
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     """A folder with images, a teacher, and the file `one.slc` of the labels that one process gives them."""
@@ -68,6 +82,8 @@ def desk(tmp_path_factory):
         Image.fromarray(rng.integers(0, 256, (40, 50 + number, 3), dtype=np.uint8)).save(path)
     (folder / "teacher.py").write_text(f"import time\n{TEACHER}{SLOW_TEACHER}")
     encode(EncodeConfig(str(folder / "images"), str(folder / "one.slc"), f"{folder}/teacher.py:slow", CODEC, CROPS))
+    with SoftLabelReader(folder / "one.slc") as reader:
+        assert reader.container.trailer.num_blocks > 2
     return folder
 
 
@@ -98,6 +114,9 @@ def test_shards_hold_the_labels_that_one_process_gives(desk, tmp_path):
     assert (again.num_images, again.finished_before) == (26, True)
     with pytest.raises(FileExistsError, match="made with other options: shards: expected 2, found 3. Pass overwrite=True"):
         label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=2)
+    (tmp_path / "set" / "set.slc.index.json").unlink()
+    with pytest.raises(FileExistsError, match="is of a label set that was not begun on Ray.*set-00000-of-00003.slc"):
+        label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=3)
 
 
 def wait_for_parts(out, count):
@@ -133,18 +152,148 @@ def test_a_killed_actor_costs_nothing(desk, tmp_path):
 
 
 def test_a_killed_driver_continues(desk, tmp_path, cluster):
-    out = tmp_path / "set"
-
-    program = f"import ray_driver, ray; ray.init({cluster.address!r}); ray_driver.label({str(desk / 'images')!r}, {str(out)!r}, "
-    program += f"{str(desk)!r} + '/teacher.py:slow', codec={CODEC!r})"
-    driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    out, arguments = tmp_path / "set", [cluster.address, desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", CODEC]
+    command = [sys.executable, ROOT / "tests" / "ray_driver.py", *map(str, arguments)]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_parts(out, 2)
     driver.kill()
     driver.wait()
     parts = sorted(out.glob("*.parts/*.slc"))
     (parts[0].parent / "cut.slc").write_bytes(parts[0].read_bytes()[:-1])  # as a task leaves it that is killed while it writes
     shutil.copy(parts[1], parts[1].parent / "twice.slc")  # as a task leaves it that ran twice
+    (out / "set-00000-of-00001.slc.partial").write_bytes(b"left")  # as a driver leaves it that is killed when nearly all is done
     report = label(desk / "images", out, f"{desk}/teacher.py:slow", codec=CODEC)
-    assert report.resumed_images >= 2
+    assert 0 < report.resumed_images < report.num_images == 26
     (path,) = shards_of(out)
     assert path.read_bytes() == (desk / "one.slc").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["arrow", "fsspec"])
+def test_sets_are_written_to_any_file_system(tmp_path, desk, kind):
+    arrays = {str(number): np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8) for number in range(6)}
+    rows = ray.data.from_items([{"key": key, "image": image} for key, image in arrays.items()], override_num_blocks=3)
+    (tmp_path / "bucket").mkdir()
+    bucket = str(tmp_path / "bucket")
+    filesystem = fs.SubTreeFileSystem(bucket, fs.LocalFileSystem()) if kind == "arrow" else DirFileSystem(bucket, LocalFileSystem())
+    options = {"codec": "dense:values=f16", "crops": 5, "batch_size": 5, "store_crops": True}
+    label_images(rows, "some/set", f"{desk}/teacher.py:build", filesystem=filesystem, shards=2, **options)
+    encode(EncodeConfig(arrays, f"{tmp_path}/one.slc", f"{desk}/teacher.py:build", **options))
+    assert images_of(*shards_of(tmp_path / "bucket" / "some" / "set")) == images_of(tmp_path / "one.slc")
+
+
+def test_unreadable_images_and_other_options(tmp_path, desk):
+    folder, out, teacher = tmp_path / "images", tmp_path / "set", f"{desk}/teacher.py:build"
+    shutil.copytree(desk / "images" / "n0", folder)
+    (folder / "0.png").write_bytes(b"no image")
+    with pytest.raises(OSError, match="^image '0.png': 0.png: not a readable image: unknown format. Repair or remove it"):
+        label(folder, out, teacher, codec=CODEC)
+    assert not (out / "set.slc.index.json").exists()
+    report = label(folder, out, teacher, codec=CODEC, on_error="skip")
+    assert (report.num_images, report.skipped) == (8, {"0.png": "could not be read"})
+    encode(EncodeConfig(str(folder), f"{tmp_path}/one.slc", teacher, CODEC, CROPS, on_error="skip"))
+    (path,) = shards_of(out)
+    assert path.read_bytes() == (tmp_path / "one.slc").read_bytes()
+    with pytest.raises(FileExistsError, match=r"made with other options: codec: expected hard, found marginal_smoothing:t=0.02,tail=5"):
+        label(folder, out, teacher, codec="hard", on_error="skip")
+
+    os.rename(out, tmp_path / "set.parts")
+    out.mkdir()
+    os.rename(tmp_path / "set.parts", out / "set.parts")
+    (out / "set.parts" / "set.slc.index.json").unlink()
+    with pytest.raises(MismatchError, match="set.parts: was started with other options: codec: expected hard, found marginal"):
+        label(folder, out, teacher, codec="hard", on_error="skip")
+
+
+@pytest.mark.parametrize(
+    ("crops_per_part", "message"),
+    [(5, "'a': two images of the Ray Dataset have this key"), (10, "the Ray Dataset: expected each key once, got 'a'")],
+)
+def test_two_images_of_one_key_are_an_error(tmp_path, desk, monkeypatch, crops_per_part, message):
+    monkeypatch.setattr(labelling, "CROPS_PER_PART", crops_per_part)
+    images = [(desk / "images" / "n0" / name).read_bytes() for name in ("0.png", "3.png")]
+    rows = ray.data.from_items([{"key": "a", "bytes": image} for image in images], override_num_blocks=1)
+    with pytest.raises(MismatchError, match=message):
+        label_images(rows, tmp_path / "set", f"{desk}/teacher.py:build", crops=5, codec="hard")
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "message"),
+    [
+        ([{"key": "a", "path": "b"}], {}, "dataset: expected columns 'key' and 'bytes' or 'image', got 'key', 'path'"),
+        ([], {}, "dataset: expected images, found none"),
+        ([], {"shards": 0}, "shards: expected 1 to 100000, got 0"),
+        ([], {"shards": 2, "shard": 1}, "shard: expected None, as all shards are made together, got 1"),
+        ([], {"concurrency": 0}, "concurrency: expected an integer of at least 1, got 0"),
+        ([], {"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
+    ],
+)
+def test_wrong_arguments(tmp_path, rows, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        label_images(ray.data.from_items(rows), tmp_path / "set", "nowhere.py:build", **arguments)
+
+
+@pytest.mark.parametrize("codec", ["marginal_smoothing:t=0.05,tail=4", "dense"])
+def test_labels_are_read_once_each(tmp_path, codec):
+    write_labels(tmp_path / "labels.slc", codec, counts=(3, 1, 40, 7) * 10)
+    rows = read_labels(tmp_path / "labels.slc")
+    assert rows.count() == 40
+    with SoftLabelReader(tmp_path / "labels.slc") as reader:
+        keys = list(reader.keys)
+        found = {row["key"]: row for row in rows.take_all()}
+        targets = {row["key"]: row["target"] for row in read_labels(tmp_path / "labels.slc", dense=True).take_all()}
+        assert sorted(found) == sorted(targets) == sorted(keys)
+        for key, image in zip(keys, reader, strict=True):
+            row, labels = found[key], image.labels
+            assert tuple(row["image_size"]) == image.image_size
+            assert np.array_equal(row["crops"], image.crops)
+            assert np.array_equal(row["flips"], image.flips)
+            assert np.array_equal(targets[key], labels.dense())
+            if codec == "dense":
+                assert np.array_equal(row["vectors"], labels.vectors)
+                continue
+            again = SparseLabels(row["indices"], row["values"], row["remainder"], reader.num_classes)
+            assert np.array_equal(again.dense(), labels.with_policy("uniform").dense())
+            assert np.array_equal(row["tail_classes"], labels.tails.classes[0][: len(row["tail_classes"])])
+            assert row["tail_floor"] == labels.tails.floor[0]
+
+
+def test_no_labels_are_no_rows(tmp_path):
+    write_labels(tmp_path / "labels.slc", counts=())
+    assert read_labels(tmp_path / "labels.slc").take_all() == []
+
+
+def test_the_readme_labels_images_and_reads_labels(tmp_path, desk):
+    (tmp_path / "photos").mkdir()
+    shutil.copytree(desk / "images" / "n0", tmp_path / "photos" / "train")
+    shutil.copy(desk / "teacher.py", tmp_path)
+    (block,) = re.findall(r"^```python\n(import ray\n.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for written, here in (
+        ("/shared", str(tmp_path)),
+        ("crops=200", "crops=4"),
+        ("shards=64", "shards=2"),
+        ("concurrency=8", "concurrency=1"),
+    ):
+        assert written in block
+        block = block.replace(written, here)
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    (first, second) = shards_of(tmp_path / "labels")
+    rows = [row["key"] for path in (first, second) for row in names["read_labels"](path).take_all()]
+    assert sorted(rows) == rows == sorted(path.name for path in (tmp_path / "photos" / "train").iterdir())
+    assert names["report"].num_images == 9
+
+
+def test_only_teachers_need_torch():
+    code = "import sys; from softlabel_codec.ray import joining, parts, read_labels; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
+    with pytest.raises(AttributeError, match="module 'softlabel_codec.ray' has no attribute 'nothing'"):
+        softlabel_codec.ray.nothing  # noqa: B018
+
+
+def test_modules_for_ray_are_imported_and_described():
+    modules = sorted(name for name in MODULES if name.startswith("softlabel_codec.ray"))
+    assert len(modules) > 5
+    for name in modules:
+        for thing in vars(importlib.import_module(name)).values():
+            if getattr(thing, "__module__", "") == name and callable(thing) and not thing.__name__.startswith("_"):
+                assert thing.__doc__, thing

@@ -98,7 +98,7 @@ def test_every_block_runs(desk):
                 run_shell(line)
         elif language == "json":
             TrainConfig.from_mapping({"labels": "labels.slc", "out": "run", **json.loads(block)})
-        elif language == "python" and block != TEACHER:  # which lies on the desk
+        elif language == "python" and block != TEACHER and "import ray" not in block:  # one lies on the desk, for one see test_many_ray.py
             exec(compile(block, "README.md", "exec"), names)
         elif language == "text":
             for words in re.findall(r"^(?:  )?((?:[\w/]+(?:\.py|/) +)+)", block, re.MULTILINE):

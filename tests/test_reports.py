@@ -74,7 +74,7 @@ def test_stats_of_other_codecs(tmp_path, codec):
 
 def test_stats_of_nothing(tmp_path):
     write_labels(tmp_path / "a.slc", counts=[])
-    with pytest.raises(StateError, match="no images in this file"):
+    with pytest.raises(StateError, match="there are no images"):
         stats(tmp_path / "a.slc")
 
 

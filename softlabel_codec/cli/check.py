@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # imports torch
 
 
 @command("check")
-@click.argument("labels", type=FileToRead())
+@click.argument("labels", type=FileToRead(folders=True))
 @click.option("--images", required=True, help="The labelled images, as for 'slcodec encode'.")
 @click.option("--teacher", required=True, help="The teacher that made the labels, as for 'slcodec encode'.")
 @click.option("--teacher-weights", metavar="FILE|none", help="Its weights, as for 'slcodec encode'.")

@@ -87,10 +87,10 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progres
 
 
 class FileToRead(click.Path):
-    """The path of a file to read, which must exist, or a URL."""
+    """The path of a file to read, or of a folder of a label set, which must exist; or a URL."""
 
-    def __init__(self) -> None:
-        super().__init__(exists=True, dir_okay=False)
+    def __init__(self, folders: bool = False) -> None:
+        super().__init__(exists=True, dir_okay=folders)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if isinstance(value, str) and is_remote(value) else super().convert(value, param, ctx)

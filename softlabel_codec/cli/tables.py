@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.output import print_pairs, print_table
-from softlabel_codec.report import FileReport, StatsReport
+from softlabel_codec.report import AgainstReport, FileReport, SetReport, StatsReport
 
 if TYPE_CHECKING:  # imports torch
     from softlabel_codec.compare.outcome import CompareReport, Row
 
 MOST_SKIPPED = 10
+MOST_SHARDS = 10
+"""How many missing shards are named."""
 
 
 def show_inspection(report: FileReport) -> None:
@@ -51,24 +54,96 @@ def show_stats(report: StatsReport) -> None:
     click.echo(f"{sum(part.bytes_per_crop for part in report.budget):.2f} bytes per crop ('slcodec inspect' says where they go)")
 
 
+def show_against(report: AgainstReport) -> None:
+    """Print what differs between the labels of two files."""
+    print_pairs([("A", report.path), ("B", report.against), *_common_images(report)])
+    if report.differences:
+        click.echo()
+        print_table("What they say differently", ["", "A", "B"], [(name, *map(_short, both)) for name, both in report.differences.items()])
+    if not report.compared_crops:
+        return
+    click.echo()
+    quantities = {"KL(A || B) in nats": report.kl, "total variation": report.total_variation}
+    found = [(name, values) for name, values in quantities.items() if values is not None]
+    if found:
+        levels = list(found[0][1].quantiles)
+        rows = [(name, f"{values.mean:.4f}", *(f"{values.quantiles[level]:.4f}" for level in levels)) for name, values in found]
+        print_table("Labels, per crop", ["quantity", "mean", *levels], rows)
+    shares = {"the same top class": report.top1_agreement, "the same labels": report.identical, "infinite KL": report.infinite_kl or None}
+    click.echo("; ".join(f"{name}: {share:.2%} of the crops" for name, share in shares.items() if share is not None))
+
+
+def _common_images(report: AgainstReport) -> Iterator[tuple[str, str]]:
+    same = ", the same bytes" if report.same_bytes else ""
+    yield "images", f"{report.num_images} in A, {report.against_images} in B, {report.common_images} in both{same}"
+    for name, only in (("only in A", report.only_here), ("only in B", report.only_there)):
+        if only.count:
+            yield name, f"{counted(only.count, 'image')}: {', '.join(only.first)}{', ...' if only.count > len(only.first) else ''}"
+    if report.sampled_images:
+        yield "compared", f"{counted(report.compared_crops, 'crop')} of {counted(report.sampled_images, 'image')}"
+    if report.not_comparable:
+        yield "note", f"labels are not comparable: {report.not_comparable}"
+    notes = {
+        "of another size, or from another file": report.other_pictures,
+        "with another number of crops": report.other_num_crops,
+    }
+    for what, count in notes.items():
+        if count:
+            yield "note", f"{counted(count, 'image')} {what}"
+    if report.other_crops:
+        yield "note", f"{counted(report.other_crops, 'crop')} elsewhere, or mirrored otherwise: their labels are not compared"
+
+
+def _short(value: object) -> str:
+    return "" if value is None else textwrap.shorten(str(value), 48, placeholder=" ...")
+
+
 def _identity(report: FileReport) -> list[tuple[str, Any]]:
     crops = str(report.fewest_crops) if report.fewest_crops == report.most_crops else f"{report.fewest_crops} to {report.most_crops}"
     bytes_in_all = counted(report.file_bytes, "byte")
     skipped = f" ({len(report.skipped_keys)} more could not be labelled)" if report.skipped_keys else ""
     return [
-        ("file", report.path),
+        ("set" if isinstance(report, SetReport) else "file", report.path),
+        *([("shards", _shards(report))] if isinstance(report, SetReport) else []),
         ("format", f"softlabel container {report.format_version}, written by {report.written_by}"),
         ("codec", report.codec),
         ("classes", report.num_classes),
-        ("images", f"{report.num_images}{skipped}" + ("" if report.finished else " in the whole blocks at the beginning of the file")),
+        ("images", f"{report.num_images}{skipped}" + ("" if report.finished else _so_far(report))),
         ("crops", f"{report.num_crops} ({crops} per image), as {report.crops}"),
         *_geometry(report),
         ("size", f"{bytes_in_all}, {report.bytes_per_crop:.2f} per crop, in {counted(report.num_blocks, 'block')}"),
         *(("skipped", key) for key in report.skipped_keys[:MOST_SKIPPED]),
         *([("fingerprint", report.fingerprint)] if report.finished else []),
         *(("problem", problem) for problem in report.problems),
-        *([] if report.problems else [("health", "header, metadata, index and trailer are sound ('slcodec verify' checks the rest)")]),
+        *([] if report.problems else [("health", f"{_sound(report)} ('slcodec verify' checks the rest)")]),
     ]
+
+
+def _shards(report: SetReport) -> str:
+    """Return how many shards there are, how long they are, and which are not there."""
+    small, large = report.smallest_shard_bytes, report.largest_shard_bytes
+    lengths = counted(small, "byte") if small == large else f"{small} to {counted(large, 'byte')}"
+    missing, begun = _some(report.missing_shards), _some(report.begun_shards)
+    lacking = (f"; missing: {missing}" if missing else "") + (f"; begun: {begun}" if begun else "")
+    if not report.finished:
+        finished = report.num_shards - len(report.missing_shards) - len(report.begun_shards)
+        return f"{finished} of {report.num_shards} finished" + (f", of {lengths}" if finished else "") + lacking
+    unread = f"; {report.read_shards} were read" if report.read_shards < report.num_shards - len(report.missing_shards) else ""
+    return f"{report.num_shards} of {lengths}{lacking}{unread}"
+
+
+def _some(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - MOST_SHARDS} more" if len(numbers) > MOST_SHARDS else ""
+    return ", ".join(map(str, numbers[:MOST_SHARDS])) + more
+
+
+def _so_far(report: FileReport) -> str:
+    return " so far" if isinstance(report, SetReport) else " in the whole blocks at the beginning of the file"
+
+
+def _sound(report: FileReport) -> str:
+    parts = "header, metadata, index and trailer"
+    return f"the index, and of each shard {parts}, are sound" if isinstance(report, SetReport) else f"{parts} are sound"
 
 
 def _geometry(report: FileReport | StatsReport) -> list[tuple[str, str]]:

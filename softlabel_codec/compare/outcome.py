@@ -15,6 +15,7 @@ import torch
 
 from softlabel_codec.compare.quality import LabelQuality
 from softlabel_codec.errors import ArgumentError
+from softlabel_codec.options.train import MAPS, STORED, is_stored, kind_of_labels
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.version import library_versions
 
@@ -39,7 +40,7 @@ class Row:
     name, labels : str
         The source.
     codec : str or None
-        Codec of a label file.
+        Codec of a label file or set.
     varied : dict
         Options that differ from row to row.
     seeds : list of int
@@ -191,21 +192,20 @@ def welch(values: Sequence[float], others: Sequence[float]) -> Interval | None:
 
 
 def _codec(labels: str) -> str | None:
-    if not labels.endswith(".slc"):
+    if not is_stored(labels):
         return None
     with SoftLabelReader(labels) as reader:
         return reader.codec
 
 
 def _bytes_per_crop(labels: str, sources: Mapping[str, str]) -> float | None:
-    """Return the size of a file of labels divided by its number of crops; for label maps, by that of the first label file."""
-    first = next((path for path in sources.values() if path.endswith(".slc")), None)
-    counted = labels if labels.endswith(".slc") else first
-    if not labels.endswith((".slc", ".npz")) or counted is None:
+    """Return the size of stored labels divided by their number of crops; for label maps, by that of the first labels that are stored."""
+    stored = labels if is_stored(labels) else next(filter(is_stored, sources.values()), None)
+    if kind_of_labels(labels) not in (STORED, MAPS) or stored is None:
         return None
-    with SoftLabelReader(counted) as reader:
-        size = reader.container.source.length if labels == counted else Path(labels).stat().st_size
-        return size / int(reader.num_crops.sum())
+    with SoftLabelReader(stored) as reader:
+        found = reader.container
+        return (found.num_bytes if stored == labels else Path(labels).stat().st_size) / found.total_crops
 
 
 def machine() -> str:

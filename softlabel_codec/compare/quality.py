@@ -15,7 +15,7 @@ from softlabel_codec.images.sources import open_images
 from softlabel_codec.images.truth import targets_of
 from softlabel_codec.label_maps.maps import LabelMaps
 from softlabel_codec.labels import ImageLabels
-from softlabel_codec.options.train import TRUTH
+from softlabel_codec.options.train import MAPS, TRUTH, is_stored, kind_of_labels
 from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
 
@@ -65,7 +65,7 @@ def label_quality(sources: Mapping[str, str], images: str, classes: str | None =
     classes : str, optional
         File with the numbers of the class folders, if they do not ascend: see `read_class_folders`.
     """
-    stored = [labels for labels in sources.values() if labels.endswith(".slc")]
+    stored = [labels for labels in sources.values() if is_stored(labels)]
     if not stored:
         return {}
     with SoftLabelReader(stored[0]) as reader:
@@ -128,9 +128,9 @@ class _Crops:
 
     def probs(self, labels: str) -> _Probs | None:
         """Return the labels of these crops from a source; None if they need a teacher."""
-        if labels.endswith(".slc"):
+        if is_stored(labels):
             return self._stored(labels)
-        if labels.endswith(".npz"):
+        if kind_of_labels(labels) == MAPS:
             return _Probs(_normalised(self._mapped(LabelMaps.load(labels))))
         if labels == TRUTH and self.classes is not None:
             return _Probs(np.eye(self.num_classes)[self.classes])
@@ -138,10 +138,10 @@ class _Crops:
 
     def _stored(self, labels: str) -> _Probs | None:
         with SoftLabelReader(labels) as reader:
-            places = {key: place for place, key in enumerate(reader.keys)}
-            if not all(key in places and reader.num_crops[places[key]] > self.numbers[-1] for key in self.keys):
+            places = reader.find(self.keys, missing=-1)
+            if (places < 0).any() or (reader.num_crops[places] <= self.numbers[-1]).any():
                 return None
-            found = list(reader.read_batch([places[key] for key in self.keys], np.tile(self.numbers, (len(self.keys), 1))))
+            found = list(reader.read_batch(places, np.tile(self.numbers, (len(places), 1))))
             same = reader.padding == self.padding and all(map(_same_crops, found, self.labelled))
         return _Probs(_normalised(np.concatenate([image.labels.dense() for image in found])), same)
 

@@ -15,7 +15,7 @@ from softlabel_codec.compare.outcome import Cell, CompareReport, draw_comparison
 from softlabel_codec.compare.quality import label_quality
 from softlabel_codec.container.whole_files import read_result, write_json
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.options.train import OF_FRESH_CROPS, OF_RANDOM_CROPS, TrainConfig, check_names, unused_options
+from softlabel_codec.options.train import OF_FRESH_CROPS, OF_RANDOM_CROPS, TrainConfig, check_names, is_stored, unused_options
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.torch.device import ImageMemory
@@ -174,7 +174,7 @@ def _check_cells(cells: Sequence[_Planned]) -> None:
 def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
     """Return how crops were drawn and prepared for the first label file, as far as it is stored."""
     for labels in sources.values():
-        if labels.endswith(".slc"):
+        if is_stored(labels):
             with SoftLabelReader(labels) as reader:
                 said, sampler, padding = reader.metadata, reader.sampler, reader.padding
             crops = _mapping(said.get("crop_sampler")) if sampler is None else sampler.describe()
@@ -190,7 +190,7 @@ def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
 def _side_of_views(views: Mapping[str, Any], labels: str, sources: Mapping[str, str]) -> Any:
     """Return height and width of all views of a label file; MismatchError if fresh crops of other sources cannot be such views."""
     height, width, flips = (views.get(name) for name in ("height", "width", "flips"))
-    fresh = [name for name, source in sources.items() if not source.endswith(".slc")]
+    fresh = [name for name, source in sources.items() if not is_stored(source)]
     if fresh and (height != width or flips is not True):
         drawn = f"{fresh[0]!r} can only be trained on square views, as they are and mirrored"
         stored = f"the labels in {labels} are of views of {height} x {width} pixels (height x width), flips={flips}"
@@ -200,7 +200,7 @@ def _side_of_views(views: Mapping[str, Any], labels: str, sources: Mapping[str, 
 
 def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -> dict[str, Any]:
     """Return the options of a run that apply to its source."""
-    defaults, unused = {} if labels.endswith(".slc") else of_labels, unused_options(labels)
+    defaults, unused = {} if is_stored(labels) else of_labels, unused_options(labels)
     replaced = {other for name, value in given.items() if value is not None for other in _INSTEAD_OF.get(name, ())}
     kept = {name: value for name, value in defaults.items() if name not in replaced}
     return {name: value for name, value in {**kept, **given}.items() if name not in unused}

@@ -257,7 +257,7 @@ def pack_key_pages(keys: Sequence[bytes], order: NDArray[np.integer] | None) -> 
 
 def pack_key_page(keys: Sequence[bytes], *, fast: bool = False) -> bytes:
     """Return a page of at most `KEYS_PER_PAGE` keys; `fast` takes a small part of the time and about 40 % more bytes."""
-    lengths = np.array([len(key) for key in keys], "<u2")
+    lengths = np.fromiter(map(len, keys), "<u2", len(keys))
     return compress_columns([lengths.tobytes(), b"".join(keys)], text=True, fast=fast)
 
 
@@ -307,8 +307,8 @@ class KeyPage:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield all keys."""
-        ends = self._ends.tolist()
-        return (self._content[start:end] for start, end in zip([self._start, *ends], ends, strict=False))
+        content, ends = self._content, self._ends.tolist()
+        return iter([content[start:end] for start, end in zip([self._start, *ends], ends, strict=False)])
 
 
 def unpack_order_page(frame: bytes, crc32: int, count: int, num_images: int) -> NDArray[np.uint32]:

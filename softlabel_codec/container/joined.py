@@ -26,6 +26,8 @@ from softlabel_codec.errors import CorruptError, LimitError
 COPIED_BYTES = 2**20
 """Number of bytes that are read, checked and written at a time, unless one block has more."""
 _NO_WORDS, _NO_HALVES = np.zeros(0, np.uint32), np.zeros(0, np.uint16)
+_ENDING_BYTES = 256
+"""Bytes of the summary, and of what surrounds other parts."""
 _INDEX_BYTES_PER_BLOCK, _INDEX_BYTES_PER_IMAGE = 6, 2
 
 
@@ -81,7 +83,7 @@ class JoinedFile:
     @property
     def expected_bytes(self) -> int:
         """About how long the file will be, if it is finished now."""
-        ending = self._keys.num_bytes + _INDEX_BYTES_PER_BLOCK * self.num_blocks + _INDEX_BYTES_PER_IMAGE * self.num_images
+        ending = _ENDING_BYTES + self._keys.num_bytes + _INDEX_BYTES_PER_BLOCK * self.num_blocks + _INDEX_BYTES_PER_IMAGE * self.num_images
         return self._behind.length + ending + self._beginning.blocks_offset + TRAILER.size
 
     def __enter__(self) -> JoinedFile:

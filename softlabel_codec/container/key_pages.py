@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
+from operator import lt
 from typing import NamedTuple
 
 from softlabel_codec.container.framing import KEYS_PER_PAGE, KeyPage, join_key_pages, pack_key_page
@@ -42,21 +43,27 @@ class KeyPages:
 
     Attributes
     ----------
-    num_keys, num_bytes : int
-        Number of keys so far, and about how many bytes their section will have.
+    num_keys : int
+        Number of keys so far.
     digest : KeysDigest
         Fingerprint of the keys so far.
     """
 
     def __init__(self, *, fast: bool) -> None:
-        self.num_keys = self.num_bytes = 0
+        self.num_keys = 0
         self.digest = KeysDigest()
         self._fast = fast
         self._pages: list[bytes] = []
+        self._page_bytes = self._waiting_bytes = 0
         self._waiting: list[bytes] = []
         self._waiting_page: bytes | None = None
         self._first = self._last = b""
         self._ascend = True
+
+    @property
+    def num_bytes(self) -> int:
+        """About how many bytes the section has so far; not less."""
+        return self._page_bytes + self._waiting_bytes + 2 * len(self._waiting)
 
     def add_from(self, keys: Keys, first: int, end: int) -> None:
         """Add the keys of a file from one image number up to another."""
@@ -77,19 +84,21 @@ class KeyPages:
         """Add at most a page of keys, which may be stored as a page already, if no others wait for theirs to be full."""
         self.digest.update(keys)
         self._first = self._first if self.num_keys else keys[0]
-        self._ascend = self._ascend and (not self.num_keys or self._last < keys[0]) and all(low < high for low, high in pairwise(keys))
+        self._ascend = self._ascend and (not self.num_keys or self._last < keys[0]) and all(map(lt, keys, islice(keys, 1, None)))
         self._last = keys[-1]
         self.num_keys += len(keys)
         self._waiting += keys
+        self._waiting_bytes += sum(map(len, keys))
         self._waiting_page = stored
         if len(self._waiting) >= KEYS_PER_PAGE:
             self._put(self._waiting[:KEYS_PER_PAGE])
             self._waiting = self._waiting[KEYS_PER_PAGE:]
+            self._waiting_bytes = sum(map(len, self._waiting))
 
     def _put(self, keys: list[bytes]) -> None:
         page = self._waiting_page or pack_key_page(keys, fast=self._fast)
         self._pages.append(page)
-        self.num_bytes += len(page) + 8  # with its entry in the table
+        self._page_bytes += len(page) + 8  # with its entry in the table
         self._waiting_page = None
 
     def finish(self) -> KeysSection:

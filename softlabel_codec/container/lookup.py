@@ -80,7 +80,7 @@ class Lookup:
 
     def _no_such_image(self, number: int) -> IndexError:
         if not self._num_images:
-            return IndexError(f"{self._path}: image number {number}: there are no images in this file")
+            return IndexError(f"{self._path}: image number {number}: there are no images")
         return IndexError(f"{self._path}: image number: expected {-self._num_images} to {self._num_images - 1}, got {number}")
 
     def _no_such_crop(self, number: int, chosen: list[int]) -> IndexError:

@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from softlabel_codec.checks.limits import MAX_SUMMARY_BYTES
 from softlabel_codec.container.framing import with_crc32, without_crc32
@@ -73,8 +73,9 @@ class KeysDigest:
 
     def update(self, keys: Sequence[bytes]) -> None:
         """Take the next keys."""
-        lengths = {length: struct.pack("<I", length) for length in set(map(len, keys))}
-        self._sha256.update(b"".join([part for key in keys for part in (lengths[len(key)], key)]))
+        lengths = list(map(len, keys))
+        prefixes = {length: struct.pack("<I", length) for length in set(lengths)}
+        self._sha256.update(b"".join(chain.from_iterable(zip(map(prefixes.__getitem__, lengths), keys, strict=True))))
 
     def hexdigest(self) -> str:
         """Return the fingerprint of all keys so far."""

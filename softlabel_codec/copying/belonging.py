@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import reprlib
+import textwrap
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ OF_THE_TEACHER = ("teacher", "teacher_output", "precision", "preprocessing")
 """Metadata that may differ if the caller insists."""
 NOTED = (*OF_THE_TEACHER, "package", "libraries", TRANSCODED)
 """Metadata that are listed of each source where they differ."""
+_SHOWN_CHARACTERS = 300
 _LAYOUT = ("num_classes", "codec", "crops", "sampler", "image_checksums", "padding")
 
 
@@ -179,7 +180,7 @@ def _check_values(first: Head, other: Head, wanted: Plain, found: Plain, advice:
 
 
 def _other(first: Head, other: Head, name: str, values: tuple[Any, ...], advice: str) -> MismatchError:
-    wanted, found = (value if isinstance(value, str) else reprlib.repr(value) for value in values)
+    wanted, found = (textwrap.shorten(str(value), _SHOWN_CHARACTERS, placeholder=" ...") for value in values)
     return MismatchError(f"{other.path}: {name}: expected {wanted}, as in {first.path}, got {found}" + (f". {advice}" if advice else ""))
 
 

@@ -85,8 +85,7 @@ class Copier:
         """Copy adjacent blocks as they are, except where a file ends within one."""
         self._write_pending()
         while first < end:
-            if self._division.is_full(self._so_far):
-                self._next_file()
+            self._go_on_if_full()
             room = self._division.room(self._so_far, recoder.source, first, end)
             if room.end > first:
                 self._file.add_blocks(recoder.source, first, room.end, self._count)
@@ -104,9 +103,7 @@ class Copier:
         """Decode images of a block, by their places there, and put them into new blocks."""
         self._decoded_blocks += 1
         for image in recoder.images(block, slots):
-            if self._division.is_full(self._so_far):
-                self._write_pending()
-                self._next_file()
+            self._go_on_if_full()
             self._add_image(image)
             self._count(1)
 
@@ -129,6 +126,11 @@ class Copier:
     @property
     def _so_far(self) -> Progressed:
         return Progressed(self._file, self._num_files, self._copied_images)
+
+    def _go_on_if_full(self) -> None:
+        while self._division.is_full(self._so_far):
+            self._write_pending()
+            self._next_file()
 
     def _next_file(self) -> None:
         self._end_file([])

@@ -15,7 +15,7 @@ from softlabel_codec.checks.limits import MAX_SHARDS
 from softlabel_codec.container.files import PARTIAL_SUFFIX, PartialFile, fsync_folder
 from softlabel_codec.container.joined import Joined
 from softlabel_codec.container.metadata import Description
-from softlabel_codec.errors import LimitError, StateError
+from softlabel_codec.errors import ArgumentError, LimitError, StateError
 from softlabel_codec.label_set.index_file import SetIndex, Shard
 from softlabel_codec.label_set.making import index_path, shard_name
 
@@ -36,9 +36,11 @@ class Destination(Protocol):
 @contextmanager
 def destination(path: Path, *, is_set: bool, overwrite: bool) -> Iterator[Destination]:
     """Open a file or a set to write. Without `finish`, or after an error in the `with` block, nothing stays of what was written."""
-    made = _OneFile(path, overwrite) if not is_set else _Set(path, overwrite)
+    made = _Set(path, overwrite) if is_set else _OneFile(path, overwrite)
     try:
         yield made
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("Nothing was written" if made.clean_up() else f"{path} is complete") from error
     finally:
         made.clean_up()
 
@@ -65,11 +67,13 @@ class _OneFile:
         self._file = None
         return self._num_bytes
 
-    def clean_up(self) -> None:
-        """Remove what was written, unless it was finished."""
-        if self._file is not None:
-            self._file.partial.unlink(missing_ok=True)
-            self._file.close()
+    def clean_up(self) -> bool:
+        """Remove what was written, and return True; unless it was finished."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.partial.unlink(missing_ok=True)
+            file.close()
+        return file is not None
 
 
 class _Set:
@@ -81,12 +85,16 @@ class _Set:
         self._crop_counts: set[int] = set()
         self._open: PartialFile | None = None
         self._written: list[Path] = []
+        if not self._name:
+            raise ArgumentError(f"{folder}: expected a folder with a name, which its set gets")
         self._is_new = not folder.is_dir()
         if self._is_new:
             _make(folder)
         else:
             self._check_unfinished(overwrite)
         self._index: PartialFile | None = PartialFile(index_path(folder, self._name), unfinished="discard", overwrite=overwrite)
+        for left in self._named(r"-[0-9]{5,}\.slc" + re.escape(PARTIAL_SUFFIX)):
+            left.unlink()  # by a copy that was killed
 
     def _check_unfinished(self, overwrite: bool) -> None:
         if not overwrite and not index_path(self._folder, self._name).exists() and self._other_shards():
@@ -95,9 +103,13 @@ class _Set:
 
     def _other_shards(self) -> list[Path]:
         """Return the files in the folder that are named like shards of this set, and are not its own."""
-        name = re.compile(rf"{re.escape(self._name)}-[0-9]{{5,}}-of-[0-9]{{5,}}\.slc({re.escape(PARTIAL_SUFFIX)})?")
         own = {shard.file for shard in self._shards}
-        return sorted(file for file in self._folder.iterdir() if name.fullmatch(file.name) and file.name not in own)
+        return [file for file in self._named(rf"-[0-9]{{5,}}-of-[0-9]{{5,}}\.slc({re.escape(PARTIAL_SUFFIX)})?") if file.name not in own]
+
+    def _named(self, ending: str) -> list[Path]:
+        """Return the files in the folder whose names are that of the set and an ending that fits this pattern."""
+        name = re.compile(re.escape(self._name) + ending)
+        return sorted(file for file in self._folder.iterdir() if name.fullmatch(file.name))
 
     def new_file(self) -> PartialFile:
         if len(self._written) >= MAX_SHARDS:
@@ -132,17 +144,19 @@ class _Set:
             file.unlink()
         return sum(shard.bytes for shard in self._shards)
 
-    def clean_up(self) -> None:
-        """Remove what was written, unless it was finished."""
-        if self._index is None:
-            return
-        for path in (*self._written, self._index.partial):
+    def clean_up(self) -> bool:
+        """Remove what was written, and return True; unless it was finished."""
+        index, self._index = self._index, None
+        if index is None:
+            return False
+        for path in (*self._written, index.partial):
             path.unlink(missing_ok=True)
-        for file in (self._open, self._index):
+        for file in (self._open, index):
             if file is not None:
                 file.close()
         if self._is_new:
             self._folder.rmdir()
+        return True
 
 
 def _make(folder: Path) -> None:

@@ -72,8 +72,7 @@ def find_images(
     found = search(source, len(reader), pairs if key_of is None else _translated(pairs, key_of))
     found = found._replace(images=replace(found.images, key_of=key_of))
     _say_missing(found, len(reader) if wanted is None else len(wanted), reader, on_missing)
-    skipped = reader.summary.get("skipped_keys", [])
-    unlabelled = found.others - set(skipped if key_of is None else map(key_of, skipped)) if wanted is None else None
+    unlabelled = _not_skipped(found.others, reader, key_of) if wanted is None else set()
     if unlabelled:
         have, are = ("has", "is") if len(unlabelled) == 1 else ("have", "are")
         also = f"{counted(len(unlabelled), 'image')} in {name_of(found.images.source)} {have} no labels in {reader.path} and {are} left out"
@@ -82,6 +81,12 @@ def find_images(
         wanted = np.arange(len(reader)) if wanted is None else wanted
         wanted = wanted[~np.isin(wanted, found.missing)]
     return found.images, wanted, len(found.missing)
+
+
+def _not_skipped(names: set[str], reader: SoftLabelReader, key_of: KeyOf | None) -> set[str]:
+    """Return the names of images without labels that the teacher did not skip."""
+    skipped = reader.summary.get("skipped_keys", []) if names else []
+    return names - set(skipped if key_of is None else map(key_of, skipped))
 
 
 def _translated(pairs: Iterable[tuple[int, str]], key_of: KeyOf) -> Iterator[tuple[int, str]]:

@@ -164,8 +164,10 @@ class SetFolder:
                 after = _AFTER_NAME.fullmatch(parts[3]) if parts else None
                 if not parts or not after:
                     continue
-                number, path = int(parts[1]), Path(entry.path)
-                if path.name != shard_name(self.name, number, self.num_shards) + parts[3]:
+                number, num_shards, path = int(parts[1]), int(parts[2]), Path(entry.path)
+                if path.name != shard_name(self.name, number, num_shards) + parts[3] or number >= num_shards:
+                    continue
+                if num_shards != self.num_shards:
                     if not after["beside"] and not after["lock"]:
                         of_others.append(path)
                 elif after["lock"]:

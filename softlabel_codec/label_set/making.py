@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.container.metadata import difference
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.label_set.belonging import difference_of_beginnings
 from softlabel_codec.label_set.index_file import SUFFIX, SetIndex, Shard
+from softlabel_codec.storage.location import Location
 
 Progress = Callable[[int, int], None]
 
@@ -78,7 +79,7 @@ def read_shards(files: Sequence[Path], progress: Progress | None = None) -> SetI
                 progress(number + 1, len(files))
         description = replace(first.description, other={})
     shards = tuple(one.shard for one in found)
-    _check_distinct(files, shards)
+    check_distinct_keys(files, shards)
     counts = {count for one in found for count in one.crop_counts}
     return SetIndex(description, shards, counts.pop() if len(counts) == 1 else None)
 
@@ -106,12 +107,11 @@ def _read(container: OpenContainer) -> _Found:
 
 def _check_same(first: OpenContainer, other: OpenContainer) -> None:
     if first.beginning.data != other.beginning.data:
-        differs = difference(other.description, first.description)
-        raise MismatchError(f"{other.source.path}: expected the metadata of {first.source.path.name}, as in one label set: {differs}")
+        raise MismatchError(f"{other.path}: {difference_of_beginnings(other.beginning, first.beginning, first.path.name)}")
 
 
-def _check_distinct(files: Sequence[Path], shards: Sequence[Shard]) -> None:
-    """Raise MismatchError if a key occurs in two shards. Only shards whose ranges of keys overlap are read."""
+def check_distinct_keys(files: Sequence[Location], shards: Sequence[Shard]) -> None:
+    """Raise MismatchError if a key occurs in two shards, of which only those are read whose ranges of keys overlap."""
     overlapping = _overlapping(shards)
     if not overlapping:
         return
@@ -141,12 +141,12 @@ def _overlapping(shards: Sequence[Shard]) -> list[int]:
     return sorted(found)
 
 
-def _keys(file: Path) -> Iterator[bytes]:
+def _keys(file: Location) -> Iterator[bytes]:
     with OpenContainer(file) as container:
         yield from container.keys.raw()
 
 
-def _hashes(file: Path) -> NDArray[np.uint64]:
+def _hashes(file: Location) -> NDArray[np.uint64]:
     return np.fromiter(map(_hash, _keys(file)), np.uint64)
 
 

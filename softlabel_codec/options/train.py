@@ -15,6 +15,7 @@ from typing import Any
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, TEACHER_OUTPUTS, check_choice
 from softlabel_codec.checks.limits import MAX_IMAGE_SIDE
 from softlabel_codec.errors import ArgumentError
+from softlabel_codec.label_set.index_file import SUFFIX
 from softlabel_codec.options.fields import option, types_of
 
 STORED, MAPS, TRUTH, ONLINE = "stored", "maps", "truth", "online"
@@ -41,7 +42,9 @@ class TrainConfig:
     """
 
     images: str = option("Training images, as for 'slcodec encode'.")
-    labels: str = option("FILE.slc; FILE.npz (ReLabel's label maps); 'truth' (the class folders); 'online' (a teacher in every step).")
+    labels: str = option(
+        "FILE.slc or a label set (its folder); FILE.npz (label maps); 'truth' (the class folders); 'online' (a teacher in every step)."
+    )
     out: str = option("Folder of the run: checkpoint, log, result.")
     student: str = option("Built in (see softlabel_codec.students), timm:NAME, torchvision:NAME, or FILE.py:FACTORY.", "resnet18")
     num_classes: int | None = option("Number of classes.  [default: from the labels, or the folders]", None)
@@ -171,10 +174,17 @@ def kind_of_labels(labels: str) -> str:
     """Return the kind of a label source: `stored`, `maps`, `truth` or `online`; ArgumentError if it is none of them."""
     if labels in (TRUTH, ONLINE):
         return labels
-    kind = {".slc": STORED, ".npz": MAPS}.get(Path(labels).suffix)
-    if kind is None:
-        raise ArgumentError(f"labels: expected FILE.slc, FILE.npz (label maps), {TRUTH!r} or {ONLINE!r}, got {labels!r}")
-    return kind
+    if labels.endswith((".slc", SUFFIX)) or Path(labels).is_dir():
+        return STORED
+    if labels.endswith(".npz"):
+        return MAPS
+    files = f"FILE.slc, FILE.npz (label maps), a label set (its folder, or NAME{SUFFIX})"
+    raise ArgumentError(f"labels: expected {files}, {TRUTH!r} or {ONLINE!r}, got {labels!r}")
+
+
+def is_stored(labels: str) -> bool:
+    """Return whether a label source is a label file or a label set."""
+    return kind_of_labels(labels) == STORED
 
 
 def unused_options(labels: str) -> dict[str, str]:

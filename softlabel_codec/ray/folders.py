@@ -101,6 +101,10 @@ class SharedFolder:
         """Remove a file."""
         self.filesystem.delete_file(f"{self.path}/{name}")
 
+    def exists(self) -> bool:
+        """Return whether the folder is there."""
+        return bool(self.filesystem.get_file_info(self.path).type == fs.FileType.Directory)
+
     def make(self) -> None:
         """Make the folder if it is not there."""
         self.filesystem.create_dir(self.path, recursive=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,9 @@ import ray
 import ray.data
 
 from softlabel_codec.checks.arguments import check_whole
-from softlabel_codec.checks.limits import MAX_SHARDS
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.metadata import Description, difference
-from softlabel_codec.errors import ArgumentError, LimitError, SoftLabelError
+from softlabel_codec.errors import ArgumentError, SoftLabelError
 from softlabel_codec.images.sources.keys import KeyList
 from softlabel_codec.label_set.index_file import SUFFIX, SetIndex
 from softlabel_codec.options.encode import EncodeConfig
@@ -28,7 +28,7 @@ from softlabel_codec.ray.joining import asked_for, write_shards
 from softlabel_codec.ray.parts import PARTS_SUFFIX, Part, PartsDatasink, description_of_parts, read_parts
 from softlabel_codec.ray.teaching import PartLabeller, describe
 from softlabel_codec.teacher.finished import NOT_COMPARED
-from softlabel_codec.teacher.reports import EncodeReport
+from softlabel_codec.teacher.reports import EncodeReport, SetReport
 
 KEY, IMAGES = "key", ("bytes", "image")
 """Columns of a dataset: the key of each image, and what it is: the bytes of its file, or a uint8 array."""
@@ -52,9 +52,9 @@ def label_images(
 
     To continue an interrupted run, call this again with the same arguments: images are known by their keys, and those that
     have labels are not labelled again. The shards do not depend on how many actors there were, nor on the blocks of the dataset:
-    images are in the order of their keys, as in a folder of images. They have the same bytes as those that `encode` makes of the same images
-    on the same device and versions, if no two images share a batch of the teacher (`batch_size` < 2 `crops`); otherwise the last bits
-    of labels may differ, because they may depend on the batch.
+    images are in the order of their keys, as in a folder of images. They have the same bytes as those that `encode` makes of the same
+    images on the same device and versions, if no two images share a batch of the teacher (`batch_size` < 2 `crops`); otherwise the
+    last bits of labels may differ, because they may depend on the batch.
 
     Parameters
     ----------
@@ -92,8 +92,9 @@ def label_images(
         As for `encode`. Labels so far are kept.
     """
     started = time.monotonic()
-    config = EncodeConfig("", os.fspath(out), teacher, **options)
-    num_shards = _check_shards(shards)
+    config = EncodeConfig("", os.fspath(out), teacher, shards=shards, **options)
+    if config.shard is not None:
+        raise ArgumentError(f"shard: expected None, as all shards are made together, got {config.shard!r}")
     check_whole("concurrency", concurrency, 1)
     folder = SharedFolder.open(out, filesystem)
     parts_in = folder.within(folder.name + PARTS_SUFFIX)
@@ -101,9 +102,12 @@ def label_images(
         column, first = _first_image(dataset)
         each = {"num_cpus": 1 + config.workers, "num_gpus": num_gpus}
         said, crops_per_image = ray.get(ray.remote(describe).options(**each).remote(config, first))
-        if folder.name + SUFFIX in folder.files() and not config.overwrite:
-            found = _made_alike(folder, said, num_shards)
+        there = [] if config.overwrite else folder.files()
+        if folder.name + SUFFIX in there:
+            found = _made_alike(folder, said, shards)
             return _report(folder, found, found.num_images, crops_per_image, {}, started, finished_before=True)
+        if not parts_in.exists():
+            _refuse_shards(folder, there)
         parts_in.make()
         before = read_parts(parts_in, [], said, config.overwrite)
         resumed = sum(len(part.keys) for part in before)
@@ -115,7 +119,8 @@ def label_images(
             **each,
         }
         due = _without_labels(dataset.select_columns([KEY, column]), before).repartition(target_num_rows_per_block=actors["batch_size"])
-        due.map_batches(PartLabeller, batch_format="numpy", **actors).write_datasink(PartsDatasink(parts_in))
+        with _errors_kept(due.context):
+            due.map_batches(PartLabeller, batch_format="numpy", **actors).write_datasink(PartsDatasink(parts_in))
         parts = read_parts(parts_in, before, said, config.overwrite)
         asked = asked_for(parts_in, parts)
         skipped = dict.fromkeys(asked.skipped_keys(), "could not be read")
@@ -124,18 +129,11 @@ def label_images(
         said = description_of_parts(said, asked.described())
         if folder.name + SUFFIX in folder.files():
             folder.remove(folder.name + SUFFIX)
-        index = SetIndex(said, tuple(write_shards(folder, parts_in, parts, asked, said, num_shards)), crops_per_image)
+        index = SetIndex(said, tuple(write_shards(folder, parts_in, parts, asked, said, shards)), crops_per_image)
     folder.write(folder.name + SUFFIX, index.pack())
     parts_in.remove_all()
-    logger.info("%s: finished with %s in %s", folder, counted(index.num_images, "image"), counted(num_shards, "shard"))
+    logger.info("%s: finished with %s in %s", folder, counted(index.num_images, "image"), counted(shards, "shard"))
     return _report(folder, index, resumed, crops_per_image, skipped, started)
-
-
-def _check_shards(shards: int) -> int:
-    number = check_whole("shards", shards, 1)
-    if number > MAX_SHARDS:
-        raise LimitError(f"shards: expected at most {MAX_SHARDS}, got {number}")
-    return number
 
 
 def _first_image(dataset: ray.data.Dataset) -> tuple[str, dict[str, Any]]:
@@ -160,6 +158,15 @@ def _without_labels(dataset: ray.data.Dataset, parts: Sequence[Part]) -> ray.dat
 def _drop(rows: pa.Table, labelled: Any) -> pa.Table:
     keys: KeyList = ray.get(labelled)
     return rows.filter(pa.array([key not in keys for key in rows[KEY].to_pylist()], pa.bool_()))
+
+
+def _refuse_shards(folder: SharedFolder, names: Sequence[str]) -> None:
+    """Raise FileExistsError if there are shards of a set that was begun in another way."""
+    shape = re.compile(rf"{re.escape(folder.name)}-\d+-of-\d+\.slc")
+    found = next(filter(shape.match, names), None)
+    if found is not None:
+        what = "is of a label set that was not begun on Ray. Finish that, or pass overwrite=True to replace it"
+        raise FileExistsError(errno.EEXIST, what, f"{folder}/{found}")
 
 
 def _made_alike(folder: SharedFolder, said: Description, num_shards: int) -> SetIndex:
@@ -191,8 +198,19 @@ def _report(
     finished_before: bool = False,
 ) -> EncodeReport:
     num_bytes, seconds = sum(shard.bytes for shard in index.shards), time.monotonic() - started
-    path = f"{folder}/{folder.name}{SUFFIX}"
-    return EncodeReport(path, index.num_images, resumed, crops_per_image, skipped, [], num_bytes, seconds, finished_before)
+    path, shards = f"{folder}/{folder.name}{SUFFIX}", len(index.shards)
+    label_set = SetReport(True, shards, [] if finished_before else list(range(shards)), {}, [])
+    return EncodeReport(path, index.num_images, resumed, crops_per_image, skipped, [], num_bytes, seconds, finished_before, label_set)
+
+
+@contextmanager
+def _errors_kept(context: ray.data.DataContext) -> Iterator[None]:
+    """Let Ray raise errors of actors as they are; otherwise only their text is left."""
+    before, context.raise_original_map_exception = context.raise_original_map_exception, True
+    try:
+        yield
+    finally:
+        context.raise_original_map_exception = before
 
 
 @contextmanager

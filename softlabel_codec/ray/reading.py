@@ -26,7 +26,7 @@ def read_labels(path: str | os.PathLike[str], *, dense: bool = False) -> ray.dat
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         The file. All nodes of the cluster must be able to read it.
     dense : bool
         Give the target of every class in the column `target`, in place of the columns of sparse labels.
@@ -52,8 +52,8 @@ class LabelDatasource(Datasource):  # type: ignore[misc]  # of a library without
 
     def __init__(self, path: str | os.PathLike[str], dense: bool) -> None:
         super().__init__()
-        self._rows = _Rows(os.path.abspath(path), dense)
         with SoftLabelReader(path) as reader:
+            self._rows = _Rows(os.fspath(reader.path.absolute()), dense)
             self._num_images = len(reader)
             self._row_bytes = _num_bytes(self._rows.of(reader, range(1))) if self._num_images else 0
 

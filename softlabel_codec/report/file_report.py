@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class FileReport:
     problems: list[str]
 
 
-def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCKS) -> FileReport:
+def inspect_file(path: str | os.PathLike[str], sampled_blocks: int = SAMPLED_BLOCKS) -> FileReport:
     """Return a description of a container file; of an unfinished or damaged one, from its beginning and its valid blocks.
 
     Raises
@@ -122,31 +122,36 @@ def inspect(path: str | os.PathLike[str], *, sampled_blocks: int = SAMPLED_BLOCK
     except FormatError as error:
         return _inspect_beginning(path, error, sampled_blocks)
     with container:
-        trailer, description, num_crops = container.trailer, container.description, container.index.num_crops
-        budget, sampled, problems = _budget(container, sampled_blocks)
-        return FileReport(
-            path=shown(path),
-            file_bytes=trailer.file_length,
-            format_version=container.beginning.header.version,
-            written_by=description.written_by,
-            fingerprint=container.fingerprint,
-            **_how(description),
-            num_images=trailer.num_images,
-            num_crops=trailer.num_crops,
-            num_blocks=trailer.num_blocks,
-            fewest_crops=int(num_crops.min()) if trailer.num_images else 0,
-            most_crops=int(num_crops.max(initial=0)),
-            bytes_per_crop=_per_crop(trailer.file_length, trailer.num_crops),
-            budget=budget,
-            sampled_blocks=sampled,
-            metadata=description.metadata,
-            skipped_keys=list(container.summary.get("skipped_keys", [])),
-            finished=True,
-            problems=problems,
-        )
+        return replace(describe(container, sampled_blocks), path=shown(path))
 
 
-def _how(description: Description) -> dict[str, Any]:
+def describe(container: OpenContainer, sampled_blocks: int) -> FileReport:
+    """Return a description of an open file, for which so many of its blocks are read."""
+    trailer, description, num_crops = container.trailer, container.description, container.index.num_crops
+    budget, sampled, problems = _budget(container, sampled_blocks)
+    return FileReport(
+        path=str(container.path),
+        file_bytes=trailer.file_length,
+        format_version=container.beginning.header.version,
+        written_by=description.written_by,
+        fingerprint=container.fingerprint,
+        **how_stored(description),
+        num_images=trailer.num_images,
+        num_crops=trailer.num_crops,
+        num_blocks=trailer.num_blocks,
+        fewest_crops=int(num_crops.min()) if trailer.num_images else 0,
+        most_crops=int(num_crops.max(initial=0)),
+        bytes_per_crop=per_crop(trailer.file_length, trailer.num_crops),
+        budget=budget,
+        sampled_blocks=sampled,
+        metadata=description.metadata,
+        skipped_keys=list(container.summary.get("skipped_keys", [])),
+        finished=True,
+        problems=problems,
+    )
+
+
+def how_stored(description: Description) -> dict[str, Any]:
     """Return how labels and crops of a file are stored."""
     return {
         "codec": str(description.codec),
@@ -180,14 +185,14 @@ def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampl
             format_version=beginning.header.version,
             written_by=description.written_by,
             fingerprint="",
-            **_how(description),
+            **how_stored(description),
             num_images=len(counts) - 1,
             num_crops=num_crops,
             num_blocks=num_blocks,
             fewest_crops=min(counts[1:], default=0),
             most_crops=max(counts),
-            bytes_per_crop=_per_crop(source.length, num_crops),
-            budget=[Part(name, size, _per_crop(size, num_crops)) for name, size in parts.items()],
+            bytes_per_crop=per_crop(source.length, num_crops),
+            budget=[Part(name, size, per_crop(size, num_crops)) for name, size in parts.items()],
             sampled_blocks=min(num_blocks, sampled_blocks),
             metadata=description.metadata,
             skipped_keys=[],
@@ -216,7 +221,7 @@ def _budget(container: OpenContainer, sampled_blocks: int) -> tuple[list[Part], 
     parts["copy of header and metadata"] = trailer.trailer_offset - trailer.copy_offset
     parts["summary"] = trailer.index_offset - trailer.summary_offset
     parts["header and trailer"] = HEADER.size + TRAILER.size
-    budget = [Part(name, size, _per_crop(size, trailer.num_crops)) for name, size in parts.items()]
+    budget = [Part(name, size, per_crop(size, trailer.num_crops)) for name, size in parts.items()]
     return budget, len(sample) - len(problems), problems
 
 
@@ -244,5 +249,6 @@ def _block_parts(columns: Sizes, blocks_bytes: int, num_blocks: int) -> dict[str
     return {**parts, "image sizes": image_sizes, "block headers": framing}
 
 
-def _per_crop(size: int, num_crops: int) -> float:
+def per_crop(size: int, num_crops: int) -> float:
+    """Return a size divided by a number of crops, which may be 0."""
     return size / max(1, num_crops)

@@ -1,4 +1,4 @@
-"""Statistics of the labels of a file: confidence, kept classes, crops."""
+"""Statistics of the labels of a file or a set: confidence, kept classes, crops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.report.file_report import Part, inspect
+from softlabel_codec.report.file_report import Part
+from softlabel_codec.report.inspecting import inspect
 from softlabel_codec.storage.location import shown
 
 NUMBERS_PER_BATCH = 2**22
@@ -39,23 +40,29 @@ class Distribution:
     mean: float
     quantiles: dict[str, float]
 
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Distribution:
+        """Return the distribution of some values, at least one."""
+        levels = np.quantile(values, QUANTILES)
+        return cls(float(values.mean()), {f"{q:.0%}": float(level) for q, level in zip(QUANTILES, levels, strict=True)})
+
 
 @dataclass(frozen=True)
 class StatsReport:
-    """Statistics of a container file, over all or a sample of its images.
+    """Statistics of a container file or a label set, over all or a sample of its images.
 
     Attributes
     ----------
     path, codec, num_classes
-        Which file, and how it is encoded.
+        Which labels, and how they are encoded.
     crops, sampler, padding
         How crops are stored, as in `FileReport`.
     num_images, sampled_images, sampled_crops : int
-        Images in the file, and how many images and crops were sampled.
+        How many images there are, and how many images and crops were sampled.
     bytes_per_crop : float
-        The whole file divided by its crops.
+        All bytes divided by all crops.
     budget : list of Part
-        Bytes of each part of the file.
+        Bytes of each part.
     confidence : Distribution
         Target of the most probable class.
     confidence_histogram : list of int
@@ -105,18 +112,20 @@ class StatsReport:
 
 
 def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsReport:
-    """Return statistics of a container file from at most `max_images` of its images, evenly spread.
+    """Return statistics of a container file, or of a label set, from at most `max_images` of its images, evenly spread.
 
     Raises
     ------
     FormatError
-        If the file is unfinished or damaged.
+        If it is unfinished or damaged.
+    MismatchError, OSError
+        If a shard that is read is not the one of the set, or is not there.
     StateError
         If it holds no images, or features instead of labels.
     """
     report = inspect(path)
     if not report.num_images:
-        raise StateError(f"{shown(path)}: there are no images in this file")
+        raise StateError(f"{shown(path)}: there are no images")
     with SoftLabelReader(path) as reader:
         sample = np.unique(np.linspace(0, len(reader) - 1, min(max_images, len(reader))).astype(np.int64))
         seen = _Seen()
@@ -136,16 +145,16 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         sampled_crops=len(confidence),
         bytes_per_crop=report.bytes_per_crop,
         budget=report.budget,
-        confidence=_distribution(confidence),
+        confidence=Distribution.of(confidence),
         confidence_histogram=np.histogram(confidence, CONFIDENCE_BINS, (0, 1))[0].tolist(),
-        entropy=_distribution(seen.joined("entropy")),
-        kept_classes=_distribution(kept),
+        entropy=Distribution.of(seen.joined("entropy")),
+        kept_classes=Distribution.of(kept),
         kept_classes_histogram={str(number): int(count) for number, count in enumerate(counts) if count},
-        remainder=_distribution(seen.joined("remainder")),
+        remainder=Distribution.of(seen.joined("remainder")),
         top1_classes_seen=len(seen.classes),
-        top1_classes_per_image=_distribution(seen.joined("distinct")),
-        top1_agreement=_distribution(seen.joined("agreement")),
-        crop_area=_distribution(seen.joined("area")),
+        top1_classes_per_image=Distribution.of(seen.joined("distinct")),
+        top1_agreement=Distribution.of(seen.joined("agreement")),
+        crop_area=Distribution.of(seen.joined("area")),
         flipped=float(seen.joined("flips").mean()),
     )
 
@@ -266,11 +275,6 @@ def _entropy_terms(probs: NDArray[Any]) -> NDArray[np.float64]:
 def _shares(classes: NDArray[np.int32]) -> tuple[int, float]:
     counts = np.unique(classes, return_counts=True)[1]
     return len(counts), float(counts.max() / len(classes))
-
-
-def _distribution(values: NDArray[np.float64]) -> Distribution:
-    levels = np.quantile(values, QUANTILES)
-    return Distribution(float(values.mean()), {f"{q:.0%}": float(level) for q, level in zip(QUANTILES, levels, strict=True)})
 
 
 def _plot_confidence(axes: Any, report: StatsReport) -> None:

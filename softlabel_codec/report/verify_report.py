@@ -1,13 +1,12 @@
-"""Checks a file for damage: every checksum, and with `deep` all contents."""
+"""Checks a file or a label set for damage: every checksum, and with `deep` all contents."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,38 +14,23 @@ import numpy as np
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import BlockScan, read_beginning
 from softlabel_codec.container.sources import open_source
-from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, SoftLabelError
+from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, SoftLabelError, StateError
 from softlabel_codec.image_source import name_of
+from softlabel_codec.label_set.finding import index_of_set
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.storage.location import shown
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem in a file.
-
-    Attributes
-    ----------
-    error : str
-        Name of the error class that a reader raises.
-    message : str
-        What is wrong and where.
-    """
-
-    error: str
-    message: str
+from softlabel_codec.report.checking import Checked, Findings, Problem, Progress, check_container
+from softlabel_codec.report.checking_sets import check_set
+from softlabel_codec.storage.location import location, shown
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The result of a check of a file.
+    """The result of a check of a file or a set.
 
     Attributes
     ----------
     path : str
-        The file.
+        The file or the set, as given.
     ok : bool
         Whether no problem was found.
     deep : bool
@@ -60,6 +44,10 @@ class VerifyReport:
         without a file have none.
     problems : list of Problem
         All problems found.
+    num_shards : int
+        Number of files of a set; 0 for a file.
+    bad_shards : list of str
+        Names of those that have a problem.
     """
 
     path: str
@@ -70,21 +58,8 @@ class VerifyReport:
     problems: list[Problem]
     compared_images: int = 0
     checksums: bool = False
-
-
-@dataclass
-class _Findings:
-    problems: list[Problem] = field(default_factory=list)
-
-    def note(self, error: SoftLabelError) -> None:
-        self.problems.append(Problem(type(error).__name__, str(error)))
-
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        try:
-            yield
-        except (FormatError, MismatchError) as error:
-            self.note(error)
+    num_shards: int = 0
+    bad_shards: list[str] = field(default_factory=list)
 
 
 def verify(
@@ -94,51 +69,66 @@ def verify(
     images: Any = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Check a whole container file and return all problems.
+    """Check a whole container file, or a label set with all its shards, and return all problems.
 
     Parameters
     ----------
     path : path
-        The file.
+        The file; the folder of a set, or its index.
     deep : bool
         Also decode every label and crop, and compare the keys in the blocks with those in the index.
     images : path, mapping, array, dataset or ImageSource, optional
         The labelled images, as for `softlabel_codec.images.open_images`: also check that all are there and are the ones that were
-        labelled. Needs Pillow.
+        labelled. Needs Pillow. Those of a set are compared if all its shards could be opened.
     progress : callable, optional
-        Called with the number of blocks, and then of images, done so far and in all.
+        Called with the number of blocks (of a set: of images in blocks), and then of images, done so far and in all.
 
     Raises
     ------
     OSError
-        If the file cannot be read.
+        If the file, or the index, cannot be read.
+    ArgumentError
+        If a folder holds several sets.
     """
-    findings = _Findings()
+    findings, show = Findings(), progress or (lambda done, total: None)
     try:
-        container = OpenContainer(path)
+        index = index_of_set(location(path))
+        checked = _check_file(path, deep, findings, show) if index is None else check_set(index, deep, findings, show)
     except FormatError as error:
         findings.note(error)
-        return VerifyReport(shown(path), False, deep, *_whole_prefix(path), findings.problems)
-    show = progress or (lambda done, total: None)
-    with container:
-        with findings.collecting():
-            container.check_keys()
-        _check_blocks(container, findings, deep, show)
-        for check in (container.check_copy, container.check_sha256):
-            with findings.collecting():
-                check()
-        counts, checksums = (container.trailer.num_blocks, container.trailer.num_images), container.description.image_checksums
-    compared, as_bytes = (0, True) if images is None else _compare_images(path, images, findings, show)
-    return VerifyReport(shown(path), not findings.problems, deep, *counts, findings.problems, compared, checksums and as_bytes)
+        checked = Checked() if Path(path).is_dir() else Checked(*_whole_prefix(path), all_opened=False)
+    compared, as_bytes = 0, True
+    if images is not None and checked.all_opened:
+        compared, as_bytes = _compare_images(path, images, findings, show)
+    elif images is not None and checked.num_shards:
+        findings.note(StateError(f"{shown(path)}: images can be compared only if all shards of the set can be opened"))
+    return VerifyReport(
+        path=shown(path),
+        ok=not findings.problems,
+        deep=deep,
+        num_blocks=checked.num_blocks,
+        num_images=checked.num_images,
+        problems=findings.problems,
+        compared_images=compared,
+        checksums=checked.image_checksums and as_bytes,
+        num_shards=checked.num_shards,
+        bad_shards=checked.bad_shards,
+    )
 
 
-def _compare_images(path: str | os.PathLike[str], images: Any, findings: _Findings, progress: Progress) -> tuple[int, bool]:
-    """Compare all images that are labelled in a file; return how many there are, and whether all were bytes of files."""
+def _check_file(path: str | os.PathLike[str], deep: bool, findings: Findings, progress: Progress) -> Checked:
+    with OpenContainer(path) as container:
+        check_container(container, findings, deep, progress)
+        return Checked(container.trailer.num_blocks, container.num_images, container.description.image_checksums)
+
+
+def _compare_images(path: str | os.PathLike[str], images: Any, findings: Findings, progress: Progress) -> tuple[int, bool]:
+    """Compare all images that are labelled; return how many there are, and whether all were bytes of files."""
     with SoftLabelReader(path) as reader:
         return _compare_with(reader, images, findings, progress)
 
 
-def _compare_with(reader: SoftLabelReader, images: Any, findings: _Findings, progress: Progress) -> tuple[int, bool]:
+def _compare_with(reader: SoftLabelReader, images: Any, findings: Findings, progress: Progress) -> tuple[int, bool]:
     from softlabel_codec.images.files import compare_image, is_about_the_image  # noqa: PLC0415
     from softlabel_codec.images.finding import ON_MISSING, find_images  # noqa: PLC0415  needs Pillow, the rest does not
 
@@ -180,17 +170,6 @@ def _compare_with(reader: SoftLabelReader, images: Any, findings: _Findings, pro
                 findings.note(problem)
             progress(done + 1, len(there))
     return len(there), all_bytes
-
-
-def _check_blocks(container: OpenContainer, findings: _Findings, deep: bool, progress: Progress) -> None:
-    num_blocks = container.trailer.num_blocks
-    for number in range(num_blocks):
-        with findings.collecting():
-            if deep:
-                container.check_block(number)
-            else:
-                container.blocks.content(number)
-        progress(number + 1, num_blocks)
 
 
 def _whole_prefix(path: str | os.PathLike[str]) -> tuple[int, int]:

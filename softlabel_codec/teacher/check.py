@@ -68,7 +68,7 @@ def check_labels(
     Parameters
     ----------
     labels : path
-        The file.
+        The file; or a label set, its folder or its index.
     images : path, mapping, array, dataset or ImageSource
         The labelled images, as for `softlabel_codec.images.open_images`.
     teacher : str

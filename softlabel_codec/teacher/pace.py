@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from softlabel_codec.checks.wording import counted, duration, rate
-from softlabel_codec.label_set.folder import SetFolder
+from softlabel_codec.label_set.folder import Contents
 from softlabel_codec.writer import SoftLabelWriter
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -21,25 +21,26 @@ class Pace:
 
     Parameters
     ----------
-    place : SetFolder
-        The set. What others have done follows from the files that are there, so it is not exact.
+    contents : callable
+        Returns what is in the folder of the set. What others have done follows from it, so it is not exact.
     num_images : int
         Images of the whole set.
     progress : callable
         Called with the number of images done so far by all workers, and in all.
     """
 
-    def __init__(self, place: SetFolder, num_images: int, progress: Callable[[int, int], None]) -> None:
-        self._place, self._num_images, self._progress = place, num_images, progress
+    def __init__(self, contents: Callable[[], Contents], num_images: int, progress: Callable[[int, int], None]) -> None:
+        self._contents, self._num_images, self._progress = contents, num_images, progress
         self._started = self._told = time.monotonic()
         self._looked = -SECONDS_BETWEEN_LOOKS
-        self._own = self._of_others = 0
-        self._bytes_per_image = 0.0
+        self._own = self._of_others = self._of_set = 0
+        self._bytes_per_image, self._lengths_tell = 0.0, False
         self._first: tuple[float, int] | None = None
 
     def of_shard(self, number: int, writer: SoftLabelWriter) -> Callable[[int, int], None]:
         """Return a function that is called with the number of images of a shard that are done, and of all."""
         before = len(writer)  # by an earlier run, which does not count for the rate
+        self._looked = -SECONDS_BETWEEN_LOOKS
 
         def show(done: int, total: int) -> None:
             nonlocal before
@@ -51,19 +52,17 @@ class Pace:
 
         return show
 
-    def seconds(self) -> float:
-        """Return the time since this object was made."""
-        return time.monotonic() - self._started
-
     def _show(self, number: int, done: int, total: int) -> None:
         now = time.monotonic()
         if now - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = now
-            found = self._place.contents().images_done(self._num_images, self._bytes_per_image)
-            self._of_others = sum(images for shard, images in found.items() if shard != number)
-        of_set = min(self._of_others + done, self._num_images)
+            found = self._contents()
+            images = found.images_done(self._num_images, self._bytes_per_image)
+            self._of_others = sum(count for shard, count in images.items() if shard != number)
+            self._lengths_tell = bool(self._bytes_per_image or found.bytes_of_some)
+        self._of_set = of_set = max(self._of_set, min(self._of_others + done, self._num_images))
         self._progress(of_set, self._num_images)
-        if self._first is None and self._bytes_per_image:  # before that, the files of others say nothing
+        if self._first is None and self._lengths_tell:  # before that, the files of others say nothing
             self._first = now, of_set
         if now - self._told >= SECONDS_BETWEEN_LINES:
             self._told = now

@@ -6,6 +6,16 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class MadeShard:
+    """What is in a finished shard, and how much of it there was before."""
+
+    images: int
+    resumed: int
+    skipped: dict[str, str]
+    file_bytes: int
+
+
+@dataclass(frozen=True)
 class SetReport:
     """What a worker did for a label set, and how far the set was when it ended.
 

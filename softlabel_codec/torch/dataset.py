@@ -61,7 +61,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         Where the labelled images are, by key: a folder, WebDataset shards, a table, a mapping of keys to images, ...: see `open_images`
         of `softlabel_codec.images`. Keys of FKD label files, which lack the file name's ending, are found as well.
     labels : path
-        Container file.
+        Label file, or label set: its folder or its index.
     crops_per_image : int
         N.
     size : int
@@ -173,7 +173,8 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         if num_classes is not None:
             self.reader.check_classes(num_classes)
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)
-        check_counts(self.reader.num_crops[self.numbers], self.crops_per_image, self._stored_crops, self.reader.path)
+        num_crops = self.reader.num_crops if self._numbers is None else self.reader.num_crops[self._numbers]
+        check_counts(num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
         self._truth = find_truth(target_of, self.reader, self.keys)
         self._mention_normalisation()
         self._turns = Turns(len(self))

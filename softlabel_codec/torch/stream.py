@@ -42,7 +42,7 @@ class LabelledCrops(Cropper):
     Parameters
     ----------
     labels : path
-        Container file.
+        Label file, or label set: its folder or its index.
     crops_per_image, size, seed : int
         As for `SoftLabelDataset`.
     match : str or callable

@@ -9,6 +9,7 @@ from crashes.disks import FullDisk, PowerFailures, full_disk, power_failures
 from crashes.faults import FAULTS, faults_at_every_call
 from crashes.kills import Kills, kills_at_every_call, random_kills, recover_kills_at_every_call
 from crashes.rivals import Replacements, Rivals, replaced_under_readers, rivals
+from crashes.workers import WorkerKills, kills_of_workers
 
 __all__ = [
     "FAULTS",
@@ -18,10 +19,12 @@ __all__ = [
     "PowerFailures",
     "Replacements",
     "Rivals",
+    "WorkerKills",
     "encode_kills",
     "faults_at_every_call",
     "full_disk",
     "kills_at_every_call",
+    "kills_of_workers",
     "power_failures",
     "random_kills",
     "recover_by_command",

@@ -40,7 +40,7 @@ class EncodeKills:
 
 def encode_kills(folder: Path, kills: int, *, crops: int = 400, seed: int = 0) -> EncodeKills:
     """Kill `slcodec encode` at random moments while there is something written, and start the same command again until it finishes."""
-    _write_images_and_teacher(folder)
+    write_images_and_teacher(folder)
     rng, path = np.random.default_rng(seed), folder / "encoded.slc"
     writing_seconds = _encode_seconds(_encode_command(folder, folder / "unbroken.slc", crops), folder / "unbroken.slc")
     unbroken = Unbroken.of(folder / "unbroken.slc", {})
@@ -76,10 +76,11 @@ def build():
 """
 
 
-def _write_images_and_teacher(folder: Path) -> None:
+def write_images_and_teacher(folder: Path, num_images: int = 40) -> None:
+    """Write a folder of small images, and the file of a teacher."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir()
-    for number in range(40):
+    for number in range(num_images):
         Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(folder / "images" / f"{number}.png")
     (folder / "teacher.py").write_text(TEACHER)
 

@@ -1,0 +1,119 @@
+"""What is in the folder of a label set, compared with what a worker would make."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from softlabel_codec.errors import FormatError, MismatchError, SoftLabelError
+from softlabel_codec.label_set.folder import Contents, SetFolder
+from softlabel_codec.label_set.index_file import SetIndex
+from softlabel_codec.label_set.locks import Lock
+from softlabel_codec.teacher.finished import check_made_alike, check_same_set, described
+from softlabel_codec.teacher.job import Job
+from softlabel_codec.teacher.reports import MadeShard
+
+logger = logging.getLogger(__name__)
+
+
+class SameSet:
+    """The set that a worker and others make; shards that are not of it are refused, or count as absent if they may be replaced.
+
+    Parameters
+    ----------
+    job : Job
+        What this worker labels, and how.
+    place : SetFolder
+        Where.
+    """
+
+    def __init__(self, job: Job, place: SetFolder) -> None:
+        self._job, self._place = job, place
+        self._overwrite = job.config.overwrite
+        self._alike: set[tuple[Path, int]] = set()
+
+    def finished_before(self) -> dict[int, MadeShard] | None:
+        """Return what is in a set that is complete and was made with the same options; None if there is no complete set.
+
+        An index that does not belong to what is there is removed, if that is allowed.
+
+        Raises
+        ------
+        FileExistsError, MismatchError, FormatError
+            If there is another set, and it must not be replaced.
+        """
+        index, found = self._place.index, self._place.contents()
+        if index.exists() and found.complete and not found.of_others:
+            try:
+                return self._check_finished(index)
+            except (FileExistsError, SoftLabelError):
+                if not self._overwrite:
+                    raise
+        self._refuse_others(found)
+        if index.exists():
+            logger.warning("%s: removed, as the set is not complete. It is written again when all shards are finished", index)
+            index.unlink(missing_ok=True)
+        return None
+
+    def contents(self) -> Contents:
+        """Return what is in the folder; an error if it holds shards of another set that must not be replaced."""
+        found = self._place.contents()
+        if not self._overwrite:
+            self._refuse_others(found)
+            return found
+        finished = frozenset(number for number in found.finished if self._is_alike(number))
+        measured = {number: found.bytes_of_some[number] for number in finished.intersection(found.bytes_of_some)}
+        return replace(found, finished=finished, bytes_of_some=measured)
+
+    def inherit(self, number: int, lock: Lock) -> list[Path]:
+        """Do `SetFolder.inherit`, unless a file was made otherwise: that is an error if it must not be replaced."""
+        if not self._overwrite:
+            for path in self._place.contents().unfinished.get(number, {}):
+                self._compare(path)
+        return self._place.inherit(number, lock)
+
+    def _check_finished(self, index: Path) -> dict[int, MadeShard]:
+        """Return what is in a complete set; an error if its index is not that of its shards, or they were made with other options."""
+        there = [(path.name, path.stat().st_size) for path in self._place.shards]
+        try:
+            listed = [(shard.file, shard.bytes) for shard in SetIndex.unpack(index.read_bytes()).shards]
+        except FormatError as error:
+            raise type(error)(f"{index}: {error}. Delete it and run the same command again") from None
+        if listed != there:
+            raise MismatchError(f"{index}: expected the index of the shards beside it. Delete it and run the same command again")
+        files = [check_made_alike(path, self._job.description, self._job.config.on_error) for path in self._place.shards]
+        return {
+            number: MadeShard(file.num_images, file.num_images, file.skipped, num_bytes)
+            for number, (file, (_, num_bytes)) in enumerate(zip(files, there, strict=True))
+        }
+
+    def _refuse_others(self, found: Contents) -> None:
+        """Raise an error if the folder holds shards of another set, unless they may be replaced."""
+        if self._overwrite:
+            return
+        if found.of_others:
+            what = f"is of a label set with another number of shards than {self._place.num_shards}. Pass the number of that set, or"
+            raise FileExistsError(errno.EEXIST, f"{what} overwrite=True (--overwrite) to replace it", str(found.of_others[0]))
+        first = min((*found.finished, *found.unfinished), default=None)  # the same one for all workers
+        if first is not None:
+            self._compare(self._place.shard(first) if first in found.finished else min(found.unfinished[first]))
+
+    def _is_alike(self, number: int) -> bool:
+        try:
+            self._compare(self._place.shard(number))
+        except MismatchError:
+            return False
+        return True
+
+    def _compare(self, path: Path) -> None:
+        """Raise MismatchError if a shard, finished or not, does not describe itself as those of this worker."""
+        try:
+            which = path, path.stat().st_ino
+            found = None if which in self._alike else described(path)
+        except FileNotFoundError:  # it has just been renamed
+            return
+        if found is not None:
+            check_same_set(path, found, self._job.description)
+            self._alike.add(which)
