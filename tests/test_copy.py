@@ -9,15 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
-from hypothesis import given
-from hypothesis import strategies as st
-
-from softlabel_codec import (
-    CropSampler,
-    SoftLabelReader,
-    SoftLabelWriter,
-=======
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +24,6 @@ from softlabel_codec import (
     SoftLabelWriter,
     StateError,
     TruncatedError,
->>>>>>> main
     copy_labels,
 )
 from softlabel_codec.cli.main import main
