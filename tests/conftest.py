@@ -99,6 +99,20 @@ def small_blocks(monkeypatch):
 
 
 @pytest.fixture
+def files(monkeypatch):
+    """A storage service in memory, for URLs `flaky://bucket/...`: see flaky_storage.py."""
+    from flaky_storage import Flaky
+
+    from softlabel_codec.storage import ranges
+
+    monkeypatch.setattr(ranges, "FIRST_WAIT_SECONDS", 0.0)
+    yield Flaky()
+    Flaky.store.clear()
+    Flaky.faults.clear()
+    Flaky.requests()
+
+
+@pytest.fixture
 def shared() -> Path:
     return SHARED
 

@@ -334,3 +334,46 @@ def test_signatures_are_not_shown(http, local):
         SoftLabelReader(f"{http.url('signed.slc')}?X-Amz-Signature=1234")
     http.proxy.tell(faults=[])
     assert "1234" not in str(caught.value)
+
+
+OPENED = """
+from softlabel_codec import SoftLabelReader
+from softlabel_codec.storage import cache, remote_source
+remote_source.BEGINNING_BYTES = remote_source.END_BYTES = 1000
+cache.ROUND_BYTES = {round_bytes}
+with SoftLabelReader({url!r}, cache={folder!r}) as reader:
+    print(reader.container.source.also, len(list(reader)))
+"""
+
+
+def test_processes_fetch_a_file_once(store, url, local, tmp_path):
+    store.proxy.tell(delay=0.2)
+    script = OPENED.format(url=url, folder=str(tmp_path / "cache"), round_bytes=2**25)
+    commands = [[sys.executable, "-c", script] for _ in range(4)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for command in commands]
+    told = [process.communicate(timeout=200)[0] for process in running]
+    copy = next((tmp_path / "cache").iterdir())
+    assert told == [f" (its copy {copy}) {len(COUNTS)}\n"] * 4
+    assert copy.read_bytes() == local.read_bytes()
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".slc"]
+    assert len(store.asked()) == 4 * 2 + 1  # all see what there is; one fetches it
+
+
+def test_what_a_process_fetched_until_it_was_killed_is_kept(store, url, local, tmp_path):
+    script = OPENED.format(url=url, folder=str(tmp_path / "cache"), round_bytes=4096)
+    store.proxy.tell(delay=0.2)
+    running = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    part = None
+    while part is None or part.stat().st_size < 3 * 4096:
+        part = next((path for path in (tmp_path / "cache").glob("*.part")), None)
+        assert running.poll() is None
+    running.kill()
+    running.wait()
+    size = part.stat().st_size
+    assert size < local.stat().st_size
+    store.proxy.tell(delay=0)
+    store.proxy.requests()
+    assert f"(its copy {part.with_suffix('.slc')})" in in_python(script)
+    starts = sorted(int(asked.partition("=")[2].partition("-")[0] or 0) for asked in store.asked())
+    assert starts[2] == size  # after the two of opening

@@ -57,6 +57,8 @@ class RemoteSource:
         If it cannot be opened.
     """
 
+    also = ""
+
     def __init__(self, url: Url) -> None:
         self.path = url
         self._object = remote_object(url)
