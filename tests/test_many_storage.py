@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec import CorruptError, SoftLabelError, SoftLabelReader, StateError
 from softlabel_codec.report import verify
-from softlabel_codec.storage import ranges, remote_source
+from softlabel_codec.storage import ranges, remote_source, s3_upload, upload
 
 pytestmark = pytest.mark.many
 
@@ -36,8 +37,8 @@ CREDENTIALS = {
 class Store:
     """A storage service behind a proxy, and how files get there."""
 
-    def __init__(self, base, through, put):
-        self.base, self.proxy, self.put = base, through, put
+    def __init__(self, base, through, put, files=None):
+        self.base, self.proxy, self.put, self.files = base, through, put, files
 
     def url(self, name):
         return f"{self.base}/{name}"
@@ -53,7 +54,7 @@ def s3():
         os.environ.update(CREDENTIALS, AWS_ENDPOINT_URL=through.url)
         files = fsspec.filesystem("s3", endpoint_url=server, skip_instance_cache=True)
         files.mkdir("bucket")
-        yield Store("s3://bucket", through, lambda name, data: files.pipe_file(f"bucket/{name}", data))
+        yield Store("s3://bucket", through, lambda name, data: files.pipe_file(f"bucket/{name}", data), files)
 
 
 @pytest.fixture(scope="session")
@@ -377,3 +378,59 @@ def test_what_a_process_fetched_until_it_was_killed_is_kept(store, url, local, t
     assert f"(its copy {part.with_suffix('.slc')})" in in_python(script)
     starts = sorted(int(asked.partition("=")[2].partition("-")[0] or 0) for asked in store.asked())
     assert starts[2] == size  # after the two of opening
+
+
+@pytest.fixture
+def upstream(s3):
+    """Return what S3 holds, past the proxy."""
+    s3.proxy.tell(delay=0, faults=[])
+    return lambda name: s3.files.cat_file(f"bucket/{name}")
+
+
+@pytest.mark.parametrize("part_bytes", [2**25, 5 * 2**20])
+def test_uploads_to_s3_never_replace_an_object_unasked(s3, upstream, tmp_path, monkeypatch, part_bytes):
+    monkeypatch.setattr(s3_upload, "PART_BYTES", part_bytes)
+    rng, name = np.random.default_rng(part_bytes), f"upload-{part_bytes}.bin"
+    (tmp_path / "a").write_bytes(rng.bytes(12 * 2**20))
+    (tmp_path / "b").write_bytes(rng.bytes(12 * 2**20))
+    upload(tmp_path / "a", s3.url(name))
+    assert upstream(name) == (tmp_path / "a").read_bytes()
+    upload(tmp_path / "a", s3.url(name))
+    with pytest.raises(FileExistsError, match=f"another object is there; .*: '{s3.url(name)}'"):
+        upload(tmp_path / "b", s3.url(name))
+    assert upstream(name) == (tmp_path / "a").read_bytes()
+    upload(tmp_path / "b", s3.url(name), overwrite=True)
+    assert upstream(name) == (tmp_path / "b").read_bytes()
+
+
+def test_of_several_uploads_at_once_one_wins(s3, upstream, tmp_path):
+    for number in range(4):
+        (tmp_path / str(number)).write_bytes(bytes([number]) * 1000)
+
+    def one(number):
+        try:
+            upload(tmp_path / str(number), s3.url("contested"))
+        except FileExistsError:
+            return None
+        return number
+
+    with ThreadPoolExecutor(4) as threads:
+        winners = [number for number in threads.map(one, range(4)) if number is not None]
+    assert len(winners) == 1
+    assert upstream("contested") == (tmp_path / str(winners[0])).read_bytes()
+
+
+def test_uploads_that_fail_leave_nothing(s3, upstream, tmp_path, monkeypatch):
+    monkeypatch.setattr(s3_upload, "PART_BYTES", 5 * 2**20)
+    (tmp_path / "a").write_bytes(bytes(12 * 2**20))
+    s3.proxy.tell(faults=["put:slow_down", "put:none", "put:drop", "put:broken"])
+    upload(tmp_path / "a", s3.url("with-faults"))
+    assert upstream("with-faults") == bytes(12 * 2**20)
+    s3.proxy.tell(faults=["put:none", "put:slow_down..."])
+    with pytest.raises(OSError, match=f"upload part: the service answers 503: .*SlowDown.*: '{s3.url('failed')}'"):
+        upload(tmp_path / "a", s3.url("failed"))
+    s3.proxy.tell(faults=[])
+    assert not s3.files.exists("bucket/failed")
+    assert not s3.files.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads")
+    with pytest.raises(FileNotFoundError, match=r"no such bucket: .*NoSuchBucket"):
+        upload(tmp_path / "a", "s3://no-bucket/a")

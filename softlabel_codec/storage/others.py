@@ -31,10 +31,10 @@ class OtherObject(RemoteObject):
 
     async def _get(self, files: Any, path: str, ranges: Sequence[Range], most_bytes: int | None) -> list[Part]:
         def about() -> Any:
-            return self._tried("its length", lambda: self._about(files, path))
+            return self.tried("its length", lambda: self._about(files, path))
 
         def data_of(wanted: Range) -> Call[Any]:
-            return lambda: self._tried(str(wanted), lambda: self._bytes(files, path, wanted))
+            return lambda: self.tried(str(wanted), lambda: self._bytes(files, path, wanted))
 
         if all(wanted.stop is not None for wanted in ranges):
             known, *found = await together([about, *map(data_of, ranges)])

@@ -1,6 +1,6 @@
 """A proxy with delays and faults: python proxy.py UPSTREAM PORT. `servers.Proxy` talks to it by the paths under `/-/`.
 
-Faults, each for one GET:
+Faults, each for one GET, or for one PUT if `put:` stands before it:
 
 - `slow_down`: 503 as S3 says it; `throttled`: 429, to be tried again at once; `broken`: 500
 - `drop`: the connection is closed without an answer; `cut`: in the middle of the body
@@ -57,9 +57,13 @@ class Proxy:
         return web.Response(text=str(told))
 
     def fault(self, request: web.Request) -> str:
-        if request.method != "GET" or not self.faults:
+        asked = request.method.lower()
+        method, _, fault = self.faults[0].rpartition(":") if self.faults else ("", "", "none")
+        if (method or "get") != asked:
             return "none"
-        return self.faults[0].removesuffix("...") if self.faults[0].endswith("...") else self.faults.pop(0)
+        if not fault.endswith("...") and self.faults:
+            self.faults.pop(0)
+        return fault.removesuffix("...")
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         asked = request.headers.get("Range", "")
