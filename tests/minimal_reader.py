@@ -3,11 +3,13 @@
 
 It was written from the pages in spec/ alone, without sight of the package, and shares no code with it. It reads files that are
 already in memory, checks everything, and is meant to be obviously right, not fast. "C5.1" is section 5.1 of container-v1.md, "S" is
-sparse-v1.md, "D" is dense-v1.md, "R" is crop-sampler-v1.md.
+sparse-v1.md, "D" is dense-v1.md, "R" is crop-sampler-v1.md, "L" is set-v1.md.
 """
 
 import hashlib
+import json
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -44,6 +46,10 @@ class CorruptError(FormatError): ...
 
 
 class LimitError(FormatError): ...
+
+
+class MismatchError(Exception):
+    """L4: a file that is not the shard of a set that it should be."""
 
 
 def require(condition: bool, what: str, error: type[FormatError] = CorruptError) -> None:
@@ -209,6 +215,13 @@ def read_metadata(data: bytes) -> tuple[dict[str, Any], int, int]:
     require(len(data) >= 32 + length, "metadata are incomplete", TruncatedError)
     require(zlib.crc32(data[32 : 32 + length]) == crc32, "metadata_crc32 differs")
     metadata = unpack_map(data[32 : 32 + length])
+    require(padded == ("padding" in metadata), "padding in the header or in the metadata only")
+    check_metadata(metadata)
+    return metadata, crc32, 32 + length
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """C4, also of the index of a set."""
     for name, kind in {"num_classes": int, "codec": str, "crops": str, "metadata": dict}.items():
         require(type(metadata.get(name)) is kind, f"metadata: {name} is absent or of a wrong type")
     if "image_checksum" in metadata:
@@ -217,13 +230,11 @@ def read_metadata(data: bytes) -> tuple[dict[str, Any], int, int]:
     require(2 <= metadata["num_classes"] <= 2147483648, "num_classes", LimitError)
     require(metadata["crops"] in ("pixels", "fractions:f32", "fractions:f16", "derived"), "unknown crops", UnknownFeatureError)
     parse_codec(metadata["codec"], metadata["num_classes"])
-    require(padded == ("padding" in metadata), "padding in the header or in the metadata only")
-    if padded:
+    if "padding" in metadata:
         check_padding(metadata["padding"])
         require(metadata["crops"] in ("pixels", "derived"), "padding with fractions")
     if metadata["crops"] == "derived":
         parse_sampler(metadata.get("crop_sampler"))
-    return metadata, crc32, 32 + length
 
 
 def check_padding(found: Any) -> None:
@@ -908,3 +919,100 @@ def any_metadata(data: bytes) -> tuple[dict[str, Any], int, int]:
             return read_metadata(read_copy(data[trailer.copy_offset : -112]))
         except FormatError:
             raise error from None
+
+
+# L: label sets
+
+
+def read_set(data: bytes, open_shard: Callable[[str], bytes]) -> File:
+    """A label set, from its index and a function that returns the bytes of a file in the same folder; everything checked.
+
+    The summary has the skipped keys of all shards.
+    """
+    index = parse_index(data)
+    shards = [open_shard(shard["file"]) for shard in index["shards"]]
+    metadata: dict[str, Any] = {}
+    images: list[Image] = []
+    skipped: list[str] = []
+    for said, file in zip(index["shards"], shards, strict=True):
+        require(len(file) == said["bytes"], "length of a shard", MismatchError)
+        require(hashlib.sha256(file[-112:]).hexdigest() == said["fingerprint"], "fingerprint of a shard", MismatchError)
+        found = read(file)
+        metadata = metadata or found.metadata
+        header_and_metadata = file[: read_metadata(file)[2]]
+        require(shards[0].startswith(header_and_metadata), "header or metadata of a shard", MismatchError)
+        for name in DESCRIBED + ("crop_sampler",) * (index["crops"] == "derived"):
+            require(index.get(name) == found.metadata.get(name), f"{name} of a shard", MismatchError)
+        require(hashlib.sha256(file).hexdigest() == said["sha256"], "sha256 of a shard")
+        counts = [len(image.crops) for image in found.images]
+        require((len(counts), sum(counts)) == (said["images"], said["crops"]), "numbers of images or crops of a shard")
+        require(set(counts) <= {index.get("crops_per_image", count) for count in counts}, "crops_per_image of an image")
+        keys = sorted(image.key.encode() for image in found.images)
+        ends = [None if key is None else key.encode() for key in (said["first_key"], said["last_key"])]
+        require(ends == ([keys[0], keys[-1]] if keys else [None, None]), "first_key or last_key of a shard")
+        images += found.images
+        skipped += found.summary.get("skipped_keys", [])
+    require(len({image.key for image in images}) == len(images), "a key stands in two shards")
+    return File(metadata, {"skipped_keys": skipped} if skipped else {}, images)
+
+
+DESCRIBED = ("num_classes", "codec", "crops", "image_checksum", "padding", "metadata")
+
+
+def parse_index(data: bytes) -> dict[str, Any]:
+    """L2."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        require(len(dict(items)) == len(items), "an object of the index holds a key twice")
+        return dict(items)
+
+    def no_number(text: str) -> None:
+        raise NotAContainerError(f"{text} is no number of JSON")
+
+    require(len(data) <= 67108864, "length of the index", LimitError)
+    try:
+        index = json.loads(data.decode(), object_pairs_hook=pairs, parse_constant=no_number)
+    except (ValueError, RecursionError) as error:
+        raise NotAContainerError(f"the index is no JSON: {error}") from error
+    require(isinstance(index, dict) and index.get("format") == "softlabel set", "not the index of a label set", NotAContainerError)
+    require(type(index.get("major")) is int, "major")
+    require(index["major"] == 1, "major version", NewerVersionError)
+    require(type(index.get("minor")) is int, "minor")
+    check_metadata(index)
+    shards = index.get("shards")
+    require(isinstance(shards, list) and len(shards) >= 1, "shards")
+    require(len(shards) <= 100000, "number of shards", LimitError)
+    for shard in shards:
+        require(isinstance(shard, dict), "a shard is no object")
+        check_shard(shard, index.get("crops_per_image"))
+    require(len({shard["file"] for shard in shards}) == len(shards), "two shards have the same file")
+    for name, of_shard in {"num_images": "images", "num_crops": "crops"}.items():
+        require(type(index.get(name)) is int and index[name] == sum(shard[of_shard] for shard in shards), name)
+    if "crops_per_image" in index:
+        require(type(index["crops_per_image"]) is int and index["crops_per_image"] >= 1, "crops_per_image")
+    fingerprints = b"".join(bytes.fromhex(shard["fingerprint"]) for shard in shards)
+    require(index.get("fingerprint") == hashlib.sha256(fingerprints).hexdigest(), "fingerprint")
+    return index
+
+
+def check_shard(shard: dict[str, Any], crops_per_image: Any) -> None:
+    """L2, the second table."""
+    file = shard.get("file")
+    require(isinstance(file, str) and file not in ("", ".", "..") and not set(file) & set("/\\\0"), "file of a shard")
+    for name in ("bytes", "images", "crops"):
+        require(type(shard.get(name)) is int and shard[name] >= 0, f"{name} of a shard")
+    for name in ("sha256", "fingerprint"):
+        require(isinstance(shard.get(name), str) and re.fullmatch("[0-9a-f]{64}", shard[name]) is not None, f"{name} of a shard")
+    images, crops = shard["images"], shard["crops"]
+    require(crops >= images and (crops == 0 or images > 0), "crops of a shard")
+    require(crops_per_image is None or crops == images * crops_per_image, "crops of a shard against crops_per_image")
+    require("first_key" in shard and "last_key" in shard, "keys of a shard are missing")
+    first, last = shard["first_key"], shard["last_key"]
+    if images == 0:
+        require(first is None and last is None, "keys of a shard without images")
+        return
+    require(isinstance(first, str) and isinstance(last, str), "keys of a shard")
+    try:
+        require(first.encode() <= last.encode(), "keys of a shard are not in order")
+    except UnicodeEncodeError as error:
+        raise CorruptError("a key that UTF-8 cannot express") from error

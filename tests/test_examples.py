@@ -3,12 +3,15 @@
 import ast
 import difflib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from shapes import write_shapes
+
+from softlabel_codec.cli.encode import encode_command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -44,6 +47,20 @@ def test_examples_are_short_and_use_what_is_public(path):
     assert len(text.splitlines()) <= 150
     modules = [node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     assert {module for module in modules if module.startswith("softlabel_codec")} <= {"softlabel_codec", "softlabel_codec.torch"}
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "cluster").iterdir()), ids=lambda path: path.name)
+def test_jobs_for_clusters_use_options_that_there_are(path):
+    text = path.read_text()
+    if path.suffix == ".sh":
+        subprocess.run(["bash", "-n", path], check=True)
+    start = re.search(r"^ *[^#\n]*(?:slcodec encode|-m softlabel_codec\.teacher)", text, re.MULTILINE).end()
+    words = shlex.split(re.sub(r"\\\n", " ", text[start:].partition("resources:")[0]))
+    options = {name: option for option in encode_command.params for name in option.opts}
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--"):
+            assert options[word].type.convert(value.replace("$JOB_COMPLETION_INDEX", "63"), options[word], None) is not None
+    assert {"--teacher", "--shards"} <= {*words}
 
 
 def test_few_lines_differ_from_plain_training_and_the_readme_says_how_many():

@@ -52,7 +52,11 @@ def test_there_are_vectors() -> None:
 
 
 def test_contents(vector: Path) -> None:
-    file = minimal_reader.read(vector.read_bytes())
+    compare_contents(minimal_reader.read(vector.read_bytes()), vector)
+
+
+def compare_contents(file: minimal_reader.File, vector: Path) -> None:
+    """Check that a file, or a set, has what is in the npz file beside it."""
     expected = expected_of(vector)
     images = file.images
     codec = minimal_reader.parse_codec(file.metadata["codec"], file.metadata["num_classes"])

@@ -24,6 +24,7 @@ from softlabel_codec import (
     MismatchError,
     NotAContainerError,
     Padding,
+    SoftLabelError,
     SoftLabelReader,
     StateError,
     TruncatedError,
@@ -414,6 +415,23 @@ def test_different_numbers_of_crops_that_add_up(tmp_path):
     (tmp_path / "x.slc.index.json").write_text(json.dumps({**values, "crops_per_image": 5}))
     with SoftLabelReader(tmp_path) as reader, pytest.raises(CorruptError, match="expected 5 crops of every image, as the index says"):
         reader.read(0)
+
+
+def test_no_change_of_an_index_passes_unseen(tmp_path):
+    folder = write_set(tmp_path / "set", num_crops=2, **DERIVED)
+    with SoftLabelReader(folder) as reader:
+        wanted = reader.read_batch(range(6))
+    path = folder / "x.slc.index.json"
+    data = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(data), 200, replace=False).tolist():
+        path.write_bytes(data[:place] + bytes([data[place] ^ int(rng.integers(1, 128))]) + data[place + 1 :])
+        try:
+            with SoftLabelReader(folder) as reader:
+                equal(reader.read_batch(range(6)), wanted)
+                reader.find(KEYS, missing=-1)
+        except (SoftLabelError, OSError) as error:
+            assert "x.slc.index.json" in str(error)  # noqa: PT017  what is raised depends on the byte
 
 
 def put(folder, number, data):

@@ -133,6 +133,12 @@ def test_files_do_not_depend_on_who_made_them(make, tmp_path, shards):
         assert sorted(empty) == [0] * 3 + [1] * 6
 
 
+def test_processes_that_cut_images_change_nothing(make, tmp_path):
+    make("whole", shards=2)
+    make(shards=2, workers=1)
+    assert renamed(contents(tmp_path / "labels"), "whole") == contents(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(("shard", "made"), [("1-2", [1, 2]), ("2,0", [0, 2]), (" 0 - 0 ", None), (1, [1]), ("0-1,1-2", [0, 1, 2])])
 def test_a_worker_makes_the_shards_that_it_may(make, shard, made):
     if made is None:
@@ -314,6 +320,36 @@ def test_a_worker_that_lost_its_lock_writes_nothing(make, tmp_path, caplog):
     assert place.shard(1).read_bytes() == (tmp_path / "whole" / "whole-00001-of-00003.slc").read_bytes()
 
 
+def test_a_worker_that_was_stopped_before_it_began_to_write(make, tmp_path, monkeypatch):
+    place, writer = SetFolder(tmp_path / "labels", 1), job.SoftLabelWriter
+    make("whole", shards=1)
+
+    def stopped(*arguments, **options):
+        monkeypatch.setattr(job, "SoftLabelWriter", writer)
+        place.lock_path(0).unlink()
+        make(shards=1)
+        return writer(*arguments, **{**options, "overwrite": True})  # as if it had looked before the other one finished
+
+    monkeypatch.setattr(job, "SoftLabelWriter", stopped)
+    assert make(shards=1).label_set.made == []
+    assert renamed(contents(place.folder), "whole") == contents(tmp_path / "whole")
+
+
+def test_an_unfinished_file_that_is_taken_away(make, tmp_path, caplog):
+    place, taken = SetFolder(tmp_path / "labels", 1), []
+    make("whole", shards=1)
+
+    def take_away(done, total):
+        if done >= 3 and not taken:
+            lock_of(place, 0)
+            taken.extend(place.contents().unfinished[0])
+            taken[0].unlink()
+
+    assert make(shards=1, progress=take_away).label_set.made == [0]  # when nothing more was heard of the other worker
+    assert any("left to another worker" in record.getMessage() for record in caplog.records)
+    assert renamed(contents(place.folder), "whole") == contents(tmp_path / "whole")
+
+
 def test_a_worker_that_was_stopped_cannot_touch_what_the_next_one_writes(make, tmp_path):
     """Wherever it was stopped: also behind its last look at the lock."""
     make("whole", shards=1)
@@ -368,6 +404,10 @@ def test_one_worker_writes_the_index(make, tmp_path, caplog):
     (place.folder / f"{place.index.name}.0123456789abcdef.unfinished").write_text("{")
     lock_of(place, 2)  # of a worker that was killed after it finished the shard
     assert make().label_set.finished
+    assert contents(place.folder) == whole
+    lock_of(place, None)  # of a worker that was killed after it wrote the index
+    (place.folder / f"{place.shard(2).name}.0123456789abcdef.partial").write_bytes(b"")
+    assert make().finished_before
     assert contents(place.folder) == whole
 
 

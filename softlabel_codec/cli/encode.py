@@ -136,5 +136,6 @@ def _default_workers(device: str) -> int:
     import torch  # noqa: PLC0415
 
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's processes of this machine share them
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     return min(8, processors) if on_gpu else int(processors > 1)

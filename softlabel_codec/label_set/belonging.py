@@ -98,9 +98,9 @@ class Belonging:
 
     def _check_metadata(self, shard: OpenContainer, number: int) -> None:
         if not self._first:
-            found = replace(shard.description, other={})
-            if found != self.index.description:
-                differs = difference(found, self.index.description)
+            found, said = (replace(description, other={}) for description in (shard.description, self.index.description))
+            if found != said:
+                differs = difference(found, said)
                 raise MismatchError(f"{self._where(number)}: expected the metadata in the index, got others: {differs}")
             self._first.append((shard.path.name, shard.beginning))
         name, first = self._first[0]  # of another shard if another thread was faster

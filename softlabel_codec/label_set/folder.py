@@ -14,7 +14,7 @@ from softlabel_codec.container.files import CUT_SUFFIX, PARTIAL_SUFFIX, fsync_fo
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.label_set.index_file import SetIndex
-from softlabel_codec.label_set.locks import Lock, see
+from softlabel_codec.label_set.locks import Lock, LockLostError, see
 from softlabel_codec.label_set.making import images_of_shard, index_path, shard_name
 
 LOCK_SUFFIX = ".lock"
@@ -135,13 +135,23 @@ class SetFolder:
         path = self.shard(number)
         return path.with_name(f"{path.name}.{lock.token}{PARTIAL_SUFFIX}")
 
+    def unfinished_files(self, number: int) -> list[Path]:
+        """Return the unfinished files of a shard, the longest last."""
+        start = f"{self.shard(number).name}."
+        found: list[tuple[int, Path]] = []
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(start) and entry.name.endswith(PARTIAL_SUFFIX):
+                    with suppress(FileNotFoundError):  # it may be renamed just now
+                        found.append((entry.stat().st_size, Path(entry.path)))
+        return [path for _, path in sorted(found)]
+
     def inherit(self, number: int, lock: Lock) -> list[Path]:
         """Copy what others have written of a shard to the unfinished file of the holder of its lock; return their files.
 
         They may be removed as soon as the copy has been opened. An owner that is only stopped keeps its file open, without a name.
         """
-        found = self.contents().unfinished.get(number, {})
-        older = sorted(found, key=lambda path: found[path])
+        older = self.unfinished_files(number)
         if older:
             with suppress(FileNotFoundError), open(older[-1], "rb") as file, open(self.unfinished_file(number, lock), "xb") as copy:
                 shutil.copyfileobj(file, copy)
@@ -188,19 +198,22 @@ class SetFolder:
         own = self.index.with_name(f"{self.index.name}.{lock.token}")
         with whole_file(own) as file:
             file.write(index.pack())
-        lock.check()
+        try:
+            lock.check()
+        except LockLostError:
+            own.unlink(missing_ok=True)
+            raise
         own.replace(self.index)
         fsync_folder(self.folder)
 
-    def remove_left_over(self, others: bool) -> None:
-        """Remove what nobody needs any more when all shards are finished; if `others`, also shards of a set with another number of them."""
+    def remove_left_over(self, others: bool = False) -> None:
+        """Remove what nobody needs when there is an index, locks too; if `others`, also shards of a set with another number of them."""
         found = self.contents()
         unfinished = [path for files in found.unfinished.values() for path in files]
         locks = [self.lock_path(number) for number in found.locked]
         of_index = [path for path in self.folder.glob("*.slc.index.json.*") if path.name.startswith(f"{self.index.name}.")]
         for path in (*found.beside, *unfinished, *locks, *of_index, *(found.of_others if others else ())):
-            if path != self.lock_path(None):
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def remove_unfinished(path: Path) -> None:

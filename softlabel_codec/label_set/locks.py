@@ -187,9 +187,11 @@ class Lock:
             os.write(descriptor, json.dumps(asdict(owner)).encode() + b"\n")
             os.fsync(descriptor)  # now others see who holds it, on NFS too
             return cls(path, owner.token, descriptor)
-        except BaseException:
+        except BaseException as error:
             path.unlink(missing_ok=True)
             os.close(descriptor)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, str(path)) from error
             raise
 
     def check(self) -> None:

@@ -53,7 +53,7 @@ class EncodeConfig:
     """
 
     images: Any = option("Images: whatever `softlabel_codec.images.open_images` takes.")  # noqa: RUF009  this returns a field
-    out: str = option("Container file to write.")
+    out: str = option("Container file to write; with `shards`, folder of the label set.")
     teacher: str = option("FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME.")
     teacher_weights: str | None = option(
         "For timm:NAME or torchvision:NAME: your own checkpoint or state_dict, or none for an untrained network.  "
@@ -82,7 +82,11 @@ class EncodeConfig:
     precision: str = option("Arithmetic of the teacher.", "auto", choices=PRECISIONS, shown="float16 on a GPU, else float32")
     on_error: str = option("What to do with an unreadable image.", "fail", choices=ON_ERROR)
     exif_orientation: str = option("Whether the EXIF orientation of images is applied.", "ignored", choices=EXIF_POLICIES, flag="--exif")
-    overwrite: bool = option("Replace OUT when finished, and discard an OUT.partial that was started with other options.", False)
+    overwrite: bool = option(
+        "Replace OUT when finished, and discard an OUT.partial that was started with other options. Of a set, replace the shards that were "
+        "made with other options.",
+        False,
+    )
     shards: int | None = option(
         "Make a label set of N shards in the folder OUT. Processes that run the same command, on any machines that share the folder, "
         "divide the shards among them.",

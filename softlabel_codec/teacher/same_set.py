@@ -63,14 +63,24 @@ class SameSet:
         if not self._overwrite:
             self._refuse_others(found)
             return found
-        finished = frozenset(number for number in found.finished if self._is_alike(number))
+        finished = frozenset(number for number in found.finished if self.is_made(number))
         measured = {number: found.bytes_of_some[number] for number in finished.intersection(found.bytes_of_some)}
         return replace(found, finished=finished, bytes_of_some=measured)
+
+    def is_made(self, number: int) -> bool:
+        """Return whether a shard is finished and need not be replaced."""
+        path = self._place.shard(number)
+        try:
+            if self._overwrite:
+                self._compare(path)
+        except MismatchError:
+            return False
+        return path.exists()
 
     def inherit(self, number: int, lock: Lock) -> list[Path]:
         """Do `SetFolder.inherit`, unless a file was made otherwise: that is an error if it must not be replaced."""
         if not self._overwrite:
-            for path in self._place.contents().unfinished.get(number, {}):
+            for path in self._place.unfinished_files(number):
                 self._compare(path)
         return self._place.inherit(number, lock)
 
@@ -99,13 +109,6 @@ class SameSet:
         first = min((*found.finished, *found.unfinished), default=None)  # the same one for all workers
         if first is not None:
             self._compare(self._place.shard(first) if first in found.finished else min(found.unfinished[first]))
-
-    def _is_alike(self, number: int) -> bool:
-        try:
-            self._compare(self._place.shard(number))
-        except MismatchError:
-            return False
-        return True
 
     def _compare(self, path: Path) -> None:
         """Raise MismatchError if a shard, finished or not, does not describe itself as those of this worker."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from softlabel_codec.checks.wording import counted, rate
-from softlabel_codec.errors import FormatError, StateError
+from softlabel_codec.errors import FormatError, SoftLabelError, StateError
 from softlabel_codec.label_set.folder import SetFolder, remove_unfinished
 from softlabel_codec.label_set.locks import LOOK_SECONDS, Lock, LockLostError, Watch
 from softlabel_codec.label_set.making import images_of_shard, read_shards
@@ -51,6 +51,7 @@ class SetWorker:
         before = self._set.finished_before()
         if before is not None:
             logger.info("%s: finished before, with the same options", self._place.folder)
+            self._place.remove_left_over()
             return self._report(before, started, before=True)
         with self._saying_how_far_it_is():
             self._make_shards()
@@ -92,24 +93,27 @@ class SetWorker:
         return False
 
     def _make(self, number: int, lock: Lock) -> None:
-        path = self._place.shard(number)
+        """Make a shard, unless others do so while this process is stopped."""
+        path, own = self._place.shard(number), self._place.unfinished_file(number, lock)
         try:
             try:
                 self._label(number, lock)
-            except OSError as error:
-                lock.check()  # the file may have failed because another worker has removed it
-                if not isinstance(error, FileExistsError) or number not in self._set.contents().finished:
+            except (OSError, SoftLabelError) as error:
+                lock.check()  # perhaps another worker has taken the file away
+                if not isinstance(error, FileExistsError) or not self._set.is_made(number):
                     raise
-                remove_unfinished(self._place.unfinished_file(number, lock))
+                remove_unfinished(own)
         except LockLostError as error:
             logger.warning("%s: left to another worker: %s", path, error)
+            if path.exists():
+                remove_unfinished(own)
 
     def _label(self, number: int, lock: Lock) -> None:
         """Label the images of a shard, those that nobody has labelled yet, and finish it."""
         place, began = self._place, time.monotonic()
         images = images_of_shard(len(self._job.keys), number, place.num_shards)
         older = self._set.inherit(number, lock)
-        if number in self._set.contents().finished:  # just now, by a worker that has released the lock
+        if self._set.is_made(number):  # just now, by a worker that has released the lock
             return
         with self._writer(number, lock) as writer:
             for path in older:

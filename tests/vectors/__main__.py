@@ -6,8 +6,9 @@ invalid ones for the same reason. So what is there is never overwritten; new one
 usage: cd tests && python -m vectors
 """
 
-from vectors import invalid, valid
+from vectors import invalid, sets, valid
 
 if __name__ == "__main__":
     valid.write_missing()
     invalid.write_missing()
+    sets.write_missing()

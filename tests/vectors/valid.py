@@ -310,12 +310,10 @@ def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, A
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """Return everything that a reader must find in a file, as arrays."""
+    """Return everything that a reader must find in a file or a set, as arrays."""
     with SoftLabelReader(path) as reader:
-        section = json.dumps(
-            msgpack.unpackb(reader.container.source.read_at(HEADER.size, reader.container.beginning.blocks_offset - HEADER.size)),
-            sort_keys=True,
-        )
+        file = reader.container.shards[0] if path.is_dir() else reader.container
+        section = json.dumps(msgpack.unpackb(file.beginning.data[HEADER.size :]), sort_keys=True)
         described = {"metadata": section, "summary": json.dumps(reader.summary, sort_keys=True)}
         if not len(reader):
             return described | {
