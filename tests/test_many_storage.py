@@ -1,5 +1,6 @@
 """Labels behind real servers of S3 and HTTP, and what these may do wrong (`make test-many`)."""
 
+import json
 import os
 import pickle
 import re
@@ -176,7 +177,7 @@ for _ in range(3):
     assert in_python(script) == ""
 
 
-PASSING = ["slow_down", "throttled", "broken", "drop", "cut", "short", "elsewhere"]
+PASSING = ["slow_down", "throttled", "broken", "drop", "cut", "short", "long", "elsewhere"]
 
 
 @pytest.mark.parametrize("fault", PASSING)
@@ -215,7 +216,7 @@ def test_every_read_is_right_or_an_error(store, url, local, tmp_path):
     errors = []
     with SoftLabelReader(local) as expected:
         for _ in range(30):
-            store.proxy.tell(faults=rng.choice(FAULTS, 40, p=[0.04] * 10 + [0.6]).tolist())
+            store.proxy.tell(faults=rng.choice(FAULTS, 40, p=[0.04] * 11 + [0.56]).tolist())
             images = rng.integers(0, len(COUNTS), 8)
             try:
                 with SoftLabelReader(url) as reader:
@@ -434,3 +435,21 @@ def test_uploads_that_fail_leave_nothing(s3, upstream, tmp_path, monkeypatch):
     assert not s3.files.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads")
     with pytest.raises(FileNotFoundError, match=r"no such bucket: .*NoSuchBucket"):
         upload(tmp_path / "a", "s3://no-bucket/a")
+
+
+BENCHMARK = """
+import json
+from benchmarks import storage
+storage.COPIES, storage.ROUNDS, storage.DELAYS, storage.GAPS, storage.RANGES = 1, 2, (0.0, 0.001), (0,), (1,)
+print(json.dumps(storage.measure()))
+"""
+
+
+@pytest.mark.shared
+def test_the_benchmark_measures_every_way_of_reading():
+    found = json.loads(in_python(BENCHMARK))
+    assert list(found["stores"]) == ["S3", "HTTP"]
+    for delays in found["stores"].values():
+        for ways in delays.values():
+            assert {name: way["opening again"]["requests"] for name, way in ways.items()} == dict.fromkeys(ways, 2)
+            assert ways["cache"]["batch"]["requests"] == 0

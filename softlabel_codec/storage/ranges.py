@@ -174,9 +174,13 @@ class RemoteObject:
             raise RangesIgnoredError
 
     def check_length(self, wanted: Range, length: int | None, most_bytes: int | None) -> None:
-        """Raise LimitError if all bytes are asked for and they are too many."""
-        if wanted == ALL and most_bytes is not None and length is not None and length > most_bytes:
-            raise LimitError(f"{self.url}: expected at most {most_bytes} bytes, got {length}")
+        """Raise LimitError if all bytes are asked for and are too many; TransientError if more come than the range that is asked for."""
+        most = most_bytes if wanted == ALL else wanted.most_bytes
+        if most is None or length is None or length <= most:
+            return
+        if wanted != ALL:
+            raise TransientError(f"expected at most {most} bytes, got more")
+        raise LimitError(f"{self.url}: expected at most {most} bytes, got {length}")
 
 
 async def together(calls: Sequence[Call[Result]], at_a_time: int = CONNECTIONS) -> list[Result]:

@@ -98,7 +98,7 @@ class S3Object(RemoteObject):
                 self.check_whole(wanted, length)  # before it is read
             self.check_length(wanted, length, most_bytes)
             data = await body.read()
-        except (RangesIgnoredError, LimitError):
+        except (RangesIgnoredError, LimitError, TransientError):
             raise
         except Exception as error:
             raise TransientError(f"{type(error).__name__} {error}".strip()) from None

@@ -5,6 +5,7 @@ Faults, each for one GET, or for one PUT if `put:` stands before it:
 - `slow_down`: 503 as S3 says it; `throttled`: 429, to be tried again at once; `broken`: 500
 - `drop`: the connection is closed without an answer; `cut`: in the middle of the body
 - `short`: a byte is missing at the end of the body, and the headers agree with that
+- `long`: there is more behind it
 - `flipped`: a bit of the body is wrong
 - `elsewhere`: other bytes than those that were asked for, and the headers say so
 - `whole`: the range is ignored
@@ -90,8 +91,8 @@ class Proxy:
         if status < 300 and request.method == "GET":
             first = self.answers.setdefault((request.path, asked), (status, headers, data))
             status, headers, data = first if fault == "old" else (status, headers, data)
-        if fault == "short":
-            data = data[:-1]
+        if fault in ("short", "long"):
+            data = data[:-1] if fault == "short" else data + bytes(10**6)
         if fault == "flipped" and data:
             data = bytes([data[0] ^ 1]) + data[1:]
         self.sent += len(data)
