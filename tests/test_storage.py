@@ -12,9 +12,19 @@ from conftest import write_labels
 from flaky_storage import Flaky, put
 from label_sets import write_set
 
-from softlabel_codec import ArgumentError, CorruptError, LimitError, SoftLabelReader, StateError, TruncatedError, recover
+from softlabel_codec import (
+    ArgumentError,
+    CorruptError,
+    LimitError,
+    SoftLabelReader,
+    SoftLabelWriter,
+    StateError,
+    TruncatedError,
+    copy_labels,
+    recover,
+)
 from softlabel_codec.cli.main import main
-from softlabel_codec.report import inspect, stats, verify
+from softlabel_codec.report import inspect, stats, stats_against, verify
 from softlabel_codec.storage import remote_source
 from softlabel_codec.storage.location import Url, location
 from softlabel_codec.storage.objects import names_in, read_the_one, read_whole
@@ -230,6 +240,27 @@ def test_reports_and_recovery_take_urls(url, local, tmp_path):
         assert result.exit_code == 0, result.output
         assert command == "stats" or url in result.output
     assert "no such file" in CliRunner().invoke(main, ["inspect", "flaky://bucket/nowhere.slc"]).output.lower()
+
+
+def test_labels_behind_urls_are_copied_and_compared(files, url, local, tmp_path):
+    write_set(tmp_path / "set")
+    for path in (tmp_path / "set").iterdir():
+        put(files, path, f"bucket/set/{path.name}")
+    copy_labels(url, tmp_path / "copy.slc")
+    assert (tmp_path / "copy.slc").read_bytes() == local.read_bytes()
+    copy_labels("flaky://bucket/set", tmp_path / "whole.slc")
+    copy_labels(tmp_path / "set", tmp_path / "same.slc")
+    assert (tmp_path / "whole.slc").read_bytes() == (tmp_path / "same.slc").read_bytes()
+    assert stats_against(url, local).same_bytes
+    assert verify("flaky://bucket/set").ok
+    assert inspect("flaky://bucket/set").num_shards == 4
+
+
+def test_nothing_is_written_to_urls(url, local):
+    with pytest.raises(ArgumentError, match="flaky://bucket/new.slc: expected a path of this machine, got a URL. .*storage.upload"):
+        SoftLabelWriter("flaky://bucket/new.slc", 10, "hard")
+    with pytest.raises(ArgumentError, match="expected a path of this machine, got a URL"):
+        copy_labels(local, "flaky://bucket/new.slc")
 
 
 def test_secrets_are_not_shown():
