@@ -92,7 +92,18 @@ class FileSource:
         The file.
     name : Path or Url, optional
         What errors call it, if not by its path.
+
+    Attributes
+    ----------
+    path : Path or Url
+        What errors call it.
+    also : str
+        What they add to that.
+    length : int
+        Number of bytes.
     """
+
+    also = ""
 
     def __init__(self, path: str | os.PathLike[str], name: Location | None = None) -> None:
         self.path: Location = Path(path) if name is None else name
@@ -167,7 +178,7 @@ def refuse_finished(path: Path, overwrite: bool) -> None:
 
 def located(error: FormatError, source: Source, place: str = "") -> FormatError:
     """Return the same error with the file, and the position in it, before its text."""
-    return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")
+    return type(error)(f"{source.path}{source.also}: {place}{': ' if place else ''}{error}")
 
 
 def _file_lock() -> Callable[[int], None]:

@@ -95,6 +95,10 @@ class Keys(KeySequence):
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(map(self._texts, self._pages()))
 
+    def read_ahead(self) -> None:
+        """Read what any use of the keys begins with; of remote files that is all keys, if they are not too many."""
+        self._located(self._page_table)
+
     def raw(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in file order."""
         return chain.from_iterable(self._pages())

@@ -57,6 +57,8 @@ class RemoteSource:
         If it cannot be opened.
     """
 
+    also = ""
+
     def __init__(self, url: Url) -> None:
         self.path = url
         self._object = remote_object(url)
@@ -67,6 +69,8 @@ class RemoteSource:
             beginning, end = self._object.get([Range(0, BEGINNING_BYTES), Range(-END_BYTES, None)])
         except RangesIgnoredError:
             beginning = end = self._whole()
+        if not end.length:  # of an empty file, one of the two may come without a version
+            beginning = end
         self.length, self._version = beginning.length, beginning.version
         self._check(end)
         self._held = [_Held(end.start, end.data), _Held(beginning.start, beginning.data)]
