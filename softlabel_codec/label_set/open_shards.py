@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -54,7 +53,7 @@ class OpenShards:
         self._at_a_time = 1 if not isinstance(path, Url) else CONNECTIONS if cache is None else FETCHED_AT_A_TIME
         self.first_images = [0, *accumulate(shard.images for shard in index.shards)]
         self._first_images = np.array(self.first_images, np.int64)
-        self._open: OrderedDict[int, OpenContainer] = OrderedDict()
+        self._open: dict[int, OpenContainer] = {}  # the one that was used last at the end; an OrderedDict breaks if threads share it
         self._crops_checked: set[int] = set()
         self._closed = False
 
@@ -65,8 +64,8 @@ class OpenShards:
         """Return a shard, open; see `Belonging.opened`."""
         shard = self._open.get(number)
         if shard is not None:
-            with suppress(KeyError):  # another thread has just left it out
-                self._open.move_to_end(number)
+            self._open.pop(number, None)
+            self._open[number] = shard
             return shard
         if self._closed:
             raise StateError(f"{self._belonging.path}: the label set is closed")
@@ -78,9 +77,9 @@ class OpenShards:
 
     def _leave_out_one(self) -> None:
         """Forget the shard that was not used for longest. Its file is closed as soon as nobody holds it any more."""
-        with suppress(KeyError):
-            number, shard = self._open.popitem(last=False)
-            if shard.crops_checked:
+        with suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
+            number = next(iter(self._open))
+            if self._open.pop(number).crops_checked:
                 self._crops_checked.add(number)
 
     def file_of(self, number: int) -> tuple[OpenContainer, int]:

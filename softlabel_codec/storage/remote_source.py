@@ -108,6 +108,10 @@ class RemoteSource:
             found = ahead.cut(offset, offset + length)
         return self.read_many([offset], [length])[0] if found is None else found
 
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer with the bytes from `offset`."""
+        buffer[:] = self.read_at(offset, len(buffer))
+
     def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return the bytes of several ranges, as `read_at` does, with one round of requests for all of them."""
         if self._closed:
