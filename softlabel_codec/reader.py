@@ -18,6 +18,8 @@ from softlabel_codec.crops.due import due_crops
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
 from softlabel_codec.label_set.opening import open_labels
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.storage.cache import Cache
+from softlabel_codec.storage.location import is_remote
 
 ON_CORRUPT = ("raise", "skip")
 
@@ -38,6 +40,10 @@ class SoftLabelReader:
     on_corrupt : str
         What to do with an image in a damaged block: `raise` an error, or `skip` it: iteration and `read_batch` leave it out, and
         `damaged_images` lists it. A damaged index is always an error, because it affects all images.
+    cache : path or bool
+        A folder that keeps whole files of labels behind a URL, those of a set when they are first needed. Each is fetched once for all
+        processes of the machine, and checked by its SHA-256. True means the folder `SOFTLABEL_CACHE` of the environment, or else
+        `~/.cache/softlabel_codec`. Its size is limited: see the README.
 
     Attributes
     ----------
@@ -96,12 +102,20 @@ class SoftLabelReader:
     [[0, 10, 50, 40]] [[1, 2]] [[0.10000000149011612, 0.6000000238418579, 0.20000000298023224, 0.10000000149011612]]
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, policy: str | None = None, on_corrupt: str = "raise") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        policy: str | None = None,
+        on_corrupt: str = "raise",
+        cache: str | os.PathLike[str] | bool = False,
+    ) -> None:
         if on_corrupt not in ON_CORRUPT:
             raise ArgumentError(f"on_corrupt: expected one of {', '.join(ON_CORRUPT)}, got {on_corrupt!r}")
         self._skips_damage = on_corrupt == "skip"
         self._damaged: set[int] = set()
-        stored = self.container = open_labels(path)
+        self._cache = Cache.of(cache) if is_remote(path) else None
+        stored = self.container = open_labels(path, self._cache)
         self.path, description = stored.path, stored.description
         self._absolute_path = self.path.absolute()
         self._asked_policy = policy
@@ -306,11 +320,12 @@ class SoftLabelReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         on_corrupt = "skip" if self._skips_damage else "raise"
-        return _reopen, (os.fspath(self._absolute_path), self._asked_policy, on_corrupt, self.fingerprint)
+        cache = False if self._cache is None else os.fspath(self._cache.folder)
+        return _reopen, (os.fspath(self._absolute_path), self._asked_policy, on_corrupt, cache, self.fingerprint)
 
 
-def _reopen(path: str, policy: str | None, on_corrupt: str, fingerprint: str) -> SoftLabelReader:
-    reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt)
+def _reopen(path: str, policy: str | None, on_corrupt: str, cache: str | bool, fingerprint: str) -> SoftLabelReader:
+    reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt, cache=cache)
     if reader.fingerprint != fingerprint:
         raise StateError(f"{reader.path}: the file was replaced after the reader was created")
     return reader

@@ -35,6 +35,7 @@ from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, LimitError, StateError
 from softlabel_codec.padding import NO_PADDING, Padding
+from softlabel_codec.storage.location import path_to_write
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.views import Sampler
 
@@ -132,7 +133,7 @@ class SoftLabelWriter:
         if isinstance(path, Writable) and not isinstance(path, os.PathLike):
             self._write_to_stream(path, beginning, resume or overwrite or partial is not None)
         else:
-            self._write_to_file(Path(path), beginning, resume, overwrite, None if partial is None else Path(partial))
+            self._write_to_file(path_to_write(path), beginning, resume, overwrite, None if partial is None else Path(partial))
 
     def _write_to_stream(self, stream: Writable, beginning: Beginning, to_continue: bool) -> None:
         if to_continue:

@@ -25,7 +25,7 @@ APART = {
     "many": "of many processes, machines and servers, which need Ray, an S3 server and the like",
 }
 """Marks of tests that run in environments of their own, and what these tests are."""
-FEWEST_APART = {"test_loops.py": 29, "test_many_ray.py": 22, "test_others.py": 30, "test_others_sources.py": 6}
+FEWEST_APART = {"test_loops.py": 29, "test_many_ray.py": 22, "test_many_storage.py": 90, "test_others.py": 30, "test_others_sources.py": 6}
 """How many of them there are, about, by module."""
 
 TEACHER = """
@@ -96,6 +96,20 @@ def choose_apart(config, items):
 def small_blocks(monkeypatch):
     """Write blocks of a fraction of the usual size, so that small files have several."""
     monkeypatch.setattr(writer, "TARGET_BYTES_PER_BLOCK", 300)
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """A storage service in memory, for URLs `flaky://bucket/...`: see flaky_storage.py."""
+    from flaky_storage import Flaky
+
+    from softlabel_codec.storage import ranges
+
+    monkeypatch.setattr(ranges, "FIRST_WAIT_SECONDS", 0.0)
+    yield Flaky()
+    Flaky.store.clear()
+    Flaky.faults.clear()
+    Flaky.requests()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import random_probs
 
-from benchmarks.measure import distortion, epochs, images, limit, reading, scale, storage, writing, wrong_uses
+from benchmarks.measure import copying, distortion, epochs, images, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
 from benchmarks.report import figures
 from benchmarks.report import write as report
@@ -62,6 +62,17 @@ def test_every_section_measures_something(result):
         )
     assert all(time["median"] > 0 for time in result["reading"]["9 images"]["microseconds_per_image"].values())
     assert result["scale"]["over_crops"]["1"]["images"] == 180
+
+
+def test_copies_are_timed(labels, tmp_path, monkeypatch):
+    monkeypatch.setattr(copying, "ROUNDS", 1)
+    result = copying.copy_speeds(labels, tmp_path, whole_bytes=20_000, repeated=4)
+    ways = result["whole"] | result["decoded"]
+    assert all(found["seconds"]["median"] > 0 and found["bytes"] > 0 for found in ways.values())
+    assert ways["unchanged"]["bytes"] == result["whole_bytes"]
+    assert ways["unchanged"]["decoded_blocks"] == ways["with other metadata"]["decoded_blocks"] == 0
+    assert ways["a quarter of the crops"]["crops"] == 4 * 9 * 5
+    assert len(ways) == 11
 
 
 def test_the_report_is_rendered(result, tmp_path):

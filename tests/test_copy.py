@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import zlib
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -28,8 +29,13 @@ from softlabel_codec import (
 )
 from softlabel_codec.cli.main import main
 from softlabel_codec.container import joined
+from softlabel_codec.container.adjacent_blocks import AdjacentBlocks
+from softlabel_codec.container.builder import Ending, write_ending
+from softlabel_codec.container.crc32 import crc32_of_words, difference_after
 from softlabel_codec.container.files import PartialFile
-from softlabel_codec.container.summary import keys_sha256
+from softlabel_codec.container.framing import Index, pack_block, pack_key_pages
+from softlabel_codec.container.open_container import OpenContainer
+from softlabel_codec.container.summary import keys_sha256, pack_summary
 from softlabel_codec.copying import output
 from softlabel_codec.copying.selection import place_in_sample
 from softlabel_codec.label_set.index_file import SetIndex
@@ -227,6 +233,50 @@ def test_blocks_that_are_made_anew_are_those_of_a_writer(tmp_path):
             labels = {"indices": image.labels.indices[:7], "values": image.labels.values[:7]}
             writer.add(key, crops=image.crops[:7], flips=image.flips[:7], image_size=image.image_size, **labels)
     assert (tmp_path / "b.slc").read_bytes() == (tmp_path / "c.slc").read_bytes()
+
+
+@pytest.mark.parametrize("number", [1, 511, 512, 600])
+def test_keys_of_large_images_are_packed_fast(tmp_path, number):
+    """Pages of keys are made anew where these move to other pages: less compressed than a writer's, if images are large."""
+    parts = [[f"n{part}/{place:05d}" for place in range(number)] for part in range(3)]
+    counts = [16] * number  # of 20 classes in 4 bytes
+    sources = [write(tmp_path / f"{place}.slc", part, "dense", counts=counts) for place, part in enumerate(parts)]
+    copy_labels(sources, tmp_path / "all.slc")
+    assert list(contents(tmp_path / "all.slc")) == [key for part in parts for key in part]
+    direct = write(tmp_path / "direct.slc", [key for part in parts for key in part], "dense", counts=counts * 3)
+    assert (tmp_path / "all.slc").stat().st_size < 1.01 * direct.stat().st_size
+
+
+@given(
+    payloads=st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=9),
+    old=st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**31)),
+    new=st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**31)),
+    data=st.data(),
+)
+def test_moved_blocks_are_those_that_are_made_there(payloads, old, new, data):
+    def blocks(crc32, first):
+        return [pack_block(payload, crc32, first + place) for place, payload in enumerate(payloads)]
+
+    there = bytearray(b"".join(blocks(*old)))
+    lengths = np.array([len(block) for block in blocks(*old)])
+    moved = AdjacentBlocks(memoryview(there), lengths, *old)
+    assert moved.first_damaged() is None
+    moved.move(*new)
+    assert there == b"".join(blocks(*new))
+    assert moved.first_damaged() is None
+    place = data.draw(st.integers(0, len(there) - 1))
+    there[place] ^= data.draw(st.integers(1, 255))
+    assert AdjacentBlocks(memoryview(there), lengths, *new).first_damaged() == lengths.cumsum().searchsorted(place, side="right")
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 5, 4096, 70_001])
+def test_checksums_of_other_beginnings(num_bytes):
+    rng = np.random.default_rng(num_bytes)
+    rest, starts = rng.bytes(num_bytes), rng.integers(0, 2**32, (50, 3), dtype=np.uint32)
+    found = crc32_of_words(starts, 77)
+    assert found.tolist() == [zlib.crc32(words.astype("<u4").tobytes(), 77) for words in starts]
+    differences = difference_after(found ^ found[0], np.full(50, num_bytes))
+    assert differences.tolist() == [zlib.crc32(rest, int(crc32)) ^ zlib.crc32(rest, int(found[0])) for crc32 in found]
 
 
 # Which images
@@ -683,7 +733,7 @@ def test_a_full_disk_is_reported(tmp_path, step, monkeypatch):
         return original(self, *arguments)
 
     monkeypatch.setattr(PartialFile, step, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left on device; nothing was written: .*partial"):
         copy_labels(source, tmp_path / "set", shards=2)
     assert list(tmp_path.iterdir()) == [source]
 
@@ -842,3 +892,31 @@ def test_the_command_is_interrupted(tmp_path):
     error = started.communicate()[1]
     assert (started.returncode, error) == (130, "slcodec: interrupted. Nothing was written\n")
     assert not Path(tmp_path / "set").exists()
+
+
+def test_keys_that_are_not_text_are_named(tmp_path):
+    source = write(tmp_path / "a.slc", ["a", "bad", "c"])
+    source.write_bytes(with_other_keys(source, [b"a", b"b\xffd", b"c"]))
+    with pytest.raises(CorruptError, match="a.slc: a key is not UTF-8"):
+        copy_labels(source, tmp_path / "b.slc", match="b*")
+    assert not (tmp_path / "b.slc").exists()
+
+
+def with_other_keys(path, keys):
+    """Return a file with another list of keys than its blocks have, and sound checksums."""
+    with OpenContainer(path) as container:
+        trailer, index = container.trailer, container.index
+        data = container.source.read_at(0, trailer.keys_offset)
+        columns = np.diff(index.starts), np.diff(index.first_images), index.num_crops - 1
+        ending = Ending(
+            pack_key_pages(keys, None),
+            True,
+            pack_summary(keys, []),
+            Index(*(column.astype(kind) for column, kind in zip(columns, "IHH", strict=True))),
+        )
+        with PartialFile(path.with_name("other")) as file:
+            file.append(data)
+            write_ending(file, container.beginning.data, ending)
+            made = file.partial.read_bytes()
+            file.partial.unlink()
+    return made

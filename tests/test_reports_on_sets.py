@@ -79,20 +79,23 @@ def test_shards_that_are_bad_are_problems(tmp_path):
     assert "x-00002-of-00004.slc: shard 2 is not there" in printed
 
 
-def begin(path, keys, **options):
+def begin(path, keys, suffix=".partial", **options):
     """Leave an unfinished shard."""
     write_shard(path, keys, **options)
     data = path.read_bytes()
     with SoftLabelReader(path) as reader:
         end = reader.container.trailer.keys_offset
     path.unlink()
-    path.with_name(path.name + ".partial").write_bytes(data[:end])
+    path.with_name(path.name + suffix).write_bytes(data[:end])
 
 
-def test_a_set_that_is_being_made(tmp_path):
-    write_shard(tmp_path / shard_name("x", 0, 20), SHARDS[0])
+@pytest.mark.parametrize("suffix", [".partial", ".0123abcd.partial"])
+def test_a_set_that_is_being_made(tmp_path, suffix):
+    begin(tmp_path / shard_name("x", 0, 20), SHARDS[0], suffix)  # of a worker that lost the shard to another
+    write_shard(tmp_path / shard_name("x", 0, 20), SHARDS[0], overwrite=True)
     write_shard(tmp_path / shard_name("x", 5, 20), SHARDS[2])
-    begin(tmp_path / shard_name("x", 6, 20), SHARDS[3])
+    (tmp_path / (shard_name("x", 6, 20) + ".lock")).write_bytes(b"")
+    begin(tmp_path / shard_name("x", 6, 20), SHARDS[3], suffix)
     report = inspect(tmp_path)
     assert isinstance(report, SetReport)
     assert (report.finished, report.fingerprint, report.num_shards, report.read_shards) == (False, "", 20, 3)

@@ -2,62 +2,33 @@
 
 import pickle
 import re
+import threading
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import write_labels
-from fsspec.implementations.memory import MemoryFileSystem
+from flaky_storage import Flaky, put
+from label_sets import write_set
 
-from softlabel_codec import ArgumentError, CorruptError, LimitError, SoftLabelReader, StateError, TruncatedError, recover
+from softlabel_codec import (
+    ArgumentError,
+    CorruptError,
+    LimitError,
+    SoftLabelReader,
+    SoftLabelWriter,
+    StateError,
+    TruncatedError,
+    copy_labels,
+    recover,
+)
 from softlabel_codec.cli.main import main
-from softlabel_codec.report import inspect, stats, verify
-from softlabel_codec.storage import ranges, remote_source
+from softlabel_codec.report import inspect, stats, stats_against, verify
+from softlabel_codec.storage import remote_source
 from softlabel_codec.storage.location import Url, location
 from softlabel_codec.storage.objects import names_in, read_the_one, read_whole
 from softlabel_codec.storage.remote_source import RemoteSource
-
-
-class Flaky(MemoryFileSystem):
-    """A memory that counts requests, and fails as it is told: `faults` are taken from the front, one for each range that is asked for."""
-
-    protocol = "flaky"
-    store = {}  # noqa: RUF012  as its parent has it
-    pseudo_dirs = [""]  # noqa: RUF012
-    asked = []  # noqa: RUF012
-    faults = []  # noqa: RUF012
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).replace("flaky://", "memory://"))
-
-    def info(self, path, **options):
-        self.asked.append("info")
-        return super().info(path, **options)
-
-    def cat_file(self, path, start=None, end=None, **options):
-        self.asked.append((start, end))
-        fault = self.faults.pop(0) if self.faults else None
-        if isinstance(fault, Exception):
-            raise fault
-        data = super().cat_file(path, start, end, **options)
-        return data if fault is None else fault(data)
-
-    @classmethod
-    def requests(cls):
-        """Return what was asked since the last call."""
-        asked, cls.asked[:] = list(cls.asked), []
-        return asked
-
-
-fsspec.register_implementation("flaky", Flaky, clobber=True)
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch):
-    monkeypatch.setattr(ranges, "FIRST_WAIT_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -71,20 +42,6 @@ def few_bytes(monkeypatch):
         "TOGETHER_BYTES": 300,
     }.items():
         monkeypatch.setattr(remote_source, name, value)
-
-
-@pytest.fixture
-def files():
-    yield Flaky()
-    Flaky.store.clear()
-    Flaky.faults.clear()
-    Flaky.requests()
-
-
-def put(files, path, name="bucket/labels.slc"):
-    files.pipe_file(f"/{name}", Path(path).read_bytes())
-    files.requests()
-    return f"flaky://{name}"
 
 
 @pytest.fixture
@@ -285,6 +242,27 @@ def test_reports_and_recovery_take_urls(url, local, tmp_path):
     assert "no such file" in CliRunner().invoke(main, ["inspect", "flaky://bucket/nowhere.slc"]).output.lower()
 
 
+def test_labels_behind_urls_are_copied_and_compared(files, url, local, tmp_path):
+    write_set(tmp_path / "set")
+    for path in (tmp_path / "set").iterdir():
+        put(files, path, f"bucket/set/{path.name}")
+    copy_labels(url, tmp_path / "copy.slc")
+    assert (tmp_path / "copy.slc").read_bytes() == local.read_bytes()
+    copy_labels("flaky://bucket/set", tmp_path / "whole.slc")
+    copy_labels(tmp_path / "set", tmp_path / "same.slc")
+    assert (tmp_path / "whole.slc").read_bytes() == (tmp_path / "same.slc").read_bytes()
+    assert stats_against(url, local).same_bytes
+    assert verify("flaky://bucket/set").ok
+    assert inspect("flaky://bucket/set").num_shards == 4
+
+
+def test_nothing_is_written_to_urls(url, local):
+    with pytest.raises(ArgumentError, match="flaky://bucket/new.slc: expected a path of this machine, got a URL. .*storage.upload"):
+        SoftLabelWriter("flaky://bucket/new.slc", 10, "hard")
+    with pytest.raises(ArgumentError, match="expected a path of this machine, got a URL"):
+        copy_labels(local, "flaky://bucket/new.slc")
+
+
 def test_secrets_are_not_shown():
     signed = Url("https://me:password@example.org/a/labels.slc?X-Amz-Signature=1234")
     assert str(signed) == "https://example.org/a/labels.slc"
@@ -351,3 +329,22 @@ class TestFolders:
         assert read_the_one(tmp_path, ".slc.index.json", 10) == (tmp_path / "a.slc.index.json", b"{}")
         with pytest.raises(FileNotFoundError):
             read_the_one(tmp_path / "nowhere", ".slc.index.json", 10)
+
+
+def test_shards_are_opened_and_read_at_once(files, tmp_path, few_bytes):
+    keys = [[f"{shard}/{number:03d}.jpg" for number in range(100)] for shard in range(3)]
+    folder = write_set(tmp_path / "set", keys, num_crops=20)
+    for path in folder.iterdir():
+        put(files, path, f"bucket/set/{path.name}")
+
+    def meet(others):
+        """Return a fault that lets a request end when so many are under way."""
+        met = threading.Barrier(others, timeout=60)
+        return lambda data: (met.wait(), data)[1]
+
+    with SoftLabelReader(folder) as expected, SoftLabelReader("flaky://bucket/set") as reader:
+        files.faults += [meet(4)] * 4 + [None] * 2 + [meet(3)] * 3  # beginnings and ends of three shards, and then their blocks
+        images = [50, 150, 250]
+        np.testing.assert_array_equal(reader.read_batch(images).labels.dense(), expected.read_batch(images).labels.dense())
+        assert not files.faults
+        assert list(reader.keys) == list(expected.keys)

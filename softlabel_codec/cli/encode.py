@@ -23,7 +23,7 @@ from softlabel_codec.sampler import CropSampler
 from softlabel_codec.views import AllViews
 
 if TYPE_CHECKING:  # imports torch
-    from softlabel_codec.teacher import EncodeReport, SetReport
+    from softlabel_codec.teacher import EncodeReport, SetProgress
 
 
 _LOGGERS = ("softlabel_codec.label_set.locks", "softlabel_codec.teacher.pace", "softlabel_codec.teacher.set_worker")
@@ -115,7 +115,7 @@ def _show(report: EncodeReport) -> None:
     print_pairs([("labelled", f"{images}{resumed}, {skipped}, in {report.seconds:.1f} s"), ("wrote", size)])
 
 
-def _show_set(report: EncodeReport, found: SetReport, images: str) -> None:
+def _show_set(report: EncodeReport, found: SetProgress, images: str) -> None:
     shards = counted(found.num_shards, "shard")
     if report.finished_before:
         print_pairs([("finished", f"before, with the same options: {shards}, {images}; nothing to do"), ("found", report.path)])

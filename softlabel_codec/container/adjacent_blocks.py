@@ -19,8 +19,8 @@ class AdjacentBlocks:
 
     Parameters
     ----------
-    data : bytes
-        All of them.
+    data : memoryview
+        All of them; `move` changes it.
     lengths : int64 (n,)
         Length of each in bytes; together the length of `data`.
     metadata_crc32 : int
@@ -29,7 +29,7 @@ class AdjacentBlocks:
         Number of the first.
     """
 
-    def __init__(self, data: bytes, lengths: IntArray, metadata_crc32: int, number: int) -> None:
+    def __init__(self, data: memoryview, lengths: IntArray, metadata_crc32: int, number: int) -> None:
         self._data, self._lengths = data, lengths
         self._place = metadata_crc32, number
         self._starts = exclusive_cumsum(lengths)
@@ -38,24 +38,23 @@ class AdjacentBlocks:
         """Return which block, counted from 0, is the first without the head and the checksum that it must have; None if there is none."""
         if int(self._lengths.min()) < MIN_BLOCK_BYTES:
             return int(self._lengths.argmin())
-        view, payloads = memoryview(self._data), (self._starts + BLOCK_HEAD.size).tolist()
+        view, payloads = self._data, (self._starts + BLOCK_HEAD.size).tolist()
         spans = zip(payloads, (self._starts + self._lengths).tolist(), self._seeds(*self._place).tolist(), strict=True)
         crc32, heads = zlib.crc32, self._heads()
         found = np.array([crc32(view[start:end], seed) for start, end, seed in spans], np.uint32)
         sound = (heads[:, 0] == _MARKER) & (heads[:, 1:3] == self._numbers_and_lengths(self._place[1])).all(axis=1) & (heads[:, 3] == found)
         return None if sound.all() else int(sound.argmin())
 
-    def moved(self, metadata_crc32: int, number: int) -> bytes | bytearray:
-        """Return the same blocks as they are in a file with these metadata, from that number on. They must be sound."""
+    def move(self, metadata_crc32: int, number: int) -> None:
+        """Change the blocks to what they are in a file with these metadata, from that number on. They must be sound."""
         if (metadata_crc32, number) == self._place:
-            return self._data
+            return
         heads = self._heads()
         heads[:, 1:3] = self._numbers_and_lengths(number)
         before, after = self._seeds(*self._place), self._seeds(metadata_crc32, number)
         heads[:, 3] ^= difference_after(before ^ after, self._lengths - BLOCK_HEAD.size)
-        data = bytearray(self._data)
-        np.frombuffer(data, np.uint8)[self._head_bytes()] = heads.astype("<u4").view(np.uint8)
-        return data
+        np.frombuffer(self._data, np.uint8)[self._head_bytes()] = heads.astype("<u4").view(np.uint8)
+        self._place = metadata_crc32, number
 
     def _seeds(self, metadata_crc32: int, number: int) -> Words:
         """Return the checksum of what stands before the payload of each block, uint32 (n,)."""

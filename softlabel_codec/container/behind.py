@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 from softlabel_codec.container.files import PartialFile
 
-WAITING_BYTES = 2**23
-"""So many bytes may wait to be written, unless one piece has more."""
+_MOST_WAITING = 3
+"""So many pieces may wait to be written."""
+
+
+class _Piece(NamedTuple):
+    written: Future[None]
+    buffer: bytearray | None
 
 
 class AppendBehind:
@@ -29,15 +35,21 @@ class AppendBehind:
         self.length = file.length
         self._file = file
         self._thread = ThreadPoolExecutor(1, "append")
-        self._waiting: deque[tuple[int, Future[None]]] = deque()
-        self._waiting_bytes = 0
+        self._waiting: deque[_Piece] = deque()
+        self._free: list[bytearray] = []
 
-    def append(self, data: bytes | bytearray) -> None:
-        """Append bytes, which must not be changed any more; raises the OSError of an earlier piece."""
-        while self._waiting and self._waiting_bytes + len(data) > WAITING_BYTES:
+    def buffer(self, num_bytes: int) -> bytearray:
+        """Return a buffer of at least that length for the next piece. Buffers are used again: fresh memory is slow."""
+        while len(self._waiting) >= _MOST_WAITING:
             self._take()
-        self._waiting.append((len(data), self._thread.submit(self._file.append, data)))
-        self._waiting_bytes += len(data)
+        found = next((place for place, buffer in enumerate(self._free) if len(buffer) >= num_bytes), None)
+        return bytearray(num_bytes) if found is None else self._free.pop(found)
+
+    def append(self, data: bytes | memoryview, buffer: bytearray | None = None) -> None:
+        """Append bytes, which must not be changed any more, and are part of a buffer perhaps; raises the OSError of an earlier piece."""
+        while len(self._waiting) >= _MOST_WAITING:
+            self._take()
+        self._waiting.append(_Piece(self._thread.submit(self._file.append, data), buffer))
         self.length += len(data)
 
     def wait(self) -> None:
@@ -46,9 +58,10 @@ class AppendBehind:
             self._take()
 
     def _take(self) -> None:
-        num_bytes, written = self._waiting.popleft()
-        self._waiting_bytes -= num_bytes
-        written.result()
+        piece = self._waiting.popleft()
+        piece.written.result()
+        if piece.buffer is not None:
+            self._free = [*self._free[-_MOST_WAITING:], piece.buffer]
 
     def close(self) -> None:
         """Give up what has not been written, and end the thread."""

@@ -92,7 +92,18 @@ class FileSource:
         The file.
     name : Path or Url, optional
         What errors call it, if not by its path.
+
+    Attributes
+    ----------
+    path : Path or Url
+        What errors call it.
+    also : str
+        What they add to that.
+    length : int
+        Number of bytes.
     """
+
+    also = ""
 
     def __init__(self, path: str | os.PathLike[str], name: Location | None = None) -> None:
         self.path: Location = Path(path) if name is None else name
@@ -113,6 +124,12 @@ class FileSource:
                 raise TruncatedError(f"{self.path}: at byte {offset}: expected {length} bytes, got {len(data)}")
             data += more
         return data
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer from `offset`, as `read_at` reads."""
+        filled = os.preadv(self._fd, [buffer], offset) if hasattr(os, "preadv") and self._fd >= 0 else 0
+        if filled < len(buffer):
+            buffer[filled:] = self.read_at(offset + filled, len(buffer) - filled)
 
     def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return the bytes of several ranges, as `read_at` does, with little overhead for each."""
@@ -161,7 +178,7 @@ def refuse_finished(path: Path, overwrite: bool) -> None:
 
 def located(error: FormatError, source: Source, place: str = "") -> FormatError:
     """Return the same error with the file, and the position in it, before its text."""
-    return type(error)(f"{source.path}: {place}{': ' if place else ''}{error}")
+    return type(error)(f"{source.path}{source.also}: {place}{': ' if place else ''}{error}")
 
 
 def _file_lock() -> Callable[[int], None]:
@@ -240,7 +257,7 @@ class PartialFile:
         if not self.partial.exists() or os.fstat(self._fd).st_ino != os.stat(self.partial).st_ino:
             raise StateError(f"{self.partial}: another writer has just finished this file")
 
-    def append(self, data: bytes | bytearray) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Append `data`. If that fails (a full disk), the file is cut back to its previous length, and the error is raised."""
         view = memoryview(data)
         try:

@@ -21,6 +21,7 @@ from softlabel_codec.checks.limits import (
     MAX_PAYLOAD_BYTES,
     max_content_bytes,
 )
+from softlabel_codec.container.key_text import KeyText
 from softlabel_codec.container.zstd_frames import compress_columns, decompress, decompress_many
 from softlabel_codec.errors import CorruptError, LimitError, NewerVersionError, NotAContainerError, TruncatedError, UnknownFeatureError
 
@@ -252,13 +253,14 @@ def unpack_copy(data: bytes) -> bytes:
 
 def pack_key_pages(keys: Sequence[bytes], order: NDArray[np.integer] | None) -> bytes:
     """Return the keys section (section 6): all keys in file order, and image numbers by key unless the keys ascend."""
-    return join_key_pages([pack_key_page(keys[start : start + KEYS_PER_PAGE]) for start in range(0, len(keys), KEYS_PER_PAGE)], order)
+    return join_key_pages(
+        [pack_key_page(KeyText.of(keys[start : start + KEYS_PER_PAGE])) for start in range(0, len(keys), KEYS_PER_PAGE)], order
+    )
 
 
-def pack_key_page(keys: Sequence[bytes], *, fast: bool = False) -> bytes:
+def pack_key_page(keys: KeyText, *, fast: bool = False) -> bytes:
     """Return a page of at most `KEYS_PER_PAGE` keys; `fast` takes a small part of the time and about 40 % more bytes."""
-    lengths = np.fromiter(map(len, keys), "<u2", len(keys))
-    return compress_columns([lengths.tobytes(), b"".join(keys)], text=True, fast=fast)
+    return compress_columns([keys.lengths.astype("<u2").tobytes(), keys.text], text=True, fast=fast)
 
 
 def join_key_pages(pages: Sequence[bytes], order: NDArray[np.integer] | None) -> bytes:
@@ -300,6 +302,10 @@ class KeyPage:
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def text(self) -> KeyText:
+        """Return all keys as one text."""
+        return KeyText(np.frombuffer(self._content, "<u2", len(self)), self._content[self._start :])
 
     def __getitem__(self, place: int) -> bytes:
         start = int(self._ends[place - 1]) if place else self._start

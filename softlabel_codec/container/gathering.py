@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ from softlabel_codec.container.framing import block_contents
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.stored_labels import ImagesOfFile, StoredLabels
 from softlabel_codec.errors import FormatError
+from softlabel_codec.storage.at_once import for_each
+from softlabel_codec.storage.clients import CONNECTIONS
+from softlabel_codec.storage.remote_source import RemoteSource
 
 
 class GatheredBlocks(NamedTuple):
@@ -38,7 +42,8 @@ def gather(stored: StoredLabels, numbers: NDArray[np.int64]) -> GatheredBlocks:
     contents: list[bytes] = []
     located: list[_Located] = []
     for files in stored.files_of(numbers):
-        together = [_locate(images, stored.layout.derived) for images in files]
+        at_a_time = _at_a_time(images.container for images in files)
+        together = for_each(lambda images: _locate(images, stored.layout.derived), files, at_a_time)
         contents += read_blocks([(of_file.container, of_file.blocks) for of_file in together])
         located += together
     if len(located) == 1:
@@ -48,15 +53,17 @@ def gather(stored: StoredLabels, numbers: NDArray[np.int64]) -> GatheredBlocks:
 
 def read_blocks(wanted: Sequence[tuple[OpenContainer, NDArray[np.int64]]]) -> list[bytes]:
     """Return the contents of blocks of files with the same metadata, in order. This is where a batch becomes bytes."""
-    data: list[bytes] = []
-    numbers: list[int] = []
-    for container, blocks in wanted:
-        data += container.blocks.read(blocks)
-        numbers += blocks.tolist()
+    data = for_each(lambda one: one[0].blocks.read(one[1]), wanted, _at_a_time(container for container, _ in wanted))
+    numbers = [number for _, blocks in wanted for number in blocks.tolist()]
     try:
-        return block_contents(data, wanted[0][0].beginning.metadata_crc32, numbers)
+        return block_contents(list(chain.from_iterable(data)), wanted[0][0].beginning.metadata_crc32, numbers)
     except FormatError:
         return [container.blocks.content(block) for container, blocks in wanted for block in blocks.tolist()]  # finds the bad one
+
+
+def _at_a_time(containers: Iterable[OpenContainer]) -> int:
+    """Return how many files are to be read at once: several where there are answers to wait for."""
+    return CONNECTIONS if any(isinstance(container.source, RemoteSource) for container in containers) else 1
 
 
 class _Located(NamedTuple):

@@ -23,7 +23,7 @@ from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import pack_summary_of
 from softlabel_codec.errors import CorruptError, LimitError
 
-COPIED_BYTES = 2**20
+COPIED_BYTES = 2**22
 """Number of bytes that are read, checked and written at a time, unless one block has more."""
 _NO_WORDS, _NO_HALVES = np.zeros(0, np.uint32), np.zeros(0, np.uint16)
 _ENDING_BYTES = 256
@@ -105,13 +105,15 @@ class JoinedFile:
         index = source.index
         for start, stop in _chunks(index.starts, first, end):
             lengths = np.diff(index.starts[start : stop + 1])
-            blocks = AdjacentBlocks(
-                source.source.read_at(int(index.starts[start]), int(lengths.sum())), lengths, source.beginning.metadata_crc32, start
-            )
+            buffer = self._behind.buffer(max(COPIED_BYTES, int(lengths.sum())))
+            data = memoryview(buffer)[: int(lengths.sum())]
+            source.source.read_into(int(index.starts[start]), data)
+            blocks = AdjacentBlocks(data, lengths, source.beginning.metadata_crc32, start)
             damaged = blocks.first_damaged()
             if damaged is not None:
                 raise _damage(source, start + damaged)
-            self._behind.append(blocks.moved(self._beginning.metadata_crc32, self.num_blocks))
+            blocks.move(self._beginning.metadata_crc32, self.num_blocks)
+            self._behind.append(data, buffer)
             images = index.first_images[start : stop + 1]
             self._note(lengths, np.diff(images), index.num_crops[images[0] : images[-1]])
             progress(int(images[-1] - images[0]))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from itertools import islice, pairwise
-from operator import lt
+from itertools import pairwise
 from typing import NamedTuple
 
 from softlabel_codec.container.framing import KEYS_PER_PAGE, KeyPage, join_key_pages, pack_key_page
+from softlabel_codec.container.key_text import KeyText
 from softlabel_codec.container.keys import Keys, key_order
 from softlabel_codec.container.summary import KeysDigest
 from softlabel_codec.errors import MismatchError
+
+_TABLE_ENTRY_BYTES = 8
 
 
 class KeysSection(NamedTuple):
@@ -54,8 +56,9 @@ class KeyPages:
         self.digest = KeysDigest()
         self._fast = fast
         self._pages: list[bytes] = []
-        self._page_bytes = self._waiting_bytes = 0
-        self._waiting: list[bytes] = []
+        self._page_bytes = 0
+        self._waiting: list[KeyText] = []
+        self._num_waiting = 0
         self._waiting_page: bytes | None = None
         self._first = self._last = b""
         self._ascend = True
@@ -63,7 +66,7 @@ class KeyPages:
     @property
     def num_bytes(self) -> int:
         """About how many bytes the section has so far; not less."""
-        return self._page_bytes + self._waiting_bytes + 2 * len(self._waiting)
+        return self._page_bytes + sum(len(part.text) + 2 * len(part) for part in self._waiting)
 
     def add_from(self, keys: Keys, first: int, end: int) -> None:
         """Add the keys of a file from one image number up to another."""
@@ -71,40 +74,40 @@ class KeyPages:
             start = page * KEYS_PER_PAGE
             stored, found = keys.stored_page(page)
             if first <= start and start + len(found) <= end and not self._waiting:
-                self._take(found, stored)
+                self._take(found, stored, known_to_ascend=keys.ascend)
             else:
-                self._take(found[max(0, first - start) : end - start], None)
+                self._take(found.part(max(0, first - start), min(len(found), end - start)), None, known_to_ascend=keys.ascend)
 
     def add(self, keys: Sequence[bytes]) -> None:
-        """Add keys that come from no file."""
-        for start in range(0, len(keys), KEYS_PER_PAGE):
-            self._take(list(keys[start : start + KEYS_PER_PAGE]), None)
+        """Add keys that come from no file, at most a page of them."""
+        self._take(KeyText.of(keys), None, known_to_ascend=False)
 
-    def _take(self, keys: list[bytes], stored: bytes | None) -> None:
+    def _take(self, keys: KeyText, stored: bytes | None, *, known_to_ascend: bool) -> None:
         """Add at most a page of keys, which may be stored as a page already, if no others wait for theirs to be full."""
-        self.digest.update(keys)
-        self._first = self._first if self.num_keys else keys[0]
-        self._ascend = self._ascend and (not self.num_keys or self._last < keys[0]) and all(map(lt, keys, islice(keys, 1, None)))
-        self._last = keys[-1]
+        self.digest.update_framed(keys.with_lengths())
+        first = keys.first()
+        self._ascend = self._ascend and (not self.num_keys or self._last < first) and (known_to_ascend or keys.ascend())
+        self._first, self._last = self._first if self.num_keys else first, keys.last()
         self.num_keys += len(keys)
-        self._waiting += keys
-        self._waiting_bytes += sum(map(len, keys))
+        self._waiting.append(keys)
+        self._num_waiting += len(keys)
         self._waiting_page = stored
-        if len(self._waiting) >= KEYS_PER_PAGE:
-            self._put(self._waiting[:KEYS_PER_PAGE])
-            self._waiting = self._waiting[KEYS_PER_PAGE:]
-            self._waiting_bytes = sum(map(len, self._waiting))
+        if self._num_waiting >= KEYS_PER_PAGE:
+            waiting = KeyText.join(self._waiting)
+            self._put(waiting.part(0, KEYS_PER_PAGE))
+            self._num_waiting = len(waiting) - KEYS_PER_PAGE
+            self._waiting = [waiting.part(KEYS_PER_PAGE, len(waiting))] if self._num_waiting else []
 
-    def _put(self, keys: list[bytes]) -> None:
+    def _put(self, keys: KeyText) -> None:
         page = self._waiting_page or pack_key_page(keys, fast=self._fast)
         self._pages.append(page)
-        self._page_bytes += len(page) + 8  # with its entry in the table
+        self._page_bytes += len(page) + _TABLE_ENTRY_BYTES
         self._waiting_page = None
 
     def finish(self) -> KeysSection:
         """Return the section; MismatchError if a key was added twice."""
         if self._waiting:
-            self._put(self._waiting)
+            self._put(KeyText.join(self._waiting))
             self._waiting = []
         if not self.num_keys:
             return KeysSection(join_key_pages([], None), True, None, None)

@@ -24,6 +24,7 @@ from softlabel_codec.container.framing import (
     without_crc32,
 )
 from softlabel_codec.container.key_sequence import KeySequence
+from softlabel_codec.container.key_text import KeyText
 from softlabel_codec.errors import CorruptError, FormatError
 from softlabel_codec.sampler import stream_of_bytes
 
@@ -94,6 +95,10 @@ class Keys(KeySequence):
     def __iter__(self) -> Iterator[str]:
         return chain.from_iterable(map(self._texts, self._pages()))
 
+    def read_ahead(self) -> None:
+        """Read what any use of the keys begins with; of remote files that is all keys, if they are not too many."""
+        self._located(self._page_table)
+
     def raw(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in file order."""
         return chain.from_iterable(self._pages())
@@ -104,9 +109,18 @@ class Keys(KeySequence):
         groups = (numbers[start : start + PAGES_AT_ONCE] for start in numbers[::PAGES_AT_ONCE])
         return chain.from_iterable(map(self._read_key_pages, groups))
 
-    def stored_page(self, page: int) -> tuple[bytes, list[bytes]]:
-        """Return a page of keys as it is in the file, checked, and the keys that it holds, as UTF-8."""
-        return self._frames([page])[0][0], list(self._read_key_page(page))
+    @property
+    def ascend(self) -> bool:
+        """Whether the file says that each key is above the one before."""
+        return self._ascend
+
+    def texts(self) -> Iterator[KeyText]:
+        """Yield all keys in file order, some at a time."""
+        return (page.text() for page in self._pages())
+
+    def stored_page(self, page: int) -> tuple[bytes, KeyText]:
+        """Return a page of keys as it is in the file, checked, and the keys that it holds."""
+        return self._frames([page])[0][0], self._read_key_page(page).text()
 
     def raw_in_order(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in the order that binary search relies on."""

@@ -24,6 +24,7 @@ from softlabel_codec.container.sources import open_source
 from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.container.summary import keys_sha256, unpack_summary
 from softlabel_codec.errors import CorruptError, FormatError, TruncatedError
+from softlabel_codec.storage.cache import Cache
 from softlabel_codec.storage.location import Location
 
 CHUNK_BYTES = 2**24
@@ -36,6 +37,10 @@ class OpenContainer:
     ----------
     path : path or URL
         The file.
+    cache : Cache, optional
+        Fetches and keeps the file if it is behind a URL.
+    fingerprint : str, optional
+        What its fingerprint is to be, if that is known: it is not asked for if the cache keeps it. (It is not checked here.)
 
     Attributes
     ----------
@@ -70,8 +75,8 @@ class OpenContainer:
         If the file cannot be opened or read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.source = open_source(path)
+    def __init__(self, path: str | os.PathLike[str], cache: Cache | None = None, fingerprint: str = "") -> None:
+        self.source = open_source(path, cache, fingerprint)
         try:
             self.beginning = read_beginning(self.source)
             self.description = self.beginning.description

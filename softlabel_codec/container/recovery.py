@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.builder import Assembly
@@ -15,6 +14,7 @@ from softlabel_codec.container.open_container import read_summary, read_trailer
 from softlabel_codec.container.scan import Beginning, BlockScan, read_beginning, read_copy
 from softlabel_codec.container.sources import open_source
 from softlabel_codec.errors import CorruptError, FormatError
+from softlabel_codec.storage.location import path_to_write
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def recover(source: str | os.PathLike[str], path: str | os.PathLike[str], *, ove
         beginning = _any_beginning(file)
         if not empty and next(BlockScan(file, beginning).all(), None) is None:
             raise CorruptError(f"{source}: holds no complete block. Nothing was written")
-        target = Path(path)
+        target = path_to_write(path)
         own_partial = target.with_name(f"{target.name}.recovered.partial")  # NAME.partial may be what is being recovered
         with PartialFile(target, unfinished="discard", overwrite=overwrite, partial=own_partial) as new:
             found = _copy_blocks(file, beginning, Assembly(new), finished=not target.name.endswith(PARTIAL_SUFFIX))

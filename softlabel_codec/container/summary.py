@@ -75,7 +75,11 @@ class KeysDigest:
         """Take the next keys."""
         lengths = list(map(len, keys))
         prefixes = {length: struct.pack("<I", length) for length in set(lengths)}
-        self._sha256.update(b"".join(chain.from_iterable(zip(map(prefixes.__getitem__, lengths), keys, strict=True))))
+        self.update_framed(b"".join(chain.from_iterable(zip(map(prefixes.__getitem__, lengths), keys, strict=True))))
+
+    def update_framed(self, keys: bytes) -> None:
+        """Take the next keys, each after its length."""
+        self._sha256.update(keys)
 
     def hexdigest(self) -> str:
         """Return the fingerprint of all keys so far."""

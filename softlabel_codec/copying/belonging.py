@@ -6,7 +6,6 @@ import textwrap
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from softlabel_codec.checks.limits import MAX_METADATA_BYTES
@@ -15,6 +14,7 @@ from softlabel_codec.container.msgpack_maps import Plain, pack_map
 from softlabel_codec.container.scan import Beginning
 from softlabel_codec.errors import ArgumentError, LimitError, MismatchError
 from softlabel_codec.quantise.transcoding import check_transcoding, stored_alike
+from softlabel_codec.storage.location import Location
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.views import NAME as ALL_VIEWS
 
@@ -85,13 +85,13 @@ class Head:
 
     Attributes
     ----------
-    path : Path
+    path : Path or Url
         The source, for messages.
     beginning : Beginning
         Header and metadata of its files.
     """
 
-    path: Path
+    path: Location
     beginning: Beginning
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from softlabel_codec.block.keys import decode_key
 from softlabel_codec.checks.limits import MAX_SHARDS
 from softlabel_codec.container.files import PARTIAL_SUFFIX, PartialFile, fsync_folder
 from softlabel_codec.container.joined import Joined
@@ -41,6 +43,10 @@ def destination(path: Path, *, is_set: bool, overwrite: bool) -> Iterator[Destin
         yield made
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("Nothing was written" if made.clean_up() else f"{path} is complete") from error
+    except OSError as error:
+        if made.clean_up() and error.errno is not None and str(error.filename).endswith(PARTIAL_SUFFIX):
+            raise OSError(error.errno, f"{os.strerror(error.errno)}; nothing was written", error.filename) from error
+        raise
     finally:
         made.clean_up()
 
@@ -123,7 +129,7 @@ class _Set:
         trailer = joined.trailer
         fingerprint = hashlib.sha256(trailer.pack()).hexdigest()
         counts = trailer.num_images, trailer.num_crops
-        ends = (None if key is None else key.decode() for key in (joined.first_key, joined.last_key))
+        ends = (None if key is None else decode_key(key) for key in (joined.first_key, joined.last_key))
         self._shards.append(Shard("", file.length, file.sha256().hex(), fingerprint, *counts, *ends))
         self._crop_counts |= joined.crop_counts
         file.finish()  # keeps its name

@@ -20,6 +20,7 @@ from softlabel_codec.copying.selection import Selection
 from softlabel_codec.copying.sources import Source, find_sources
 from softlabel_codec.copying.survey import survey
 from softlabel_codec.errors import ArgumentError
+from softlabel_codec.storage.location import Url, path_to_write
 
 Progress = Callable[[int, int], None]
 
@@ -152,7 +153,7 @@ def copy_labels(
         raise ArgumentError(f"crops: expected 1 to {MAX_CROPS_PER_IMAGE}, got {crops}")
     selection, changes = Selection.of(keys, match, sample, seed), Changes.of(codec, crops, metadata, drop_metadata, force)
     found = find_sources(sources)
-    target = Path(path)
+    target = path_to_write(path)
     _check_apart(found, target, is_set)
     with destination(target, is_set=is_set, overwrite=overwrite) as out:
         plan = survey(found, selection, changes)
@@ -178,6 +179,8 @@ def _check_apart(sources: Sequence[Source], target: Path, is_set: bool) -> None:
     """Raise ArgumentError if a copy would be written over one of its sources."""
     for source in sources:
         for file in source.files:
+            if isinstance(file.path, Url):
+                continue
             replaced = file.path.parent if is_set else file.path
             if target.exists() and replaced.exists() and target.samefile(replaced):
                 what = "in the folder that is to be written" if is_set else "the file that is to be written"

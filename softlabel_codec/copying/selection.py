@@ -11,6 +11,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabel_codec.block.keys import decode_key
 from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.errors import ArgumentError
 
@@ -52,10 +53,10 @@ class Selection:
         return self.keys is None and self.pattern is None and self.share is None
 
     def wants(self, key: bytes) -> bool:
-        """Return whether the image with this key is wanted."""
+        """Return whether the image with this key is wanted; CorruptError if it is not UTF-8."""
         if self.keys is not None and key not in self.keys:
             return False
-        if self.pattern is not None and not self.pattern.match(key.decode()):
+        if self.pattern is not None and not self.pattern.match(decode_key(key)):
             return False
         return self.share is None or place_in_sample(key, self.seed) < self.share * 2**64
 

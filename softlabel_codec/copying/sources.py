@@ -11,8 +11,10 @@ from pathlib import Path
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.metadata import difference
 from softlabel_codec.container.open_container import OpenContainer
-from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
-from softlabel_codec.label_set.index_file import SUFFIX, SetIndex, Shard
+from softlabel_codec.errors import ArgumentError, MismatchError, StateError
+from softlabel_codec.label_set.finding import index_of_set, read_index
+from softlabel_codec.label_set.index_file import SUFFIX, Shard
+from softlabel_codec.storage.location import Location, Url, joined, location
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,13 @@ class SourceFile:
 
     Attributes
     ----------
-    path : Path
+    path : Path or Url
         The file.
     shard : Shard or None
         What the index of its set says of it; None if it was named by itself.
     """
 
-    path: Path
+    path: Location
     shard: Shard | None = None
 
     def open(self) -> OpenContainer:
@@ -52,13 +54,13 @@ class Source:
 
     Attributes
     ----------
-    path : Path
+    path : Path or Url
         As the caller names it.
     files : tuple of SourceFile
         Its files, in order; all with the same header and metadata.
     """
 
-    path: Path
+    path: Location
     files: tuple[SourceFile, ...]
 
 
@@ -67,18 +69,19 @@ def find_sources(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
     named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not named:
         raise ArgumentError("sources: expected at least one label file or set")
-    return [_source(Path(path)) for path in named]
+    return [_source(location(path)) for path in named]
 
 
-def _source(path: Path) -> Source:
-    index = _index_in(path) if path.is_dir() else path
+def _source(path: Location) -> Source:
+    index = path
+    if isinstance(path, Url):
+        index = index_of_set(path) or path
+    elif path.is_dir():
+        index = _index_in(path)
     if not index.name.endswith(SUFFIX):
         return Source(path, (SourceFile(path),))
-    try:
-        shards = SetIndex.unpack(index.read_bytes()).shards
-    except FormatError as error:
-        raise type(error)(f"{index}: {error}") from None
-    return Source(path, tuple(SourceFile(index.parent / shard.file, shard) for shard in shards))
+    shards = read_index(index)[0].shards
+    return Source(path, tuple(SourceFile(joined(index.parent, shard.file), shard) for shard in shards))
 
 
 def _index_in(folder: Path) -> Path:

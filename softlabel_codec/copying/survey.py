@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.files import located
 from softlabel_codec.container.keys import Keys
 from softlabel_codec.container.msgpack_maps import Plain
 from softlabel_codec.container.open_container import OpenContainer
@@ -18,9 +19,7 @@ from softlabel_codec.container.summary import KeysDigest
 from softlabel_codec.copying.belonging import IMAGES, Changes, Head, check_belonging, joint_beginning
 from softlabel_codec.copying.selection import Selection
 from softlabel_codec.copying.sources import Source, SourceFile, check_same_metadata
-from softlabel_codec.errors import MismatchError, StateError
-
-_KEYS_AT_A_TIME = 4096
+from softlabel_codec.errors import CorruptError, MismatchError, StateError
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class _Look:
                     self._add(file, container)
 
     def _add(self, file: SourceFile, container: OpenContainer) -> None:
-        wanted = self._choose(container.keys) if self._digest is not None or not self._selection.is_all else None
+        wanted = self._choose(container)
         num_images = container.trailer.num_images
         first, last = (None if key is None else key.encode() for key in container.keys.ends())
         num_wanted = num_images if wanted is None else int(np.count_nonzero(wanted))
@@ -145,17 +144,23 @@ class _Look:
         self.num_images += num_images
         self.block_bytes += container.trailer.keys_offset - container.beginning.blocks_offset
 
-    def _choose(self, keys: Keys) -> NDArray[np.bool_] | None:
+    def _choose(self, container: OpenContainer) -> NDArray[np.bool_] | None:
         """Return which images of a file are copied, None for all, and note their keys."""
-        parts = []
-        remaining = keys.raw()
-        while some := list(islice(remaining, _KEYS_AT_A_TIME)):
-            self._missing.difference_update(some)
-            if not self._selection.is_all:
-                parts.append(self._selection.of_keys(some))
-                some = list(compress(some, parts[-1].tolist()))
+        if self._selection.is_all:
             if self._digest is not None:
-                self._digest.update(some)
+                for text in container.keys.texts():
+                    self._digest.update_framed(text.with_lengths())
+            return None
+        parts = []
+        for text in container.keys.texts():
+            some = text.keys()
+            self._missing.difference_update(some)
+            try:
+                parts.append(self._selection.of_keys(some))
+            except CorruptError as error:
+                raise located(error, container.source) from None
+            if self._digest is not None:
+                self._digest.update(list(compress(some, parts[-1].tolist())))
         return np.concatenate(parts) if parts else None
 
     @property

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from dataclasses import replace
 
 from softlabel_codec.container.files import Source
-from softlabel_codec.container.framing import TRAILER
 from softlabel_codec.container.metadata import difference
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import Beginning
-from softlabel_codec.container.sources import open_source
+from softlabel_codec.container.sources import fingerprint_of, open_source
 from softlabel_codec.errors import CorruptError, FormatError, MismatchError
 from softlabel_codec.label_set.index_file import SetIndex
-from softlabel_codec.storage.location import Location, joined
+from softlabel_codec.storage.cache import SIZE, Cache
+from softlabel_codec.storage.location import Location, Url, joined
+
+logger = logging.getLogger(__name__)
 
 
 class Belonging:
@@ -25,10 +27,13 @@ class Belonging:
         The index.
     index : SetIndex
         What it says.
+    cache : Cache, optional
+        Fetches and keeps shards that are behind URLs, if all of them together have room in it.
     """
 
-    def __init__(self, path: Location, index: SetIndex) -> None:
+    def __init__(self, path: Location, index: SetIndex, cache: Cache | None = None) -> None:
         self.path, self.index = path, index
+        self._cache = _if_it_holds(cache, path, index)
         self._folder = path.absolute().parent
         self._first: list[tuple[str, Beginning]] = []
 
@@ -51,7 +56,7 @@ class Belonging:
             If the file is not sound.
         """
         try:
-            shard = OpenContainer(self.path_of(number))
+            shard = OpenContainer(self.path_of(number), self._cache, self.index.shards[number].fingerprint)
         except OSError as error:
             raise self._not_there(error, number) from None
         except FormatError:
@@ -88,8 +93,7 @@ class Belonging:
         if source.length != said.bytes:
             got = f"expected {said.bytes} bytes, as the index says, got {source.length}"
             raise MismatchError(f"{self._where(number)}: {got}. It was cut off or replaced")
-        end = max(0, source.length - TRAILER.size)
-        if hashlib.sha256(source.read_at(end, source.length - end)).hexdigest() != said.fingerprint:
+        if fingerprint_of(source) != said.fingerprint:
             raise MismatchError(f"{self._where(number)}: expected the fingerprint in the index, got another. It was replaced")
 
     def _check_metadata(self, shard: OpenContainer, number: int) -> None:
@@ -110,6 +114,16 @@ class Belonging:
             raise CorruptError(f"{self._where(number)}: {expected}, got {shard.num_images} with {shard.total_crops}")
         if each is not None and (shard.num_crops != each).any():
             raise CorruptError(f"{self._where(number)}: expected {each} crops of every image, as the index says, got other numbers")
+
+
+def _if_it_holds(cache: Cache | None, path: Location, index: SetIndex) -> Cache | None:
+    """Return the cache if a set fits into it; else shards would make room for each other again and again."""
+    num_bytes = sum(shard.bytes for shard in index.shards)
+    if cache is None or not isinstance(path, Url) or cache.holds(num_bytes):
+        return cache
+    advice = f"Set {SIZE} to more than that to keep them"
+    logger.warning("%s: shards are not kept: they have %d bytes, the cache %d. %s", path, num_bytes, cache.most_bytes, advice)
+    return None
 
 
 def difference_of_beginnings(found: Beginning, wanted: Beginning, name: str) -> str:

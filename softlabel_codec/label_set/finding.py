@@ -16,6 +16,7 @@ from softlabel_codec.label_set.index_file import SUFFIX, SetIndex
 from softlabel_codec.storage.location import Location, Url
 from softlabel_codec.storage.objects import read_the_one, read_whole
 
+# What an unfinished shard is called: by itself, and in the file of a worker, see `SetFolder.unfinished_file`.
 _SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5,})-of-(?P<num_shards>\d{5,})\.slc(?P<partial>(\.[0-9a-f]+)?\.partial)?", re.DOTALL)
 
 
@@ -100,6 +101,9 @@ def unfinished_sets(folder: Path) -> list[UnfinishedSet]:
             continue
         finished, partial = found[shard["name"], int(shard["num_shards"])]
         (partial if shard["partial"] else finished)[int(shard["number"])] = file
+    for finished, partial in found.values():
+        for number in finished.keys() & partial.keys():
+            del partial[number]  # of a worker that lost the shard to another
     return [UnfinishedSet(folder, *name, *shards) for name, shards in sorted(found.items())]
 
 

@@ -15,6 +15,7 @@ from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.label_set.finding import read_index
 from softlabel_codec.label_set.open_shards import LazyCropCounts, OpenShards
 from softlabel_codec.label_set.set_keys import SetKeys
+from softlabel_codec.storage.cache import Cache
 from softlabel_codec.storage.location import Location
 
 
@@ -27,6 +28,8 @@ class OpenSet:
     ----------
     path : Path or Url
         The index.
+    cache : Cache, optional
+        Fetches and keeps shards that are behind URLs.
 
     Attributes
     ----------
@@ -57,13 +60,13 @@ class OpenSet:
         If it cannot be read. What is wrong with shards is raised when they are needed: see `Belonging.opened`.
     """
 
-    def __init__(self, path: Location) -> None:
+    def __init__(self, path: Location, cache: Cache | None = None) -> None:
         self.path = path
         index, self.index_bytes = read_index(path)
         self.index = index
         self.description = index.description
         self.layout = index.description.layout
-        self.shards = OpenShards(path, index)
+        self.shards = OpenShards(path, index, cache)
         self.num_images, self.total_crops = self.shards.first_images[-1], index.num_crops
         self.num_bytes = self.index_bytes + sum(shard.bytes for shard in index.shards)
         self.keys = SetKeys(self.shards, index.shards)
@@ -78,7 +81,7 @@ class OpenSet:
     @cached_property
     def summary(self) -> Plain:
         """`skipped_keys` of all shards, if there are any. All shards are opened for it."""
-        skipped = [key for number in range(len(self.shards)) for key in self.shards[number].summary.get("skipped_keys", [])]
+        skipped = [key for shard in self.shards.in_turn(range(len(self.shards))) for key in shard.summary.get("skipped_keys", [])]
         return {"skipped_keys": skipped} if skipped else {}
 
     def file_of(self, number: int) -> tuple[OpenContainer, int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any
@@ -17,7 +16,10 @@ from softlabel_codec.container.stored_labels import ImagesOfFile
 from softlabel_codec.errors import StateError
 from softlabel_codec.label_set.belonging import Belonging
 from softlabel_codec.label_set.index_file import SetIndex
-from softlabel_codec.storage.location import Location
+from softlabel_codec.storage.at_once import for_each
+from softlabel_codec.storage.cache import FETCHED_AT_A_TIME, Cache
+from softlabel_codec.storage.clients import CONNECTIONS
+from softlabel_codec.storage.location import Location, Url
 
 MOST_OPEN = 128
 """How many shards stay open. One takes a file descriptor, about 8 bytes for each of its images, and the pages of keys that were read."""
@@ -37,6 +39,8 @@ class OpenShards:
         The index of the set.
     index : SetIndex
         What it says.
+    cache : Cache, optional
+        Fetches and keeps shards that are behind URLs.
 
     Attributes
     ----------
@@ -44,11 +48,12 @@ class OpenShards:
         Number of the first image of each shard, and the total number of images.
     """
 
-    def __init__(self, path: Location, index: SetIndex) -> None:
-        self._belonging = Belonging(path, index)
+    def __init__(self, path: Location, index: SetIndex, cache: Cache | None = None) -> None:
+        self._belonging = Belonging(path, index, cache)
+        self._at_a_time = 1 if not isinstance(path, Url) else CONNECTIONS if cache is None else FETCHED_AT_A_TIME
         self.first_images = [0, *accumulate(shard.images for shard in index.shards)]
         self._first_images = np.array(self.first_images, np.int64)
-        self._open: OrderedDict[int, OpenContainer] = OrderedDict()
+        self._open: dict[int, OpenContainer] = {}  # the one that was used last at the end; an OrderedDict breaks if threads share it
         self._crops_checked: set[int] = set()
         self._closed = False
 
@@ -59,8 +64,8 @@ class OpenShards:
         """Return a shard, open; see `Belonging.opened`."""
         shard = self._open.get(number)
         if shard is not None:
-            with suppress(KeyError):  # another thread has just left it out
-                self._open.move_to_end(number)
+            self._open.pop(number, None)
+            self._open[number] = shard
             return shard
         if self._closed:
             raise StateError(f"{self._belonging.path}: the label set is closed")
@@ -72,9 +77,9 @@ class OpenShards:
 
     def _leave_out_one(self) -> None:
         """Forget the shard that was not used for longest. Its file is closed as soon as nobody holds it any more."""
-        with suppress(KeyError):
-            number, shard = self._open.popitem(last=False)
-            if shard.crops_checked:
+        with suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
+            number = next(iter(self._open))
+            if self._open.pop(number).crops_checked:
                 self._crops_checked.add(number)
 
     def file_of(self, number: int) -> tuple[OpenContainer, int]:
@@ -93,7 +98,29 @@ class OpenShards:
             return
         parts = list(zip(distinct.tolist(), np.split(order, starts[1:]), strict=True))
         for first in range(0, len(parts), _AT_A_TIME):
-            yield [ImagesOfFile(self[shard], places, there[places]) for shard, places in parts[first : first + _AT_A_TIME]]
+            some = parts[first : first + _AT_A_TIME]
+            self._open_at_once([shard for shard, _ in some])
+            yield [ImagesOfFile(self[shard], places, there[places]) for shard, places in some]
+
+    def in_turn(self, numbers: Sequence[int], prepare: Callable[[OpenContainer], None] | None = None) -> Iterator[OpenContainer]:
+        """Yield shards of these numbers, in this order; `prepare` is called with each, for several at once where they are remote."""
+        for first in range(0, len(numbers), _AT_A_TIME):
+            some = numbers[first : first + _AT_A_TIME]
+            self._open_at_once(some, prepare)
+            yield from map(self.__getitem__, some)
+
+    def _open_at_once(self, numbers: Sequence[int], prepare: Callable[[OpenContainer], None] | None = None) -> None:
+        """Open several shards, at the same time where that means to wait for a storage service."""
+        if self._at_a_time == 1:
+            return
+
+        def opened(number: int) -> None:
+            shard = self[number]
+            if prepare is not None:
+                prepare(shard)
+
+        missing = numbers if prepare is not None else [number for number in numbers if number not in self._open]
+        for_each(opened, missing, self._at_a_time)
 
     def close(self) -> None:
         """Close all shards. Closing twice is allowed."""
@@ -131,5 +158,5 @@ class LazyCropCounts:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Return those of all images; all shards are opened for it, once."""
         if self._all is None:
-            self._all = np.concatenate([self._shards[number].num_crops for number in range(len(self._shards))])
+            self._all = np.concatenate([shard.num_crops for shard in self._shards.in_turn(range(len(self._shards)))])
         return np.array(self._all, dtype, copy=copy) if copy or dtype not in (None, self._all.dtype) else self._all

@@ -36,7 +36,8 @@ class SetKeys(KeySequence):
         return self._shards.first_images[-1]
 
     def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(self._shards[number].keys for number in self._ranges.in_order())
+        shards = self._shards.in_turn(self._ranges.in_order(), lambda shard: shard.keys.read_ahead())
+        return chain.from_iterable(shard.keys for shard in shards)
 
     def at(self, number: int) -> str:
         shard, place = self._shards.file_of(number)

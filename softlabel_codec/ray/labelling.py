@@ -29,7 +29,7 @@ from softlabel_codec.ray.joining import asked_for, write_shards
 from softlabel_codec.ray.parts import PARTS_SUFFIX, Part, PartsDatasink, description_of_parts, read_parts
 from softlabel_codec.ray.teaching import PartLabeller, describe
 from softlabel_codec.teacher.finished import NOT_COMPARED
-from softlabel_codec.teacher.reports import EncodeReport, SetReport
+from softlabel_codec.teacher.reports import EncodeReport, SetProgress
 
 KEY, IMAGES = "key", ("bytes", "image")
 """Columns of a dataset: the key of each image, and what it is: the bytes of its file, or a uint8 array."""
@@ -238,7 +238,7 @@ def _report(
 ) -> EncodeReport:
     num_bytes, seconds = sum(shard.bytes for shard in index.shards), time.monotonic() - started
     path, shards = f"{folder}/{folder.name}{SUFFIX}", len(index.shards)
-    label_set = SetReport(True, shards, [] if finished_before else list(range(shards)), {}, [])
+    label_set = SetProgress(True, shards, [] if finished_before else list(range(shards)), {}, [])
     crops_per_image = index.description.metadata["crops_per_image"]
     return EncodeReport(path, index.num_images, resumed, crops_per_image, skipped, [], num_bytes, seconds, finished_before, label_set)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import selectors
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,8 +16,7 @@ CONNECTIONS = 32
 """Most requests that are under way at once for one call."""
 _S3 = ("s3", "s3a")
 _kept: dict[int, Any] = {}
-"""Every client that was used, in this process or before a fork. A client that a forked process dropped would take the connections of its
-parent with it: both have them registered in the same place of the system."""
+"""Every client that was used, in this process or before a fork: see `_leave_to_the_parent`."""
 
 
 @contextmanager
@@ -66,3 +67,19 @@ def run(files: Any, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     loop = files.loop if getattr(files, "async_impl", False) else fsspec.asyn.get_loop()
     result: Result = fsspec.asyn.sync(loop, work)
     return result
+
+
+def _leave_to_the_parent() -> None:
+    """Keep a forked process from breaking the connections of its parent when it ends, or drops its copies of the clients.
+
+    Closing a connection takes it out of the selector of its loop, and what that is for the system is shared with the parent, which would
+    wait for answers in vain. So copies of clients are kept, and their loops get selectors of their own and do not count as running.
+    """
+    for files in _kept.values():
+        loop: Any = getattr(files, "_loop", None)
+        if hasattr(loop, "_selector") and hasattr(loop, "_thread_id"):
+            loop._selector, loop._thread_id = selectors.DefaultSelector(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)

@@ -137,6 +137,15 @@ def shown(path: str | os.PathLike[str]) -> str:
     return str(location(path)) if is_remote(path) else os.fspath(path)
 
 
+def path_to_write(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file that is to be written; ArgumentError if it is a URL."""
+    where = location(path)
+    if isinstance(where, Url):
+        advice = "Write the file on this machine, and upload it when it is finished: softlabel_codec.storage.upload"
+        raise ArgumentError(f"{where}: expected a path of this machine, got a URL. {advice}")
+    return where
+
+
 def joined(folder: Location, name: str) -> Location:
     """Return where a file in a folder, or under a prefix of URLs, is.
 

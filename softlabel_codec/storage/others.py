@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from softlabel_codec.errors import StateError
-from softlabel_codec.storage.ranges import Call, Part, Range, RemoteObject, TransientError, failed, together
+from softlabel_codec.storage.ranges import ALL, Call, Part, Range, RemoteObject, TransientError, failed, together
 
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "blob_id", "mtime", "LastModified", "last_modified", "created")
 """What different services call what changes when an object does."""
@@ -31,10 +31,10 @@ class OtherObject(RemoteObject):
 
     async def _get(self, files: Any, path: str, ranges: Sequence[Range], most_bytes: int | None) -> list[Part]:
         def about() -> Any:
-            return self._tried("its length", lambda: self._about(files, path))
+            return self.tried("its length", lambda: self._about(files, path))
 
         def data_of(wanted: Range) -> Call[Any]:
-            return lambda: self._tried(str(wanted), lambda: self._bytes(files, path, wanted))
+            return lambda: self.tried(str(wanted), lambda: self._bytes(files, path, wanted))
 
         if all(wanted.stop is not None for wanted in ranges):
             known, *found = await together([about, *map(data_of, ranges)])
@@ -42,7 +42,8 @@ class OtherObject(RemoteObject):
         known = await about()
         exact = []
         for wanted in ranges:
-            self.check_length(wanted, known.length, most_bytes)
+            if wanted == ALL:
+                self.check_length(wanted, known.length, most_bytes)
             start = max(0, known.length + wanted.start) if wanted.start < 0 else wanted.start
             exact.append(Range(start, known.length if wanted.stop is None else min(wanted.stop, known.length)))
         found = await together([data_of(wanted) for wanted in exact])

@@ -132,7 +132,7 @@ class RemoteObject:
 
     async def _get(self, files: Any, path: str, ranges: Sequence[Range], most_bytes: int | None) -> list[Part]:
         def one(wanted: Range) -> Call[Part]:
-            return lambda: self._tried(str(wanted), lambda: self._ask(files, path, wanted, most_bytes))
+            return lambda: self.tried(str(wanted), lambda: self._ask(files, path, wanted, most_bytes))
 
         return await together([one(wanted) for wanted in ranges])
 
@@ -140,7 +140,7 @@ class RemoteObject:
         """Ask once; TransientError if it may help to ask again."""
         raise NotImplementedError
 
-    async def _tried(self, what: str, call: Call[Result]) -> Result:
+    async def tried(self, what: str, call: Call[Result]) -> Result:
         """Return what a call returns, which is repeated after a TransientError; `what` names it in the error."""
         for tried in range(self.tries):
             try:
@@ -174,14 +174,18 @@ class RemoteObject:
             raise RangesIgnoredError
 
     def check_length(self, wanted: Range, length: int | None, most_bytes: int | None) -> None:
-        """Raise LimitError if all bytes are asked for and they are too many."""
-        if wanted == ALL and most_bytes is not None and length is not None and length > most_bytes:
-            raise LimitError(f"{self.url}: expected at most {most_bytes} bytes, got {length}")
+        """Raise LimitError if all bytes are asked for and are too many; TransientError if more come than the range that is asked for."""
+        most = most_bytes if wanted == ALL else wanted.most_bytes
+        if most is None or length is None or length <= most:
+            return
+        if wanted != ALL:
+            raise TransientError(f"expected at most {most} bytes, got more")
+        raise LimitError(f"{self.url}: expected at most {most} bytes, got {length}")
 
 
-async def together(calls: Sequence[Call[Result]]) -> list[Result]:
-    """Return the results of calls of which `CONNECTIONS` are under way at a time; when one fails, the others are cancelled."""
-    limit = asyncio.Semaphore(CONNECTIONS)
+async def together(calls: Sequence[Call[Result]], at_a_time: int = CONNECTIONS) -> list[Result]:
+    """Return the results of calls of which so many are under way at a time; when one fails, the others are cancelled."""
+    limit = asyncio.Semaphore(at_a_time)
 
     async def one(call: Call[Result]) -> Result:
         async with limit:
@@ -200,3 +204,8 @@ async def together(calls: Sequence[Call[Result]]) -> list[Result]:
 def failed(url: Url, number: int, what: str) -> OSError:
     """Return the subclass of OSError that goes with an error number, with a URL as its file name."""
     return OSError(number, what or os.strerror(number), str(url))
+
+
+def exists_already(url: Url) -> FileExistsError:
+    """Return the error of an upload to where another object is."""
+    return FileExistsError(errno.EEXIST, "another object is there; pass overwrite=True (--overwrite) to replace it", str(url))

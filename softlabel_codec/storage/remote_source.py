@@ -57,6 +57,8 @@ class RemoteSource:
         If it cannot be opened.
     """
 
+    also = ""
+
     def __init__(self, url: Url) -> None:
         self.path = url
         self._object = remote_object(url)
@@ -67,6 +69,8 @@ class RemoteSource:
             beginning, end = self._object.get([Range(0, BEGINNING_BYTES), Range(-END_BYTES, None)])
         except RangesIgnoredError:
             beginning = end = self._whole()
+        if not end.length:  # of an empty file, one of the two may come without a version
+            beginning = end
         self.length, self._version = beginning.length, beginning.version
         self._check(end)
         self._held = [_Held(end.start, end.data), _Held(beginning.start, beginning.data)]
@@ -103,6 +107,10 @@ class RemoteSource:
             self._ahead = ahead = _Held(offset, self.read_many([offset], [stop - offset])[0])
             found = ahead.cut(offset, offset + length)
         return self.read_many([offset], [length])[0] if found is None else found
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer with the bytes from `offset`."""
+        buffer[:] = self.read_at(offset, len(buffer))
 
     def read_many(self, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return the bytes of several ranges, as `read_at` does, with one round of requests for all of them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from softlabel_codec.errors import LimitError
+from softlabel_codec.errors import LimitError, StateError
 from softlabel_codec.storage.location import Url
 from softlabel_codec.storage.ranges import NOTHING, Part, Range, RangesIgnoredError, RemoteObject, TransientError, failed
 
@@ -31,18 +31,18 @@ class RefusedError(Exception):
         super().__init__(code, status, said)
         self.code, self.status, self.said = code, status, said
 
-    def as_os_error(self, url: Url) -> OSError:
-        """Return the subclass of OSError that fits."""
+    def as_os_error(self, url: Url, what: str) -> OSError:
+        """Return the subclass of OSError that fits; `what` says what was asked for."""
         said = f"{self.said} ({self.code})" if self.said else self.code
         if self.status == 404:
             return failed(url, errno.ENOENT, f"{_MISSING.get(self.code, 'no such object')}: {said}")
         if self.status in (401, 403):
             return failed(url, errno.EACCES, f"access denied: {said}. {_UNSEEN}")
-        return failed(url, errno.EIO, f"the service answers {self.status}: {said}")
+        return failed(url, errno.EIO, f"{what}: the service answers {self.status}: {said}")
 
 
-async def call(files: Any, url: Url, method: str, **asked: Any) -> Any:
-    """Return the answer to one request, after the tries that the client library is set to.
+async def call(files: Any, url: Url, what: str, method: str, **asked: Any) -> Any:
+    """Return the answer to one request, after the tries that the client library is set to; `what` names it in errors.
 
     Raises
     ------
@@ -53,23 +53,29 @@ async def call(files: Any, url: Url, method: str, **asked: Any) -> Any:
     TransientError
         If the answer cannot be read.
     """
-    from botocore import exceptions  # noqa: PLC0415  s3fs needs it, and nothing else does
+    from botocore import exceptions, parsers  # noqa: PLC0415  s3fs needs it, and nothing else does
 
     try:
         await files.set_session()
         client = await files.get_s3(asked["Bucket"])
-        function = getattr(client, method)
-        return await function(**{**files.s3_additional_kwargs, **files.req_kw, **asked})
+        known = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[method]).input_shape.members
+        if not known.keys() >= asked.keys():
+            raise StateError(
+                f"botocore does not know {', '.join(asked.keys() - known.keys())}: pip install --upgrade s3fs aiobotocore botocore"
+            )
+        configured = {name: value for name, value in {**files.s3_additional_kwargs, **files.req_kw}.items() if name in known}
+        return await getattr(client, method)(**configured, **asked)
     except exceptions.ClientError as error:
         answer = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         raise RefusedError(str(answer.get("Code", "")), status, str(answer.get("Message", ""))) from None
-    except exceptions.ResponseParserError as error:  # some services answer so when they have too much to do
+    except parsers.ResponseParserError as error:  # some services answer so when they have too much to do
         raise TransientError(f"{type(error).__name__} {error}") from None
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError) as error:
-        raise failed(url, errno.EACCES, f"{error}. {_LOGIN}") from error
+        raise failed(url, errno.EACCES, f"{error}. {_LOGIN}") from None
     except (exceptions.BotoCoreError, OSError) as error:
-        raise failed(url, errno.EIO, f"{type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())
+        raise failed(url, errno.EIO, f"{what}: {type(error).__name__}: {said}") from None
 
 
 class S3Object(RemoteObject):
@@ -81,18 +87,18 @@ class S3Object(RemoteObject):
         if wanted.most_bytes is None:
             del asked["Range"]
         try:
-            answer = await call(files, self.url, "get_object", **{name: value for name, value in asked.items() if value})
+            answer = await call(files, self.url, str(wanted), "get_object", **{name: value for name, value in asked.items() if value})
         except RefusedError as error:
             if error.status == 416:
                 return NOTHING
-            raise error.as_os_error(self.url) from None
+            raise error.as_os_error(self.url, str(wanted)) from None
         body, length, content_range = answer["Body"], answer["ContentLength"], answer.get("ContentRange")
         try:
             if content_range is None:
                 self.check_whole(wanted, length)  # before it is read
             self.check_length(wanted, length, most_bytes)
             data = await body.read()
-        except (RangesIgnoredError, LimitError):
+        except (RangesIgnoredError, LimitError, TransientError):
             raise
         except Exception as error:
             raise TransientError(f"{type(error).__name__} {error}".strip()) from None

@@ -41,10 +41,12 @@ class WebObject(RemoteObject):
         else:
             self.check_whole(wanted, response.content_length)  # before it is read
         self.check_length(wanted, response.content_length, most_bytes)
-        data = await response.read()
-        self.check_length(wanted, len(data), most_bytes)
+        data = bytearray()
+        async for piece in response.content.iter_any():
+            data += piece
+            self.check_length(wanted, len(data), most_bytes)
         version = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
-        return self._answer(wanted, data, content_range, version)
+        return self._answer(wanted, bytes(data), content_range, version)
 
     def _check(self, response: Any) -> None:
         """Raise the error that goes with a status, if it is one."""

@@ -16,7 +16,7 @@ class MadeShard:
 
 
 @dataclass(frozen=True)
-class SetReport:
+class SetProgress:
     """What a worker did for a label set, and how far the set was when it ended.
 
     Attributes
@@ -64,7 +64,7 @@ class EncodeReport:
         Time of this run.
     finished_before : bool
         Whether the file, or the whole set, was finished already, by an earlier run with the same options.
-    label_set : SetReport, optional
+    label_set : SetProgress, optional
         How far the set is; None of a file.
     """
 
@@ -77,4 +77,4 @@ class EncodeReport:
     file_bytes: int
     seconds: float
     finished_before: bool = False
-    label_set: SetReport | None = None
+    label_set: SetProgress | None = None

@@ -18,7 +18,7 @@ from softlabel_codec.teacher.interrupted import Interrupted, saying_what_is_kept
 from softlabel_codec.teacher.job import Job
 from softlabel_codec.teacher.labelling import Progress, label_images, none_readable
 from softlabel_codec.teacher.pace import Pace
-from softlabel_codec.teacher.reports import EncodeReport, MadeShard, SetReport
+from softlabel_codec.teacher.reports import EncodeReport, MadeShard, SetProgress
 from softlabel_codec.teacher.same_set import SameSet
 from softlabel_codec.writer import SoftLabelWriter
 
@@ -196,5 +196,5 @@ class SetWorker:
             file_bytes=sum(one.file_bytes for one in made.values()),
             seconds=time.monotonic() - started,
             finished_before=before,
-            label_set=SetReport(finished, place.num_shards, sorted(self._made), owners, missing),
+            label_set=SetProgress(finished, place.num_shards, sorted(self._made), owners, missing),
         )

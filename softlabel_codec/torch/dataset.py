@@ -60,7 +60,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
     images : path, mapping, array, dataset or ImageSource
         Where the labelled images are, by key: a folder, WebDataset shards, a table, a mapping of keys to images, ...: see `open_images`
         of `softlabel_codec.images`. Keys of FKD label files, which lack the file name's ending, are found as well.
-    labels : path
+    labels : path or URL
         Label file, or label set: its folder or its index.
     crops_per_image : int
         N.
@@ -111,6 +111,9 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         `folder`: the number of its class folder, the first part of its key, among those of all labelled images in ascending order, as
         torchvision's `ImageFolder` counts them. (Folders whose names are all decimal ascend as numbers.) Or a function that returns the
         class of a key, int; with processes that are spawned, one that can be pickled.
+    cache : path or bool
+        Where labels behind a URL are kept, each file as a whole, as for `SoftLabelReader`. True: the folder `SOFTLABEL_CACHE` of the
+        environment, or else `~/.cache/softlabel_codec`; False: nowhere, each batch asks for its bytes.
     transform : None
         Nothing else: elsewhere it means what cuts a random crop. Setting it as an attribute, as timm's `create_loader` does, is refused
         too.
@@ -164,12 +167,13 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         stored_crops: int | None = None,
         exif_orientation: str | None = None,
         target_of: TargetOf | None = None,
+        cache: str | os.PathLike[str] | bool = True,
         transform: object = None,
     ) -> None:
         if transform is not None:
             self.transform = transform
         options = CropOptions(mean, std, interpolation, normalized, after_crop, backend, reduced_decoding, exif_orientation)
-        super().__init__(labels, crops_per_image, size, seed, options, policy, on_corrupt, check_images, stored_crops)
+        super().__init__(labels, crops_per_image, size, seed, options, policy, on_corrupt, check_images, stored_crops, cache)
         if num_classes is not None:
             self.reader.check_classes(num_classes)
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)

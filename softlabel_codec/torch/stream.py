@@ -41,7 +41,7 @@ class LabelledCrops(Cropper):
 
     Parameters
     ----------
-    labels : path
+    labels : path or URL
         Label file, or label set: its folder or its index.
     crops_per_image, size, seed : int
         As for `SoftLabelDataset`.
@@ -58,7 +58,7 @@ class LabelledCrops(Cropper):
         EXIF tag says; `cast_column("image", Image(decode=False))` gives their bytes.
     target : str or callable, optional
         The field that holds the true class, or a function that returns it from a sample; then batches have it as their third part.
-    mean, std, interpolation, normalized, after_crop, policy, backend, reduced_decoding, check_images, stored_crops, exif_orientation
+    mean, std, interpolation, normalized, after_crop, policy, backend, reduced_decoding, check_images, stored_crops, exif_orientation, cache
         As for `SoftLabelDataset`.
 
     Raises
@@ -93,9 +93,10 @@ class LabelledCrops(Cropper):
         check_images: bool = True,
         stored_crops: int | None = None,
         exif_orientation: str | None = None,
+        cache: str | os.PathLike[str] | bool = True,
     ) -> None:
         options = CropOptions(mean, std, interpolation, normalized, after_crop, backend, reduced_decoding, exif_orientation)
-        super().__init__(labels, crops_per_image, size, seed, options, policy, "raise", check_images, stored_crops)
+        super().__init__(labels, crops_per_image, size, seed, options, policy, "raise", check_images, stored_crops, cache)
         check_counts(self.reader.num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
         self.match, self._key, self._image, self._target = match, key, image, target
         self._mention_normalisation()
