@@ -3,26 +3,31 @@
 Every way labels the same photographs with the same teacher, in one thread per worker, and makes a set of the same shards: one process of
 `slcodec encode --shards`, two of them, two under torchrun, and Ray with one actor and with two. Rates count from the first batch of
 the teacher to the finished set; what comes before it (loading Python, torch and the teacher, starting processes and actors) is reported
-as the time to start. It needs Ray (the environment of `make test-many`) and the teacher and photographs beside the repository,
-and writes `results/engines.json`.
+as the time to start. Processor time is that of all processes together, Ray's own included; a busy machine disturbs it less.
+
+It needs Ray (the environment of `make test-many`) and the teacher and photographs beside the repository, and writes
+`results/engines.json`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 import ray.data
+from numpy.typing import NDArray
 
 from benchmarks.measure.common import PHOTOGRAPHS, RESULTS, SHARED, circumstances, spread
 from softlabel_codec.label_set.index_file import SUFFIX, SetIndex
@@ -57,6 +62,7 @@ class NotingWhenItBegins(nn.Module):
 def build():
     return NotingWhenItBegins(teacher.build())
 """
+SECONDS_BETWEEN_LOOKS = 0.5
 Run = Callable[[Path, str], None]
 
 
@@ -112,17 +118,77 @@ PLAIN = {"Ray, 1 actor": "slcodec encode --shards"} | dict.fromkeys(
 """What the engine of a way is compared with: as many workers without it."""
 
 
-def _measure(run: Run, folder: Path) -> tuple[float, float, str]:
-    """Return images per second, seconds to start, and the fingerprint of the set."""
+class ProcessorTime:
+    """Adds up the processor time of this process and all that it and its children start, also of those that have ended.
+
+    Attributes
+    ----------
+    begun : float or None
+        Seconds when a file first appeared; None if it has not.
+    """
+
+    def __init__(self, sign: Path) -> None:
+        self.begun: float | None = None
+        self._sign, self._ended = sign, threading.Event()
+        self._seconds: dict[tuple[int, str], float] = {}
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> ProcessorTime:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def total(self) -> float:
+        """Return the seconds so far."""
+        parents, found = {}, {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = path.read_text().rpartition(")")[2].split()
+                pid = int(path.parent.name)
+                parents[pid] = int(fields[1])
+                found[pid] = (fields[19], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+        for pid, (start, seconds) in found.items():
+            if _is_below(pid, os.getpid(), parents):
+                self._seconds[pid, start] = seconds
+        return sum(self._seconds.values())
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_LOOKS):
+            seconds = self.total()
+            if self.begun is None and self._sign.exists():
+                self.begun = seconds
+
+
+def _is_below(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
+    while pid and pid != ancestor:
+        pid = parents.get(pid, 0)
+    return pid == ancestor
+
+
+class Measured(NamedTuple):
+    """What a run gave: images per second, processor seconds per image, seconds to start, and the fingerprint of the set."""
+
+    rate: float
+    processor_seconds: float
+    seconds_to_start: float
+    fingerprint: str
+
+
+def _measure(run: Run, folder: Path) -> Measured:
     out, begun = folder / "set", folder / "begun"
     begun.unlink(missing_ok=True)
     shutil.rmtree(out, ignore_errors=True)
-    started = time.time()
-    run(out, f"{folder}/teacher.py:build")
-    ended = time.time()
+    with ProcessorTime(begun) as processors:
+        started = time.time()
+        run(out, f"{folder}/teacher.py:build")
+        ended = time.time()
+        seconds = processors.total() - (processors.begun or 0)
     index = SetIndex.unpack((out / f"set{SUFFIX}").read_bytes())
     first = min(map(float, begun.read_text().split()))
-    return index.num_images / (ended - first), first - started, index.fingerprint
+    return Measured(index.num_images / (ended - first), seconds / index.num_images, first - started, index.fingerprint)
 
 
 def measure(rounds: int = ROUNDS) -> dict[str, Any]:
@@ -130,26 +196,35 @@ def measure(rounds: int = ROUNDS) -> dict[str, Any]:
     os.environ |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     labelling.CROPS_PER_PART = CROPS * IMAGES_PER_PART
     started = time.time()
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="warning")
     cluster_seconds = time.time() - started
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "teacher.py").write_text(TEACHER)
-        found: dict[str, list[tuple[float, float, str]]] = {way: [] for way in WAYS}
+        found: dict[str, list[Measured]] = {way: [] for way in WAYS}
         for _ in range(rounds):
             for way, run in WAYS.items():
                 found[way].append(_measure(run, Path(name)))
-    rates = {way: np.array([rate for rate, _, _ in of_way]) for way, of_way in found.items()}
+                print(way, found[way][-1], file=sys.stderr)
+
+    def of(way: str, name: str) -> NDArray[np.float64]:
+        return np.array([getattr(one, name) for one in found[way]])
+
+    def times_plain(name: str) -> dict[str, dict[str, float]]:
+        return {way: spread(of(way, name) / of(plain, name)) for way, plain in PLAIN.items()}
+
     return {
         **circumstances(PACKAGES),
         "teacher": "MobileNetV2, 224 pixels",
         "images": len(list(PHOTOGRAPHS.rglob("*.JPEG"))),
         "crops_per_image": CROPS,
         "shards": SHARDS,
-        "images_per_second": {way: spread(of_way) for way, of_way in rates.items()},
-        "of_plain": {way: spread(rates[way] / rates[plain]) for way, plain in PLAIN.items()},
-        "seconds_to_start": {way: spread([seconds for _, seconds, _ in of_way]) for way, of_way in found.items()},
+        "images_per_second": {way: spread(of(way, "rate")) for way in WAYS},
+        "times_plain": times_plain("rate"),
+        "processor_seconds_per_image": {way: spread(of(way, "processor_seconds")) for way in WAYS},
+        "processor_times_plain": times_plain("processor_seconds"),
+        "seconds_to_start": {way: spread(of(way, "seconds_to_start")) for way in WAYS},
         "seconds_to_start_a_cluster": cluster_seconds,
-        "same_bytes": len({fingerprint for of_way in found.values() for _, _, fingerprint in of_way}) == 1,
+        "same_bytes": len({one.fingerprint for of_way in found.values() for one in of_way}) == 1,
     }
 
 
