@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from PIL import Image
 from pyarrow import fs
 from ray.cluster_utils import Cluster
 from ray_driver import CROPS, label
+from servers import s3_server
 from test_architecture import MODULES
 
 import softlabel_codec.ray
@@ -184,18 +186,35 @@ def test_a_driver_that_is_killed_when_all_is_labelled_labels_nothing_again(desk,
     assert path.read_bytes() == (desk / "one.slc").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["arrow", "fsspec"])
-def test_sets_are_written_to_any_file_system(tmp_path, desk, kind):
+@contextmanager
+def file_system(kind, folder):
+    """Yield a file system, and a path there."""
+    if kind == "S3 of Arrow":
+        with s3_server() as server:
+            yield (
+                fs.S3FileSystem(access_key="key", secret_key="secret", endpoint_override=server, allow_bucket_creation=True),
+                "bucket/some/set",
+            )
+    elif kind == "part of Arrow's":
+        yield fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem()), "some/set"
+    else:
+        yield DirFileSystem(str(folder), LocalFileSystem()), "some/set"
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("S3 of Arrow", 0), ("part of Arrow's", 1), ("fsspec's", 0)])
+def test_sets_are_written_to_any_file_system(tmp_path, desk, kind, workers):
     arrays = {str(number): np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8) for number in range(6)}
     rows = ray.data.from_items([{"key": key, "image": image} for key, image in arrays.items()], override_num_blocks=3)
-    (tmp_path / "bucket").mkdir()
-    bucket = str(tmp_path / "bucket")
-    filesystem = fs.SubTreeFileSystem(bucket, fs.LocalFileSystem()) if kind == "arrow" else DirFileSystem(bucket, LocalFileSystem())
     options = {"codec": "dense:values=f16", "crops": 5, "batch_size": 5, "store_crops": True}
-    how = {"filesystem": filesystem, "shards": 2, "workers": int(kind == "arrow")}
-    label_images(rows, "some/set", f"{desk}/teacher.py:build", **how, **options)
+    with file_system(kind, tmp_path) as (filesystem, path):
+        how = {"filesystem": filesystem, "shards": 2, "workers": workers}
+        label_images(rows, path, f"{desk}/teacher.py:build", **how, **options)
+        written = filesystem if isinstance(filesystem, fs.FileSystem) else fs.PyFileSystem(fs.FSSpecHandler(filesystem))
+        (tmp_path / "copied" / "set").mkdir(parents=True)
+        fs.copy_files(path, str(tmp_path / "copied" / "set"), written, fs.LocalFileSystem())
+        assert label_images(rows, path, f"{desk}/teacher.py:build", **how, **options).finished_before
     encode(EncodeConfig(arrays, f"{tmp_path}/one.slc", f"{desk}/teacher.py:build", **options))
-    assert images_of(*shards_of(tmp_path / "bucket" / "some" / "set")) == images_of(tmp_path / "one.slc")
+    assert images_of(*shards_of(tmp_path / "copied" / "set")) == images_of(tmp_path / "one.slc")
 
 
 def test_unreadable_images_and_other_options(tmp_path, desk):

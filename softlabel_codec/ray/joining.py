@@ -46,9 +46,9 @@ class Asked:
         return len(self.part)
 
     def __getitem__(self, places: range) -> Asked:
-        """Return a range of them."""
+        """Return a range of them. Keys are copied: a slice of an array of Arrow's is pickled with all of the array."""
         rows = slice(places.start, places.stop)
-        return Asked(self.keys[rows], self.part[rows], self.number[rows])
+        return Asked(pa.concat_arrays([self.keys[rows]]), self.part[rows], self.number[rows])
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
