@@ -17,7 +17,7 @@ test-others: .venv-others/installed
 	OMP_NUM_THREADS=1 .venv-others/bin/pytest --others --numprocesses auto --maxprocesses 8 tests/test_others*.py tests/test_loops.py
 
 test-many: .venv-many/installed
-	OMP_NUM_THREADS=1 .venv-many/bin/pytest --many tests/test_many*.py
+	OMP_NUM_THREADS=1 .venv-many/bin/pytest --many --numprocesses auto --maxprocesses 4 --dist loadfile tests/test_many*.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

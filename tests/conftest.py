@@ -70,6 +70,12 @@ def pytest_configure(config):
         config.pluginmanager.register(WithoutTorch())  # not only for what lies in this folder, as hooks of this file are
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leave out modules that can be imported only where there is what the tests with the mark `many` need."""
+    needs_many = collection_path.name.startswith("test_many") or collection_path.name in ("ray_driver.py", "servers")
+    return True if needs_many and not config.getoption("--many") else None
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out what needs libraries or data that are not there, unless somebody insists (as CI does)."""
     choose_apart(config, items)

@@ -112,7 +112,8 @@ def test_shards_hold_the_labels_that_one_process_gives(desk, tmp_path):
     paths = shards_of(tmp_path / "set")
     assert [path.name for path in paths] == [f"set-0000{number}-of-00003.slc" for number in range(3)]
     assert images_of(*paths) == images_of(tmp_path / "set") == images_of(desk / "one.slc")
-    assert [row["key"] for row in read_labels(tmp_path / "set").take_all()] == [key for key, _, _ in images_of(tmp_path / "set")]
+    keys = sorted(row["key"] for row in read_labels(tmp_path / "set").take_all())  # Ray keeps no order of rows unless it is told to
+    assert keys == sorted(key for key, _, _ in images_of(tmp_path / "set"))
     assert (report.num_images, report.resumed_images, report.crops_per_image, report.skipped) == (26, 0, CROPS, {})
     again = label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=3)
     assert (again.num_images, again.finished_before) == (26, True)
@@ -125,11 +126,11 @@ def test_shards_hold_the_labels_that_one_process_gives(desk, tmp_path):
 
 def wait_for_parts(out, count):
     """Wait until some parts of a set are written."""
-    for _ in range(600):
+    for _ in range(3000):
         if len(list(out.glob("*.parts/*.slc"))) >= count:
             return
         time.sleep(0.1)
-    raise AssertionError(f"expected {count} parts within a minute")
+    raise AssertionError(f"expected {count} parts within five minutes")
 
 
 def actors():

@@ -134,8 +134,8 @@ def test_a_set_is_checked_against_its_teacher(shapes, tmp_path):
 
 
 def test_which_labels_are_stored(tmp_path):
-    for labels in ("a.slc", str(tmp_path), "sets/x.slc.index.json"):
+    for labels in ("a.slc", str(tmp_path), "sets/x.slc.index.json", "s3://bucket/sets/x", "https://host/a.slc?signature=1"):
         assert kind_of_labels(labels) == "stored"
     shutil.rmtree(tmp_path)
-    with pytest.raises(ArgumentError, match=r"a label set \(its folder, or NAME\.slc\.index\.json\), 'truth'"):
+    with pytest.raises(ArgumentError, match=r"a label set \(its folder, or NAME\.slc\.index\.json\), a URL of one of these, 'truth'"):
         kind_of_labels(str(tmp_path))

@@ -6,7 +6,6 @@ A test that needs torch in a module that does not import it has the mark `torch`
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -52,28 +51,32 @@ def _reaches_torch(path: Path, seen: set[Path]) -> bool:
     return False
 
 
-def _imported(path: Path) -> Iterator[str]:
-    """Yield the names that a module imports when it is imported: not in its functions, and not for type checkers only."""
+@cache
+def _imported(path: Path) -> list[str]:
+    """Return the names that a module imports when it is imported: not in its functions, and not for type checkers only."""
+    names: list[str] = []
     waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and "TYPE_CHECKING" not in _condition(node):
             waiting += ast.iter_child_nodes(node)
+    return names
 
 
 def _condition(node: ast.AST) -> str:
     return ast.unparse(node.test) if isinstance(node, ast.If) else ""
 
 
-def _files(name: str) -> Iterator[Path]:
-    """Yield the files of this repository that importing a name runs: its own, and those of the packages that it lies in."""
-    parts = name.split(".")
+@cache
+def _files(name: str) -> list[Path]:
+    """Return the files of this repository that importing a name runs: its own, and those of the packages that it lies in."""
+    parts, found = name.split("."), []
     for length in range(1, len(parts) + 1):
         for place in PLACES:
             path = place.joinpath(*parts[:length])
-            yield from (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
+            found += [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
+    return found

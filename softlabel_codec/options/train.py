@@ -17,6 +17,7 @@ from softlabel_codec.checks.limits import MAX_IMAGE_SIDE
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.label_set.index_file import SUFFIX
 from softlabel_codec.options.fields import option, types_of
+from softlabel_codec.storage.location import is_remote
 
 STORED, MAPS, TRUTH, ONLINE = "stored", "maps", "truth", "online"
 """Kinds of label sources: label files, label maps, class folders, a teacher in every step."""
@@ -178,7 +179,9 @@ def kind_of_labels(labels: str) -> str:
         return STORED
     if labels.endswith(".npz"):
         return MAPS
-    files = f"FILE.slc, FILE.npz (label maps), a label set (its folder, or NAME{SUFFIX})"
+    if is_remote(labels):
+        return STORED
+    files = f"FILE.slc, FILE.npz (label maps), a label set (its folder, or NAME{SUFFIX}), a URL of one of these"
     raise ArgumentError(f"labels: expected {files}, {TRUTH!r} or {ONLINE!r}, got {labels!r}")
 
 

@@ -22,7 +22,9 @@ BLOCK_BYTES = 2**25
 
 
 def read_labels(path: str | os.PathLike[str], *, dense: bool = False) -> ray.data.Dataset:
-    """Return the labels of a file or set as a Ray Dataset, one row for each image, in their order.
+    """Return the labels of a file or set as a Ray Dataset, one row for each image.
+
+    Rows come in the order of the images if Ray is told to keep it (`DataContext.execution_options.preserve_order`).
 
     Parameters
     ----------

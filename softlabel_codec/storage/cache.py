@@ -67,11 +67,11 @@ class Cache:
         """
         if cache is None or cache is False:
             return None
-        if cache is not True:
-            return cls(cache)
         if os.name == "nt":
             logger.warning("no files can be kept: this system has no locks that are released when their process ends")
             return None
+        if cache is not True:
+            return cls(cache)
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         folder = os.environ.get(FOLDER) or f"{home}/softlabel_codec"
         try:

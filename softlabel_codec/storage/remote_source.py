@@ -20,7 +20,7 @@ GAP_BYTES = 2**18
 """Ranges that are no farther apart are one request."""
 REQUEST_BYTES = 2**23
 """Longer ranges are divided into several requests."""
-TOGETHER_BYTES = 2**25
+TOGETHER_BYTES = 2**23
 """Sections up to this size are read as one when a part is needed."""
 FIRST_AHEAD_BYTES = 2**16
 WHOLE_BYTES = 2**30

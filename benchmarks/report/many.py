@@ -1,0 +1,87 @@
+"""From the results of many machines to `MANY.md`: python -m benchmarks.report.many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.measure.common import RESULTS
+from benchmarks.report.write import BENCHMARKS, Result, Rows, table
+
+PAGE = BENCHMARKS / "MANY.md"
+
+
+def render() -> str:
+    """Return the text of the page: the prose of the template, with the numbers of the results."""
+    where = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in ("engines", "storage", "sets")}
+    return where.get_template("MANY.md.jinja").render(
+        engines=_engines(results["engines"]), storage=_storage(results["storage"]), sets=_sets(results["sets"])
+    )
+
+
+def _spread(found: Result, digits: int = 2, scale: float = 1.0) -> str:
+    low, middle, high = (f"{found[part] * scale:.{digits}f}" for part in ("min", "median", "max"))
+    return f"{middle} ({low} to {high})"
+
+
+def _engines(found: Result) -> dict[str, Any]:
+    rows: Rows = []
+    for way, rate in found["images_per_second"].items():
+        of_plain = _spread(found["of_plain"][way]) if way in found["of_plain"] else ""
+        rows.append((way, _spread(rate), of_plain, _spread(found["seconds_to_start"][way], 1)))
+    rounds = next(iter(found["images_per_second"].values()))["n"]
+    return {**found, "rounds": rounds, "table": table(["workers", "images per second", "of plain", "seconds to start"], rows)}
+
+
+def _storage(found: Result) -> dict[str, Any]:
+    rows: Rows = []
+    for store, delays in found["stores"].items():
+        for delay, ways in delays.items():
+            for way, measured in ways.items():
+                batch = measured["batch"]
+                size = f"{batch['bytes'] / 1e6:.2f}"
+                rows.append((f"{store}, {delay}, {way}", f"{batch['requests']:.1f}", size, _spread(batch["seconds"], 1, 1e3)))
+    gaps: Rows = [
+        (f"{store}, {int(gap) // 1024} KiB", f"{batch['requests']:.1f}", f"{batch['bytes'] / 1e6:.2f}", _spread(batch["seconds"], 1, 1e3))
+        for store, of_store in found["gaps"].items()
+        for gap, batch in of_store.items()
+    ]
+    clients: Rows = [(what, *(_spread(client["seconds"], 1, 1e3) for client in both.values())) for what, both in found["clients"].items()]
+    names = [f"{name}, ms" for name in next(iter(found["clients"].values()))] if found["clients"] else []
+    columns = ["", "requests per batch", "MB per batch", "ms per batch"]
+    return {
+        **found,
+        "local_ms": _spread(found["local"]["seconds"], 1, 1e3),
+        "table": table(["store, delay, way", *columns[1:]], rows),
+        "gaps_table": table(["ranges joined over", *columns[1:]], gaps),
+        "clients_table": table(["delay, ranges", *names], clients),
+    }
+
+
+def _sets(found: Result) -> dict[str, Any]:
+    memory, disk = found["copying"]["memory"], found["copying"]["disk"]
+    rows: Rows = [(way, *(_speed(place[kind][way]) for place in (memory, disk))) for kind in ("whole", "decoded") for way in memory[kind]]
+    batches: Rows = [(name, _spread(seconds, 2, 1e3)) for name, seconds in found["seconds_per_batch"].items()]
+    return {
+        **found,
+        "opening_s": _spread(found["opening"]["seconds"]),
+        "rounds": next(iter(memory["whole"].values()))["seconds"]["n"],
+        "batches_table": table(["set", "ms per batch"], batches),
+        "copy_table": table(["copy", "in memory", "to disk, synced"], rows),
+    }
+
+
+def _speed(measured: Result) -> str:
+    seconds = measured["seconds"]
+    slow, middle, fast = (measured["bytes"] / seconds[part] / 1e9 for part in ("max", "median", "min"))
+    return f"{middle:.2f} ({slow:.2f} to {fast:.2f})"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render())
