@@ -209,7 +209,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, Any]:
     def of(way: str, name: str) -> NDArray[np.float64]:
         return np.array([getattr(one, name) for one in found[way]])
 
-    def times_plain(name: str) -> dict[str, dict[str, float]]:
+    def of_plain(name: str) -> dict[str, dict[str, float]]:
         return {way: spread(of(way, name) / of(plain, name)) for way, plain in PLAIN.items()}
 
     return {
@@ -219,9 +219,9 @@ def measure(rounds: int = ROUNDS) -> dict[str, Any]:
         "crops_per_image": CROPS,
         "shards": SHARDS,
         "images_per_second": {way: spread(of(way, "rate")) for way in WAYS},
-        "times_plain": times_plain("rate"),
+        "of_plain": of_plain("rate"),
         "processor_seconds_per_image": {way: spread(of(way, "processor_seconds")) for way in WAYS},
-        "processor_times_plain": times_plain("processor_seconds"),
+        "processor_of_plain": of_plain("processor_seconds"),
         "seconds_to_start": {way: spread(of(way, "seconds_to_start")) for way in WAYS},
         "seconds_to_start_a_cluster": cluster_seconds,
         "same_bytes": len({one.fingerprint for of_way in found.values() for one in of_way}) == 1,

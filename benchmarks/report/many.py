@@ -33,10 +33,12 @@ def _spread(found: Result, digits: int = 2, scale: float = 1.0) -> str:
 def _engines(found: Result) -> dict[str, Any]:
     rows: Rows = []
     for way, rate in found["images_per_second"].items():
-        of_plain = _spread(found["of_plain"][way]) if way in found["of_plain"] else ""
-        rows.append((way, _spread(rate), of_plain, _spread(found["seconds_to_start"][way], 1)))
+        of_plain, processor_of_plain = (_spread(found[of][way]) if way in found[of] else "" for of in ("of_plain", "processor_of_plain"))
+        processors = _spread(found["processor_seconds_per_image"][way])
+        rows.append((way, _spread(rate), of_plain, processors, processor_of_plain, _spread(found["seconds_to_start"][way], 1)))
     rounds = next(iter(found["images_per_second"].values()))["n"]
-    return {**found, "rounds": rounds, "table": table(["workers", "images per second", "of plain", "seconds to start"], rows)}
+    columns = ["workers", "images per second", "of plain", "processor seconds per image", "of plain", "seconds to start"]
+    return {**found, "rounds": rounds, "table": table(columns, rows)}
 
 
 def _storage(found: Result) -> dict[str, Any]:
