@@ -6,7 +6,6 @@ import sys
 import time
 import zlib
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -895,7 +894,6 @@ def test_the_command_is_interrupted(tmp_path):
             break
     assert (started.returncode, error) == (130, "slcodec: interrupted. Nothing was written\n")
     assert not out.exists()
-
 
 
 def test_keys_that_are_not_text_are_named(tmp_path):

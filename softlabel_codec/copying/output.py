@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import hashlib
 import os
 import re
@@ -161,7 +162,7 @@ class _Set:
             if file is not None:
                 file.close()
         if self._is_new:
-            self._folder.rmdir()
+            shutil.rmtree(self._folder)  # also what an interruption left between its creation and a note of it
         return True
 
 
