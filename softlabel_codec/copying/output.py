@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
