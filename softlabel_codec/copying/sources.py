@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.container.metadata import difference
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.errors import ArgumentError, MismatchError, StateError
 from softlabel_codec.label_set.finding import index_of_set, read_index
@@ -94,10 +93,3 @@ def _index_in(folder: Path) -> Path:
             f"{folder}: expected the index of one set, got {counted(len(found), 'index', 'indices')}: {names}. Name one of them"
         )
     raise StateError(f"{folder}: expected the index of a set (NAME{SUFFIX}), got none: it is no set, or is not finished")
-
-
-def check_same_metadata(first: OpenContainer, other: OpenContainer) -> None:
-    """Raise MismatchError unless two files of a set have the same header and metadata."""
-    if first.beginning.data != other.beginning.data:
-        what = difference(other.description, first.description)
-        raise MismatchError(f"{other.source.path}: expected the metadata of {first.source.path.name}, as in one label set: {what}")

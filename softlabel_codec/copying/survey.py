@@ -18,8 +18,10 @@ from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import KeysDigest
 from softlabel_codec.copying.belonging import IMAGES, Changes, Head, check_belonging, joint_beginning
 from softlabel_codec.copying.selection import Selection
-from softlabel_codec.copying.sources import Source, SourceFile, check_same_metadata
+from softlabel_codec.copying.sources import Source, SourceFile
 from softlabel_codec.errors import CorruptError, MismatchError, StateError
+from softlabel_codec.label_set.distinct import Ends, repeated_key
+from softlabel_codec.label_set.making import check_same_metadata
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,15 @@ class SurveyedFile:
         Which images are copied; None: all.
     num_wanted : int
         How many these are.
-    first_key, last_key : bytes or None
-        The smallest and the largest of its keys.
+    ends : (bytes, bytes) or None
+        The smallest and the largest of its keys; None if it holds no images.
     """
 
     file: SourceFile
     fingerprint: str
     wanted: NDArray[np.bool_] | None
     num_wanted: int
-    first_key: bytes | None
-    last_key: bytes | None
+    ends: Ends
 
     def open(self) -> OpenContainer:
         """Open the file again; StateError if it is not the same any more."""
@@ -137,9 +138,10 @@ class _Look:
     def _add(self, file: SourceFile, container: OpenContainer) -> None:
         wanted = self._choose(container)
         num_images = container.trailer.num_images
-        first, last = (None if key is None else key.encode() for key in container.keys.ends())
+        first, last = container.keys.ends()
+        ends = None if first is None or last is None else (first.encode(), last.encode())
         num_wanted = num_images if wanted is None else int(np.count_nonzero(wanted))
-        self.files.append(SurveyedFile(file, container.fingerprint, wanted, num_wanted, first, last))
+        self.files.append(SurveyedFile(file, container.fingerprint, wanted, num_wanted, ends))
         self.skipped += container.summary.get("skipped_keys", [])
         self.num_images += num_images
         self.block_bytes += container.trailer.keys_offset - container.beginning.blocks_offset
@@ -182,45 +184,22 @@ class _Look:
 
 def _check_distinct(files: Sequence[SurveyedFile]) -> None:
     """Raise MismatchError if a key is copied from two files. Only files whose ranges of keys overlap are read."""
-    overlapping = _overlapping(files)
-    hashes = np.sort(np.concatenate([np.zeros(0, np.int64), *map(_hashes, overlapping)]))
-    repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    seen: dict[bytes, SurveyedFile] = {}
-    for file in overlapping if repeated else []:
-        with file.open() as container:
-            for key in file.wanted_keys(container.keys):
-                if hash(key) not in repeated:
-                    continue
-                if key in seen:
-                    both = f"{seen[key].file.path} and {file.file.path}"
-                    raise MismatchError(f"key {key.decode(errors='replace')!r}: expected it once, got it in {both}")
-                seen[key] = file
 
+    def keys_of(place: int) -> Iterator[bytes]:
+        with files[place].open() as container:
+            yield from files[place].wanted_keys(container.keys)
 
-def _overlapping(files: Sequence[SurveyedFile]) -> list[SurveyedFile]:
-    """Return the files whose range of keys overlaps that of another, in their order."""
-    there = [(file.first_key, file.last_key, place) for place, file in enumerate(files) if file.num_wanted]
-    found: set[int] = set()
-    end: bytes | None = None
-    holder = -1
-    for first, last, place in sorted((first, last, place) for first, last, place in there if first is not None and last is not None):
-        if end is not None and first <= end:
-            found |= {holder, place}
-        if end is None or last >= end:
-            end, holder = last, place
-    return [files[place] for place in sorted(found)]
-
-
-def _hashes(file: SurveyedFile) -> NDArray[np.int64]:
-    with file.open() as container:
-        return np.fromiter(map(hash, file.wanted_keys(container.keys)), np.int64)
+    found = repeated_key([file.ends if file.num_wanted else None for file in files], keys_of)
+    if found is not None:
+        both = f"{files[found.one].file.path} and {files[found.other].file.path}"
+        raise MismatchError(f"key {found.key.decode(errors='replace')!r}: expected it once, got it in {both}")
 
 
 def _not_copied(keys: list[str], files: Sequence[SurveyedFile]) -> list[str]:
     """Return those of some keys that no file has among its images."""
     left = dict.fromkeys(keys)
     for file in files:
-        within = [key for key in left if (file.first_key or b"\xff") <= key.encode() <= (file.last_key or b"")]
+        within = [key for key in left if file.ends and file.ends[0] <= key.encode() <= file.ends[1]]
         if within:
             with file.open() as container:
                 for key in within:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.label_set.belonging import difference_of_beginnings
+from softlabel_codec.label_set.distinct import repeated_key
 from softlabel_codec.label_set.index_file import SUFFIX, SetIndex, Shard
 from softlabel_codec.storage.location import Location
 
@@ -73,7 +70,7 @@ def read_shards(files: Sequence[Path], progress: Progress | None = None) -> SetI
     with OpenContainer(files[0]) as first:
         for number, file in enumerate(files):
             with OpenContainer(file) as container:
-                _check_same(first, container)
+                check_same_metadata(first, container)
                 found.append(_read(container))
             if progress is not None:
                 progress(number + 1, len(files))
@@ -105,50 +102,21 @@ def _read(container: OpenContainer) -> _Found:
     return _Found(shard, {int(num_crops.min()), int(num_crops.max())} if len(num_crops) else set())
 
 
-def _check_same(first: OpenContainer, other: OpenContainer) -> None:
+def check_same_metadata(first: OpenContainer, other: OpenContainer) -> None:
+    """Raise MismatchError unless two files, of one set, have the same header and metadata."""
     if first.beginning.data != other.beginning.data:
         raise MismatchError(f"{other.path}: {difference_of_beginnings(other.beginning, first.beginning, first.path.name)}")
 
 
 def check_distinct_keys(files: Sequence[Location], shards: Sequence[Shard]) -> None:
     """Raise MismatchError if a key occurs in two shards, of which only those are read whose ranges of keys overlap."""
-    overlapping = _overlapping(shards)
-    if not overlapping:
-        return
-    hashes = np.sort(np.concatenate([_hashes(files[place]) for place in overlapping]))
-    repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    seen: dict[bytes, int] = {}
-    for place in overlapping if repeated else []:
-        for key in _keys(files[place]):
-            if _hash(key) in repeated:
-                if key in seen:
-                    both = f"{files[seen[key]].name} and {files[place].name}"
-                    raise MismatchError(f"key {key.decode()!r}: expected it in one shard of the set, got it in {both}")
-                seen[key] = place
 
+    def keys_of(place: int) -> Iterator[bytes]:
+        with OpenContainer(files[place]) as container:
+            yield from container.keys.raw()
 
-def _overlapping(shards: Sequence[Shard]) -> list[int]:
-    """Return which shards have keys within the range of another."""
-    there = ((place, shard.first_key, shard.last_key) for place, shard in enumerate(shards))
-    ranges = [(first.encode(), last.encode(), place) for place, first, last in there if first is not None and last is not None]
-    found: set[int] = set()
-    end, last = b"", -1
-    for low, high, place in sorted(ranges):
-        if last >= 0 and low <= end:
-            found |= {last, place}
-        if last < 0 or high >= end:
-            end, last = high, place
-    return sorted(found)
-
-
-def _keys(file: Location) -> Iterator[bytes]:
-    with OpenContainer(file) as container:
-        yield from container.keys.raw()
-
-
-def _hashes(file: Location) -> NDArray[np.uint64]:
-    return np.fromiter(map(_hash, _keys(file)), np.uint64)
-
-
-def _hash(key: bytes) -> int:
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+    ends = [None if shard.first_key is None else (shard.first_key.encode(), str(shard.last_key).encode()) for shard in shards]
+    found = repeated_key(ends, keys_of)
+    if found is not None:
+        both = f"{files[found.one].name} and {files[found.other].name}"
+        raise MismatchError(f"key {found.key.decode()!r}: expected it in one shard of the set, got it in {both}")
