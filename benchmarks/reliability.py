@@ -86,6 +86,12 @@ def _crashes(folder: Path, scale: float) -> dict[str, Any]:
     }
 
 
+def _workers(folder: Path, scale: float) -> dict[str, Any]:
+    import crashes
+
+    return {"workers killed and stopped at random": crashes.kills_of_workers(folder, max(1, round(200 * scale)))}
+
+
 def _load(folder: Path, scale: float) -> dict[str, Any]:
     import load
 
@@ -184,6 +190,13 @@ SECTIONS = {
         "lacks its name can be read. A third of the random kills fall while the writer finishes, which a slow disk (1 ms for each call) "
         "draws out for them. `slcodec encode` is continued by the same command: its `finished files` have the bytes of an unbroken run.",
         _crashes,
+    ),
+    "workers": Section(
+        "Workers of a label set",
+        "Three workers make one set together. One after another is killed, or stopped for so long that it loses its lock, and others take "
+        "their places. `finished sets` have the bytes of a set that one worker made, and nothing is left beside them. Every second set is "
+        "made by workers that cannot see whether the others live, as on several machines.",
+        _workers,
     ),
     "load": Section(
         "Load",

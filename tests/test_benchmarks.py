@@ -9,7 +9,7 @@ from conftest import random_probs
 
 from benchmarks.measure import copying, distortion, epochs, images, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
-from benchmarks.report import figures
+from benchmarks.report import figures, many
 from benchmarks.report import write as report
 from softlabel_codec.sampler import CropSampler
 
@@ -86,6 +86,10 @@ def test_the_report_is_rendered(result, tmp_path):
 def test_the_committed_report_is_that_of_the_committed_result():
     path = report.latest()
     assert report.REPORT.read_text() == report.render(json.loads(path.read_text()), path.name)
+
+
+def test_the_committed_page_of_many_machines_is_that_of_the_committed_results():
+    assert many.PAGE.read_text() == many.render()
 
 
 def test_the_model_counts_what_an_adaptive_coder_would_need():

@@ -68,21 +68,30 @@ def _storage(found: Result) -> dict[str, Any]:
 
 def _sets(found: Result) -> dict[str, Any]:
     memory, disk = found["copying"]["memory"], found["copying"]["disk"]
-    rows: Rows = [(way, *(_speed(place[kind][way]) for place in (memory, disk))) for kind in ("whole", "decoded") for way in memory[kind]]
+    whole: Rows = [(way, *(_gigabytes(place["whole"][way]) for place in (memory, disk))) for way in memory["whole"]]
+    decoded: Rows = [(way, *(_crops(place["decoded"][way]) for place in (memory, disk))) for way in memory["decoded"]]
     batches: Rows = [(name, _spread(seconds, 2, 1e3)) for name, seconds in found["seconds_per_batch"].items()]
     return {
         **found,
         "opening_s": _spread(found["opening"]["seconds"]),
         "rounds": next(iter(memory["whole"].values()))["seconds"]["n"],
         "batches_table": table(["set", "ms per batch"], batches),
-        "copy_table": table(["copy", "in memory", "to disk, synced"], rows),
+        "copy_table": table(["copy, GB per second", "in memory", "to disk, synced"], whole),
+        "decoded_table": table(["copy, thousands of crops per second", "in memory", "to disk, synced"], decoded),
     }
 
 
-def _speed(measured: Result) -> str:
-    seconds = measured["seconds"]
-    slow, middle, fast = (measured["bytes"] / seconds[part] / 1e9 for part in ("max", "median", "min"))
-    return f"{middle:.2f} ({slow:.2f} to {fast:.2f})"
+def _gigabytes(measured: Result) -> str:
+    return _per_second(measured, measured["bytes"] / 1e9, 2)
+
+
+def _crops(measured: Result) -> str:
+    return _per_second(measured, measured["crops"] / 1e3, 0)
+
+
+def _per_second(measured: Result, amount: float, digits: int) -> str:
+    slow, middle, fast = (f"{amount / measured['seconds'][part]:.{digits}f}" for part in ("max", "median", "min"))
+    return f"{middle} ({slow} to {fast})"
 
 
 if __name__ == "__main__":
