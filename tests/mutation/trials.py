@@ -25,7 +25,7 @@ from typing import Any
 
 from mutation.mutants import Mutant
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 300
 MAX_MEMORY_BYTES = 8 * 2**30
 SURVIVED, KILLED, TIMED_OUT, NOT_IMPORTED = "survived", "killed", "timed out", "not imported"
 _EXIT_NOT_IMPORTED = 77
