@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT, REPORT = RESULTS / "reliability.json", Path(__file__).with_name("RELIABILITY.md")
 sys.path.insert(0, str(ROOT / "tests"))  # where what is tried is defined: the tests try the same, in small
 FULL, BRIEF = 1.0, 0.01
+MUTANTS_PER_MODULE = 100
 _OUTCOMES = ("refused_unfinished", "recovered_exactly", "resumed_to_same_bytes", "failed", "succeeded", "images_beside", "unharmed")
 """Ways to end that not everything tried can end in: of these no zeros are reported."""
 
@@ -117,7 +118,7 @@ def _new(folder: Path, name: str) -> Path:
 def _mutation(folder: Path, scale: float) -> dict[str, Any]:
     from mutation.kill_mutants import run
 
-    report = run(workers=2, sample=None if scale == FULL else 3)
+    report = run(workers=2, sample=MUTANTS_PER_MODULE if scale == FULL else 3)
     return {one.module: dataclasses.asdict(one) for one in (*report.modules, report.total)}
 
 
@@ -206,7 +207,8 @@ SECTIONS = {
     "mutation": Section(
         "Mutation testing",
         "Framing, packing and quantising (`container/framing.py`, `container/zstd_frames.py`, `block/`, `quantise/`): small changes of the "
-        "code, of which the tests of these modules should notice all that change behaviour. Most survivors do the same as the original.",
+        f"code, {MUTANTS_PER_MODULE} of each module drawn at random or all that there are, of which the tests of these modules should notice "
+        "all that change behaviour. Most survivors do the same as the original.",
         _mutation,
     ),
     "coverage": Section("Coverage", "What the tests run, of the whole package and of its core.", _coverage),
