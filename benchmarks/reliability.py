@@ -207,8 +207,8 @@ SECTIONS = {
     "mutation": Section(
         "Mutation testing",
         "Framing, packing and quantising (`container/framing.py`, `container/zstd_frames.py`, `block/`, `quantise/`): small changes of the "
-        f"code, {MUTANTS_PER_MODULE} of each module drawn at random or all that there are, of which the tests of these modules should notice "
-        "all that change behaviour. Most survivors do the same as the original.",
+        f"code, {MUTANTS_PER_MODULE} of each module drawn at random or all that there are, of which the tests of these modules should "
+        "notice all that change behaviour. Most survivors do the same as the original.",
         _mutation,
     ),
     "coverage": Section("Coverage", "What the tests run, of the whole package and of its core.", _coverage),
