@@ -37,14 +37,18 @@ STRATEGIES = {
     "marginal_smoothing": Strategy("sparse", ("k", "t", "values", "step", "tail")),
     "marginal_renorm": Strategy("sparse", ("k", "t", "values", "step")),
     "dense": Strategy("dense", ("values", "content")),
+    "field": Strategy("field", ("step", "cost")),
 }
 POLICIES = ("uniform", "renorm", "tail")
-VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16")}
+VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16"), "field": ("none",)}
 """Value encodings of each family, the default first."""
 CONTENTS = ("probs", "logits", "features")
 DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL = 0.2, 0.5
 MIN_STEP, MAX_STEP = 0.04, 1.0
+_STEPS = {"field": (0.1, 1.0)}
+"""Smallest and largest step of codecs that have other bounds."""
 MIN_THRESHOLD = 2.0**-15
+DEFAULT_COST, MIN_COST, MAX_COST = 0.0005, 1e-7, 0.1
 
 _MAX_CHARACTERS = 256
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -67,13 +71,15 @@ class Codec:
     t : float or None
         Keep every class with at least this probability, and always the top one.
     values : str
-        Encoding of the values: `none` (only `hard`), `log8`, `f32` or `f16`.
+        Encoding of the values: `none` (only `hard` and `field`), `log8`, `f32` or `f16`.
     step : float
-        Step of the `log8` quantiser, in natural-log units.
+        Step of the `log8` quantiser, or of the logits of a `field`, in natural-log units.
     tail : int
         Number of classes in the tail, which is stored once per image; 0: none.
     content : str
         Content of the vectors of `dense`: `probs`, `logits` or `features`.
+    cost : float
+        What the writer of a `field` lets a byte cost: it is spent if it lowers the mean KL of the image's crops by this much, in nats.
 
     Raises
     ------
@@ -96,6 +102,7 @@ class Codec:
     step: float
     tail: int
     content: str
+    cost: float
 
     def __init__(
         self,
@@ -107,6 +114,7 @@ class Codec:
         step: float | None = None,
         tail: int = 0,
         content: str | None = None,
+        cost: float = DEFAULT_COST,
     ) -> None:
         _check_choice("strategy", name, STRATEGIES)
         tail = 0 if whole(tail) == 0 else _count("tail", tail)
@@ -115,16 +123,17 @@ class Codec:
             k=None if k is None else _count("k", k),
             t=None if t is None else _number("t", t, MIN_THRESHOLD, 1.0),
             values=_choose("values", values, _possible_values(name)),
-            step=default_step(tail) if step is None else _number("step", step, MIN_STEP, MAX_STEP),
+            step=_default_step(name, tail) if step is None else _number("step", step, *_STEPS.get(name, (MIN_STEP, MAX_STEP))),
             tail=tail,
             content=_choose("content", content, CONTENTS),
+            cost=_number("cost", cost, MIN_COST, MAX_COST),
         )
         self._check_together()
 
     def _check_together(self) -> None:
         """Raise ArgumentError if the options do not go together."""
         options = STRATEGIES[self.name].options
-        for option, default in (("k", None), ("t", None), ("tail", 0), ("content", CONTENTS[0])):
+        for option, default in (("k", None), ("t", None), ("tail", 0), ("content", CONTENTS[0]), ("cost", DEFAULT_COST)):
             if getattr(self, option) != default and option not in options:
                 raise _no_option(self.name, option, f"{option}={getattr(self, option)}")
         if "k" in options and (self.k is None) == (self.t is None):
@@ -132,12 +141,16 @@ class Codec:
                 f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
                 f"for example '{self.name}:k=5'"
             )
-        if self.values != "log8" and self.step != default_step(self.tail):
+        if self.values != "log8" and self.name != "field" and self.step != self._default_step:
             raise ArgumentError(f"step belongs to values=log8, not to values={self.values}")
 
     @property
+    def _default_step(self) -> float:
+        return _default_step(self.name, self.tail)
+
+    @property
     def family(self) -> str:
-        """`sparse` or `dense`: which page of the specification applies."""
+        """`sparse`, `dense` or `field`: which page of the specification applies."""
         return STRATEGIES[self.name].family
 
     @property
@@ -147,7 +160,7 @@ class Codec:
 
     @property
     def kept_classes(self) -> int | None:
-        """Number of kept classes if it is the same for every crop, else None. Not for `dense`."""
+        """Number of kept classes if it is the same for every crop, else None. Only of the sparse family."""
         return 1 if self.name in ("hard", "smoothing") else self.k
 
     def __str__(self) -> str:
@@ -158,12 +171,14 @@ class Codec:
             options.append(f"t={self.t!r}")
         if self.values not in ("none", VALUES[self.family][0]):
             options.append(f"values={self.values}")
-        if self.step != default_step(self.tail):
+        if self.step != self._default_step:
             options.append(f"step={self.step!r}")
         if self.tail:
             options.append(f"tail={self.tail}")
         if self.content != CONTENTS[0]:
             options.append(f"content={self.content}")
+        if self.cost != DEFAULT_COST:
+            options.append(f"cost={self.cost!r}")
         return self.name + (":" + ",".join(options) if options else "")
 
     @classmethod
@@ -199,12 +214,12 @@ class Codec:
                 )
 
 
-def default_step(tail: int) -> float:
-    """Return the default step of `log8` for a codec with this many classes in the tail.
+def _default_step(name: str, tail: int) -> float:
+    """Return the default step of a codec of this name, with this many classes in the tail.
 
     With a tail, bytes are better spent on more classes than on finer ratios: see `benchmarks/REPORT.md`.
     """
-    return DEFAULT_STEP_WITH_TAIL if tail else DEFAULT_STEP
+    return DEFAULT_STEP_WITH_TAIL if tail or name == "field" else DEFAULT_STEP
 
 
 def _parse_options(name: str, rest: str) -> dict[str, int | float | str]:
@@ -226,7 +241,7 @@ def _parse_options(name: str, rest: str) -> dict[str, int | float | str]:
 def _parse_value(option: str, value: str) -> int | float | str:
     if option in ("k", "tail"):
         return _count(option, int(value) if _COUNT.fullmatch(value) else value)
-    if option in ("t", "step") and _NUMBER.fullmatch(value):
+    if option in ("t", "step", "cost") and _NUMBER.fullmatch(value):
         with contextlib.suppress(ValueError, ZeroDivisionError, OverflowError):
             return float(Fraction(value))
     return value

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from softlabel_codec.checks.arguments import check_boxes, check_flips_of
 from softlabel_codec.container.crop_reader import CropReader
 from softlabel_codec.container.lookup import Lookup
 from softlabel_codec.container.matching import KeyFinder
@@ -59,6 +60,9 @@ class SoftLabelReader:
         Whether the file stores the CRC-32 of each image's file: see `ImageLabels.image_crc32`.
     sampler : CropSampler, AllViews or None
         The sampler of crops that are `derived`.
+    any_crop : bool
+        Whether there is a crop of every number below 2^32, with its label: crops are derived, and labels are fields. `num_crops` are then
+        those that the teacher saw.
     padding : Padding
         How images are enlarged before crops are cut out of them; `padding.pixels` is 0 if they are not. Crops count from the upper left
         corner of the padded image, image sizes are those without padding.
@@ -129,6 +133,7 @@ class SoftLabelReader:
         self.codec = str(description.codec)
         self.sampler, self.image_checksums, self.padding = description.sampler, description.image_checksums, description.padding
         self.metadata: Plain = description.metadata
+        self.any_crop = stored.layout.any_crop
         self.keys, self._num_crops = stored.keys, stored.num_crops
 
     def __len__(self) -> int:
@@ -250,7 +255,8 @@ class SoftLabelReader:
     ) -> BatchLabels:
         """Return crops, flips and labels that are due of some images: those that `SoftLabelDataset` draws with the same arguments.
 
-        An image's crops depend on its number, the seed and the epoch only. All are used before any is used again.
+        An image's crops depend on its number, the seed and the epoch only. All are used before any is used again; where there is a crop of
+        every number (`any_crop`), none is.
 
         Parameters
         ----------
@@ -274,31 +280,79 @@ class SoftLabelReader:
         """
         numbers = self._lookup.rows(rows)
         return self._read_chosen(
-            numbers, due_crops(numbers, self._num_crops[numbers], crops_per_image, seed, epoch, stored_crops, self.path)
+            numbers,
+            due_crops(numbers, self._num_crops[numbers], crops_per_image, seed, epoch, stored_crops, self.path, any_crop=self.any_crop),
         )
 
+    def labels_at(
+        self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike, flips: ArrayLike | None = None
+    ) -> BatchLabels:
+        """Return the labels of any crops of several images: label fields (`codec="field"`) know that of every crop.
+
+        With `on_corrupt="skip"` as for `read_batch`.
+
+        Parameters
+        ----------
+        images : sequence of int or str
+            Numbers or keys of B images, in any order, at least one.
+        crops : int or float (B, N, 4)
+            top, left, height, width of N crops of each image: integers in pixels of the image with its padding, or else fractions of its
+            height and width.
+        flips : bool (B, N), optional
+            Whether each crop is mirrored, by default none. It does not change the label.
+
+        Raises
+        ------
+        ArgumentError
+            If the file holds labels of certain crops only, a crop is not inside of its image, or an argument is not as described.
+        KeyError, IndexError, CorruptError
+            As for `read_batch`.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile, pathlib
+        >>> from softlabel_codec import SoftLabelWriter
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "labels.slc"
+        >>> with SoftLabelWriter(path, num_classes=4, codec="field") as writer:
+        ...     writer.add("a.jpg", image_size=(60, 80), crops=[[0, 0, 60, 40], [0, 40, 60, 40]], flips=[False, False],
+        ...                probs=np.float32([[0.1, 0.7, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]]))
+        >>> with SoftLabelReader(path) as reader:
+        ...     reader.labels_at(["a.jpg"], [[[0, 0, 60, 40], [0, 40, 60, 40]]]).labels.top1.tolist()
+        [1, 0]
+        """
+        if not self.container.layout.family.of_places:
+            raise ArgumentError(
+                f"{self.path}: labels_at: {self.codec!r} holds labels of certain crops only. codec='field' knows those of any"
+            )
+        numbers = self._lookup.images(images)
+        boxes = check_boxes(crops, len(numbers))
+        mirrored = np.zeros(boxes.shape[:2], np.bool_) if flips is None else check_flips_of(flips, boxes.shape[:2])
+        return self._read_sound(numbers, lambda which: self._crops.labels_at(numbers[which], boxes[which], mirrored[which]))
+
     def _read_chosen(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
+        if len(numbers) == 1 and not self._skips_damage:
+            return self._crops.read_one(int(numbers[0]), None if chosen is None else chosen[0].tolist())
+        return self._read_sound(numbers, lambda which: self._crops.read_batch(numbers[which], None if chosen is None else chosen[which]))
+
+    def _read_sound(self, numbers: NDArray[np.int64], read: Callable[[Any], BatchLabels]) -> BatchLabels:
+        """Return what `read` gives of those of some images (B,) that can be read, chosen by a slice or a mask; note the others."""
         try:
-            return self._crops.read_batch(numbers, chosen)
+            return read(slice(None))
         except FormatError:
             if not self._skips_damage:
                 raise
-            sound = self._sound(numbers, chosen)
+            sound = np.array([self._is_sound(number, place, read) for place, number in enumerate(numbers.tolist())], np.bool_)
             if not sound.any():
                 raise
-        return self._crops.read_together(numbers[sound], None if chosen is None else chosen[sound])
+        return read(sound)
 
-    def _sound(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> NDArray[np.bool_]:
-        """Return which images (B,) can be read as those of a batch, one by one; note the others."""
-        sound = np.ones(len(numbers), np.bool_)
-        for place in range(len(numbers)):
-            one = slice(place, place + 1)
-            try:
-                self._crops.read_together(numbers[one], None if chosen is None else chosen[one])
-            except FormatError:
-                sound[place] = False
-                self._damaged.add(int(numbers[place]))
-        return sound
+    def _is_sound(self, number: int, place: int, read: Callable[[Any], BatchLabels]) -> bool:
+        try:
+            read(slice(place, place + 1))
+        except FormatError:
+            self._damaged.add(number)
+            return False
+        return True
 
     def check_classes(self, num_classes: int) -> None:
         """Raise MismatchError unless the labels are of that many classes."""

@@ -26,11 +26,15 @@ _FEW_IMAGES = "a block holds fewer images than the index says"
 
 @dataclass(frozen=True)
 class Fields:
-    """Names and struct codes (`B`, `H`, `h`, `I`) of the fields, and whether the image table has checksums."""
+    """Names and struct codes (`B`, `H`, `h`, `I`) of the fields, and whether the image table has checksums.
+
+    With `any_crop` crops of any number may be wanted, also of those that are not in the block.
+    """
 
     names: tuple[str, ...]
     codes: str
     checksums: bool = False
+    any_crop: bool = False
     struct: struct.Struct = field(init=False, repr=False)
     dtype: np.dtype[Any] = field(init=False, repr=False)
 
@@ -100,7 +104,7 @@ class BlockRows:
         image = tables.first_image[block] + slot
         self.image_sizes = tables.sizes[image]
         self.image_crc32s = None if tables.checksums is None else tables.checksums[image]
-        self.number, self.image_rows = _choose(crops, tables.image_crops[image])
+        self.number, self.image_rows = _choose(crops, tables.image_crops[image], fields.any_crop)
         owner = self.owner = np.repeat(np.arange(len(image)), self.image_rows)
         self.data, self._tables, self._block = tables.data, tables, block[owner]
         self._image, self._block_of_image = image, block
@@ -235,10 +239,10 @@ def _read_checksums(data: Bytes, start: IntArray, count: IntArray) -> NDArray[np
     return checksums
 
 
-def _choose(crops: IntArray | None, num_crops: IntArray) -> tuple[IntArray, IntArray]:
+def _choose(crops: IntArray | None, num_crops: IntArray, any_crop: bool) -> tuple[IntArray, IntArray]:
     """Return the chosen crop numbers, flat, and how many each image has."""
     if crops is None:
         return ragged(np.zeros(len(num_crops), np.int64), num_crops), num_crops
-    if (crops >= num_crops[:, None]).any():
+    if not any_crop and (crops >= num_crops[:, None]).any():
         raise CorruptError(FEW_CROPS)
     return crops.reshape(-1), np.full(len(crops), crops.shape[1], np.int64)

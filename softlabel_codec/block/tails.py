@@ -20,7 +20,7 @@ _TOO_LONG = "a tail lists more classes than the codec says"
 def pack_tails(tails: TailCodes) -> tuple[dict[str, int], list[Column]]:
     """Return the fields and columns of the tails of a block's images."""
     image, place = np.nonzero(tails.classes >= 0)
-    steps = _steps(tails.classes[image, place], image)
+    steps = steps_of_classes(tails.classes[image, place], image)
     width = width_of(int(steps.max(initial=0)))
     columns = [
         *(Column("tails", plane) for plane in to_planes(np.bincount(image, minlength=len(tails.floor)), 2)),
@@ -31,7 +31,7 @@ def pack_tails(tails: TailCodes) -> tuple[dict[str, int], list[Column]]:
     return {"tail_width": width}, columns
 
 
-def _steps(classes: IntArray, image: IntArray) -> IntArray:
+def steps_of_classes(classes: IntArray, image: IntArray) -> IntArray:
     """Return the differences between ascending classes and the previous class of the same image; the first is unchanged."""
     steps: IntArray = classes.copy()
     same = image[1:] == image[:-1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,9 +11,12 @@ from softlabel_codec.block.one_image import MAX_CROPS as MAX_FEW
 from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.container.gathering import GatheredBlocks, gather
 from softlabel_codec.container.stored_labels import StoredLabels
-from softlabel_codec.errors import CorruptError, FormatError
+from softlabel_codec.errors import ArgumentError, CorruptError, FormatError
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.quantise.field import FieldCodes
 
+_ROUNDING = 1e-5
+"""So much may fractions of an image be beyond its edge."""
 _OTHER_CROPS = "an image has another number of crops in its block than the index says"
 
 
@@ -56,19 +61,32 @@ class CropReader:
         except CorruptError as error:
             raise container.blocks.located(error, block) from None
 
+    def read_one(self, number: int, crops: list[int] | None) -> BatchLabels:
+        """Return what `read` does, as a batch of one image."""
+        return BatchLabels.of_image(self.read(number, crops), np.array([number], np.int64))
+
     def read_batch(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         """Return chosen crops, int64 (B, N), of images, int64 (B,), or all; CorruptError if a block is damaged."""
-        if len(numbers) == 1:
-            return BatchLabels.of_image(self.read(int(numbers[0]), None if chosen is None else chosen[0].tolist()), numbers)
-        return self.read_together(numbers, chosen)
-
-    def read_together(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
-        """Return what `read_batch` does, and decode a single image as those of a batch too."""
         found = gather(self._stored, numbers)
         try:
             return self._decode(found, numbers, chosen)
         except CorruptError as error:
             raise self._find_corrupt(numbers) or CorruptError(f"{self._stored.path}: {error}") from None
+
+    def labels_at(self, numbers: NDArray[np.int64], crops: NDArray[Any], flips: NDArray[np.bool_]) -> BatchLabels:
+        """Return the labels of crops (B, N, 4) that the caller gives of images (B,); CorruptError if a block is damaged.
+
+        Crops are in pixels of the image with its padding, or fractions of it, according to their type; `flips` are bool (B, N).
+        """
+        blocks = gather(self._stored, numbers)
+        try:
+            codes, of_images = self._layout.unpack_at(blocks.contents, blocks.block, blocks.slot, crops)
+            _check_inside(codes, crops, of_images.image_sizes)
+            labels = self._layout.quantiser.dequantise(codes, self._policy)
+        except CorruptError as error:
+            raise self._find_corrupt(numbers) or CorruptError(f"{self._stored.path}: {error}") from None
+        sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
+        return BatchLabels(crops.reshape(-1, 4), flips.reshape(-1), labels, sizes, num_crops, numbers, crc32s)
 
     def _decode(self, blocks: GatheredBlocks, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         found, of_images = self._layout.unpack(blocks.contents, blocks.block, blocks.slot, chosen, blocks.streams)
@@ -81,3 +99,14 @@ class CropReader:
     def _find_corrupt(self, numbers: NDArray[np.int64]) -> FormatError | None:
         errors = (images.container.find_corrupt(images.numbers) for files in self._stored.files_of(numbers) for images in files)
         return next(filter(None, errors), None)
+
+
+def _check_inside(codes: FieldCodes, crops: NDArray[Any], sizes: NDArray[np.int64]) -> None:
+    """Raise ArgumentError unless crops (B, N, 4) are inside of their images, whose sizes are (B, 2); their edges are in `codes`."""
+    inside = ((codes.edges >= -_ROUNDING) & (codes.edges <= 1 + _ROUNDING)).all(axis=1)
+    if not inside.all():
+        image, crop = divmod(int(inside.argmin()), crops.shape[1])
+        of = f"image {image}, whose size is {' x '.join(map(str, sizes[image].tolist()))} (height x width)"
+        raise ArgumentError(
+            f"crops: crop {crop} of {of}: expected top, left, height, width inside of it, got {crops[image, crop].tolist()}"
+        )

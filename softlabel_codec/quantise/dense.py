@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, CorruptError
 from softlabel_codec.labels import DenseLabels
+from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import check_floats, check_probs, wrong_labels
 from softlabel_codec.quantise.values import FLOAT_TYPES, MAX_SUM, Floats
 
@@ -24,7 +25,7 @@ class DenseQuantiser:
     def __init__(self, codec: Codec, num_classes: int) -> None:
         self._codec, self._num_classes = codec, num_classes
 
-    def quantise(self, labels: Mapping[str, Any], num_crops: int) -> DenseCodes:
+    def quantise(self, labels: Mapping[str, Any], num_crops: int, places: Places | None = None) -> DenseCodes:
         wanted = "probs" if self._codec.content == "probs" else "vectors"
         if set(labels) != {wanted}:
             raise wrong_labels(self._codec, wanted, labels)

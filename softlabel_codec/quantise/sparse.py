@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.labels import SparseLabels, check_policy
+from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import (
     Selection,
     check_left_out,
@@ -54,7 +55,7 @@ class SparseQuantiser:
         self._codec, self._num_classes = codec, num_classes
         self._encoding: ValueEncoding = value_encoding(codec, num_classes)
 
-    def quantise(self, labels: Mapping[str, Any], num_crops: int) -> SparseCodes:
+    def quantise(self, labels: Mapping[str, Any], num_crops: int, places: Places | None = None) -> SparseCodes:
         tail = self._codec.tail
         left_out: NDArray[Any]
         if set(labels) == {"probs"}:

@@ -178,7 +178,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
             self.reader.check_classes(num_classes)
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)
         num_crops = self.reader.num_crops if self._numbers is None else self.reader.num_crops[self._numbers]
-        check_counts(num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
+        check_counts(num_crops, self.crops_per_image, self._stored_crops, self.reader.path, any_crop=self.reader.any_crop)
         self._truth = find_truth(target_of, self.reader, self.keys)
         self._mention_normalisation()
         self._turns = Turns(len(self))

@@ -97,7 +97,8 @@ class LabelledCrops(Cropper):
     ) -> None:
         options = CropOptions(mean, std, interpolation, normalized, after_crop, backend, reduced_decoding, exif_orientation)
         super().__init__(labels, crops_per_image, size, seed, options, policy, "raise", check_images, stored_crops, cache)
-        check_counts(self.reader.num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
+        counts = self.reader.num_crops
+        check_counts(counts, self.crops_per_image, self._stored_crops, self.reader.path, any_crop=self.reader.any_crop)
         self.match, self._key, self._image, self._target = match, key, image, target
         self._mention_normalisation()
         self._turns = Turns(len(self.reader))
