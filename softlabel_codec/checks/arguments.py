@@ -115,7 +115,7 @@ def check_num_crops(num_crops: int) -> int:
 
 def check_flips(flips: ArrayLike, num_crops: int) -> NDArray[np.bool_]:
     """Return a copy of flips (M,) of bools."""
-    return check_flips_of(flips, (num_crops,)).copy()
+    return np.array(check_flips_of(flips, (num_crops,)))
 
 
 def check_boxes(crops: ArrayLike, num_images: int) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +193,7 @@ class _Rounding:
         targets = likelihood.targets(logits)
         slope = likelihood.features.T @ targets / num_crops - likelihood.known
         curvature = self._squares.T @ (targets * (1 - targets)) / num_crops
-        listed: NDArray[np.bool_] = numbers.astype(np.bool_).any(axis=0)
+        listed = np.asarray(numbers.any(axis=0))
         cells = self._bits_of(numbers)
         to_list = self._bits_to_list(listed)
         row_bits = cells.sum(axis=0) + to_list
@@ -222,7 +222,7 @@ class _Rounding:
         bits[0] = self._bits.levels[numbers[0]]
         return np.asarray(bits)
 
-    def _bits_to_list(self, listed: NDArray[np.bool_]) -> float:
+    def _bits_to_list(self, listed: NDArray[Any]) -> float:
         """Return about how many bits it takes to list a class: of an ascending sequence of so many out of C."""
         num_classes = self._likelihood.num_classes
         return float(np.log2(num_classes / max(1, int(listed.sum())))) + 1.44
