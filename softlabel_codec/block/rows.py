@@ -89,6 +89,8 @@ class BlockRows:
         Height and width of each wanted image.
     image_crc32s : int64 (B,) or None
         CRC-32 of the file of each wanted image, if the label file stores them.
+    block_of_image : int64 (B,)
+        Which of the blocks each wanted image is in.
     image_rows : int64 (B,)
         Number of wanted crops of each image.
     owner : int64 (R,)
@@ -107,7 +109,7 @@ class BlockRows:
         self.number, self.image_rows = _choose(crops, tables.image_crops[image], fields.any_crop)
         owner = self.owner = np.repeat(np.arange(len(image)), self.image_rows)
         self.data, self._tables, self._block = tables.data, tables, block[owner]
-        self._image, self._block_of_image = image, block
+        self._image, self.block_of_image = image, block
         self.row = tables.first_row[image][owner] + self.number
         self.crop = tables.first_crop[image][owner] + self.number
         self.end, self.after, self.num_crops = (column[self._block] for column in (tables.end, tables.after, tables.num_crops))
@@ -154,7 +156,7 @@ class BlockRows:
         inside = values[ragged(tables.first_crop[self._image], counts)]
         sums = np.cumsum(inside, dtype=np.int64)
         start = exclusive_cumsum(counts)
-        to_add = before_image[self._image] - before_image[tables.first_image][self._block_of_image] - sums[start] + inside[start]
+        to_add = before_image[self._image] - before_image[tables.first_image][self.block_of_image] - sums[start] + inside[start]
         place = start[self.owner] + self.number
         totals = np.add.reduceat(per_image, tables.first_image)
         return sums[place] - inside[place] + to_add[self.owner], self.per_row(totals)
@@ -171,7 +173,7 @@ class BlockRows:
 
     def per_image(self, values: IntArray) -> IntArray:
         """Return, for each wanted image, the element of `values` for the rows of its block."""
-        return self.per_block(values)[self._block_of_image]
+        return self.per_block(values)[self.block_of_image]
 
     def per_block(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return, for each block, the element of `values` for its rows: every block has rows, or no row is wanted at all."""
