@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,35 @@ class CropReader:
         blocks = gather(self._stored, numbers)
         try:
             codes, of_images = self._layout.unpack_at(blocks.contents, blocks.block, blocks.slot, crops)
-            _check_inside(codes, crops, of_images.image_sizes)
+            self._check_inside(codes, crops, numbers, of_images.image_sizes)
             labels = self._layout.quantiser.dequantise(codes, self._policy)
         except CorruptError as error:
             raise self._find_corrupt(numbers) or CorruptError(f"{self._stored.path}: {error}") from None
         sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
-        return BatchLabels(crops.reshape(-1, 4), flips.reshape(-1), labels, sizes, num_crops, numbers, crc32s)
+        boxes = crops.reshape(-1, 4)
+        boxes = boxes if crops.dtype.kind == "f" else boxes.astype(np.int32)
+        return BatchLabels(boxes, flips.reshape(-1), labels, sizes, num_crops, numbers, crc32s)
+
+    def _check_inside(self, codes: FieldCodes, crops: NDArray[Any], numbers: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        """Raise ArgumentError unless crops (B, N, 4) are inside of their images, whose sizes are (B, 2); their edges are in `codes`."""
+        inside = ((codes.edges >= -_ROUNDING) & (codes.edges <= 1 + _ROUNDING)).all(axis=1)
+        if inside.all():
+            return
+        image, crop = divmod(int(inside.argmin()), crops.shape[1])
+        number, padding = int(numbers[image]), self._layout.padding.pixels
+        of_image = "the image, as fractions of it"
+        if crops.dtype.kind != "f":
+            height, width = sizes[image].tolist()
+            of_image = f"an image of {height} x {width} pixels (height x width){f' and its padding of {padding}' if padding else ''}"
+        raise ArgumentError(
+            f"{self._stored.path}: image {number} ({self._stored.keys[number]!r}): crop {crop}: "
+            f"expected top, left, height, width inside {of_image}, got {crops[image, crop].tolist()}"
+        )
 
     def _decode(self, blocks: GatheredBlocks, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
+        if chosen is not None and not chosen.size:  # what is said of images is found by way of their crops
+            one = self._decode(blocks, numbers, np.zeros((len(numbers), 1), np.int64))
+            return replace(one, crops=one.crops[:0], flips=one.flips[:0], labels=one.labels[:0], num_crops=0 * one.num_crops)
         found, of_images = self._layout.unpack(blocks.contents, blocks.block, blocks.slot, chosen, blocks.streams)
         if chosen is None and (of_images.image_rows != self._num_crops[numbers]).any():
             raise CorruptError(_OTHER_CROPS)
@@ -99,14 +121,3 @@ class CropReader:
     def _find_corrupt(self, numbers: NDArray[np.int64]) -> FormatError | None:
         errors = (images.container.find_corrupt(images.numbers) for files in self._stored.files_of(numbers) for images in files)
         return next(filter(None, errors), None)
-
-
-def _check_inside(codes: FieldCodes, crops: NDArray[Any], sizes: NDArray[np.int64]) -> None:
-    """Raise ArgumentError unless crops (B, N, 4) are inside of their images, whose sizes are (B, 2); their edges are in `codes`."""
-    inside = ((codes.edges >= -_ROUNDING) & (codes.edges <= 1 + _ROUNDING)).all(axis=1)
-    if not inside.all():
-        image, crop = divmod(int(inside.argmin()), crops.shape[1])
-        of = f"image {image}, whose size is {' x '.join(map(str, sizes[image].tolist()))} (height x width)"
-        raise ArgumentError(
-            f"crops: crop {crop} of {of}: expected top, left, height, width inside of it, got {crops[image, crop].tolist()}"
-        )
