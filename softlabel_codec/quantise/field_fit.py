@@ -13,7 +13,10 @@ Ints = NDArray[np.int64]
 MAX_LEVEL, MAX_SLOPE = 255, 127
 MAX_CLASSES = 65535
 _NEWTON_STEPS = 4
-_ROUNDS = 60
+_ROUNDS, _ROUNDS_OF_BITS = 60, 5
+"""How often numbers are changed, and after how many times the bits that they take are estimated again."""
+_FEWEST_BITS = 5
+"""A class takes at least so many."""
 _FEWEST_CHANGES = 8
 _RIDGE = 0.003
 """Weight of the squared slopes against the squared errors of logs in the least-squares start."""
@@ -32,26 +35,37 @@ class FieldNumbers(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """About how many bits numbers take in a file.
+    """About how many bits the numbers of a field take in a file.
 
     Attributes
     ----------
     levels : float64 (MAX_LEVEL + 1,)
         Of each level.
     slopes : float64 (MAX_SLOPE + 1,)
-        Of each size of a slope.
+        Of each size of a slope, 0 for none.
     """
 
     levels: Floats
     slopes: Floats
 
     @classmethod
-    def of(cls, step: float) -> Bits:
-        """Return those of a field with this step. The constants were fitted to files of 100 photographs with 1000 classes."""
-        levels = 2.5 + 0.7 * np.abs(np.arange(MAX_LEVEL + 1.0) * step - 1.5)
-        slopes = 1.2 + 3.8 * step * np.arange(MAX_SLOPE + 1.0)
-        slopes[0] = 1.0
-        return cls(levels, slopes)
+    def of(cls, numbers: Ints) -> Bits:
+        """Return those of a field with levels and slopes (F + 1, n) like these: an estimate of what an entropy coder makes of them."""
+        levels, sizes = numbers[0], np.abs(numbers[1:])
+        stored = sizes[sizes > 0]
+        share = (len(stored) + 4) / (sizes.size + 10)
+        slopes = np.empty(MAX_SLOPE + 1)
+        slopes[0] = -np.log2(1 - share)
+        slopes[1:] = 1 - np.log2(share) + _geometric_bits(float((stored - 1).sum() + 2) / (len(stored) + 4), MAX_SLOPE)
+        middle = int(np.median(levels)) if len(levels) else 0
+        to_middle = _geometric_bits(float(np.abs(levels - middle).sum() + 8) / (len(levels) + 4), MAX_LEVEL + 1)
+        return cls(1 + to_middle[np.abs(np.arange(MAX_LEVEL + 1) - middle)], slopes)
+
+
+def _geometric_bits(mean: float, count: int) -> Floats:
+    """Return what the numbers 0, 1, ... of a geometric distribution with this mean take."""
+    bits: Floats = np.log2(1 + mean) + np.arange(count) * np.log2((1 + mean) / mean)
+    return bits
 
 
 def fit_field(probs: NDArray[np.float32], features: Floats, step: float, cost: float) -> FieldNumbers:
@@ -68,11 +82,11 @@ def fit_field(probs: NDArray[np.float32], features: Floats, step: float, cost: f
     cost : float
         What a byte costs, in nats of mean KL.
     """
-    bits = Bits.of(step)
-    classes = _candidates(probs, cost / 8 * (bits.levels.min() + bits.slopes[0] * (features.shape[1] - 1)))
+    price = cost / 8
+    classes = _candidates(probs, price * _FEWEST_BITS)
     likelihood = _Likelihood(probs, classes, features)
     real = likelihood.newton(likelihood.least_squares())
-    numbers = _Rounding(likelihood, real, step, cost / 8, bits).best()
+    numbers = _Rounding(likelihood, real, step, price).best()
     listed = np.flatnonzero(numbers.any(axis=0))
     if not len(listed):
         listed = np.zeros(1, np.int64)  # a field lists at least one class
@@ -155,8 +169,8 @@ class _Likelihood:
 class _Rounding:
     """Rounds levels and slopes, and changes one after another as long as KL + price * bits falls."""
 
-    def __init__(self, likelihood: _Likelihood, real: NDArray[np.float32], step: float, price: float, bits: Bits) -> None:
-        self._likelihood, self._step, self._price, self._bits = likelihood, np.float32(step), price, bits
+    def __init__(self, likelihood: _Likelihood, real: NDArray[np.float32], step: float, price: float) -> None:
+        self._likelihood, self._step, self._price = likelihood, np.float32(step), price
         self._squares = likelihood.features**2
         rounded = np.rint(real / step).astype(np.int64)
         self._largest = np.full((len(real), 1), MAX_SLOPE)
@@ -169,7 +183,9 @@ class _Rounding:
         """Return levels and slopes, int64 (F + 1, K); all are 0 of a class that is not to be listed."""
         numbers = self._numbers
         most = max(_FEWEST_CHANGES, numbers.shape[1] // 5)
-        for _ in range(_ROUNDS):
+        for round_number in range(_ROUNDS):
+            if round_number % _ROUNDS_OF_BITS == 0:
+                self._bits = Bits.of(numbers[:, numbers.any(axis=0)])
             gains, row, change = self._changes()
             chosen = np.argsort(gains, kind="stable")[:most]
             chosen = chosen[gains[chosen] < -1e-7]
