@@ -20,8 +20,10 @@ _FEWEST_BITS = 5
 _FEWEST_CHANGES = 8
 _RIDGE = 0.003
 """Weight of the squared slopes against the squared errors of logs in the least-squares start."""
-_PULL = 0.002
+_PULL = 0.1
 """Weight of half the squared slopes, times the root of the class's mean probability, against the KL in Newton's method."""
+_PULL_OF_FEW = 0.2
+"""The same while numbers are rounded, times the number of crops: fields of few crops would follow them too closely."""
 _LARGEST = 60.0
 """Logits are cut off here while they are fitted: larger ones do not change the softmax, but overflow."""
 
@@ -134,6 +136,8 @@ class _Likelihood:
         self.probs = probs[:, classes]
         self.means = self.probs.mean(axis=0)
         self.known = self.features.T @ self.probs / len(probs)
+        self.pull = np.zeros((features.shape[1], 1), np.float32) + np.sqrt(self.means)
+        self.pull[0] = 0
         self.num_classes = probs.shape[1]
         self._num_others = self.num_classes - len(classes)
 
@@ -154,8 +158,7 @@ class _Likelihood:
     def newton(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return better levels and slopes; each step treats the classes as if they were independent."""
         num_crops, size = self.features.shape
-        pull = np.zeros((size, 1), np.float32) + _PULL * np.sqrt(self.means)
-        pull[0] = 0
+        pull = _PULL * self.pull
         products = (self.features[:, :, None] * self.features[:, None, :]).reshape(num_crops, -1)
         diagonal = np.eye(size, dtype=np.float32) * (pull.T[:, :, None] + np.float32(1e-5))
         for _ in range(_NEWTON_STEPS):
@@ -207,8 +210,9 @@ class _Rounding:
         num_crops = len(likelihood.features)
         logits = likelihood.features @ (numbers * step).astype(np.float32)
         targets = likelihood.targets(logits)
-        slope = likelihood.features.T @ targets / num_crops - likelihood.known
-        curvature = self._squares.T @ (targets * (1 - targets)) / num_crops
+        pull = _PULL_OF_FEW / num_crops * likelihood.pull
+        slope = likelihood.features.T @ targets / num_crops - likelihood.known + pull * numbers * step
+        curvature = self._squares.T @ (targets * (1 - targets)) / num_crops + pull
         listed = np.asarray(numbers.any(axis=0))
         cells = self._bits_of(numbers)
         to_list = self._bits_to_list(listed)
