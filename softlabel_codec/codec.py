@@ -43,7 +43,7 @@ POLICIES = ("uniform", "renorm", "tail")
 VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16"), "field": ("none",)}
 """Value encodings of each family, the default first."""
 CONTENTS = ("probs", "logits", "features")
-DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL = 0.2, 0.5
+DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL, DEFAULT_STEP_OF_FIELD = 0.2, 0.5, 0.35
 MIN_STEP, MAX_STEP = 0.04, 1.0
 _STEPS = {"field": (0.1, 1.0)}
 """Smallest and largest step of codecs that have other bounds."""
@@ -219,7 +219,9 @@ def _default_step(name: str, tail: int) -> float:
 
     With a tail, bytes are better spent on more classes than on finer ratios: see `benchmarks/REPORT.md`.
     """
-    return DEFAULT_STEP_WITH_TAIL if tail or name == "field" else DEFAULT_STEP
+    if name == "field":
+        return DEFAULT_STEP_OF_FIELD
+    return DEFAULT_STEP_WITH_TAIL if tail else DEFAULT_STEP
 
 
 def _parse_options(name: str, rest: str) -> dict[str, int | float | str]:

@@ -13,12 +13,17 @@ Ints = NDArray[np.int64]
 MAX_LEVEL, MAX_SLOPE = 255, 127
 MAX_CLASSES = 65535
 _NEWTON_STEPS = 4
-_ROUNDS = 60
+_ROUNDS, _ROUNDS_OF_BITS = 60, 5
+"""How often numbers are changed, and after how many times the bits that they take are estimated again."""
+_FEWEST_BITS = 5
+"""A class takes at least so many."""
 _FEWEST_CHANGES = 8
 _RIDGE = 0.003
 """Weight of the squared slopes against the squared errors of logs in the least-squares start."""
-_PULL = 0.002
+_PULL = 0.1
 """Weight of half the squared slopes, times the root of the class's mean probability, against the KL in Newton's method."""
+_PULL_OF_FEW = 0.2
+"""The same while numbers are rounded, times the number of crops: fields of few crops would follow them too closely."""
 _LARGEST = 60.0
 """Logits are cut off here while they are fitted: larger ones do not change the softmax, but overflow."""
 
@@ -32,26 +37,37 @@ class FieldNumbers(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """About how many bits numbers take in a file.
+    """About how many bits the numbers of a field take in a file.
 
     Attributes
     ----------
     levels : float64 (MAX_LEVEL + 1,)
         Of each level.
     slopes : float64 (MAX_SLOPE + 1,)
-        Of each size of a slope.
+        Of each size of a slope, 0 for none.
     """
 
     levels: Floats
     slopes: Floats
 
     @classmethod
-    def of(cls, step: float) -> Bits:
-        """Return those of a field with this step. The constants were fitted to files of 100 photographs with 1000 classes."""
-        levels = 2.5 + 0.7 * np.abs(np.arange(MAX_LEVEL + 1.0) * step - 1.5)
-        slopes = 1.2 + 3.8 * step * np.arange(MAX_SLOPE + 1.0)
-        slopes[0] = 1.0
-        return cls(levels, slopes)
+    def of(cls, numbers: Ints) -> Bits:
+        """Return those of a field with levels and slopes (F + 1, n) like these: an estimate of what an entropy coder makes of them."""
+        levels, sizes = numbers[0], np.abs(numbers[1:])
+        stored = sizes[sizes > 0]
+        share = (len(stored) + 4) / (sizes.size + 10)
+        slopes = np.empty(MAX_SLOPE + 1)
+        slopes[0] = -np.log2(1 - share)
+        slopes[1:] = 1 - np.log2(share) + _geometric_bits(float((stored - 1).sum() + 2) / (len(stored) + 4), MAX_SLOPE)
+        middle = int(np.median(levels)) if len(levels) else 0
+        to_middle = _geometric_bits(float(np.abs(levels - middle).sum() + 8) / (len(levels) + 4), MAX_LEVEL + 1)
+        return cls(1 + to_middle[np.abs(np.arange(MAX_LEVEL + 1) - middle)], slopes)
+
+
+def _geometric_bits(mean: float, count: int) -> Floats:
+    """Return what the numbers 0, 1, ... of a geometric distribution with this mean take."""
+    bits: Floats = np.log2(1 + mean) + np.arange(count) * np.log2((1 + mean) / mean)
+    return bits
 
 
 def fit_field(probs: NDArray[np.float32], features: Floats, step: float, cost: float) -> FieldNumbers:
@@ -68,11 +84,11 @@ def fit_field(probs: NDArray[np.float32], features: Floats, step: float, cost: f
     cost : float
         What a byte costs, in nats of mean KL.
     """
-    bits = Bits.of(step)
-    classes = _candidates(probs, cost / 8 * (bits.levels.min() + bits.slopes[0] * (features.shape[1] - 1)))
+    price = cost / 8
+    classes = _candidates(probs, price * _FEWEST_BITS)
     likelihood = _Likelihood(probs, classes, features)
     real = likelihood.newton(likelihood.least_squares())
-    numbers = _Rounding(likelihood, real, step, cost / 8, bits).best()
+    numbers = _Rounding(likelihood, real, step, price).best()
     listed = np.flatnonzero(numbers.any(axis=0))
     if not len(listed):
         listed = np.zeros(1, np.int64)  # a field lists at least one class
@@ -120,6 +136,8 @@ class _Likelihood:
         self.probs = probs[:, classes]
         self.means = self.probs.mean(axis=0)
         self.known = self.features.T @ self.probs / len(probs)
+        self.pull = np.zeros((features.shape[1], 1), np.float32) + np.sqrt(self.means)
+        self.pull[0] = 0
         self.num_classes = probs.shape[1]
         self._num_others = self.num_classes - len(classes)
 
@@ -140,8 +158,7 @@ class _Likelihood:
     def newton(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return better levels and slopes; each step treats the classes as if they were independent."""
         num_crops, size = self.features.shape
-        pull = np.zeros((size, 1), np.float32) + _PULL * np.sqrt(self.means)
-        pull[0] = 0
+        pull = _PULL * self.pull
         products = (self.features[:, :, None] * self.features[:, None, :]).reshape(num_crops, -1)
         diagonal = np.eye(size, dtype=np.float32) * (pull.T[:, :, None] + np.float32(1e-5))
         for _ in range(_NEWTON_STEPS):
@@ -155,8 +172,8 @@ class _Likelihood:
 class _Rounding:
     """Rounds levels and slopes, and changes one after another as long as KL + price * bits falls."""
 
-    def __init__(self, likelihood: _Likelihood, real: NDArray[np.float32], step: float, price: float, bits: Bits) -> None:
-        self._likelihood, self._step, self._price, self._bits = likelihood, np.float32(step), price, bits
+    def __init__(self, likelihood: _Likelihood, real: NDArray[np.float32], step: float, price: float) -> None:
+        self._likelihood, self._step, self._price = likelihood, np.float32(step), price
         self._squares = likelihood.features**2
         rounded = np.rint(real / step).astype(np.int64)
         self._largest = np.full((len(real), 1), MAX_SLOPE)
@@ -169,7 +186,9 @@ class _Rounding:
         """Return levels and slopes, int64 (F + 1, K); all are 0 of a class that is not to be listed."""
         numbers = self._numbers
         most = max(_FEWEST_CHANGES, numbers.shape[1] // 5)
-        for _ in range(_ROUNDS):
+        for round_number in range(_ROUNDS):
+            if round_number % _ROUNDS_OF_BITS == 0:
+                self._bits = Bits.of(numbers[:, numbers.any(axis=0)])
             gains, row, change = self._changes()
             chosen = np.argsort(gains, kind="stable")[:most]
             chosen = chosen[gains[chosen] < -1e-7]
@@ -191,8 +210,9 @@ class _Rounding:
         num_crops = len(likelihood.features)
         logits = likelihood.features @ (numbers * step).astype(np.float32)
         targets = likelihood.targets(logits)
-        slope = likelihood.features.T @ targets / num_crops - likelihood.known
-        curvature = self._squares.T @ (targets * (1 - targets)) / num_crops
+        pull = _PULL_OF_FEW / num_crops * likelihood.pull
+        slope = likelihood.features.T @ targets / num_crops - likelihood.known + pull * numbers * step
+        curvature = self._squares.T @ (targets * (1 - targets)) / num_crops + pull
         listed = np.asarray(numbers.any(axis=0))
         cells = self._bits_of(numbers)
         to_list = self._bits_to_list(listed)
