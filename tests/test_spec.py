@@ -117,8 +117,8 @@ def test_limits():
         "table of kept classes of a block": "R times the most classes that one of its crops keeps: "
         f"{limits.MAX_TABLE_ENTRIES}, or the number of its entries if that is larger",
         "table of listed classes of a block": f"n times the most classes that one of its tails lists: {limits.MAX_TABLE_ENTRIES}",
-        "tables of the fields of a block": f"{NUM_FEATURES + 1} n, or R if that is larger, times the most classes that one of its fields lists: "
-        f"{limits.MAX_TABLE_ENTRIES}",
+        "tables of the fields of a block": f"{NUM_FEATURES + 1} n, or R if that is larger, "
+        f"times the most classes that one of its fields lists: {limits.MAX_TABLE_ENTRIES}",
         "images of a file": f"{limits.MAX_IMAGES}",
         "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
         "height and width of a padded image": f"{limits.MAX_IMAGE_SIDE} pixels",

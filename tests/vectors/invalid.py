@@ -721,7 +721,7 @@ case("CorruptError", "field-with-a-class-not-below-num-classes", lambda: field_f
 case("CorruptError", "field-with-a-class-twice", lambda: field_file([3, 3]))
 case("CorruptError", "field-without-a-class", lambda: field_file([]))
 case("CorruptError", "field-of-all-classes", lambda: field_file(list(range(10))))
-case("CorruptError", "fields-without-any-class", lambda: without_classes())
+case("CorruptError", "fields-without-any-class", without_classes)
 case("CorruptError", "field-with-bit-7-of-a-mask", lambda: field_file([3, 5], [0, 128], b"\x01"))
 case("CorruptError", "field-with-a-slope-of-0", lambda: field_file([3, 5], [1, 2], b"\x01\x00"))
 case("CorruptError", "field-shorter-than-its-slopes", lambda: field_file([3, 5], [127, 127], b""))
