@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from softlabel_codec.container.gathering import GatheredBlocks, gather
 from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError
 from softlabel_codec.labels import BatchLabels, ImageLabels
-from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.sampler import crop_stream
+from softlabel_codec.views import Sampler
 
+Boxes = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.float64]]
+"""Crops (R, 4), flips (R,), and the edges of the crops as fractions of their images, (R, 4)."""
 _ROUNDING = 1e-5
 """So much may fractions of an image be beyond its edge."""
 _OTHER_CROPS = "an image has another number of crops in its block than the index says"
@@ -78,15 +82,37 @@ class CropReader:
 
         Crops are in pixels of the image with its padding, or fractions of it, according to their type; `flips` are bool (B, N).
         """
+
+        def check(sizes: NDArray[np.int64]) -> Boxes:
+            edges = self._layout.edges(crops.reshape(-1, 4), *np.repeat(sizes, crops.shape[1], axis=0).T)
+            _check_inside(edges, crops, sizes)
+            return crops.reshape(-1, 4), flips.reshape(-1), edges
+
+        return self._labels_of(numbers, crops.shape[1], check)
+
+    def labels_from(self, sampler: Sampler, numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> BatchLabels:
+        """Return the labels of crops, int64 (B, N), that a sampler has of images (B,); CorruptError if a block is damaged."""
+        streams = np.array([crop_stream(self._stored.keys[number]) for number in numbers.tolist()], np.int64)
+
+        def sample(sizes: NDArray[np.int64]) -> Boxes:
+            heights, widths = np.repeat(sizes, chosen.shape[1], axis=0).T
+            padded = self._layout.padding.around((heights, widths))
+            crops, flips = sampler.sample_rows(np.repeat(streams, chosen.shape[1]), chosen.reshape(-1), *padded)
+            return crops.astype(np.int32), flips, self._layout.edges(crops, heights, widths)
+
+        return self._labels_of(numbers, chosen.shape[1], sample)
+
+    def _labels_of(self, numbers: NDArray[np.int64], each: int, boxes: Callable[[NDArray[np.int64]], Boxes]) -> BatchLabels:
+        """Return the labels of so many crops of each image, which `boxes` gives for the images' sizes, int64 (B, 2)."""
         blocks = gather(self._stored, numbers)
         try:
-            codes, of_images = self._layout.unpack_at(blocks.contents, blocks.block, blocks.slot, crops)
-            _check_inside(codes, crops, of_images.image_sizes)
-            labels = self._layout.quantiser.dequantise(codes, self._policy)
+            codes, of_images = self._layout.unpack_at(blocks.contents, blocks.block, blocks.slot, each)
+            sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
+            crops, flips, edges = boxes(sizes)
+            labels = self._layout.quantiser.dequantise(codes.at(edges, of_images.owner), self._policy)
         except CorruptError as error:
             raise self._find_corrupt(numbers) or CorruptError(f"{self._stored.path}: {error}") from None
-        sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
-        return BatchLabels(crops.reshape(-1, 4), flips.reshape(-1), labels, sizes, num_crops, numbers, crc32s)
+        return BatchLabels(crops, flips, labels, sizes, num_crops, numbers, crc32s)
 
     def _decode(self, blocks: GatheredBlocks, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         found, of_images = self._layout.unpack(blocks.contents, blocks.block, blocks.slot, chosen, blocks.streams)
@@ -101,9 +127,9 @@ class CropReader:
         return next(filter(None, errors), None)
 
 
-def _check_inside(codes: FieldCodes, crops: NDArray[Any], sizes: NDArray[np.int64]) -> None:
-    """Raise ArgumentError unless crops (B, N, 4) are inside of their images, whose sizes are (B, 2); their edges are in `codes`."""
-    inside = ((codes.edges >= -_ROUNDING) & (codes.edges <= 1 + _ROUNDING)).all(axis=1)
+def _check_inside(edges: NDArray[np.float64], crops: NDArray[Any], sizes: NDArray[np.int64]) -> None:
+    """Raise ArgumentError unless crops (B, N, 4), whose edges are fractions (B * N, 4), are inside of images of these sizes (B, 2)."""
+    inside = ((edges >= -_ROUNDING) & (edges <= 1 + _ROUNDING)).all(axis=1)
     if not inside.all():
         image, crop = divmod(int(inside.argmin()), crops.shape[1])
         of = f"image {image}, whose size is {' x '.join(map(str, sizes[image].tolist()))} (height x width)"
