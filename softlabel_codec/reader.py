@@ -365,6 +365,33 @@ class SoftLabelReader:
             return False
         return True
 
+    def fields(self, images: Sequence[int | str] | NDArray[np.integer[Any]]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the label fields of several images, for programs that compute labels themselves (spec/field-v1.md, sections 3 and 4).
+
+        Parameters
+        ----------
+        images : sequence of int or str
+            Numbers or keys of B images, in any order, at least one.
+
+        Returns
+        -------
+        classes : int32 (B, N)
+            Listed classes of each image, padded with -1.
+        weights : float32 (B, 8, N)
+            Level and slopes of each, in nats: the logit of a class is their sum of products with the features of a crop, 1 first.
+
+        Raises
+        ------
+        ArgumentError
+            If the file holds labels of certain crops only.
+        KeyError, IndexError, CorruptError
+            As for `read_batch`.
+        """
+        self.check_any_crop("fields")
+        codes, _ = self._crops.fields(self._lookup.images(images))
+        numbers = np.concatenate([codes.levels[:, None], codes.slopes], axis=1)
+        return codes.classes.astype(np.int32), (self.parsed_codec.step * numbers).astype(np.float32)
+
     def check_any_crop(self, wanted: str) -> None:
         """Raise ArgumentError unless the labels of all crops are known; `wanted` is what needs them."""
         if not self.container.layout.family.of_places:

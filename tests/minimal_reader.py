@@ -3,7 +3,7 @@
 
 It was written from the pages in spec/ alone, without sight of the package, and shares no code with it. It reads files that are
 already in memory, checks everything, and is meant to be obviously right, not fast. "C5.1" is section 5.1 of container-v1.md, "S" is
-sparse-v1.md, "D" is dense-v1.md, "R" is crop-sampler-v1.md, "L" is set-v1.md.
+sparse-v1.md, "D" is dense-v1.md, "F" is field-v1.md, "R" is crop-sampler-v1.md, "L" is set-v1.md.
 """
 
 import hashlib
@@ -68,6 +68,15 @@ class Codec:
     step: float = 0.0
     tail: int | None = None
     content: str = "probs"
+    cost: float = 0.0005
+
+
+class Field(NamedTuple):
+    """F2: of each listed class its level and seven slopes, and how far it is from the teacher, as codes of F5."""
+
+    numbers: dict[int, list[int]]
+    fitted: int
+    unseen: int
 
 
 @dataclass
@@ -78,10 +87,11 @@ class Image:
     tail: list[float] | None  # the weight of each of the C classes; only if the codec has tails
     crops: list[list] = field(default_factory=list)  # top, left, height, width
     flips: list[bool] = field(default_factory=list)
-    indices: list[list[int]] = field(default_factory=list)  # sparse only, as are the next two
+    indices: list[list[int]] = field(default_factory=list)  # sparse and fields only, as are the next two
     values: list[list[float]] = field(default_factory=list)
     remainder: list[float] = field(default_factory=list)
     vectors: list[list[float]] = field(default_factory=list)  # dense only
+    of_places: Field | None = None  # fields only
 
 
 @dataclass
@@ -106,7 +116,7 @@ class Fields:
         return self.data[self.at - length : self.at]
 
     def column(self, code: str, count: int) -> list[int]:
-        """`count` numbers one after the other; `code` is that of `struct`: B is u8, H u16, h i16, I u32, Q u64."""
+        """`count` numbers one after the other; `code` is that of `struct`: B is u8, b i8, H u16, h i16, I u32, Q u64."""
         return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
 
     def number(self, code: str) -> int:
@@ -290,29 +300,35 @@ def parse_codec(string: str, num_classes: int) -> Codec:
     """C11. The order of options and defaults that are written out are not objected to."""
     name, colon, rest = string.partition(":")
     options = dict(option.partition("=")[::2] for option in rest.split(",")) if colon else {}
-    marginal, dense = name in ("marginal_smoothing", "marginal_renorm"), name == "dense"
-    known = (marginal or dense or name in ("hard", "smoothing")) and len(options) == (rest.count(",") + 1 if colon else 0)
-    codec = Codec(name, k=1 if name in ("hard", "smoothing") else None, values={"hard": None, "dense": "f32"}.get(name, "log8"))
+    marginal, dense, fields = name in ("marginal_smoothing", "marginal_renorm"), name == "dense", name == "field"
+    known = (marginal or dense or fields or name in ("hard", "smoothing")) and len(options) == (rest.count(",") + 1 if colon else 0)
+    values = {"hard": None, "field": None, "dense": "f32"}.get(name, "log8")
+    codec = Codec(name, k=1 if name in ("hard", "smoothing") else None, values=values)
     if "values" in options:
         codec.values = options["values"]
-        known &= name != "hard" and codec.values in (("f32", "f16") if dense else ("f32", "f16", "log8"))
+        known &= name not in ("hard", "field") and codec.values in (("f32", "f16") if dense else ("f32", "f16", "log8"))
     if "k" in options:
         codec.k = whole(options["k"])
         known &= marginal and 1 <= codec.k <= min(num_classes, 65535)
     if "t" in options:
         codec.t = decimal(options["t"])
         known &= marginal and 2.0**-15 <= codec.t <= 1
-    codec.step = 0.5 if "tail" in options else 0.2
+    codec.step = 0.5 if "tail" in options or fields else 0.2
     if "step" in options:
         codec.step = decimal(options["step"])
-        known &= not dense and codec.values == "log8" and 0.04 <= codec.step <= 1
+        known &= (codec.values == "log8" and 0.04 <= codec.step <= 1) or (fields and 0.1 <= codec.step <= 1)
+    if "cost" in options:
+        codec.cost = decimal(options["cost"])
+        known &= fields and 1e-7 <= codec.cost <= 0.1
     if "tail" in options:
         codec.tail = whole(options["tail"])
         known &= name == "marginal_smoothing" and 1 <= codec.tail <= min(num_classes, 65535)
     if "content" in options:
         codec.content = options["content"]
         known &= dense and codec.content in ("probs", "logits", "features")
-    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content"} and marginal == (("k" in options) != ("t" in options))
+    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content", "cost"} and marginal == (
+        ("k" in options) != ("t" in options)
+    )
     require(known, f"unknown codec {string}", UnknownFeatureError)
     return codec
 
@@ -347,17 +363,28 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
     flips = [] if mode == "derived" else [bit == 1 for bit in fields.bits(sum(counts), 1)]
     padded = padded_sizes(metadata, sizes)
     crops = read_crop_columns(fields, mode, crop_fields, padded, counts)
-    labels, tails = read_label_columns(fields, codec, label_fields, num_classes, counts)
+    of_places: list[Field | None] = [None] * num_images
+    if codec.name == "field":
+        labels, tails, of_places = {}, [None] * num_images, read_fields(fields, label_fields["class_width"], num_classes, counts)
+    else:
+        labels, tails = read_label_columns(fields, codec, label_fields, num_classes, counts)
     keys = read_block_keys(fields, num_images)
     fields.end()
     if mode == "derived":
         crops, flips = derive_crops(parse_sampler(metadata["crop_sampler"]), keys, padded, counts)
         require(crops_crc32(crops, flips) == crop_fields[0], "crops_crc32 differs")
+    if codec.name == "field":
+        of_crops = zip(repeated(of_places, counts), crops, repeated(padded, counts), strict=True)
+        found = [
+            field_label(of_image, crop, (1, 1) if "fractions" in mode else size, codec, num_classes) for of_image, crop, size in of_crops
+        ]
+        labels = {name: [label[place] for label in found] for place, name in enumerate(("indices", "values", "remainder"))}
 
     images, first = [], 0
-    for key, size, count, crc32, tail in zip(keys, sizes, counts, crc32s, tails, strict=True):
+    for key, size, count, crc32, tail, of_image in zip(keys, sizes, counts, crc32s, tails, of_places, strict=True):
         rows = slice(first, first + count)
-        images.append(Image(key, size, crc32, tail, crops[rows], flips[rows], **{name: column[rows] for name, column in labels.items()}))
+        columns = {name: column[rows] for name, column in labels.items()}
+        images.append(Image(key, size, crc32, tail, crops[rows], flips[rows], **columns, of_places=of_image))
         first += count
     return images
 
@@ -570,13 +597,17 @@ def crops_crc32(crops: list[list[int]], flips: list[bool]) -> int:
     return zlib.crc32(b"".join(packed))
 
 
-# The label columns: sparse-v1.md and dense-v1.md
+# The label columns: sparse-v1.md, dense-v1.md and field-v1.md
 
 
 def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
-    """S2, D1."""
+    """S2, D1, F1."""
     if codec.name == "dense":
         return {}
+    if codec.name == "field":
+        class_width = fields.number("B")
+        require(class_width <= 4, "class_width")
+        return {"class_width": class_width}
     found = {"palettes": fields.number("B"), "index_width": fields.number("B")}
     require(found["palettes"] <= 1, "palettes")
     require(found["index_width"] <= 4, "index_width")
@@ -735,6 +766,57 @@ def tail_weights(levels: dict[int, int], floor: int, num_classes: int) -> list[f
         e[c] = weight(level, 0.5)
     total = math.fsum(e)
     return [e_c / total if total else 0.0 for e_c in e]
+
+
+def read_fields(fields: Fields, class_width: int, num_classes: int, crops_of_images: list[int]) -> list[Field | None]:
+    """F2: the field of each image."""
+    n = len(crops_of_images)
+    counts = fields.planes(n, 2)
+    require(max(8 * n, sum(crops_of_images)) * max(counts) <= 4194304, "too many images or crops for the longest field")
+    require(all(1 <= count < num_classes for count in counts), "no class is listed, or all are")
+    fitted, unseen = fields.column("B", n), fields.column("B", n)
+    of_images = split(fields.planes(sum(counts), class_width), counts)
+    levels, masks = split(fields.column("B", sum(counts)), counts), split(fields.column("B", sum(counts)), counts)
+    require(all(mask < 128 for of_image in masks for mask in of_image), "bit 7 of a mask")
+    slopes = fields.column("b", sum(mask.bit_count() for of_image in masks for mask in of_image))
+    require(0 not in slopes, "a stored slope is 0")
+    stored = iter(slopes)
+    found: list[Field | None] = []
+    for image in range(n):
+        classes = list(accumulate(of_images[image]))
+        require(all(c < num_classes for c in classes), "a class of a field is not below C")
+        require(len(set(classes)) == len(classes), "a class stands twice in a field")
+        numbers = {
+            c: [level, *(next(stored) if mask >> k & 1 else 0 for k in range(7))]
+            for c, level, mask in zip(classes, levels[image], masks[image], strict=True)
+        }
+        found.append(Field(numbers, fitted[image], unseen[image]))
+    return found
+
+
+def features(crop: list, size: tuple[int, int]) -> list[float]:
+    """F3: f_1 to f_7 of a crop of an image of that size, with its padding; (1, 1) if the crop is a fraction of it."""
+    (top, left, height, width), (H, W) = crop, size
+    t, b, l, r = (min(max(edge, 0.0), 1.0) for edge in (top / H, (top + height) / H, left / W, (left + width) / W))  # noqa: E741
+    S = ((r - l) + (b - t) - 1.25) / 0.35
+    X, Y = (l + r - 1) / 0.25, (t + b - 1) / 0.25
+    D = ((r - l) - (b - t)) / 0.2
+    F = [S, X, Y, D, 0.75 * (S * S - 1), 0.75 * (X * X - 1), 0.75 * (Y * Y - 1)]
+    return [round(F_k * 2**20) / 2**20 for F_k in F]
+
+
+def field_label(of_image: Field, crop: list, size: tuple[int, int], codec: Codec, num_classes: int) -> tuple[list[int], list[float], float]:
+    """F4: the listed classes, in the order of conformance, their values, and the remainder."""
+    f = features(crop, size)
+    logits = {c: codec.step * (v + sum(s_k * f_k for s_k, f_k in zip(s, f, strict=True))) for c, (v, *s) in of_image.numbers.items()}
+    m = max(0.0, *logits.values())
+    powers = {c: math.exp(z - m) for c, z in logits.items()}
+    rest = (num_classes - len(powers)) * math.exp(-m)
+    Z = math.fsum(powers.values()) + rest
+    classes = list(powers)
+    first = max(range(len(classes)), key=lambda place: (logits[classes[place]], -place))
+    classes[0], classes[first] = classes[first], classes[0]
+    return classes, [binary32(powers[c] / Z) for c in classes], binary32(rest / Z)
 
 
 def policy_of(codec: Codec) -> str:

@@ -20,6 +20,7 @@ SAMPLER_VECTORS = SPEC / "crop-sampler-v1-vectors.json"
 CONTENTS = {"metadata", "summary", "keys", "num_classes", "codec", "sizes", "counts", "crops", "flips"}
 MOST_TARGETS = 3000
 SPARSE_CONTENTS = {"indices", "values", "remainder"}
+OTHER_CONTENTS = {"other_crops", "other_targets"}
 
 
 @pytest.fixture(params=VALID, ids=lambda path: path.stem)
@@ -63,7 +64,8 @@ def compare_contents(file: minimal_reader.File, vector: Path) -> None:
     labels = {"vectors"} if codec.name == "dense" else SPARSE_CONTENTS | ({"tails"} if codec.tail else set())
     checksums = {"image_crc32s"} if "image_checksum" in file.metadata else set()
     targets = {"targets"} if images and codec.content != "features" and file.metadata["num_classes"] <= MOST_TARGETS else set()
-    assert set(expected) == CONTENTS | labels | checksums | targets  # nothing is left uncompared
+    others = OTHER_CONTENTS if codec.name == "field" else set()
+    assert set(expected) == CONTENTS | labels | checksums | targets | others  # nothing is left uncompared
 
     assert file.metadata == json.loads(str(expected["metadata"]))
     assert file.summary == json.loads(str(expected["summary"]))
@@ -79,11 +81,23 @@ def compare_contents(file: minimal_reader.File, vector: Path) -> None:
     if "vectors" in expected:
         assert np.array_equal(np.array(rows(images, "vectors"), np.float64), expected["vectors"].astype(np.float64))
     else:
-        compare_sparse(images, expected, tolerance=1 if codec.values == "log8" else 0)
+        compare_sparse(images, expected, tolerance=1 if codec.values == "log8" or codec.name == "field" else 0)
+    if "other_crops" in expected:
+        compare_other_crops(images, expected, codec)
     if "tails" in expected:
         np.testing.assert_allclose([image.tail for image in images], expected["tails"], rtol=1e-6, atol=0)
     else:
         assert all(image.tail is None for image in images)
+
+
+def compare_other_crops(images: list[minimal_reader.Image], expected: Mapping[str, np.ndarray], codec: minimal_reader.Codec) -> None:
+    """Section 5 of field-v1.md: the label of a crop that is described."""
+    num_classes = int(expected["num_classes"])
+    for image, crop, targets in zip(images, expected["other_crops"].tolist(), expected["other_targets"], strict=True):
+        classes, values, remainder = minimal_reader.field_label(image.of_places, crop, (1, 1), codec, num_classes)
+        found = np.full(num_classes, remainder / (num_classes - len(classes)))
+        found[classes] = values
+        assert ulps(found, targets) <= 2
 
 
 def compare_sparse(images: list[minimal_reader.Image], expected: Mapping[str, np.ndarray], tolerance: int) -> None:
@@ -123,7 +137,7 @@ def test_targets(vector: Path) -> None:
             found = minimal_reader.dense_targets(image.vectors[0], codec)
             np.testing.assert_allclose(found, expected["targets"][i], rtol=2e-6, atol=0)
             continue
-        policies = ["uniform", "renorm"] + ["tail"] * ("tails" in expected)
+        policies = ["uniform"] + ["renorm"] * (codec.name != "field") + ["tail"] * ("tails" in expected)
         for policy in policies:
             target = minimal_reader.target(image, 0, num_classes, policy)
             found = [target(c) for c in range(num_classes)]
@@ -151,12 +165,15 @@ def test_policies() -> None:
         "marginal_smoothing:k=5": "uniform",
         "marginal_renorm:t=0.1": "renorm",
         "marginal_smoothing:k=5,tail=3": "tail",
+        "field:step=0.25": "uniform",
     }.items():
         assert minimal_reader.policy_of(minimal_reader.parse_codec(codec, 1000)) == policy
 
 
 @pytest.mark.parametrize(
-    "codec", ["hard:tail=3", "marginal_renorm:k=5,tail=3", "marginal_smoothing:k=5,tail=0", "marginal_smoothing:tail=3"]
+    "codec",
+    ["hard:tail=3", "marginal_renorm:k=5,tail=3", "marginal_smoothing:k=5,tail=0", "marginal_smoothing:tail=3"]
+    + ["field:values=f32", "field:step=0.05", "field:step=1.1", "field:cost=0", "field:cost=0.2", "field:k=3", "hard:cost=0.1"],
 )
 def test_refused_codecs(codec: str) -> None:
     with pytest.raises(minimal_reader.UnknownFeatureError):

@@ -13,7 +13,7 @@ from softlabel_codec.block.tails import steps_of_classes
 from softlabel_codec.checks.limits import MAX_TABLE_ENTRIES
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.quantise.field import NUM_FEATURES, FieldCodes, check_listed
+from softlabel_codec.quantise.field import NONE_OR_ALL, NUM_FEATURES, FieldCodes, check_listed
 
 WASTEFUL = "a block has too many images or crops for the longest of its fields"
 _WIDE = "a column is wider than it may be"
@@ -58,6 +58,8 @@ class FieldPacker:
         fits = np.maximum(rows.block_images * (NUM_FEATURES + 1), rows.block_crops)
         if (counts.largest * fits > MAX_TABLE_ENTRIES).any():
             raise CorruptError(WASTEFUL)
+        if not counts.largest.all():
+            raise CorruptError(NONE_OR_ALL)
         fitted = rows.image_column(counts.after, always, 1)
         unseen = rows.image_column(fitted.after, always, 1)
         levels_at = rows.advance(unseen.after, counts.total * width)

@@ -129,7 +129,9 @@ def check_boxes(crops: ArrayLike, num_images: int) -> NDArray[Any]:
     if not (np.isfinite(array).all() and (array[:, :, 2:] > 0).all() and (np.abs(array) <= 2**31).all()):
         wrong = ~(np.isfinite(array) & (np.abs(array) <= 2**31)).all(axis=2) | (array[:, :, 2:] <= 0).any(axis=2)
         image, crop = (int(place[0]) for place in np.nonzero(wrong))
-        raise ArgumentError(f"crops: image {image}, crop {crop}: expected a height and a width above 0, got {array[image, crop].tolist()}")
+        raise ArgumentError(
+            f"crops: row {image}, crop {crop}: expected finite numbers, height and width above 0, got {array[image, crop].tolist()}"
+        )
     return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
 
 

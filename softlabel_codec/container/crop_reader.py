@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from softlabel_codec.block.one_image import MAX_CROPS as MAX_FEW
 from softlabel_codec.block.one_image import FewCropsReader
+from softlabel_codec.block.rows import BlockRows
 from softlabel_codec.container.gathering import GatheredBlocks, gather
 from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.quantise.field import FieldCodes
 from softlabel_codec.sampler import crop_stream
 from softlabel_codec.views import Sampler
 
@@ -83,38 +86,69 @@ class CropReader:
         Crops are in pixels of the image with its padding, or fractions of it, according to their type; `flips` are bool (B, N).
         """
 
-        def check(sizes: NDArray[np.int64]) -> Boxes:
-            edges = self._layout.edges(crops.reshape(-1, 4), *np.repeat(sizes, crops.shape[1], axis=0).T)
-            _check_inside(edges, crops, sizes)
-            return crops.reshape(-1, 4), flips.reshape(-1), edges
+        def given(sizes: NDArray[np.int64]) -> Boxes:
+            boxes, pixels = crops.reshape(-1, 4), crops.dtype.kind != "f"
+            if pixels and not sizes.all():
+                raise ArgumentError(f"crops: expected fractions (floats) of images whose sizes the file does not know, got {crops.dtype}")
+            edges = self._layout.edges(boxes, *np.repeat(sizes, crops.shape[1], axis=0).T)
+            self._check_inside(edges, crops, numbers, sizes)
+            return boxes.astype(np.int32) if pixels else boxes, flips.reshape(-1), edges
 
-        return self._labels_of(numbers, crops.shape[1], check)
+        return self._labels_of(numbers, crops.shape[1], given)
 
     def labels_from(self, sampler: Sampler, numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> BatchLabels:
         """Return the labels of crops, int64 (B, N), that a sampler has of images (B,); CorruptError if a block is damaged."""
         streams = np.array([crop_stream(self._stored.keys[number]) for number in numbers.tolist()], np.int64)
 
-        def sample(sizes: NDArray[np.int64]) -> Boxes:
+        def sampled(sizes: NDArray[np.int64]) -> Boxes:
+            if not sizes.all():
+                raise ArgumentError("sampler: expected a file that knows the sizes of its images")
             heights, widths = np.repeat(sizes, chosen.shape[1], axis=0).T
             padded = self._layout.padding.around((heights, widths))
             crops, flips = sampler.sample_rows(np.repeat(streams, chosen.shape[1]), chosen.reshape(-1), *padded)
             return crops.astype(np.int32), flips, self._layout.edges(crops, heights, widths)
 
-        return self._labels_of(numbers, chosen.shape[1], sample)
+        return self._labels_of(numbers, chosen.shape[1], sampled)
+
+    def fields(self, numbers: NDArray[np.int64]) -> tuple[FieldCodes, BlockRows]:
+        """Return the fields of images (B,), and a row for each; CorruptError if a block is damaged."""
+        return self._fields(numbers, 1)
 
     def _labels_of(self, numbers: NDArray[np.int64], each: int, boxes: Callable[[NDArray[np.int64]], Boxes]) -> BatchLabels:
         """Return the labels of so many crops of each image, which `boxes` gives for the images' sizes, int64 (B, 2)."""
-        blocks = gather(self._stored, numbers)
-        try:
-            codes, of_images = self._layout.unpack_at(blocks.contents, blocks.block, blocks.slot, each)
-            sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
-            crops, flips, edges = boxes(sizes)
-            labels = self._layout.quantiser.dequantise(codes.at(edges, of_images.owner), self._policy)
-        except CorruptError as error:
-            raise self._find_corrupt(numbers) or CorruptError(f"{self._stored.path}: {error}") from None
+        codes, of_images = self._fields(numbers, each)
+        sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
+        crops, flips, edges = boxes(sizes)
+        labels = self._layout.quantiser.dequantise(codes.at(edges, of_images.owner), self._policy)
         return BatchLabels(crops, flips, labels, sizes, num_crops, numbers, crc32s)
 
+    def _fields(self, numbers: NDArray[np.int64], each: int) -> tuple[FieldCodes, BlockRows]:
+        blocks = gather(self._stored, numbers)
+        try:
+            return self._layout.unpack_at(blocks.contents, blocks.block, blocks.slot, each)
+        except CorruptError as error:
+            raise self._find_corrupt(numbers) or CorruptError(f"{self._stored.path}: {error}") from None
+
+    def _check_inside(self, edges: NDArray[np.float64], crops: NDArray[Any], numbers: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        """Raise ArgumentError unless crops (B, N, 4), whose edges are fractions (B * N, 4), are inside of images of these sizes (B, 2)."""
+        inside = ((edges >= -_ROUNDING) & (edges <= 1 + _ROUNDING)).all(axis=1)
+        if inside.all():
+            return
+        image, crop = divmod(int(inside.argmin()), crops.shape[1])
+        number, padding = int(numbers[image]), self._layout.padding.pixels
+        of_image = "the image, as fractions of it"
+        if crops.dtype.kind != "f":
+            height, width = sizes[image].tolist()
+            of_image = f"an image of {height} x {width} pixels (height x width){f' and its padding of {padding}' if padding else ''}"
+        raise ArgumentError(
+            f"{self._stored.path}: image {number} ({self._stored.keys[number]!r}): crop {crop}: "
+            f"expected top, left, height, width inside {of_image}, got {crops[image, crop].tolist()}"
+        )
+
     def _decode(self, blocks: GatheredBlocks, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
+        if chosen is not None and not chosen.size:  # what is said of images is found by way of their crops
+            one = self._decode(blocks, numbers, np.zeros((len(numbers), 1), np.int64))
+            return replace(one, crops=one.crops[:0], flips=one.flips[:0], labels=one.labels[:0], num_crops=0 * one.num_crops)
         found, of_images = self._layout.unpack(blocks.contents, blocks.block, blocks.slot, chosen, blocks.streams)
         if chosen is None and (of_images.image_rows != self._num_crops[numbers]).any():
             raise CorruptError(_OTHER_CROPS)
@@ -125,14 +159,3 @@ class CropReader:
     def _find_corrupt(self, numbers: NDArray[np.int64]) -> FormatError | None:
         errors = (images.container.find_corrupt(images.numbers) for files in self._stored.files_of(numbers) for images in files)
         return next(filter(None, errors), None)
-
-
-def _check_inside(edges: NDArray[np.float64], crops: NDArray[Any], sizes: NDArray[np.int64]) -> None:
-    """Raise ArgumentError unless crops (B, N, 4), whose edges are fractions (B * N, 4), are inside of images of these sizes (B, 2)."""
-    inside = ((edges >= -_ROUNDING) & (edges <= 1 + _ROUNDING)).all(axis=1)
-    if not inside.all():
-        image, crop = divmod(int(inside.argmin()), crops.shape[1])
-        of = f"image {image}, whose size is {' x '.join(map(str, sizes[image].tolist()))} (height x width)"
-        raise ArgumentError(
-            f"crops: crop {crop} of {of}: expected top, left, height, width inside of it, got {crops[image, crop].tolist()}"
-        )

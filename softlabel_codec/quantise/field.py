@@ -20,6 +20,11 @@ NUM_FEATURES = 7
 HELD_OUT = 10
 """Each so-many-th crop is left out to measure how a field does on crops that it was not made from."""
 NOT_MEASURED = 0
+NONE_OR_ALL = "a field lists no class, or all"
+_FEATURE_UNITS = 2.0**20
+"""Features are multiples of one divided by this."""
+_KL_CODE_OF_1 = 160
+"""Code of a KL of 1 nat: codes reach from 1e-6 to 3700 nats."""
 
 
 class FieldCodes(NamedTuple):
@@ -65,8 +70,6 @@ class FieldQuantiser:
             raise wrong_labels(self._codec, "probs", labels)
         assert places is not None
         probs = np.asarray(check_probs(labels["probs"], num_crops, self._num_classes), np.float32)
-        if not np.isfinite(places.edges).all():
-            raise ArgumentError("crops: expected finite fractions")
         features = features_of(places.edges)
         numbers = self._fit(probs, features)
         fitted = kl_code(mean_kl(probs, features, numbers, self._codec.step))
@@ -93,7 +96,7 @@ class FieldQuantiser:
     def dequantise(self, codes: FieldCodes, policy: str) -> SparseLabels:
         listed = codes.classes >= 0
         numbers = np.concatenate([codes.levels[:, None], codes.slopes], axis=1)
-        logits = _logits(features_of(codes.edges), numbers * self._codec.step, codes.field_of)
+        logits = self._codec.step * _sums(features_of(codes.edges), numbers.astype(np.float64), codes.field_of)
         kept = listed[codes.field_of]
         logits[~kept] = -np.inf
         top = np.maximum(logits.max(axis=1, initial=0), 0)
@@ -102,8 +105,8 @@ class FieldQuantiser:
         total = powers.sum(axis=1) + rest
         indices = codes.classes[codes.field_of].astype(np.int32)
         values = (powers / total[:, None]).astype(np.float32)
-        rows, first = np.arange(len(indices)), powers.argmax(axis=1)
-        for array in (indices, values):  # the most probable class stands first
+        rows, first = np.arange(len(indices)), logits.argmax(axis=1)
+        for array in (indices, values):  # the most probable class changes places with the first
             array[rows, 0], array[rows, first] = array[rows, first], array[:, 0].copy()
         return SparseLabels(indices, values, (rest / total).astype(np.float32), self._num_classes, policy)
 
@@ -155,23 +158,26 @@ class FieldQuantiser:
 
 
 def features_of(edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the features of crops, float64 (R, F + 1), from their edges (R, 4): spec/field-v1.md, section 3."""
-    top, left, bottom, right = edges.T
+    """Return the features of crops, float64 (R, F + 1), from their edges (R, 4): spec/field-v1.md, section 3.
+
+    They are rounded so that sums of their products with integers are exact: logits do not depend on what else is read with a crop.
+    """
+    top, left, bottom, right = np.clip(edges, 0, 1).T
     height, width = bottom - top, right - left
     size = (width + height - 1.25) / 0.35
     across, down, shape = (left + right - 1) / 0.25, (top + bottom - 1) / 0.25, (width - height) / 0.2
     squares = (0.75 * (size * size - 1), 0.75 * (across * across - 1), 0.75 * (down * down - 1))
-    return np.stack([np.ones(len(edges)), size, across, down, shape, *squares], axis=1)
+    return np.rint(np.stack([np.ones(len(edges)), size, across, down, shape, *squares], axis=1) * _FEATURE_UNITS) / _FEATURE_UNITS
 
 
 def kl_code(kl: float) -> int:
     """Return the code of a mean KL in nats (spec/field-v1.md, section 5)."""
-    return int(np.clip(np.rint(8 * np.log2(max(kl, 2.0**-12)) + 96), 1, 255))
+    return int(np.clip(np.rint(8 * np.log2(max(kl, 2.0**-20)) + _KL_CODE_OF_1), 1, 255))
 
 
 def kl_of_codes(codes: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """Return the KL that codes stand for, float64, NaN where it was not measured."""
-    return np.where(codes == NOT_MEASURED, np.nan, 2.0 ** ((codes - 96.0) / 8))
+    return np.where(codes == NOT_MEASURED, np.nan, 2.0 ** ((codes - float(_KL_CODE_OF_1)) / 8))
 
 
 def check_listed(classes: NDArray[np.int64], num_classes: int) -> None:
@@ -181,11 +187,11 @@ def check_listed(classes: NDArray[np.int64], num_classes: int) -> None:
         raise CorruptError("the classes of a field do not ascend below the number of classes")
     counts = listed.sum(axis=1)
     if (counts < 1).any() or (counts >= num_classes).any():
-        raise CorruptError("a field lists no class, or all")
+        raise CorruptError(NONE_OR_ALL)
 
 
-def _logits(features: NDArray[np.float64], weights: NDArray[np.float64], field_of: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the logits (R, N) of crops from their features (R, F + 1) and the weights (I, F + 1, N) of their images' fields.
+def _sums(features: NDArray[np.float64], weights: NDArray[np.float64], field_of: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the logits of crops in steps (R, N), from their features (R, F + 1) and the numbers (I, F + 1, N) of their images' fields.
 
     Crops are in the order of their images.
     """

@@ -173,6 +173,30 @@ CASES = {
     "all-views-without-flips": Case(
         "hard", keys=("a.png", "b.png"), sizes=((5, 6), (7, 4)), counts=(8, 5), crops="derived", sampler=AllViews(4, 3, flips=False)
     ),
+    "field": Case("field", labels="smooth"),
+    "field-step-and-cost": Case("field:step=0.25,cost=5e-05", num_classes=12, labels="smooth"),
+    "field-derived-crops-several-blocks": Case("field", num_classes=300, labels="smooth", crops="derived", **many(70, 12)),
+    "field-fractions-f32-beyond-the-image": Case(
+        "field", num_classes=50, labels="smooth", crops="fractions:f32", known_sizes=False, crops_of="beyond"
+    ),
+    "field-fractions-f16-of-known-images": Case("field", num_classes=50, labels="smooth", crops="fractions:f16"),
+    "field-two-classes": Case("field", num_classes=2, labels="smooth"),
+    "field-many-classes": Case("field", num_classes=70000, labels="smooth", **FEW),
+    "field-constant-labels": Case("field", num_classes=20, labels="constant"),
+    "field-sure-of-everything": Case("field:step=1.0,cost=1e-07", num_classes=20, labels="sure"),
+    "field-one-crop-each": Case("field", num_classes=30, labels="smooth", image_checksums=True, **many(9, 1)),
+    "field-padding": Case("field", num_classes=30, labels="smooth", padding=Padding(9, "reflect"), **FEW),
+    "field-padding-derived-crops": Case("field", num_classes=30, labels="smooth", crops="derived", padding=Padding(4, "edge"), **FEW),
+    "field-all-views": Case(
+        "field",
+        num_classes=9,
+        labels="smooth",
+        keys=("a.png", "b.png"),
+        sizes=((5, 6), (7, 4)),
+        counts=(8, 5),
+        crops="derived",
+        sampler=AllViews(4, 3, flips=False),
+    ),
     "metadata-nested-32-deep": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), nested=29),
     "smallest": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), metadata=False),
 }
@@ -271,17 +295,21 @@ def write_case(path: Path, case: Case) -> None:
                     1 + np.arange(count) % 2,
                     size[1] - 3 - np.arange(count),
                 )
+            edges = geometry / np.tile(case.padding.around(size), 2)
+            if case.crops_of == "beyond":
+                edges = 3 * edges - 0.7
             if case.crops.startswith("fractions"):
-                geometry = (geometry / np.array([*size, *size])).astype("f4" if case.crops.endswith("32") else "f2")
+                geometry = edges.astype("f4" if case.crops.endswith("32") else "f2")
             image_size = size if case.known_sizes else None
-            labels = make_labels(rng, case, count)
+            labels = make_labels(rng, case, count, edges)
             if case.image_checksums:
                 labels["image_crc32"] = zlib.crc32(key.encode())
             writer.add(key, image_size=image_size, crops=geometry, flips=flips, **labels)
         writer.finish(skipped_keys=case.skipped_keys)
 
 
-def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, Any]:
+def make_labels(rng: np.random.Generator, case: Case, count: int, edges: np.ndarray) -> dict[str, Any]:
+    """Return labels of an image's crops, which are these fractions of it: top, left, height, width."""
     if case.labels == "top-k":
         classes = rng.choice(case.num_classes, 12, replace=False)[rng.permuted(np.tile(np.arange(12), (count, 1)), axis=1)[:, :3]]
         return {"indices": classes, "values": rng.dirichlet([1.0] * 4, count)[:, :3].astype(np.float32)}
@@ -301,6 +329,9 @@ def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, A
     if case.labels == "flat":
         profile[:] = 0
     logits = profile + rng.normal(0, 1.5, (count, case.num_classes)) + rng.exponential(2, (count, 1)) * (profile == profile.max())
+    if case.labels in ("smooth", "constant"):
+        slopes = 6 * rng.normal(0, 1, (4, case.num_classes)) * (case.labels == "smooth")
+        logits = 2 * profile + (edges - 0.5) @ slopes
     if case.labels == "sure":
         logits = logits * 100
     if case.labels == "vectors":
@@ -346,6 +377,15 @@ def contents(path: Path) -> dict[str, Any]:
             found |= {"indices": batch.labels.indices, "values": batch.labels.values, "remainder": batch.labels.remainder}
             if batch.labels.tails is not None:
                 found["tails"] = batch.labels.tails.dense(reader.num_classes)
+        if reader.codec.startswith("field"):
+            found |= labels_of_other_crops(reader)
         if "features" not in reader.codec and reader.num_classes <= MOST_TARGETS:
             found["targets"] = np.concatenate([reader.read(number, [0]).labels.dense() for number in range(len(reader))])
         return found
+
+
+def labels_of_other_crops(reader: SoftLabelReader) -> dict[str, Any]:
+    """Return a crop of each image, as fractions of it, that need not be one of those that are stored; and its label."""
+    place = np.arange(len(reader))
+    boxes = np.stack([place % 3 / 8, place % 5 / 16, 1 / 2 - place % 2 / 4, 5 / 8 - place % 7 / 16], axis=1)
+    return {"other_crops": boxes, "other_targets": reader.labels_at(place, boxes[:, None]).labels.dense()}
