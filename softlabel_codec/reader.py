@@ -15,12 +15,13 @@ from softlabel_codec.container.crop_reader import CropReader
 from softlabel_codec.container.lookup import Lookup
 from softlabel_codec.container.matching import KeyFinder
 from softlabel_codec.container.msgpack_maps import Plain
-from softlabel_codec.crops.due import due_crops
+from softlabel_codec.crops.due import due_crops, next_crops
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
 from softlabel_codec.label_set.opening import open_labels
 from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.storage.cache import Cache
 from softlabel_codec.storage.location import is_remote
+from softlabel_codec.views import Sampler
 
 ON_CORRUPT = ("raise", "skip")
 
@@ -251,7 +252,14 @@ class SoftLabelReader:
         return self._finder.find(keys, match, missing)
 
     def draw(
-        self, rows: ArrayLike, crops_per_image: int = 4, seed: int = 0, epoch: ArrayLike = 0, *, stored_crops: int | None = None
+        self,
+        rows: ArrayLike,
+        crops_per_image: int = 4,
+        seed: int = 0,
+        epoch: ArrayLike = 0,
+        *,
+        stored_crops: int | None = None,
+        sampler: Sampler | None = None,
     ) -> BatchLabels:
         """Return crops, flips and labels that are due of some images: those that `SoftLabelDataset` draws with the same arguments.
 
@@ -270,6 +278,8 @@ class SoftLabelReader:
             The epoch, or how often each image was drawn before.
         stored_crops : int, optional
             Draw from the first so many crops of each image only.
+        sampler : CropSampler, optional
+            Draw crops of this sampler, which never end, instead of those of the file. For files of label fields only.
 
         Raises
         ------
@@ -279,6 +289,10 @@ class SoftLabelReader:
             As for `read_batch`.
         """
         numbers = self._lookup.rows(rows)
+        if sampler is not None:
+            self.check_any_crop("sampler")
+            drawn = next_crops(len(numbers), crops_per_image, seed, epoch)
+            return self._read_sound(numbers, lambda which: self._crops.labels_from(sampler, numbers[which], drawn[which]))
         return self._read_chosen(
             numbers,
             due_crops(numbers, self._num_crops[numbers], crops_per_image, seed, epoch, stored_crops, self.path, any_crop=self.any_crop),
@@ -320,10 +334,7 @@ class SoftLabelReader:
         ...     reader.labels_at(["a.jpg"], [[[0, 0, 60, 40], [0, 40, 60, 40]]]).labels.top1.tolist()
         [1, 0]
         """
-        if not self.container.layout.family.of_places:
-            raise ArgumentError(
-                f"{self.path}: labels_at: {self.codec!r} holds labels of certain crops only. codec='field' knows those of any"
-            )
+        self.check_any_crop("labels_at")
         numbers = self._lookup.images(images)
         boxes = check_boxes(crops, len(numbers))
         mirrored = np.zeros(boxes.shape[:2], np.bool_) if flips is None else check_flips_of(flips, boxes.shape[:2])
@@ -353,6 +364,39 @@ class SoftLabelReader:
             self._damaged.add(number)
             return False
         return True
+
+    def fields(self, images: Sequence[int | str] | NDArray[np.integer[Any]]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the label fields of several images, for programs that compute labels themselves (spec/field-v1.md, sections 3 and 4).
+
+        Parameters
+        ----------
+        images : sequence of int or str
+            Numbers or keys of B images, in any order, at least one.
+
+        Returns
+        -------
+        classes : int32 (B, N)
+            Listed classes of each image, padded with -1.
+        weights : float32 (B, 8, N)
+            Level and slopes of each, in nats: the logit of a class is their sum of products with the features of a crop, 1 first.
+
+        Raises
+        ------
+        ArgumentError
+            If the file holds labels of certain crops only.
+        KeyError, IndexError, CorruptError
+            As for `read_batch`.
+        """
+        self.check_any_crop("fields")
+        codes, _ = self._crops.fields(self._lookup.images(images))
+        numbers = np.concatenate([codes.levels[:, None], codes.slopes], axis=1)
+        return codes.classes.astype(np.int32), (self.parsed_codec.step * numbers).astype(np.float32)
+
+    def check_any_crop(self, wanted: str) -> None:
+        """Raise ArgumentError unless the labels of all crops are known; `wanted` is what needs them."""
+        if not self.container.layout.family.of_places:
+            what = f"{wanted}: expected label fields, which know the labels of all crops (codec='field')"
+            raise ArgumentError(f"{self.path}: {what}; {self.codec!r} holds those of certain crops")
 
     def check_classes(self, num_classes: int) -> None:
         """Raise MismatchError unless the labels are of that many classes."""

@@ -16,7 +16,7 @@ from softlabel_codec.block.families import Family, LabelCodes, Packer, Quantiser
 from softlabel_codec.block.keys import pack_keys, unpack_keys
 from softlabel_codec.block.rows import BlockRows, Fields
 from softlabel_codec.codec import Codec
-from softlabel_codec.errors import ArgumentError, CorruptError
+from softlabel_codec.errors import CorruptError
 from softlabel_codec.padding import NO_PADDING, Padding
 from softlabel_codec.quantise.field import FieldCodes
 from softlabel_codec.quantise.places import edges_of
@@ -152,19 +152,13 @@ class Layout:
         found, flips = self.mode.unpack(rows, rows.after, streams)
         return CropRows(found, flips, self._placed(codes, found, rows)), rows
 
-    def unpack_at(self, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: NDArray[Any]) -> tuple[FieldCodes, BlockRows]:
-        """Return the codes of crops (B, N, 4) that the caller gives, as for `unpack`; the family's labels depend on where crops are.
-
-        Crops are top, left, height and width: integers in pixels of the image with its padding, or else fractions of it.
-        ArgumentError if they are in pixels and the size of an image is not known.
-        """
+    def unpack_at(self, contents: Sequence[bytes], block: IntArray, slot: IntArray, each: int) -> tuple[FieldCodes, BlockRows]:
+        """Return the fields of images, without crops, and rows for so many crops of each that the caller has; otherwise as `unpack`."""
         fields = Fields(self.fields.names, self.fields.codes, self.checksums, any_crop=True)
-        rows = BlockRows(fields, contents, block, slot, np.zeros(crops.shape[:2], np.int64))
-        if crops.dtype.kind != "f" and not rows.image_sizes.all():
-            raise ArgumentError(f"crops: expected fractions (floats) of images whose sizes the file does not know, got {crops.dtype}")
+        rows = BlockRows(fields, contents, block, slot, np.zeros((len(block), each), np.int64))
         codes, _ = self.labels.unpack(rows, self.mode.end(rows, rows.after))
         assert isinstance(codes, FieldCodes)
-        return codes.at(self.edges(crops.reshape(-1, 4), rows.height, rows.width), rows.owner), rows
+        return codes, rows
 
     def _placed(self, codes: LabelCodes, crops: NDArray[Any], rows: BlockRows) -> LabelCodes:
         """Return the codes with the places of the crops, if labels depend on them."""

@@ -16,6 +16,7 @@ STRINGS = {
     "marginal_renorm:k=5": "the 5 most probable classes, scaled to sum to 1",
     "smoothing": "the top class and its probability; the remainder spread evenly",
     "hard": "the top class",
+    "field": "nothing: one function for each image gives the label of every crop, also of those that the teacher did not see",
     "dense": "all probabilities",
     "dense:content=logits": "all logits; the temperature can be chosen later",
 }
@@ -26,6 +27,7 @@ OPTIONS = {
     "values=log8": "precision of the probabilities: log8 (log ratios as small integers), f16 or f32; for dense f32 or f16",
     "step=0.2": "for log8: step in natural logarithms; the default is 0.5 with a tail",
     "content=probs": "for dense: probs or logits",
+    "cost=0.0005": "for field: a byte is spent if it lowers the KL from the teacher by this much",
 }
 
 

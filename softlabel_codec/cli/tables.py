@@ -44,6 +44,8 @@ def show_stats(report: StatsReport) -> None:
         "top classes per image": report.top1_classes_per_image,
         "agreement on the top class": report.top1_agreement,
         "crop area / image area": report.crop_area,
+        **({} if report.fitted_kl is None else {"KL of fields, crops they are made from": report.fitted_kl}),
+        **({} if report.unseen_kl is None else {"KL of fields, other crops": report.unseen_kl}),
     }
     levels = list(report.confidence.quantiles)
     rows = [(name, f"{values.mean:.3f}", *(f"{values.quantiles[level]:.3f}" for level in levels)) for name, values in quantities.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,17 @@ from numpy.typing import NDArray
 
 from softlabel_codec.block.one_image import MAX_CROPS as MAX_FEW
 from softlabel_codec.block.one_image import FewCropsReader
+from softlabel_codec.block.rows import BlockRows
 from softlabel_codec.container.gathering import GatheredBlocks, gather
 from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError
 from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.sampler import crop_stream
+from softlabel_codec.views import Sampler
 
+Boxes = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.float64]]
+"""Crops (R, 4), flips (R,), and the edges of the crops as fractions of their images, (R, 4)."""
 _ROUNDING = 1e-5
 """So much may fractions of an image be beyond its edge."""
 _OTHER_CROPS = "an image has another number of crops in its block than the index says"
@@ -79,21 +85,53 @@ class CropReader:
 
         Crops are in pixels of the image with its padding, or fractions of it, according to their type; `flips` are bool (B, N).
         """
+
+        def given(sizes: NDArray[np.int64]) -> Boxes:
+            boxes, pixels = crops.reshape(-1, 4), crops.dtype.kind != "f"
+            if pixels and not sizes.all():
+                raise ArgumentError(f"crops: expected fractions (floats) of images whose sizes the file does not know, got {crops.dtype}")
+            edges = self._layout.edges(boxes, *np.repeat(sizes, crops.shape[1], axis=0).T)
+            self._check_inside(edges, crops, numbers, sizes)
+            return boxes.astype(np.int32) if pixels else boxes, flips.reshape(-1), edges
+
+        return self._labels_of(numbers, crops.shape[1], given)
+
+    def labels_from(self, sampler: Sampler, numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> BatchLabels:
+        """Return the labels of crops, int64 (B, N), that a sampler has of images (B,); CorruptError if a block is damaged."""
+        streams = np.array([crop_stream(self._stored.keys[number]) for number in numbers.tolist()], np.int64)
+
+        def sampled(sizes: NDArray[np.int64]) -> Boxes:
+            if not sizes.all():
+                raise ArgumentError("sampler: expected a file that knows the sizes of its images")
+            heights, widths = np.repeat(sizes, chosen.shape[1], axis=0).T
+            padded = self._layout.padding.around((heights, widths))
+            crops, flips = sampler.sample_rows(np.repeat(streams, chosen.shape[1]), chosen.reshape(-1), *padded)
+            return crops.astype(np.int32), flips, self._layout.edges(crops, heights, widths)
+
+        return self._labels_of(numbers, chosen.shape[1], sampled)
+
+    def fields(self, numbers: NDArray[np.int64]) -> tuple[FieldCodes, BlockRows]:
+        """Return the fields of images (B,), and a row for each; CorruptError if a block is damaged."""
+        return self._fields(numbers, 1)
+
+    def _labels_of(self, numbers: NDArray[np.int64], each: int, boxes: Callable[[NDArray[np.int64]], Boxes]) -> BatchLabels:
+        """Return the labels of so many crops of each image, which `boxes` gives for the images' sizes, int64 (B, 2)."""
+        codes, of_images = self._fields(numbers, each)
+        sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
+        crops, flips, edges = boxes(sizes)
+        labels = self._layout.quantiser.dequantise(codes.at(edges, of_images.owner), self._policy)
+        return BatchLabels(crops, flips, labels, sizes, num_crops, numbers, crc32s)
+
+    def _fields(self, numbers: NDArray[np.int64], each: int) -> tuple[FieldCodes, BlockRows]:
         blocks = gather(self._stored, numbers)
         try:
-            codes, of_images = self._layout.unpack_at(blocks.contents, blocks.block, blocks.slot, crops)
-            self._check_inside(codes, crops, numbers, of_images.image_sizes)
-            labels = self._layout.quantiser.dequantise(codes, self._policy)
+            return self._layout.unpack_at(blocks.contents, blocks.block, blocks.slot, each)
         except CorruptError as error:
             raise self._find_corrupt(numbers) or CorruptError(f"{self._stored.path}: {error}") from None
-        sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
-        boxes = crops.reshape(-1, 4)
-        boxes = boxes if crops.dtype.kind == "f" else boxes.astype(np.int32)
-        return BatchLabels(boxes, flips.reshape(-1), labels, sizes, num_crops, numbers, crc32s)
 
-    def _check_inside(self, codes: FieldCodes, crops: NDArray[Any], numbers: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
-        """Raise ArgumentError unless crops (B, N, 4) are inside of their images, whose sizes are (B, 2); their edges are in `codes`."""
-        inside = ((codes.edges >= -_ROUNDING) & (codes.edges <= 1 + _ROUNDING)).all(axis=1)
+    def _check_inside(self, edges: NDArray[np.float64], crops: NDArray[Any], numbers: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        """Raise ArgumentError unless crops (B, N, 4), whose edges are fractions (B * N, 4), are inside of images of these sizes (B, 2)."""
+        inside = ((edges >= -_ROUNDING) & (edges <= 1 + _ROUNDING)).all(axis=1)
         if inside.all():
             return
         image, crop = divmod(int(inside.argmin()), crops.shape[1])

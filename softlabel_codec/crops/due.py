@@ -55,15 +55,19 @@ def due_crops(
     """
     check_counts(num_crops, crops_per_image, stored_crops, path, any_crop=any_crop)
     if any_crop and stored_crops is None:
-        return _next_crops(check_whole("seed", seed, 0), _check_turns(turns, len(images)), len(images), crops_per_image)
+        return next_crops(len(images), crops_per_image, seed, turns)
     counts = num_crops if stored_crops is None else np.minimum(num_crops, stored_crops)
     return choose_crops(check_whole("seed", seed, 0), _check_turns(turns, len(images)), images, counts, crops_per_image)
 
 
-def _next_crops(seed: int, turns: IntArray, num_images: int, crops_per_image: int) -> IntArray:
-    """Return the crops of these turns (B, N) of endless sequences, which begin at 0 for seed 0, and far from there for others."""
-    first = seed * _FAR % _ALL_CROPS + np.broadcast_to(turns, num_images) * crops_per_image
-    crops: IntArray = (first[:, None] + np.arange(crops_per_image)) % _ALL_CROPS
+def next_crops(num_images: int, crops_per_image: int, seed: int, turns: Any) -> IntArray:
+    """Return the crops that are due (B, N) where there are crops of all numbers below 2^32: none is used again.
+
+    They begin at 0 for seed 0, and far from there for other seeds. Arguments and errors are those of `due_crops`.
+    """
+    each = check_whole("crops_per_image", crops_per_image, 1)
+    first = check_whole("seed", seed, 0) * _FAR % _ALL_CROPS + np.broadcast_to(_check_turns(turns, num_images), num_images) * each
+    crops: IntArray = (first[:, None] + np.arange(each)) % _ALL_CROPS
     return crops
 
 

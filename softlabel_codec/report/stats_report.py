@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.wording import counted
+from softlabel_codec.container.gathering import gather
 from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
+from softlabel_codec.quantise.field import kl_of_codes
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.file_report import Part
 from softlabel_codec.report.inspecting import inspect
@@ -81,6 +83,10 @@ class StatsReport:
         Distinct most probable classes among the crops of an image.
     top1_agreement : Distribution
         Share of an image's crops that have its most frequent most probable class.
+    fitted_kl, unseen_kl : Distribution or None
+        Of label fields: mean KL of the teacher's labels from the field in nats, of each image, as the writer measured it: on the crops that
+        the field was made from; and, for some of the images, on crops that it was not made from. None of other codecs, or where the writer
+        did not measure it.
     crop_area : Distribution
         Area of a crop as a fraction of the image's without padding.
     flipped : float
@@ -107,6 +113,8 @@ class StatsReport:
     top1_classes_seen: int
     top1_classes_per_image: Distribution
     top1_agreement: Distribution
+    fitted_kl: Distribution | None
+    unseen_kl: Distribution | None
     crop_area: Distribution
     flipped: float
 
@@ -154,6 +162,8 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         top1_classes_seen=len(seen.classes),
         top1_classes_per_image=Distribution.of(seen.joined("distinct")),
         top1_agreement=Distribution.of(seen.joined("agreement")),
+        fitted_kl=seen.known("fitted"),
+        unseen_kl=seen.known("unseen"),
         crop_area=Distribution.of(seen.joined("area")),
         flipped=float(seen.joined("flips").mean()),
     )
@@ -201,6 +211,7 @@ class _Seen:
 
     def add(self, reader: SoftLabelReader, images: NDArray[np.int64]) -> None:
         batch = reader.read_batch(images)
+        self._note_fields(reader, images)
         for name, values in _label_measures(batch.labels).items():
             self._parts.setdefault(name, []).append(values)
         ends = np.cumsum(batch.num_crops)
@@ -213,6 +224,20 @@ class _Seen:
         if not reader.crops.startswith("fractions"):
             sides = sides / np.repeat(batch.image_sizes, batch.num_crops, axis=0)
         self._note("area", sides.prod(axis=1))
+
+    def _note_fields(self, reader: SoftLabelReader, images: NDArray[np.int64]) -> None:
+        stored = reader.container
+        if stored.layout.family.of_places:
+            found = gather(stored, images)
+            codes, _ = stored.layout.unpack_at(found.contents, found.block, found.slot, 1)
+            self._note("fitted", kl_of_codes(codes.fitted))
+            self._note("unseen", kl_of_codes(codes.unseen))
+
+    def known(self, name: str) -> Distribution | None:
+        """Return the distribution of a quantity over the images of which it is known, if there are any."""
+        values = self.joined(name) if name in self._parts else np.empty(0)
+        values = values[~np.isnan(values)]
+        return Distribution.of(values) if len(values) else None
 
     def joined(self, name: str) -> NDArray[np.float64]:
         return np.concatenate(self._parts[name]).astype(np.float64)
