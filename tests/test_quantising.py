@@ -833,7 +833,7 @@ def test_a_field_may_find_all_listed_classes_less_probable_than_the_others():
 def test_nothing_overflows():
     """Logits of thousands, up and down: what underflows is 0, and labels add up to 1."""
     slopes = [[127] * 7, [-128] * 7, [0] * 7]
-    edges = [[0, 0, 1, 1], [0, 0, 1e-9, 1e-9], [0.9, 0.0, 1.0, 1.0], [0.45, 0.45, 0.55, 0.55]]
+    edges = [[0, 0, 1, 1], [0, 0, 1e-9, 1e-9], [0.9, 0.0, 1.0, 1.0], [0.1875, 0.1875, 0.8125, 0.8125]]
     codes = one_field([0, 3, 5], [255, 0, 255], slopes, edges)
     labels = labels_of(codes)
     np.testing.assert_allclose(labels.dense().sum(axis=1), 1, rtol=1e-6)
