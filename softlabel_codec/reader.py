@@ -19,9 +19,9 @@ from softlabel_codec.crops.due import due_crops, next_crops
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
 from softlabel_codec.label_set.opening import open_labels
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.storage.cache import Cache
 from softlabel_codec.storage.location import is_remote
-from softlabel_codec.views import Sampler
 
 ON_CORRUPT = ("raise", "skip")
 
@@ -259,7 +259,7 @@ class SoftLabelReader:
         epoch: ArrayLike = 0,
         *,
         stored_crops: int | None = None,
-        sampler: Sampler | None = None,
+        sampler: CropSampler | None = None,
     ) -> BatchLabels:
         """Return crops, flips and labels that are due of some images: those that `SoftLabelDataset` draws with the same arguments.
 
@@ -291,6 +291,8 @@ class SoftLabelReader:
         numbers = self._lookup.rows(rows)
         if sampler is not None:
             self.check_any_crop("sampler")
+            if not isinstance(sampler, CropSampler):
+                raise ArgumentError(f"sampler: expected a CropSampler, whose crops never end, got {sampler!r}")
             drawn = next_crops(len(numbers), crops_per_image, seed, epoch)
             return self._read_sound(numbers, lambda which: self._crops.labels_from(sampler, numbers[which], drawn[which]))
         return self._read_chosen(

@@ -476,6 +476,15 @@ def test_crops_of_another_sampler_are_drawn(tmp_path, options):
         same(batch.labels, reader.labels_at([4, 0], batch.crops.reshape(2, 3, 4)).labels)
 
 
+@pytest.mark.parametrize("sampler", [AllViews(10, 10), "random_resized_crop/1", 5])
+def test_samplers_that_end_or_are_none(derived, sampler):
+    with (
+        SoftLabelReader(derived) as reader,
+        pytest.raises(ArgumentError, match="sampler: expected a CropSampler, whose crops never end, got"),
+    ):
+        reader.draw([0], 1, sampler=sampler)
+
+
 # Writers
 
 
