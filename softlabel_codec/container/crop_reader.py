@@ -11,6 +11,7 @@ from softlabel_codec.container.gathering import GatheredBlocks, gather
 from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import CorruptError, FormatError
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.quantise.temperature import to_power
 
 _OTHER_CROPS = "an image has another number of crops in its block than the index says"
 
@@ -26,6 +27,8 @@ class CropReader:
         The file or the set.
     policy : str or None
         Remainder policy to read sparse labels with; None: the codec's own.
+    power : float
+        Power of the stored targets that is returned, for another temperature: see `to_power`.
 
     Raises
     ------
@@ -33,9 +36,9 @@ class CropReader:
         If the policy does not fit the labels.
     """
 
-    def __init__(self, stored: StoredLabels, policy: str | None) -> None:
+    def __init__(self, stored: StoredLabels, policy: str | None, power: float) -> None:
         self._stored, self._layout, self._num_crops = stored, stored.layout, stored.num_crops
-        self._policy = self._layout.quantiser.policy(policy)
+        self._policy, self._power = self._layout.quantiser.policy(policy), power
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
 
     def read(self, number: int, crops: list[int] | None) -> ImageLabels:
@@ -48,7 +51,8 @@ class CropReader:
         try:
             if crops and self._few is not None and len(crops) <= MAX_FEW:
                 stream = container.keys.crop_stream(place) if self._layout.derived else 0
-                return ImageLabels(*self._few.read(content, slot, crops, stream))
+                geometry, flips, size, labels, crc32 = self._few.read(content, slot, crops, stream)
+                return ImageLabels(geometry, flips, size, to_power(labels, self._power), crc32)
             streams = container.keys.crop_streams(np.array([place])) if self._layout.derived else None
             found = GatheredBlocks([content], np.zeros(1, np.int64), np.array([slot]), streams)
             chosen = None if crops is None else np.array([crops], np.int64)
@@ -74,7 +78,7 @@ class CropReader:
         found, of_images = self._layout.unpack(blocks.contents, blocks.block, blocks.slot, chosen, blocks.streams)
         if chosen is None and (of_images.image_rows != self._num_crops[numbers]).any():
             raise CorruptError(_OTHER_CROPS)
-        labels = self._layout.quantiser.dequantise(found.codes, self._policy)
+        labels = to_power(self._layout.quantiser.dequantise(found.codes, self._policy), self._power)
         sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
         return BatchLabels(found.crops, found.flips, labels, sizes, num_crops, numbers, crc32s)
 

@@ -67,13 +67,14 @@ class Cropper:
         seed: int,
         options: CropOptions,
         policy: str | None,
+        temperature: float | None,
         on_corrupt: str,
         check_images: bool,
         stored_crops: int | None,
         cache: str | os.PathLike[str] | bool,
     ) -> None:
         refuse_geometry("after_crop", options.after_crop)
-        self.reader = SoftLabelReader(labels, policy=policy, on_corrupt=on_corrupt, cache=cache)
+        self.reader = SoftLabelReader(labels, policy=policy, temperature=temperature, on_corrupt=on_corrupt, cache=cache)
         self.crops_per_image, self.size = check_whole("crops_per_image", crops_per_image, 1), check_whole("size", size, 1)
         self.seed = check_whole("seed", seed, 0)
         teacher = self.reader.metadata.get("preprocessing")

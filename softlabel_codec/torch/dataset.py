@@ -79,7 +79,10 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         PIL image (of `size` x `size` pixels) to tensor, applied to each crop instead of the normalisation: for further changes of
         colours, for erasing. The crop is cut and mirrored already, as its label says: what moves, cuts or mirrors is refused.
     policy : str, optional
-        Remainder policy to read sparse labels with, if not the codec's own.
+        Remainder policy to read sparse labels with, if not the codec's own: `uniform`, `renorm`, `tail` or `bucket`.
+    temperature : float, optional
+        T of softmax(logits / T) to read labels at, if not the one that they are stored at, as for `SoftLabelReader`. Divide the student's
+        logits by it too: `SoftCrossEntropy(temperature=dataset.reader.temperature)`.
     num_classes : int, optional
         Number of classes that the student predicts, to be checked against the file.
     backend : str
@@ -136,8 +139,8 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         no folders, or in more or fewer than there are classes; on reading, if an image has another size than the labelled one, or its
         file other bytes.
     ArgumentError
-        If more crops are asked for than an image has, or another argument cannot be; on reading, if the mapping of images holds
-        something that is none.
+        If more crops are asked for than an image has, the labels cannot be read at the temperature, or another argument cannot be; on
+        reading, if the mapping of images holds something that is none.
     FormatError
         If the container file is not sound; on reading, if labels are damaged, and with `on_corrupt="skip"` those of a whole batch.
     """
@@ -156,6 +159,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         normalized: bool = True,
         after_crop: Callable[[Image.Image], Tensor] | None = None,
         policy: str | None = None,
+        temperature: float | None = None,
         num_classes: int | None = None,
         backend: str = "pillow",
         reduced_decoding: bool = False,
@@ -173,7 +177,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         if transform is not None:
             self.transform = transform
         options = CropOptions(mean, std, interpolation, normalized, after_crop, backend, reduced_decoding, exif_orientation)
-        super().__init__(labels, crops_per_image, size, seed, options, policy, on_corrupt, check_images, stored_crops, cache)
+        super().__init__(labels, crops_per_image, size, seed, options, policy, temperature, on_corrupt, check_images, stored_crops, cache)
         if num_classes is not None:
             self.reader.check_classes(num_classes)
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)
