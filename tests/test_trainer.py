@@ -556,9 +556,7 @@ def test_another_temperature_than_that_of_the_codec_is_mentioned(shapes, tmp_pat
     write_shape_labels(shapes, tmp_path / "tail.slc", "marginal_smoothing:k=1,tail=2", temperature=1.0)
     labels = str(tmp_path / "tail.slc")
     one = labels_at(config(shapes, tmp_path, labels=labels))[1]
-    with pytest.warns(
-        UserWarning, match=r"tail\.slc: 'marginal_smoothing:k=1,tail=2' was chosen for labels at temperature 1; at 4 they may be"
-    ):
+    with pytest.warns(UserWarning, match=r"tail\.slc: .* was chosen for labels at temperature 1; at 4 they may be"):
         temperature, four = labels_at(config(shapes, tmp_path, labels=labels, temperature=4))
     softer = one ** (1 / 4)
     np.testing.assert_allclose(four, softer / softer.sum(axis=1, keepdims=True), rtol=1e-4)
