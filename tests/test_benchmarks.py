@@ -56,9 +56,9 @@ def test_every_section_measures_something(result):
     assert result["storage"]["peers_bytes_per_crop"]["FKD .tar, f32"] > sizes["marginal_smoothing:k=5,values=f32"]["stored"]
     points = {point["codec"]: point for family in result["distortion"]["families"].values() for point in family}
     assert points["marginal_smoothing:k=10"]["kl"] < points["marginal_smoothing:k=2"]["kl"]
-    for few, many in zip(*(points[f"marginal_smoothing:k={k}"]["fidelity"] for k in (2, 10)), strict=True):
-        assert few["temperature"] == many["temperature"]
-        assert 0 < many["lost"] < few["lost"] < 1
+    for two, ten in zip(*(points[f"marginal_smoothing:k={k}"]["fidelity"] for k in (2, 10)), strict=True):
+        assert two["temperature"] == ten["temperature"]
+        assert 0 < ten["lost"] < two["lost"] < 1
     assert points["marginal_renorm:k=5"]["fidelity"][0]["kl"] is None
     for columns in result["limit"]["columns"].values():
         assert columns["together"]["model"] == pytest.approx(

@@ -127,6 +127,20 @@ def test_what_the_labels_do_not_know_is_refused(tmp_path, codec, why):
             np.testing.assert_array_equal(reader[0].labels.dense(), stored[0].labels.dense())
 
 
+def test_a_copy_knows_no_more_than_what_it_was_made_of(tmp_path):
+    write_labels(tmp_path / "even.slc", "marginal_smoothing:k=10", metadata=WARM)
+    write_labels(tmp_path / "dense.slc", "dense", metadata=WARM)
+    copy_labels(tmp_path / "even.slc", tmp_path / "a.slc", codec="marginal_smoothing:k=2,tail=5")
+    with pytest.raises(ArgumentError, match="labels of 'marginal_smoothing:k=10', of which these were made, spread the remainder evenly"):
+        SoftLabelReader(tmp_path / "a.slc", temperature=4)
+    copy_labels(tmp_path / "dense.slc", tmp_path / "b.slc", codec="marginal_smoothing:k=2,tail=5")
+    with SoftLabelReader(tmp_path / "b.slc", temperature=4) as reader:
+        assert reader.approximated
+    copy_labels(tmp_path / "a.slc", tmp_path / "c.slc", metadata={"note": ["no codec", 3]})
+    with pytest.raises(ArgumentError, match="of which these were made"):
+        SoftLabelReader(tmp_path / "c.slc", temperature=4)
+
+
 def test_labels_that_do_not_say_their_temperature(tmp_path):
     write_labels(tmp_path / "a.slc", "dense")
     with SoftLabelReader(tmp_path / "a.slc", temperature=1) as reader:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -50,13 +51,25 @@ def power_at(temperature: float, codec: Codec, num_classes: int, metadata: Mappi
     if temperature == (stored or 1.0):
         return 1.0
     found = f"{where}: temperature: expected {stored or 1.0:g}, that of these labels, got {temperature:g}"
-    if not codec.knows_all_classes(num_classes):
-        raise ArgumentError(f"{found}: labels of {str(codec)!r} {_lost(codec)}. {_ADVICE}")
+    for each in (codec, *_earlier_codecs(metadata)):
+        if not each.knows_all_classes(num_classes):
+            made_of = "" if each == codec else ", of which these were made,"
+            raise ArgumentError(f"{found}: labels of {str(each)!r}{made_of} {_lost(each)}. {_ADVICE}")
     if stored is None:
         advice = "If you know it, say it in a copy: slcodec copy LABELS COPY --metadata temperature=1"
         expected = f"metadata that say at which one the labels were made, to read them at {temperature:g}"
         raise MismatchError(f"{where}: temperature: expected {expected}. {advice}")
     return stored / temperature
+
+
+def _earlier_codecs(metadata: Mapping[str, Any]) -> Iterator[Codec]:
+    """Yield the codecs that labels had before a copy stored them in another one (spec/container-v1.md, section 4.1)."""
+    merged = metadata.get("merged_from")
+    for said in (metadata, *(merged if isinstance(merged, list) else ())):
+        earlier = said.get("transcoded_from") if isinstance(said, Mapping) else None
+        for text in earlier if isinstance(earlier, list) else ():
+            with suppress(ArgumentError):
+                yield Codec.parse(text)
 
 
 def _is_temperature(value: object) -> bool:
