@@ -39,7 +39,8 @@ STRATEGIES = {
     "dense": Strategy("dense", ("values", "content")),
     "field": Strategy("field", ("step", "cost")),
 }
-POLICIES = ("uniform", "renorm", "tail")
+POLICIES = ("uniform", "renorm", "tail", "bucket")
+"""Uses of the remainder; `bucket` is one of readers only, no codec's own."""
 VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16"), "field": ("none",)}
 """Value encodings of each family, the default first."""
 CONTENTS = ("probs", "logits", "features")
@@ -162,6 +163,19 @@ class Codec:
     def kept_classes(self) -> int | None:
         """Number of kept classes if it is the same for every crop, else None. Only of the sparse family."""
         return 1 if self.name in ("hard", "smoothing") else self.k
+
+    def knows_all_classes(self, num_classes: int) -> bool:
+        """Return whether labels say how probable every class is, so that labels at another temperature can be made of them.
+
+        Those of a codec with a tail do if the remainder itself is kept, as with `log8`; with `f32` and `f16` it is what the values lack to
+        1, which may be nothing but rounding. So do those that keep every class, and `dense` ones, unless `f16` rounds small ones to 0; and
+        fields.
+        """
+        if self.family == "field":
+            return True
+        if self.family == "dense":
+            return self.content == "logits" or (self.content == "probs" and self.values != "f16")
+        return (self.tail > 0 and self.values == "log8") or (self.k == num_classes and self.values != "f16")
 
     def __str__(self) -> str:
         options = []

@@ -117,7 +117,7 @@ def test_a_reader_may_choose_the_other_policy():
     stored = through(probs, "marginal_smoothing:k=3,values=f32")
     np.testing.assert_array_equal(stored.with_policy("renorm").dense(), through(probs, "marginal_renorm:k=3,values=f32").dense())
     np.testing.assert_array_equal(through(probs, "marginal_renorm:k=3,values=f32", "uniform").dense(), stored.dense())
-    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, got 'drop'"):
+    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, bucket, got 'drop'"):
         stored.with_policy("drop")
 
 
@@ -210,7 +210,7 @@ def test_labels_with_a_tail_may_be_read_without_it():
     plain = through(probs, "marginal_smoothing:k=3")
     np.testing.assert_array_equal(labels.with_policy("uniform").dense(), plain.dense())
     np.testing.assert_array_equal(labels.with_policy("renorm").dense(), plain.with_policy("renorm").dense())
-    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, got 'tail'"):
+    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, bucket, got 'tail'"):
         plain.with_policy("tail")
     with pytest.raises(ArgumentError, match="with and without tails"):
         concatenate_labels([labels.with_policy("uniform"), plain])
