@@ -147,6 +147,8 @@ DROPOUT = {"student": "teacher.py:drops", "workers": 1, "ema": 0.9, "mixup": 0.3
 @pytest.mark.parametrize("more", [EVERYTHING, MOMENTUM, DROPOUT])
 def test_a_run_that_is_continued_equals_an_unbroken_one(more, shapes, tmp_path, monkeypatch):
     monkeypatch.chdir(shapes)
+    write_shape_labels(shapes, tmp_path / "warm.slc", temperature=2.0)
+    more = {"labels": str(tmp_path / "warm.slc"), **more}
     whole = train(config(shapes, tmp_path / "whole", **more))
     with pytest.raises(StoppedError):
         train(config(shapes, tmp_path / "parts", **more), stop_after(12))  # in the third epoch of five steps

@@ -16,7 +16,7 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.labels import Labels, SparseLabels, Tails
 
 _SMALLEST = 1e-37
-_OTHERS = "'dense:content=logits' keeps all, a tail such as that of 'marginal_smoothing:t=0.05,tail=100' most of it"
+_OTHERS = "'dense:content=logits' keeps all, a tail such as that of 'marginal_smoothing:t=0.05,tail=100' a part of it"
 _ADVICE = f"Leave temperature out, or label again: {_OTHERS}, and with `slcodec encode --temperature` any codec is made for one"
 
 
