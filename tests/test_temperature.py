@@ -106,7 +106,7 @@ def test_what_the_policy_does_comes_after_the_temperature(tmp_path):
         ("marginal_smoothing:t=0.05", "spread the remainder evenly"),
         ("marginal_renorm:k=5", "drop the remainder: how probable each class is that was not kept is lost"),
         ("marginal_smoothing:k=5,values=f32,tail=4", r"know the remainder only as what the values \(f32\) lack to 1.*log8 keeps it"),
-        ("marginal_smoothing:k=20,values=f16", "how probable each class is"),
+        ("marginal_smoothing:k=20,values=f16", "have lost small probabilities"),
         ("dense:f16", "have lost small probabilities, which float16 rounds to 0"),
         ("dense:content=features", "are features, no probabilities"),
     ],

@@ -55,7 +55,7 @@ def power_at(temperature: float, codec: Codec, num_classes: int, metadata: Mappi
     for each in (codec, *_earlier_codecs(metadata)):
         if not each.knows_all_classes(num_classes):
             made_of = "" if each == codec else ", of which these were made,"
-            raise ArgumentError(f"{found}: labels of {str(each)!r}{made_of} {_lost(each)}. {_ADVICE}")
+            raise ArgumentError(f"{found}: labels of {str(each)!r}{made_of} {_lost(each, num_classes)}. {_ADVICE}")
     if stored is None:
         advice = "If you know it, say it in a copy: slcodec copy LABELS COPY --metadata temperature=1"
         expected = f"metadata that say at which one the labels were made, to read them at {temperature:g}"
@@ -77,13 +77,13 @@ def _is_temperature(value: object) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(0 < value < math.inf)
 
 
-def _lost(codec: Codec) -> str:
+def _lost(codec: Codec, num_classes: int) -> str:
     """Return why labels of a codec that does not know all classes cannot be at another temperature."""
     if codec.content == "features":
         return "are features, no probabilities"
     if codec.values == "none":
         return "say which class is on top, and of no class how probable it is"
-    if codec.family == "dense":
+    if codec.family == "dense" or codec.k == num_classes:
         return "have lost small probabilities, which float16 rounds to 0 and which count more at a higher temperature"
     if codec.tail:
         return f"know the remainder only as what the values ({codec.values}) lack to 1, which rounding may take away; log8 keeps it"
