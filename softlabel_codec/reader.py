@@ -421,7 +421,7 @@ class SoftLabelReader:
     def check_sampler(self, sampler: CropSampler, stored_crops: int | None) -> None:
         """Raise ArgumentError unless crops of this sampler can be drawn, also if only so many stored crops are to be used."""
         if not isinstance(sampler, CropSampler):
-            raise ArgumentError(f"sampler: expected a CropSampler, got {sampler!r}")
+            raise ArgumentError(f"sampler: expected a CropSampler, whose crops never end, got {sampler!r}")
         if stored_crops is not None:
             raise ArgumentError("stored_crops: is for the crops of the file, not for those of a sampler")
         self.check_any_crop("sampler")

@@ -313,7 +313,7 @@ def parse_codec(string: str, num_classes: int) -> Codec:
     if "t" in options:
         codec.t = decimal(options["t"])
         known &= marginal and 2.0**-15 <= codec.t <= 1
-    codec.step = 0.5 if "tail" in options or fields else 0.2
+    codec.step = 0.35 if fields else 0.5 if "tail" in options else 0.2
     if "step" in options:
         codec.step = decimal(options["step"])
         known &= (codec.values == "log8" and 0.04 <= codec.step <= 1) or (fields and 0.1 <= codec.step <= 1)
@@ -326,9 +326,8 @@ def parse_codec(string: str, num_classes: int) -> Codec:
     if "content" in options:
         codec.content = options["content"]
         known &= dense and codec.content in ("probs", "logits", "features")
-    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content", "cost"} and marginal == (
-        ("k" in options) != ("t" in options)
-    )
+    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content", "cost"}
+    known &= marginal == (("k" in options) != ("t" in options))
     require(known, f"unknown codec {string}", UnknownFeatureError)
     return codec
 
@@ -374,10 +373,9 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
         crops, flips = derive_crops(parse_sampler(metadata["crop_sampler"]), keys, padded, counts)
         require(crops_crc32(crops, flips) == crop_fields[0], "crops_crc32 differs")
     if codec.name == "field":
-        of_crops = zip(repeated(of_places, counts), crops, repeated(padded, counts), strict=True)
-        found = [
-            field_label(of_image, crop, (1, 1) if "fractions" in mode else size, codec, num_classes) for of_image, crop, size in of_crops
-        ]
+        size_of_crop = repeated([(1, 1)] * num_images if mode.startswith("fractions") else padded, counts)
+        of_crops = zip(repeated(of_places, counts), crops, size_of_crop, strict=True)
+        found = [field_label(*of_crop, codec, num_classes) for of_crop in of_crops]
         labels = {name: [label[place] for label in found] for place, name in enumerate(("indices", "values", "remainder"))}
 
     images, first = [], 0

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import zstandard
-from blocks_by_hand import PALETTES
+from blocks_by_hand import PALETTES, WIDE_FIELD, Written
 from dissect import Pieces
 
 from softlabel_codec import AllViews, Padding, SoftLabelReader, SoftLabelWriter
@@ -230,14 +230,14 @@ def _with_zstd_checksums() -> bytes:
     return pieces.join()
 
 
-def _with_a_block_by_hand() -> bytes:
-    """Return a file with the block that section 15.1 of the container decodes."""
+def _with_a_block_by_hand(block: Written = PALETTES) -> bytes:
+    """Return a file with a block that was written by hand, for one the block that section 15.1 of the container decodes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.slc"
-        images: dict[str, Any] = {"keys": ("a", "b"), "sizes": PALETTES.sizes, "counts": (2, 1)}
-        write_case(path, Case(PALETTES.codec, num_classes=PALETTES.num_classes, **images))
+        images: dict[str, Any] = {"keys": ("a", "b"), "sizes": block.sizes, "counts": (2, 1)}
+        write_case(path, Case(block.codec, num_classes=block.num_classes, **images))
         pieces = Pieces.of(path)
-    pieces.set_content(PALETTES.content)
+    pieces.set_content(block.content)
     return pieces.join()
 
 
@@ -259,6 +259,7 @@ CHANGED: dict[str, Callable[[], bytes]] = {
     "without-writer": lambda: _with_metadata(writer=...),
     "zstd-checksums": _with_zstd_checksums,
     "block-by-hand": _with_a_block_by_hand,
+    "field-by-hand": lambda: _with_a_block_by_hand(WIDE_FIELD),
     "crop-sampler-with-integers-for-floats": _with_integers_for_floats,
 }
 """Files that our writer does not write."""
