@@ -36,14 +36,16 @@ STRATEGIES = {
     "smoothing": Strategy("sparse", ("values", "step")),
     "marginal_smoothing": Strategy("sparse", ("k", "t", "values", "step", "tail")),
     "marginal_renorm": Strategy("sparse", ("k", "t", "values", "step")),
-    "dense": Strategy("dense", ("values", "content")),
+    "dense": Strategy("dense", ("values", "step", "content")),
 }
 POLICIES = ("uniform", "renorm", "tail")
-VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16")}
+VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16", "log8")}
 """Value encodings of each family, the default first."""
 CONTENTS = ("probs", "logits", "features")
-DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL = 0.2, 0.5
-MIN_STEP, MAX_STEP = 0.04, 1.0
+DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL, DEFAULT_DENSE_STEP = 0.2, 0.5, 1.0
+MIN_STEP = 0.04
+MAX_STEP = {"sparse": 1.0, "dense": 2.0}
+"""Largest step of each family."""
 MIN_THRESHOLD = 2.0**-15
 
 _MAX_CHARACTERS = 256
@@ -115,7 +117,7 @@ class Codec:
             k=None if k is None else _count("k", k),
             t=None if t is None else _number("t", t, MIN_THRESHOLD, 1.0),
             values=_choose("values", values, _possible_values(name)),
-            step=default_step(tail) if step is None else _number("step", step, MIN_STEP, MAX_STEP),
+            step=default_step(name, tail) if step is None else _number("step", step, MIN_STEP, MAX_STEP[STRATEGIES[name].family]),
             tail=tail,
             content=_choose("content", content, CONTENTS),
         )
@@ -132,8 +134,10 @@ class Codec:
                 f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
                 f"for example '{self.name}:k=5'"
             )
-        if self.values != "log8" and self.step != default_step(self.tail):
+        if self.values != "log8" and self.step != default_step(self.name, self.tail):
             raise ArgumentError(f"step belongs to values=log8, not to values={self.values}")
+        if self.family == "dense" and self.values == "log8" and self.content == "features":
+            raise ArgumentError("values=log8 keeps differences of logarithms: expected content=probs or content=logits, got features")
 
     @property
     def family(self) -> str:
@@ -158,7 +162,7 @@ class Codec:
             options.append(f"t={self.t!r}")
         if self.values not in ("none", VALUES[self.family][0]):
             options.append(f"values={self.values}")
-        if self.step != default_step(self.tail):
+        if self.step != default_step(self.name, self.tail):
             options.append(f"step={self.step!r}")
         if self.tail:
             options.append(f"tail={self.tail}")
@@ -199,11 +203,13 @@ class Codec:
                 )
 
 
-def default_step(tail: int) -> float:
-    """Return the default step of `log8` for a codec with this many classes in the tail.
+def default_step(name: str, tail: int) -> float:
+    """Return the default step of `log8` for a strategy with this many classes in the tail.
 
     With a tail, bytes are better spent on more classes than on finer ratios: see `benchmarks/REPORT.md`.
     """
+    if STRATEGIES[name].family == "dense":
+        return DEFAULT_DENSE_STEP
     return DEFAULT_STEP_WITH_TAIL if tail else DEFAULT_STEP
 
 
