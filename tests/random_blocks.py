@@ -43,6 +43,11 @@ def content_of(layout, images):
 
 
 def same_codes(mine, theirs, values_width):
+    if isinstance(mine, tuple) and not isinstance(mine, SparseCodes):
+        for image, other in zip(mine, theirs, strict=True):
+            for found, wanted in zip(image, other, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        return
     if not isinstance(mine, SparseCodes):
         np.testing.assert_array_equal(mine, theirs)
         return

@@ -21,6 +21,7 @@ from softlabel_codec.views import sampler_of
 SPEC = Path(__file__).parents[1] / "spec"
 CONTAINER = (SPEC / "container-v1.md").read_text()
 SPARSE = (SPEC / "sparse-v1.md").read_text()
+DENSE = (SPEC / "dense-v1.md").read_text()
 TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i16": "h"}
 
 
@@ -64,10 +65,11 @@ def test_structures_are_laid_out_as_their_tables_say(title, structure):
 
 def test_fields_of_blocks_are_those_of_the_tables():
     crop_fields = [(row["field"], TYPES[row["type"]]) for row in table(section("### 5.3 Crops"), "type", "field", "meaning")]
-    label_fields = [(row["field"], TYPES[row["type"]], row["present"]) for row in table(SPARSE, "type", "field", "present", "meaning")]
 
     def wanted(text):
         parsed = Codec.parse(text)
+        rows = table(DENSE if parsed.family == "dense" else SPARSE, "type", "field", "present", "meaning")
+        label_fields = [(row["field"], TYPES[row["type"]], row["present"]) for row in rows]
         present = {
             "always": True,
             "if the codec has t": parsed.t is not None,
@@ -84,6 +86,8 @@ def test_fields_of_blocks_are_those_of_the_tables():
         "marginal_smoothing:t=0.1",
         "marginal_smoothing:t=0.1,tail=10",
         "marginal_renorm:t=0.1,values=f32",
+        "dense:values=f16",
+        "dense:values=log8",
     ):
         fields = Layout(Codec.parse(text), 10).fields
         assert list(zip(fields.names, fields.codes, strict=True)) == wanted(text)
@@ -104,6 +108,7 @@ def test_limits():
         "table of kept classes of a block": "R times the most classes that one of its crops keeps: "
         f"{limits.MAX_TABLE_ENTRIES}, or the number of its entries if that is larger",
         "table of listed classes of a block": f"n times the most classes that one of its tails lists: {limits.MAX_TABLE_ENTRIES}",
+        "numbers of a block of `dense` labels with `log8": f"R * C: {limits.MAX_DENSE_NUMBERS}",
         "images of a file": f"{limits.MAX_IMAGES}",
         "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
         "height and width of a padded image": f"{limits.MAX_IMAGE_SIDE} pixels",
@@ -126,8 +131,11 @@ def test_codec_strings():
     assert list(options) == ["k", "t", "values", "step", "tail", "content"]
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
-    assert options["step"]["values"].startswith(f"float, {codec.MIN_STEP:g} to {codec.MAX_STEP:g}:")
-    assert options["step"]["default"] == f"{codec.default_step(0):g}; {codec.default_step(1):g} with `tail"
+    steps = options["step"]["values"]
+    assert steps.startswith(f"float, {codec.MIN_STEP:g} to {codec.MAX_STEP['sparse']:g}:")
+    assert steps.endswith(f"; to {codec.MAX_STEP['dense']:g} for `dense")
+    defaults = codec.default_step("smoothing", 0), codec.default_step("marginal_smoothing", 1), codec.default_step("dense", 0)
+    assert options["step"]["default"] == "{:g}; {:g} with `tail`; {:g} for `dense".format(*defaults)
     assert (
         re.findall(r"`(\w+)`", options["content"]["values"] + "`") == list(codec.CONTENTS) or options["content"]["values"].count("`") >= 4
     )

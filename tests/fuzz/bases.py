@@ -63,6 +63,8 @@ BASES = (
     MANY,
     Base("hard", padding=Padding(4, "reflect"), sampler=AllViews(*SIZE)),
     Base("marginal_smoothing:k=2", crops="derived", padding=Padding(3, fill=(1, 2, 3)), sampler=AllViews(40, 50)),
+    Base("dense:values=log8", 9),
+    Base("dense:values=log8,step=0.04,content=logits", 7, counts=(60, 1), keys=("a", "b")),
 )
 """A number in a kept input says which: new ones go to the end."""
 
