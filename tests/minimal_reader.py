@@ -652,13 +652,18 @@ def read_logs(fields: Fields, step: float, found: dict[str, int], num_classes: i
     counts = fields.planes(num_crops, found["count_width"])
     require(max(counts) <= C, "a crop has more exceptions than classes")
     exceptions = iter(fields.planes(sum(counts), found["exception_width"]))
+    refinements = iter([fields.column("b", min(C, 4)) for _ in range(num_crops)])
     require(counts == [crop.count(3) for crop in digits], "a crop has more or fewer exceptions than its digits say")
     crops, each_crop = [], iter(digits)
     for profile, shift, of_image, of_crops in zip(split(levels, [C] * num_images), shifts, components, coefficients, strict=True):
         for amounts in of_crops:
             crop = [difference(digit, exceptions) for digit in next(each_crop)]
             common = [sum(a * component[c] for a, component in zip(amounts, of_image, strict=True)) for c in range(C)]
-            crops.append([step * (d + P / 2**shift + sum_c / 256) for d, P, sum_c in zip(crop, profile, common, strict=True)])
+            v = [d + P / 2**shift + sum_c / 256 for d, P, sum_c in zip(crop, profile, common, strict=True)]
+            largest = sorted(range(C), key=lambda c: (-v[c], c))[:4]
+            for c, r in zip(largest, next(refinements), strict=True):
+                v[c] += r / 8
+            crops.append([step * v_c for v_c in v])
     return crops
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from softlabel_codec.block.columns import Column, IntArray, from_planes, ragged,
 from softlabel_codec.block.rows import BlockRows
 from softlabel_codec.checks.limits import MAX_DENSE_NUMBERS
 from softlabel_codec.errors import CorruptError
-from softlabel_codec.quantise.log_vectors import CLASSES_PER_BYTE, UNIT_BITS, ImageLogs, LogCodes
+from softlabel_codec.quantise.log_vectors import CLASSES_PER_BYTE, UNIT_BITS, ImageLogs, LogCodes, num_refined
 
 _WIDE = "a column is wider or narrower than it may be"
 _BAD_SHIFT = f"a profile is finer than 2^-{UNIT_BITS} steps"
@@ -55,6 +54,7 @@ class LogPacker:
             Column("values", b"".join(image.digits.tobytes() for image in codes)),
             *(Column("values", plane) for plane in to_planes(counts, fields["count_width"])),
             *(Column("values", plane) for plane in to_planes(exceptions, fields["exception_width"])),
+            Column("refinements", b"".join(image.refinements.tobytes() for image in codes)),
         ]
         return fields, columns
 
@@ -81,9 +81,12 @@ class LogPacker:
         counts_at = rows.advance(digits_at, rows.num_crops * self._digit_bytes)
         counts, exceptions_at = self._unpack_counts(rows, counts_at)
         exceptions_before, num_exceptions = rows.sums_before(counts)
-        after = rows.advance(exceptions_at, num_exceptions * exception_width)
+        refinements_at = rows.advance(exceptions_at, num_exceptions * exception_width)
+        num_refinements = num_refined(self.num_classes)
+        after = rows.advance(refinements_at, rows.num_crops * num_refinements)
 
-        digits = self._gather(rows.data, digits_at + rows.row * self._digit_bytes)
+        digits = _gather(rows.data, digits_at + rows.row * self._digit_bytes, self._digit_bytes)
+        refinements = _gather(rows.data, refinements_at + rows.row * num_refinements, num_refinements).view(np.int8)
         if thorough and self.num_classes % CLASSES_PER_BYTE and (digits[:, -1] >> 2 * (self.num_classes % CLASSES_PER_BYTE)).any():
             raise CorruptError(_UNUSED)
         counts = counts[rows.crop]
@@ -111,6 +114,7 @@ class LogPacker:
                     digits[crops],
                     counts[crops],
                     exceptions[exception_ends[crops.start] : exception_ends[crops.stop]],
+                    refinements[crops],
                 )
             )
         return tuple(images), after
@@ -140,9 +144,10 @@ class LogPacker:
                 profiles.append((low | high.astype(np.uint16) << 8).view(np.int16))
         return profiles
 
-    def _gather(self, data: NDArray[np.uint8], starts: IntArray) -> NDArray[Any]:
-        """Return the digits of crops, which begin at `starts`, uint8 (R, digit bytes)."""
-        digits = np.empty((len(starts), self._digit_bytes), np.uint8)
-        for row, start in enumerate(starts.tolist()):
-            digits[row] = data[start : start + self._digit_bytes]
-        return digits
+
+def _gather(data: NDArray[np.uint8], starts: IntArray, num_bytes: int) -> NDArray[np.uint8]:
+    """Return that many bytes from each of `starts` on, uint8 (R, num_bytes)."""
+    gathered = np.empty((len(starts), num_bytes), np.uint8)
+    for row, start in enumerate(starts.tolist()):
+        gathered[row] = data[start : start + num_bytes]
+    return gathered

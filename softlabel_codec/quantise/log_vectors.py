@@ -2,6 +2,7 @@
 
 The crops of one image have much in common. Their mean, the *profile*, is stored once; so are a few *components*, directions in which
 they vary most, and for each crop its coefficients. What is left of the logarithms is rounded to whole steps, most of which are 0.
+The largest logarithms of each crop matter most and are corrected by eighths of a step.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from softlabel_codec.errors import ArgumentError, CorruptError
 
 UNIT_BITS = 8
 """Predictions are whole numbers of 2^-8 steps."""
+MOST_REFINED = 4
+"""So many classes of each crop, those with the largest logarithms, are refined."""
+REFINEMENT_BITS = 3
+"""They are corrected by whole numbers of 2^-3 steps."""
 ESCAPE = 3
 CLASSES_PER_BYTE = 4
 FLOOR_NATS = 24.0
@@ -54,6 +59,8 @@ class ImageLogs(NamedTuple):
         Number of exceptions of each crop.
     exceptions : int64 (E,)
         Larger differences, crop after crop: 2, -2, 3, -3 and so on as 0, 1, 2, 3.
+    refinements : int8 (M, min(C, 4))
+        What is added to the largest logarithms of each crop, the largest first, in units of 2^-3 steps.
     """
 
     profile: NDArray[np.int16]
@@ -63,6 +70,7 @@ class ImageLogs(NamedTuple):
     digits: NDArray[np.uint8]
     counts: NDArray[np.int64]
     exceptions: NDArray[np.int64]
+    refinements: NDArray[np.int8]
 
 
 LogCodes = tuple[ImageLogs, ...]
@@ -134,8 +142,25 @@ def _of_levels(levels: NDArray[np.float64]) -> ImageLogs:
     digits = np.zeros((len(levels), -(-levels.shape[1] // CLASSES_PER_BYTE) * CLASSES_PER_BYTE), np.uint8)
     digits[:, : levels.shape[1]] = np.minimum(folded, ESCAPE)
     packed = np.bitwise_or.reduce(digits.reshape(len(levels), -1, CLASSES_PER_BYTE) << np.array([0, 2, 4, 6], np.uint8), axis=2)
-    counts = large.sum(axis=1)
-    return ImageLogs(profile.astype(np.int16), shift, components, coefficients, packed, counts, folded[large] - ESCAPE)
+    none = np.zeros((len(levels), num_refined(levels.shape[1])), np.int8)
+    counts, exceptions = large.sum(axis=1), folded[large] - ESCAPE
+    image = ImageLogs(profile.astype(np.int16), shift, components, coefficients, packed, counts, exceptions, none)
+    return _refined(image, rest - steps, levels.argmax(axis=1))
+
+
+def num_refined(num_classes: int) -> int:
+    """Return how many classes of each crop are refined."""
+    return min(num_classes, MOST_REFINED)
+
+
+def _refined(image: ImageLogs, left: NDArray[np.float64], top: NDArray[np.int64]) -> ImageLogs:
+    """Return codes with refinements, from what is left of the logarithms (M, C) in steps and the class that is the largest of each crop."""
+    units = _unrefined(image, left.shape[1])
+    largest = _largest_of(units, image.refinements.shape[1])
+    refinements = np.rint(np.take_along_axis(left, largest, axis=1) * 2**REFINEMENT_BITS).astype(np.int8)
+    _refine(units, largest, refinements)
+    overtaken = units.argmax(axis=1) != top  # of classes that are nearly equal, the largest stays so
+    return image._replace(refinements=refinements + (overtaken[:, None] & (largest == top[:, None])))
 
 
 def _shift(num_crops: int) -> int:
@@ -190,11 +215,33 @@ def _rows_of(image: ImageLogs, rows: slice) -> ImageLogs:
         digits=image.digits[rows],
         counts=image.counts[rows],
         exceptions=image.exceptions[before : before + within],
+        refinements=image.refinements[rows],
     )
 
 
 def _units(image: ImageLogs, num_classes: int) -> NDArray[np.int32]:
     """Return the logarithms of an image's crops, int32 (M, C), in units of 2^-8 steps; CorruptError if there are not all exceptions."""
+    units = _unrefined(image, num_classes)
+    _refine(units, _largest_of(units, num_refined(num_classes)), image.refinements)
+    return units
+
+
+def _refine(units: NDArray[np.int32], largest: NDArray[np.int64], refinements: NDArray[np.int8]) -> None:
+    units[np.arange(len(units))[:, None], largest] += refinements.astype(np.int32) << (UNIT_BITS - REFINEMENT_BITS)
+
+
+def _largest_of(units: NDArray[np.int32], number: int) -> NDArray[np.int64]:
+    """Return the classes with the largest logarithms, the largest first, equal ones in order of class, int64 (M, number)."""
+    left, rows = units.copy(), np.arange(len(units))
+    largest = np.empty((len(units), number), np.int64)
+    for place in range(number):
+        largest[:, place] = left.argmax(axis=1)
+        left[rows, largest[:, place]] = np.iinfo(np.int32).min
+    return largest
+
+
+def _unrefined(image: ImageLogs, num_classes: int) -> NDArray[np.int32]:
+    """Return the same before the largest are refined."""
     digits = _DIFFERENCES[image.digits].reshape(len(image.digits), -1)[:, :num_classes]
     units = digits.astype(np.int32) << UNIT_BITS
     large = digits == ESCAPE
