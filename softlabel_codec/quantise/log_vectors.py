@@ -159,8 +159,9 @@ def _refined(image: ImageLogs, left: NDArray[np.float64], top: NDArray[np.int64]
     largest = _largest_of(units, image.refinements.shape[1])
     refinements = np.rint(np.take_along_axis(left, largest, axis=1) * 2**REFINEMENT_BITS).astype(np.int8)
     _refine(units, largest, refinements)
-    overtaken = units.argmax(axis=1) != top  # of classes that are nearly equal, the largest stays so
-    return image._replace(refinements=refinements + (overtaken[:, None] & (largest == top[:, None])))
+    of_top = units[np.arange(len(units)), top]
+    reached = np.count_nonzero(units >= of_top[:, None], axis=1) > 1  # of classes that are nearly equal, the largest stays so
+    return image._replace(refinements=refinements + (reached[:, None] & (largest == top[:, None])))
 
 
 def _shift(num_crops: int) -> int:
