@@ -272,7 +272,7 @@ class DenseLabels:
     Attributes
     ----------
     vectors : float32 (R, C)
-        The stored numbers.
+        The stored numbers. Logits with `values=log8` are known up to a number that is added to all of a crop.
     content : str
         What they are: `probs`, `logits` or `features`.
     """

@@ -62,6 +62,8 @@ CODECS = [
     "marginal_renorm:k=3",
     "dense:values=f16",
     "dense:content=logits",
+    "dense:values=log8",
+    "dense:values=log8,step=0.25",
 ]
 
 

@@ -256,10 +256,11 @@ class _Seen:
 
 def _label_measures(labels: Labels) -> dict[str, NDArray[Any]]:
     if isinstance(labels, DenseLabels):
-        targets = labels.dense()
+        rows = max(1, NUMBERS_PER_BATCH // labels.num_classes)  # crops whose targets take little memory together
+        parts = [labels[first : first + rows] for first in range(0, len(labels), rows)]
         return {
-            "confidence": targets.max(axis=1),
-            "entropy": _entropy_terms(targets).sum(axis=1),
+            "confidence": np.concatenate([part.dense().max(axis=1) for part in parts]),
+            "entropy": np.concatenate([_entropy_terms(part.dense()).sum(axis=1) for part in parts]),
             "kept": np.full(len(labels), labels.num_classes),
             "remainder": np.zeros(len(labels)),
         }
