@@ -61,6 +61,11 @@ def same_codes(mine, theirs, values_width):
         for name, array in theirs._asdict().items():
             np.testing.assert_array_equal(getattr(mine, name), array, name)
         return
+    if isinstance(mine, tuple) and not isinstance(mine, SparseCodes):
+        for image, other in zip(mine, theirs, strict=True):
+            for found, wanted in zip(image, other, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        return
     if not isinstance(mine, SparseCodes):
         np.testing.assert_array_equal(mine, theirs)
         return

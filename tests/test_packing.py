@@ -64,6 +64,7 @@ from softlabel_codec.block.rows import Fields
 from softlabel_codec.block.tails import one_tail, pack_tails
 from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.padding import Padding
+from softlabel_codec.quantise.log_vectors import ImageLogs
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes
 from softlabel_codec.sampler import crop_stream
@@ -1050,6 +1051,83 @@ def test_dense_labels(codec, width):
         block.layout.unpack([block.content[: -len(block.keys) - 1]], np.zeros(1, int), np.zeros(1, int), None)
 
 
+def log_images(profile, shift, components, coefficients, digits, exceptions, refinements):
+    """Return the codes of an image; digits as text, one for each class."""
+    rows = [[int(digit) for digit in row] for row in digits]
+    packed = [[sum(digit << 2 * i for i, digit in enumerate(row[at : at + 4])) for at in range(0, len(row), 4)] for row in rows]
+    counts = np.array([row.count(3) for row in rows])
+    arrays = np.int16(profile), shift, np.int8(components).reshape(-1, len(profile)), np.int8(coefficients).reshape(len(rows), -1)
+    return ImageLogs(*arrays, np.uint8(packed), counts, np.array(exceptions, int), np.int8(refinements))
+
+
+LOGS = (
+    log_images(
+        [0, -4, 100, 7, 300], 2, [[1, -2, 3, -4, 127]], [[5], [-128]], ["01230", "33000"], [7, 0, 256], [[1, 2, 3, 4], [0, -1, 0, 0]]
+    ),
+    log_images([-300, 0, 0, 1, 2], 0, [], [], ["00020"], [], [[0, 0, 0, -128]]),
+)
+LOG_COLUMNS = (
+    bytes([1, 0, 2, 0])
+    + planes([0, -4 % 65536, 100, 7, 300, -300 % 65536, 0, 0, 1, 2], 2)
+    + bytes([1, 254, 3, 252, 127, 5, 128])
+    + bytes([0b11100100, 0, 0b00001111, 0, 0b10000000, 0])
+    + bytes([1, 2, 0])
+    + planes([7, 0, 256], 2)
+    + bytes([1, 2, 3, 4, 0, 255, 0, 0, 0, 0, 0, 128])
+)
+
+
+def log_block(fields=(2, 1, 2), columns=LOG_COLUMNS):
+    return replace(HARD, codec="dense:log8", num_classes=5, label_fields=bytes(fields), label_columns=columns)
+
+
+def test_dense_labels_as_logarithms():
+    block = log_block()
+    assert content_of(block.layout, replace(HARD.images, codes=LOGS)) == block.content
+    same_codes(block.layout.unpack_all(block.content).codes, LOGS, 1)
+    quantiser = label_quantiser(Codec.parse("dense:log8,step=0.25,content=logits"), 5)
+    v = np.array([[0, 1, -1, -5, 0], [2, 130, 0, 0, 0], [0, 0, 0, -1, 0]])
+    v = v + np.array([[0, -1, 25, 1.75, 75], [0, -1, 25, 1.75, 75], [-300, 0, 0, 1, 2]])
+    v = v + np.array([[5], [-128], [0]]) * np.array([1, -2, 3, -4, 127]) / 256
+    v[0, [4, 2, 0, 1]] += np.array([1, 2, 3, 4]) / 8
+    v[1, 2] -= 1 / 8
+    v[2, 3] -= 128 / 8
+    np.testing.assert_array_equal(quantiser.dequantise(LOGS, "uniform").vectors, np.float32(0.25 * v))
+
+
+def test_dense_labels_as_logarithms_that_are_refused():
+    for fields in ((0, 1, 2), (3, 1, 2), (2, 5, 2), (2, 1, 0), (2, 1, 3)):
+        block = log_block(fields)
+        with refused("a column is wider or narrower than it may be"):
+            block.layout.unpack_all(block.content)
+    block = log_block(columns=LOG_COLUMNS[:3] + b"\x09" + LOG_COLUMNS[4:])
+    with refused("a profile is finer than 2^-8 steps"):
+        block.layout.unpack_all(block.content)
+    at = LOG_COLUMNS.index(bytes([1, 2, 0]), 30)
+    block = log_block(columns=LOG_COLUMNS[:at] + bytes([6]) + LOG_COLUMNS[at + 1 :])
+    with refused("a crop has more exceptions than classes"):
+        block.layout.unpack_all(block.content)
+    block = log_block(columns=LOG_COLUMNS[:at] + bytes([2, 1, 0]) + LOG_COLUMNS[at + 3 :])
+    with refused("a crop has more or fewer exceptions than its digits say"):
+        label_quantiser(Codec.parse("dense:log8"), 5).dequantise(block.layout.unpack_all(block.content).codes, "uniform")
+    block = log_block(columns=LOG_COLUMNS[: at - 1] + bytes([4]) + LOG_COLUMNS[at:])
+    with refused("unused digits of a crop are not 0"):
+        block.layout.unpack_all(block.content)
+    block.layout.unpack([block.content], np.zeros(1, int), np.zeros(1, int), None)
+    block = log_block()
+    with refused(SHORT):
+        block.layout.unpack([block.content[: -len(block.keys) - 1]], np.zeros(1, int), np.zeros(1, int), None)
+
+
+def test_more_dense_logarithms_than_a_block_may_have_are_refused_before_they_take_memory():
+    block = replace(log_block(), num_classes=2**28 // 3 + 1)
+    with refused("a block has more than 268435456 numbers"):
+        block.layout.unpack_all(block.content)
+    block = replace(log_block(), num_classes=2**28 // 3)
+    with refused(SHORT):
+        block.layout.unpack_all(block.content)
+
+
 # What the columns are called, and how they compress
 
 
@@ -1130,6 +1208,7 @@ CODECS = [
     "marginal_smoothing:t=0.3,tail=12,values=f32",
     "dense:f32",
     "dense:f16",
+    "dense:log8",
     "field",
 ]
 SPARSE_CODECS = [codec for codec in CODECS if "dense" not in codec and codec != "field"] + [
@@ -1278,7 +1357,8 @@ def assert_agreement(blocks, contents, layout):
         assert [flip for image in found for flip in image.flips] == images.flips.tolist()
         labels = label_quantiser(layout.codec, layout.num_classes).dequantise(images.codes, layout.codec.policy)
         if layout.codec.family == "dense":
-            np.testing.assert_array_equal([vector for image in found for vector in image.vectors], labels.vectors)
+            tolerance = 2.0**-23 if layout.codec.values == "log8" else 0
+            np.testing.assert_allclose([vector for image in found for vector in image.vectors], labels.vectors, tolerance)
             continue
         kept = [row for image in found for row in image.indices]
         assert kept == [[c for c in row if c >= 0] for row in labels.indices.tolist()]

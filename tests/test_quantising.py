@@ -693,6 +693,10 @@ def test_how_much_codes_hold():
     bits = dense.quantise({"probs": PROBS}, 2)
     assert (dense.num_entries(bits), dense.expected_bytes(bits), dense.most_bytes(bits)) == ((0, 0, 0), 16, 16)
     assert label_quantiser(Codec.parse("dense"), 4).most_bytes(bits) == 32
+    logs = label_quantiser(Codec.parse("dense:log8"), 4)
+    codes = logs.quantise({"probs": PROBS}, 2)
+    assert (logs.num_entries(codes), logs.expected_bytes(codes)) == ((0, 0, 0), 4 + 2 + 2 + int(codes[0].counts.sum()) + 2 * 4)
+    assert logs.most_bytes(codes) >= logs.expected_bytes(codes)
 
 
 def test_codes_of_several_images():

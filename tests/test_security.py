@@ -15,10 +15,12 @@ from dissect import Pieces, compressed
 from PIL import Image
 from vectors import invalid, valid
 
-from softlabel_codec import ArgumentError, Codec, FormatError, LimitError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec import ArgumentError, Codec, CropSampler, FormatError, LimitError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.checks.limits import MAX_TABLE_ENTRIES
 from softlabel_codec.cli.main import main
 from softlabel_codec.container.framing import Header
+from softlabel_codec.container.pending import PendingImage
+from softlabel_codec.quantise.log_vectors import ImageLogs
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.torch import SoftLabelDataset
 
@@ -103,6 +105,17 @@ def test_a_block_gets_fewer_images_if_a_field_lists_many_classes(tmp_path):
         assert reader.container.trailer.num_blocks == 2
         assert reader.read(65).labels.counts.tolist() == [8000]
         np.testing.assert_allclose(reader.read_batch(range(66)).labels.dense().sum(axis=1), 1, atol=1e-4)
+
+
+def test_dense_logarithms_of_a_few_bytes_take_no_memory_to_speak_of(tmp_path):
+    num_crops, num_classes = 4000, 4000
+    none = np.zeros((num_crops, 0), np.int8)
+    columns = np.zeros(num_classes, np.int16), 0, none[:0].reshape(0, num_classes), none, np.zeros((num_crops, 1000), np.uint8)
+    codes = (ImageLogs(*columns, np.zeros(num_crops, np.int64), np.zeros(0, np.int64), np.zeros((num_crops, 4), np.int8)),)
+    with SoftLabelWriter(tmp_path / "a.slc", num_classes, "dense:values=log8", crops="derived", sampler=CropSampler()) as writer:
+        writer.add_stored(PendingImage("a", (9, 9), num_crops, None, None, codes, 0, 0, 0, None))
+    assert (tmp_path / "a.slc").stat().st_size < 10_000
+    use_under_a_limit(tmp_path, [tmp_path / "a.slc"])
 
 
 def test_a_block_gets_fewer_images_if_one_lists_many_classes_in_its_tail(tmp_path):

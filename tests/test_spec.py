@@ -24,6 +24,7 @@ SPEC = Path(__file__).parents[1] / "spec"
 CONTAINER = (SPEC / "container-v1.md").read_text()
 SPARSE = (SPEC / "sparse-v1.md").read_text()
 FIELD = (SPEC / "field-v1.md").read_text()
+DENSE = (SPEC / "dense-v1.md").read_text()
 TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i16": "h"}
 
 
@@ -67,10 +68,11 @@ def test_structures_are_laid_out_as_their_tables_say(title, structure):
 
 def test_fields_of_blocks_are_those_of_the_tables():
     crop_fields = [(row["field"], TYPES[row["type"]]) for row in table(section("### 5.3 Crops"), "type", "field", "meaning")]
-    label_fields = [(row["field"], TYPES[row["type"]], row["present"]) for row in table(SPARSE, "type", "field", "present", "meaning")]
 
     def wanted(text):
         parsed = Codec.parse(text)
+        rows = table(DENSE if parsed.family == "dense" else SPARSE, "type", "field", "present", "meaning")
+        label_fields = [(row["field"], TYPES[row["type"]], row["present"]) for row in rows]
         present = {
             "always": True,
             "if the codec has t": parsed.t is not None,
@@ -87,6 +89,8 @@ def test_fields_of_blocks_are_those_of_the_tables():
         "marginal_smoothing:t=0.1",
         "marginal_smoothing:t=0.1,tail=10",
         "marginal_renorm:t=0.1,values=f32",
+        "dense:values=f16",
+        "dense:values=log8",
     ):
         fields = Layout(Codec.parse(text), 10).fields
         assert list(zip(fields.names, fields.codes, strict=True)) == wanted(text)
@@ -119,6 +123,7 @@ def test_limits():
         "table of listed classes of a block": f"n times the most classes that one of its tails lists: {limits.MAX_TABLE_ENTRIES}",
         "tables of the fields of a block": f"{NUM_FEATURES + 1} n, or R if that is larger, "
         f"times the most classes that one of its fields lists: {limits.MAX_TABLE_ENTRIES}",
+        "numbers of a block of `dense` labels with `log8": f"R * C: {limits.MAX_DENSE_NUMBERS}",
         "images of a file": f"{limits.MAX_IMAGES}",
         "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
         "height and width of a padded image": f"{limits.MAX_IMAGE_SIDE} pixels",
@@ -141,12 +146,12 @@ def test_codec_strings():
     assert list(options) == ["k", "t", "values", "step", "tail", "content", "cost"]
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
-    assert options["step"]["values"].startswith(f"float, {codec.MIN_STEP:g} to {codec.MAX_STEP:g}:")
-    for step in (0.1, 1.0):
-        assert Codec.parse(f"field:step={step}").step == step
-    assert "of `field` 0.1 to 1:" in options["step"]["values"]
-    defaults = [Codec.parse(text).step for text in ("smoothing", "marginal_smoothing:k=1,tail=1", "field")]
-    assert options["step"]["default"] == "{:g}; {:g} with `tail`; {:g} of `field".format(*defaults)
+    steps = options["step"]["values"]
+    assert steps.startswith("float, {:g} to {:g}:".format(*codec.STEPS["sparse"]))
+    assert f"; to {codec.STEPS['dense'][1]:g} for `dense`" in steps
+    assert "of `field` {:g} to {:g}:".format(*codec.STEPS["field"]) in steps
+    defaults = [Codec.parse(text).step for text in ("smoothing", "marginal_smoothing:k=1,tail=1", "dense:values=log8", "field")]
+    assert options["step"]["default"] == "{:g}; {:g} with `tail`; {:g} for `dense`; {:g} for `field".format(*defaults)
     assert options["cost"]["values"].startswith(f"float, {codec.MIN_COST:.7f} to {codec.MAX_COST:g}:")
     assert options["cost"]["default"] == f"{Codec.parse('field').cost:g}"
     assert (

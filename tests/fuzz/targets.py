@@ -234,7 +234,7 @@ def _compare_block(layout: Layout, content: bytes, whole: BlockImages | None, la
     start = 0
     for image, size, count in zip(images, whole.sizes.tolist(), whole.num_crops.tolist(), strict=True):
         rows = slice(start, start + count)
-        same_image(image, size, whole.crops[rows], whole.flips[rows], labels[rows])
+        same_image(image, size, whole.crops[rows], whole.flips[rows], labels[rows], layout.codec)
         start += count
 
 
@@ -304,4 +304,4 @@ def _compare_file(file: bytes, mine: str | None, reader: SoftLabelReader | None,
         return
     require(theirs[0].metadata["metadata"] == reader.metadata and theirs[0].summary == reader.summary, "metadata or summary")
     for image, other in zip(images, theirs[0].images, strict=True):
-        same_image(other, image.image_size, image.crops, image.flips, image.labels)
+        same_image(other, image.image_size, image.crops, image.flips, image.labels, reader.parsed_codec)

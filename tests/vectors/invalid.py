@@ -107,6 +107,7 @@ def _base(name: str) -> bytes:
         "dense": ("dense", 4, "pixels", [2, 2, 3], "abc", 6144),
         "field": ("field", 10, "pixels", [2, 2, 3], "abc", 6144),
         "logits": ("dense:values=f16,content=logits", 4, "pixels", [2, 2, 3], "abc", 6144),
+        "log-vectors": ("dense:values=log8", 6, "pixels", [2, 2, 3], "abc", 6144),
         "padded": ("marginal_smoothing:k=3", 10, "pixels", [2, 2, 3], "abc", 6144),
         "views": ("hard", 10, "derived", [2, 2, 3], "abc", 6144),
     }[name]
@@ -314,6 +315,8 @@ case("UnknownFeatureError", "codec-k-above-num-classes", lambda: with_values(cod
 case("UnknownFeatureError", "codec-values", lambda: with_values(codec="marginal_smoothing:k=3,values=f64"))
 case("UnknownFeatureError", "codec-without-k-or-t", lambda: with_values(codec="marginal_smoothing"))
 case("UnknownFeatureError", "codec-with-k-and-t", lambda: with_values(codec="marginal_smoothing:k=3,t=0.5"))
+case("UnknownFeatureError", "codec-step-of-dense-above-2", lambda: with_values("log-vectors", codec="dense:values=log8,step=2.5"))
+case("UnknownFeatureError", "codec-log8-of-features", lambda: with_values("log-vectors", codec="dense:values=log8,content=features"))
 case("CorruptError", "image-checksum-of-another-type", lambda: with_values("checksums", image_checksum=True))
 case("UnknownFeatureError", "image-checksum", lambda: with_values("checksums", image_checksum="xxh64"))
 case("UnknownFeatureError", "crop-mode", lambda: with_values(crops="circles"))
@@ -741,6 +744,31 @@ def _() -> bytes:
     changed_images = BlockImages(images.keys, images.sizes, images.num_crops, images.crops, images.flips, bits)
     content.columns = content.layout.pack(changed_images)
     return content.join()
+
+
+for _field, _width in (("profile_width", 0), ("profile_width", 3), ("count_width", 5), ("exception_width", 0), ("exception_width", 3)):
+    case(
+        "CorruptError",
+        f"dense-{_field.replace('_', '-')}-{_width}",
+        lambda field=_field, width=_width: Content(base("log-vectors")).set_field(field, width).join(),
+    )
+case("CorruptError", "dense-shift-9", lambda: Content(base("log-vectors")).set_bytes("profiles", 1, 2, b"\x09").join())
+
+
+@refused("CorruptError", "dense-exceptions-of-another-crop")
+def _() -> bytes:
+    content = Content(base("log-vectors"))
+    counts = list(content.columns[content.places("values")[1]].data)
+    more, fewer = counts.index(max(counts)), counts.index(min(counts))
+    counts[more], counts[fewer] = counts[more] - 1, counts[fewer] + 1
+    return content.set_column("values", 1, bytes(counts)).join()
+
+
+@found("CorruptError", "dense-unused-digit")
+def _() -> bytes:
+    content = Content(base("log-vectors"))
+    last = content.columns[content.places("values")[0]].data[1]
+    return content.set_bytes("values", 0, 1, bytes([last | 0x40])).join()
 
 
 @found("CorruptError", "class-twice-in-a-crop")
