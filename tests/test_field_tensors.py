@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from softlabel_codec import AllViews, CropSampler, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.images import apply_crop
+from softlabel_codec.images.cutting import apply_crop
 from softlabel_codec.torch import LabelFields, LabelledCrops, SoftLabelDataset, check_against_teacher, collate_crops, soft_cross_entropy
 
 SIZES = [(60, 80), (50, 50), (90, 40)]
