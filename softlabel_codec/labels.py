@@ -29,25 +29,35 @@ class Tails:
         Share of each listed class; padding is 0.
     floor : float32 (I,)
         Share of every class that is not listed. Over all classes the shares of an image add up to 1.
+    slopes : float32 (I, C) or None
+        With `tail=all`, which lists all classes: by how much the logarithm of a weight grows from a crop without remainder, which has
+        that of `weights`, to one that is all remainder (spec/sparse-v1.md, section 6.2). None if all crops of an image have one tail.
     """
 
     classes: NDArray[np.int32]
     weights: NDArray[np.float32]
     floor: NDArray[np.float32]
+    slopes: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.floor)
 
     def __getitem__(self, images: Rows) -> Tails:
         """Return the tails of some images (a slice or an index array)."""
-        return Tails(self.classes[images], self.weights[images], self.floor[images])
+        slopes = None if self.slopes is None else self.slopes[images]
+        return Tails(self.classes[images], self.weights[images], self.floor[images], slopes)
 
     def dense(self, num_classes: int) -> NDArray[np.float32]:
-        """Return the weights of all classes, float32 (I, C)."""
+        """Return the weights of all classes, float32 (I, C); with slopes, those for a crop without remainder."""
         weights = np.repeat(self.floor[:, None], num_classes, axis=1)
         images, places = np.nonzero(self.classes >= 0)
         weights[images, self.classes[images, places]] = self.weights[images, places]
         return weights
+
+    def of_crops(self, images: NDArray[np.int64], remainder: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the weights (R, N) of listed classes for crops of images (R,) with these remainders (R,), not scaled to any sum."""
+        weights = self.weights[images]
+        return weights if self.slopes is None else weights * np.exp(self.slopes[images] * remainder[:, None])
 
     def weights_of(self, images: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the weights of classes (R, K) in the tails of images (R,), float32 (R, K); 0 for the class -1."""
@@ -208,7 +218,8 @@ class SparseLabels:
         """Return the targets of classes that a tail lists and the crop does not keep, and of each crop that of the classes in neither."""
         assert self.tails is not None
         assert self.tail_of is not None
-        classes, weights, floor = self.tails.classes[self.tail_of], self.tails.weights[self.tail_of], self.tails.floor[self.tail_of]
+        classes, floor = self.tails.classes[self.tail_of], self.tails.floor[self.tail_of]
+        weights = self.tails.of_crops(self.tail_of, self.remainder)
         listed = classes >= 0
         places = self.tails.places_of(self.tail_of, self.indices)
         rows, kept = np.nonzero(places >= 0)
@@ -417,12 +428,16 @@ def _concatenate_tails(parts: Sequence[SparseLabels]) -> tuple[Tails | None, NDA
         if tails:
             raise ArgumentError("labels with and without tails cannot be concatenated")
         return None, None
+    slopes = [part.slopes for part in tails if part.slopes is not None]
+    if 0 < len(slopes) < len(parts):
+        raise ArgumentError("labels with tails of all classes and of some cannot be concatenated")
     width = max(part.classes.shape[1] for part in tails)
     first = np.cumsum([0, *(len(part) for part in tails[:-1])])
     joined = Tails(
         np.concatenate([_pad(part.classes, width, -1) for part in tails]),
         np.concatenate([_pad(part.weights, width, 0) for part in tails]),
         np.concatenate([part.floor for part in tails]),
+        np.concatenate(slopes) if slopes else None,
     )
     return joined, np.concatenate([start + part.tail_of for start, part in zip(first, parts, strict=True) if part.tail_of is not None])
 

@@ -91,6 +91,8 @@ class BlockRows:
         Which of the wanted images each crop belongs to.
     number : int64 (R,)
         Crop number of each wanted crop.
+    slot : int64 (B,)
+        Position of each wanted image in its block.
     """
 
     def __init__(self, fields: Fields, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None) -> None:
@@ -98,6 +100,7 @@ class BlockRows:
         if (slot >= tables.num_images[block]).any():
             raise CorruptError(_FEW_IMAGES)
         image = tables.first_image[block] + slot
+        self.slot = slot
         self.image_sizes = tables.sizes[image]
         self.image_crc32s = None if tables.checksums is None else tables.checksums[image]
         self.number, self.image_rows = _choose(crops, tables.image_crops[image])

@@ -238,8 +238,11 @@ def _sparse_measures(labels: SparseLabels) -> dict[str, NDArray[Any]]:
     values, rest = labels.values.astype(np.float64), labels.remainder.astype(np.float64)
     if labels.policy == "renorm":
         values, rest = values / values.sum(axis=1, keepdims=True), np.zeros(len(rest))
-    of_rest = _entropy_along_tail(labels) if labels.policy == "tail" else _entropy_of_even(rest, labels)
-    entropy = _entropy_terms(values).sum(axis=1) + of_rest
+    if labels.policy == "tail" and labels.tails is not None and labels.tails.slopes is not None:
+        entropy = _entropy_terms(labels.dense()).sum(axis=1)  # each crop has its own weights of all classes
+    else:
+        of_rest = _entropy_along_tail(labels) if labels.policy == "tail" else _entropy_of_even(rest, labels)
+        entropy = _entropy_terms(values).sum(axis=1) + of_rest
     return {"confidence": values[:, 0], "entropy": entropy, "kept": counts, "remainder": labels.remainder}
 
 

@@ -23,7 +23,8 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
 
         loss = -sum over the few of (v_k - u) q_k  -  u * sum over all c of q_c
 
-    Value and gradient equal those of the dense formula. Logits of reduced precision are converted to float32.
+    Value and gradient equal those of the dense formula, which is used itself where a tail has all classes. Logits of reduced precision are
+    converted to float32.
 
     Parameters
     ----------
@@ -174,8 +175,8 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
 
 
 def _losses_of(logits: Tensor, labels: Targets) -> Tensor:
-    if not isinstance(labels, SparseTargets):
-        return -(labels.probs * torch.log_softmax(_wide(logits), dim=1)).sum(dim=1)
+    if not isinstance(labels, SparseTargets) or labels.has_full_tail:
+        return -(labels.dense() * torch.log_softmax(_wide(logits), dim=1)).sum(dim=1)
     parts = labels.above_background()
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # these differentiate the formula themselves
         return _losses(logits, *parts)[0]
