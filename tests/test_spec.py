@@ -71,7 +71,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
         present = {
             "always": True,
             "if the codec has t": parsed.t is not None,
-            "if the codec has tail": parsed.tail > 0,
+            "if the codec has tail=N": isinstance(parsed.tail, int) and parsed.tail > 0,
             "if values are log8": parsed.values == "log8",
         }
         labels = [(name, code) for name, code, when in label_fields if present[when.replace("`", "")]]
@@ -83,6 +83,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
         "marginal_smoothing:k=5,values=f16",
         "marginal_smoothing:t=0.1",
         "marginal_smoothing:t=0.1,tail=10",
+        "marginal_smoothing:t=0.1,tail=all",
         "marginal_renorm:t=0.1,values=f32",
     ):
         fields = Layout(Codec.parse(text), 10).fields
@@ -103,7 +104,8 @@ def test_limits():
         "crops of a block": f"1 to {limits.MAX_CROPS_PER_BLOCK}",
         "table of kept classes of a block": "R times the most classes that one of its crops keeps: "
         f"{limits.MAX_TABLE_ENTRIES}, or the number of its entries if that is larger",
-        "table of listed classes of a block": f"n times the most classes that one of its tails lists: {limits.MAX_TABLE_ENTRIES}",
+        "table of listed classes of a block": "n times the most classes that one of its tails lists "
+        f"(C with `tail=all`): {limits.MAX_TABLE_ENTRIES}",
         "images of a file": f"{limits.MAX_IMAGES}",
         "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
         "height and width of a padded image": f"{limits.MAX_IMAGE_SIDE} pixels",
@@ -123,7 +125,8 @@ def test_codec_strings():
     names = table(section("## 11. Codec strings"), "name", "family")
     assert [(row["name"], row["family"]) for row in names] == [(name, strategy.family) for name, strategy in codec.STRATEGIES.items()]
     options = {row["option"]: row for row in table(section("## 11. Codec strings"), "option", "of", "values", "default")}
-    assert list(options) == ["k", "t", "values", "step", "tail", "content"]
+    assert list(options) == ["k", "t", "values", "step", "tail", "mean", "content"]
+    assert re.findall(r"`(\w+)`", "`" + options["mean"]["values"]) == list(codec.MEANS)
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
     assert options["step"]["values"].startswith(f"float, {codec.MIN_STEP:g} to {codec.MAX_STEP:g}:")

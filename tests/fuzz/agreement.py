@@ -69,6 +69,10 @@ def _same_sparse(image: minimal_reader.Image, labels: SparseLabels) -> None:
         weights = labels.tails.dense(labels.num_classes)[labels.tail_of]
         for row in weights:
             _close(image.tail or [], row, "tail")
+        slopes = labels.tails.slopes
+        require((image.slopes is None) == (slopes is None), "whether a tail has slopes")
+        if slopes is not None and image.slopes is not None:
+            require((slopes[labels.tail_of] == 2 * np.array(image.slopes)).all(), "slopes of a tail")
 
 
 def _close(mine: Sequence[float], theirs: Any, what: str) -> None:
@@ -98,6 +102,8 @@ def _same_tail(mine: Any, one: int, theirs: Any, other: int, what: str) -> None:
         listed = [getattr(tails, name)[place][tails.classes[place] >= 0] for tails, place in ((mine, one), (theirs, other))]
         require(np.array_equal(*listed), f"{what}: {name}")
     require(mine.floor[one] == theirs.floor[other], f"{what}: floor")
+    slopes = [None if tails.slopes is None else tails.slopes[place].tolist() for tails, place in ((mine, one), (theirs, other))]
+    require(slopes[0] == slopes[1], f"{what}: slopes")
 
 
 def _widened(array: Any, width: int, fill: int) -> Any:

@@ -63,6 +63,9 @@ BASES = (
     MANY,
     Base("hard", padding=Padding(4, "reflect"), sampler=AllViews(*SIZE)),
     Base("marginal_smoothing:k=2", crops="derived", padding=Padding(3, fill=(1, 2, 3)), sampler=AllViews(40, 50)),
+    Base("marginal_smoothing:k=2,tail=all"),
+    Base("marginal_smoothing:t=0.1,values=f16,tail=all,mean=log", 20),
+    Base("marginal_smoothing:t=0.1,tail=all,mean=log", crops="derived"),
 )
 """A number in a kept input says which: new ones go to the end."""
 
