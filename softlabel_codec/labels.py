@@ -30,34 +30,43 @@ class Tails:
     floor : float32 (I,)
         Share of every class that is not listed. Over all classes the shares of an image add up to 1.
     slopes : float32 (I, C) or None
-        With `tail=all`, which lists all classes: by how much the logarithm of a weight grows from a crop without remainder, which has
-        that of `weights`, to one that is all remainder (spec/sparse-v1.md, section 6.2). None if all crops of an image have one tail.
+        With `tail=all`, which lists all classes: by how much the logarithm of a weight grows from a crop that does not keep the main
+        class, which has that of `weights`, to one that is sure of it (spec/sparse-v1.md, section 6.2). None if all crops of an image
+        have one tail.
+    main_class : int32 (I,) or None
+        The main class of each image, if there are slopes.
     """
 
     classes: NDArray[np.int32]
     weights: NDArray[np.float32]
     floor: NDArray[np.float32]
     slopes: NDArray[np.float32] | None = None
+    main_class: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.floor)
 
     def __getitem__(self, images: Rows) -> Tails:
         """Return the tails of some images (a slice or an index array)."""
-        slopes = None if self.slopes is None else self.slopes[images]
-        return Tails(self.classes[images], self.weights[images], self.floor[images], slopes)
+        chosen = Tails(self.classes[images], self.weights[images], self.floor[images])
+        if self.slopes is None or self.main_class is None:
+            return chosen
+        return replace(chosen, slopes=self.slopes[images], main_class=self.main_class[images])
 
     def dense(self, num_classes: int) -> NDArray[np.float32]:
-        """Return the weights of all classes, float32 (I, C); with slopes, those for a crop without remainder."""
+        """Return the weights of all classes, float32 (I, C); with slopes, those for a crop that does not keep the main class."""
         weights = np.repeat(self.floor[:, None], num_classes, axis=1)
         images, places = np.nonzero(self.classes >= 0)
         weights[images, self.classes[images, places]] = self.weights[images, places]
         return weights
 
-    def of_crops(self, images: NDArray[np.int64], remainder: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the weights (R, N) of listed classes for crops of images (R,) with these remainders (R,), not scaled to any sum."""
+    def of_crops(self, images: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the weights (R, N) of listed classes for crops of images (R,) that keep `indices` (R, K) with `values`, of any sum."""
         weights = self.weights[images]
-        return weights if self.slopes is None else weights * np.exp(self.slopes[images] * remainder[:, None])
+        if self.slopes is None or self.main_class is None:
+            return weights
+        of_main = np.where(indices == self.main_class[images][:, None], values, 0).sum(axis=1, dtype=np.float32)
+        return np.asarray(weights * np.exp(self.slopes[images] * of_main[:, None]), np.float32)
 
     def weights_of(self, images: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the weights of classes (R, K) in the tails of images (R,), float32 (R, K); 0 for the class -1."""
@@ -219,7 +228,7 @@ class SparseLabels:
         assert self.tails is not None
         assert self.tail_of is not None
         classes, floor = self.tails.classes[self.tail_of], self.tails.floor[self.tail_of]
-        weights = self.tails.of_crops(self.tail_of, self.remainder)
+        weights = self.tails.of_crops(self.tail_of, self.indices, self.values)
         listed = classes >= 0
         places = self.tails.places_of(self.tail_of, self.indices)
         rows, kept = np.nonzero(places >= 0)
@@ -429,6 +438,7 @@ def _concatenate_tails(parts: Sequence[SparseLabels]) -> tuple[Tails | None, NDA
             raise ArgumentError("labels with and without tails cannot be concatenated")
         return None, None
     slopes = [part.slopes for part in tails if part.slopes is not None]
+    main_class = [part.main_class for part in tails if part.main_class is not None]
     if 0 < len(slopes) < len(parts):
         raise ArgumentError("labels with tails of all classes and of some cannot be concatenated")
     width = max(part.classes.shape[1] for part in tails)
@@ -438,6 +448,7 @@ def _concatenate_tails(parts: Sequence[SparseLabels]) -> tuple[Tails | None, NDA
         np.concatenate([_pad(part.weights, width, 0) for part in tails]),
         np.concatenate([part.floor for part in tails]),
         np.concatenate(slopes) if slopes else None,
+        np.concatenate(main_class) if main_class else None,
     )
     return joined, np.concatenate([start + part.tail_of for start, part in zip(first, parts, strict=True) if part.tail_of is not None])
 

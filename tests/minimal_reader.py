@@ -75,14 +75,15 @@ class Image:
     key: str
     size: tuple[int, int]  # height, width
     crc32: int | None  # of the image's file, if the file has checksums
-    tail: list[float] | None  # the weight of each of the C classes (where r = 0); only if the codec has tails
+    tail: list[float] | None  # the weight of each of the C classes (where x = 0); only if the codec has tails
     crops: list[list] = field(default_factory=list)  # top, left, height, width
     flips: list[bool] = field(default_factory=list)
     indices: list[list[int]] = field(default_factory=list)  # sparse only, as are the next two
     values: list[list[float]] = field(default_factory=list)
     remainder: list[float] = field(default_factory=list)
     vectors: list[list[float]] = field(default_factory=list)  # dense only
-    slopes: list[int] | None = None  # the slope of each of the C classes; only with tail=all
+    slopes: list[int] | None = None  # the slope of each of the C classes; only with tail=all, as is the next one
+    main_class: int | None = None
 
 
 @dataclass
@@ -353,7 +354,7 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
     flips = [] if mode == "derived" else [bit == 1 for bit in fields.bits(sum(counts), 1)]
     padded = padded_sizes(metadata, sizes)
     crops = read_crop_columns(fields, mode, crop_fields, padded, counts)
-    labels, tails, slopes = read_label_columns(fields, codec, label_fields, num_classes, counts)
+    labels, tails, changes = read_label_columns(fields, codec, label_fields, num_classes, counts)
     keys = read_block_keys(fields, num_images)
     fields.end()
     if mode == "derived":
@@ -361,10 +362,10 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
         require(crops_crc32(crops, flips) == crop_fields[0], "crops_crc32 differs")
 
     images, first = [], 0
-    for key, size, count, crc32, tail, of_tail in zip(keys, sizes, counts, crc32s, tails, slopes, strict=True):
+    for key, size, count, crc32, tail, of_tail in zip(keys, sizes, counts, crc32s, tails, changes, strict=True):
         rows = slice(first, first + count)
         images.append(Image(key, size, crc32, tail, crops[rows], flips[rows], **{name: column[rows] for name, column in labels.items()}))
-        images[-1].slopes = of_tail
+        images[-1].slopes, images[-1].main_class = of_tail
         first += count
     return images
 
@@ -603,8 +604,8 @@ def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
 def read_label_columns(
     fields: Fields, codec: Codec, found: dict[str, int], num_classes: int, crops_of_images: list[int]
 ) -> tuple[dict[str, list], list, list]:
-    """S3, D2: what is said of each crop, by name, and the tail of each image and its slopes, which are None if it has none."""
-    num_crops, tails, slopes = sum(crops_of_images), [None for _ in crops_of_images], [None for _ in crops_of_images]
+    """S3, D2: what is said of each crop, by name; of each image its tail; and slopes and main class. They are None if it has none."""
+    num_crops, tails, changes = sum(crops_of_images), [None for _ in crops_of_images], [(None, None) for _ in crops_of_images]
     if codec.name == "dense":
         width = 4 if codec.values == "f32" else 2
         numbers = [float_of_bits(bits, width) for bits in fields.planes(num_crops * num_classes, width)]
@@ -612,7 +613,7 @@ def read_label_columns(
         vectors = split(numbers, [num_classes] * num_crops)
         slack = 2.0**-8 + num_classes * 2.0**-25
         require(codec.content != "probs" or all(abs(math.fsum(p) - 1) <= slack for p in vectors), "probabilities do not add up to 1")
-        return {"vectors": vectors}, tails, slopes
+        return {"vectors": vectors}, tails, changes
 
     counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
@@ -623,7 +624,7 @@ def read_label_columns(
     differences = read_differences(fields, codec, counts)
     palettes = read_palettes(fields, num_classes, len(crops_of_images)) if found["palettes"] else None
     if codec.tail == "all":
-        tails, slopes = read_full_tails(fields, len(tails), num_classes)
+        tails, changes = read_full_tails(fields, len(tails), num_classes)
     elif codec.tail is not None:
         tails = read_tails(fields, found["tail_width"], len(tails), codec.tail, num_classes)
 
@@ -638,7 +639,7 @@ def read_label_columns(
     else:
         values = [decode_bits(crop, 4 if codec.values == "f32" else 2) for crop in differences]
         remainder = [0.0 if len(crop) == num_classes else binary32(max(0.0, 1.0 - math.fsum(crop))) for crop in values]
-    return {"indices": indices, "values": values, "remainder": remainder}, tails, slopes
+    return {"indices": indices, "values": values, "remainder": remainder}, tails, changes
 
 
 def split(column: list, counts: list[int]) -> list[list]:
@@ -737,17 +738,20 @@ def read_tails(fields: Fields, tail_width: int, num_images: int, most: int, num_
     return tails
 
 
-def read_full_tails(fields: Fields, num_images: int, num_classes: int) -> tuple[list[list[float]], list[list[int]]]:
-    """S6.2: the weights of each image where r = 0, and the slopes."""
+def read_full_tails(fields: Fields, num_images: int, num_classes: int) -> tuple[list[list[float]], list[tuple[list[int], int]]]:
+    """S6.2: the weights of each image where x = 0; the slopes and the main class."""
     require(num_images * num_classes <= 4194304, "too many images for tails of all classes")
+    main_classes = fields.planes(num_images, 2)
+    require(max(main_classes) < num_classes, "a main class is not below C")
     codes = split(fields.column("B", num_images * num_classes), [num_classes] * num_images)
     slopes = [[code % 8 - 4 for code in of_classes] for of_classes in codes]
     levels = [[code // 8 for code in of_classes] for of_classes in codes]
     tails = []
     for pair in zip(levels, slopes, strict=True):
-        e = [math.exp(-0.5 * (level - slope * (4 * 0 - 1))) for level, slope in zip(*pair, strict=True)]
-        tails.append([e_c / math.fsum(e) for e_c in e])
-    return tails, slopes
+        e = [math.exp(-0.5 * (level - slope * -1.5)) for level, slope in zip(*pair, strict=True)]
+        total = math.fsum(e)
+        tails.append([e_c / total for e_c in e])
+    return tails, list(zip(slopes, main_classes, strict=True))
 
 
 def tail_weights(levels: dict[int, int], floor: int, num_classes: int) -> list[float]:
@@ -772,8 +776,9 @@ def target(image: Image, crop: int, num_classes: int, policy: str) -> Callable[[
         total = math.fsum(kept.values())
         return lambda c: kept.get(c, 0.0) / total
     if policy == "tail":
-        if image.slopes is not None:  # exp(-0.5 (level - slope (4 r - 1))) is exp(2 slope r) times what it is where r = 0
-            tail = [weight * math.exp(2 * slope * remainder) for weight, slope in zip(tail, image.slopes, strict=True)]
+        if image.slopes is not None:  # exp(-0.5 (level - slope (3 x - 1.5))) is exp(1.5 slope x) times what it is where x = 0
+            x = kept.get(image.main_class, 0.0)
+            tail = [weight * math.exp(1.5 * slope * x) for weight, slope in zip(tail, image.slopes, strict=True)]
         Z = math.fsum(tail_c for c, tail_c in enumerate(tail) if c not in kept)
         if Z > 0:
             return lambda c: kept[c] if c in kept else remainder * tail[c] / Z

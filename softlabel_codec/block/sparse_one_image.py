@@ -14,7 +14,7 @@ from softlabel_codec.block.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_
 from softlabel_codec.block.rows import SHORT
 from softlabel_codec.block.sparse import TOO_MANY, WASTEFUL, WIDE
 from softlabel_codec.block.tails import WASTEFUL as WASTEFUL_TAILS
-from softlabel_codec.block.tails import one_tail
+from softlabel_codec.block.tails import check_main_class, one_tail
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, fits_block, tails_fit_block
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
@@ -141,14 +141,16 @@ class SparseOneImage:
         return [word >> place & mask for place in range(0, stop, bits)]
 
     def _full_tail(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
-        """Return the tail of an image over all classes; the column of tails begins at `at`."""
+        """Return the tail of an image over all classes; the columns of tails begin at `at`."""
         num_images, num_classes = fields["num_images"], self._num_classes
         if not tails_fit_block(num_images, num_classes):
             raise CorruptError(WASTEFUL_TAILS)
-        if at + num_images * num_classes > len(content):
+        if at + num_images * (2 + num_classes) > len(content):
             raise CorruptError(SHORT)
-        codes = np.frombuffer(content, np.uint8, num_classes, at + slot * num_classes)
-        return dequantise_full_tails(FullTailCodes(codes[None]))
+        main_class = content[at + slot] + 256 * content[at + num_images + slot]
+        check_main_class(main_class, num_classes)
+        codes = np.frombuffer(content, np.uint8, num_classes, at + 2 * num_images + slot * num_classes)
+        return dequantise_full_tails(FullTailCodes(codes[None], np.array([main_class])))
 
     def _listed_tail(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
         """Return the tail of an image; the columns of tails begin at `at`."""

@@ -66,18 +66,27 @@ def unpack_tails(rows: BlockRows, at: IntArray, tail: int, num_classes: int) -> 
 
 
 def pack_full_tails(tails: FullTailCodes) -> list[Column]:
-    """Return the bytes of the tails over all classes of a block's images, in parts that are worth an entropy table each."""
+    """Return the columns of the tails over all classes of a block's images; codes in parts that are worth an entropy table each."""
     images = max(1, BYTES_PER_TABLE // tails.codes.shape[1])
-    return [Column("tails", tails.codes[first : first + images].tobytes()) for first in range(0, len(tails.codes), images)]
+    parts = [tails.codes[first : first + images].tobytes() for first in range(0, len(tails.codes), images)]
+    return [Column("tails", part) for part in (*to_planes(tails.main_class, 2), *parts)]
 
 
 def unpack_full_tails(rows: BlockRows, at: IntArray, num_classes: int) -> tuple[FullTailCodes, IntArray]:
     """Return the tails over all classes of the wanted images, whose columns begin at `at`, and where the columns end."""
     if (rows.block_images * num_classes > MAX_TABLE_ENTRIES).any():
         raise CorruptError(WASTEFUL)
-    after = rows.advance(at, rows.per_row(rows.block_images) * num_classes)
-    first = rows.per_image(at) + rows.slot * num_classes
-    return FullTailCodes(rows.data[first[:, None] + np.arange(num_classes)]), after
+    main = rows.image_column(at, np.ones(len(at), np.int64), 2)
+    after = rows.advance(main.after, rows.per_row(rows.block_images) * num_classes)
+    first = rows.per_image(main.after) + rows.slot * num_classes
+    check_main_class(int(main.values.max(initial=0)), num_classes)
+    return FullTailCodes(rows.data[first[:, None] + np.arange(num_classes)], main.values), after
+
+
+def check_main_class(main_class: int, num_classes: int) -> None:
+    """Raise CorruptError if there is no such class."""
+    if main_class >= num_classes:
+        raise CorruptError("the main class of an image is not below the number of classes")
 
 
 def one_tail(classes: list[int], levels: bytes, floor: int, tail: int, num_classes: int) -> TailCodes:

@@ -149,13 +149,15 @@ def _dequantised(tails: TailCodes | FullTailCodes, num_classes: int) -> Tails:
 
 
 def _of_image(tails: TailCodes | FullTailCodes, image: int) -> TailCodes | FullTailCodes:
-    return FullTailCodes(tails.codes[image : image + 1]) if isinstance(tails, FullTailCodes) else tail_of_image(tails, image)
+    if isinstance(tails, FullTailCodes):
+        return FullTailCodes(tails.codes[image : image + 1], tails.main_class[image : image + 1])
+    return tail_of_image(tails, image)
 
 
 def _joined(parts: Sequence[TailCodes | FullTailCodes]) -> TailCodes | FullTailCodes:
     full = [part for part in parts if isinstance(part, FullTailCodes)]
     if full:
-        return FullTailCodes(np.concatenate([part.codes for part in full]))
+        return FullTailCodes(np.concatenate([part.codes for part in full]), np.concatenate([part.main_class for part in full]))
     return concatenate_tails([part for part in parts if isinstance(part, TailCodes)])
 
 

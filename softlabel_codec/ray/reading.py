@@ -39,7 +39,8 @@ def read_labels(path: str | os.PathLike[str], *, dense: bool = False) -> ray.dat
         With the columns `key` (str); `image_size` (2,), height and width in pixels, 0 if they are not known; `crops` (M, 4) and `flips`
         (M,), as in `ImageLabels`; `image_crc32`, if it is stored. Of sparse codecs `indices` and `values` (M, K) and `remainder`
         (M,), as in `SparseLabels`, and if they keep tails `tail_classes` and `tail_weights` (N,) and `tail_floor`, as in `Tails`; with
-        `tail=all` also `tail_slopes` (C,). Of dense codecs `vectors` (M, C). With `dense`, in place of these, `target`, float32 (M, C).
+        `tail=all` also `tail_slopes` (C,) and `tail_main_class`. Of dense codecs `vectors` (M, C). With `dense`, in place of these,
+        `target`, float32 (M, C).
 
     Raises
     ------
@@ -126,8 +127,10 @@ def _as_few_classes(labels: SparseLabels) -> SparseLabels:
 def _listed(tail: Tails) -> dict[str, NDArray[Any]]:
     """Return the tail of one image, without padding."""
     listed = tail.classes[0] >= 0
-    slopes = {} if tail.slopes is None else {"slopes": tail.slopes[0]}
-    return {"classes": tail.classes[0, listed], "weights": tail.weights[0, listed], "floor": tail.floor[0], **slopes}
+    found = {"classes": tail.classes[0, listed], "weights": tail.weights[0, listed], "floor": tail.floor[0]}
+    if tail.slopes is None or tail.main_class is None:
+        return found
+    return {**found, "slopes": tail.slopes[0], "main_class": tail.main_class[0]}
 
 
 def _column(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -89,7 +89,7 @@ def _with_even_tail(part: SparseTargets) -> SparseTargets:
 def _cat_tails(parts: list[SparseTargets]) -> dict[str, Tensor]:
     """Return all tails, and which is whose; rows of one batch share theirs. If some have all classes, all have."""
     kinds = [_tails_of(part) for part in parts]
-    if len({len(tails) for tails in kinds}) > 1:
+    if len({"tail_slopes" in tails for tails in kinds}) > 1:
         kinds = [tails if "tail_slopes" in tails else _as_full_tails(tails, parts[0].num_classes) for tails in kinds]
     different: dict[tuple[int, ...], dict[str, Tensor]] = {}
     starts, tail_of, num_tails = {}, [], 0
@@ -113,7 +113,7 @@ def _as_full_tails(tails: dict[str, Tensor], num_classes: int) -> dict[str, Tens
     places = tails["tail_classes"]
     weights = tails["tail_floor"][:, None].repeat(1, num_classes + 1)  # padding names the class after the last
     weights = weights.scatter(1, places, tails["tail_weights"])[:, :num_classes]
-    return {"tail_weights": weights, "tail_slopes": torch.zeros_like(weights)}
+    return {"tail_weights": weights, "tail_slopes": torch.zeros_like(weights), "tail_main_class": places.new_zeros(len(places)).int()}
 
 
 def _cat_padded(tensors: list[Tensor], num_classes: int) -> Tensor:

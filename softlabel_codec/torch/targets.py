@@ -41,7 +41,7 @@ class SparseTargets(TensorLike):
         Tails of I images as in `Tails`, padded with C at the end. With `tail=all` only the weights, of all classes: float32 (I, C).
     tail_of : int64 (B,) or None
         Index of the tail of each crop's image. None although there are tails: each crop has its own, in the same order.
-    tail_slopes : float32 (I, C) or None
+    tail_slopes, tail_main_class : float32 (I, C), int32 (I,), or None
         With `tail=all` only: as in `Tails`.
 
     Examples
@@ -61,6 +61,7 @@ class SparseTargets(TensorLike):
     tail_floor: Tensor | None = None
     tail_of: Tensor | None = None
     tail_slopes: Tensor | None = None
+    tail_main_class: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -185,14 +186,13 @@ class SparseTargets(TensorLike):
         return along_tail((listed, weights, floor), self.indices, classes, self.remainder, even, self.num_classes)
 
     def _along_full_tail(self) -> Tensor:
-        weights, slopes = self.tail_weights, self.tail_slopes
-        assert weights is not None
-        assert slopes is not None
+        weights, slopes, main_class = (getattr(self, name) for name in _OF_FULL_TAILS)
         if self.tail_of is not None:
-            weights, slopes = weights[self.tail_of], slopes[self.tail_of]
+            weights, slopes, main_class = weights[self.tail_of], slopes[self.tail_of], main_class[self.tail_of]
         kept = self.indices >= 0
         classes = torch.where(kept, self.indices, self.indices[:, :1]).long()  # padding names the top class once more
-        others = (weights * (slopes * self.remainder[:, None]).exp()).scatter(1, classes, 0.0)
+        of_main = torch.where(self.indices == main_class[:, None], self.values, 0.0).sum(dim=1, keepdim=True)
+        others = (weights * (slopes * of_main).exp()).scatter(1, classes, 0.0)
         total = others.sum(dim=1, keepdim=True)
         along = others * (self.remainder[:, None] / total.clamp(min=1e-30))
         targets = torch.where(total > 0, along, self._even(kept)[:, None])
@@ -223,7 +223,8 @@ class SparseTargets(TensorLike):
 
 
 _OF_ROWS = ("indices", "values", "remainder", "tail_of")
-OF_TAILS = ("tail_classes", "tail_weights", "tail_floor", "tail_slopes")
+_OF_FULL_TAILS = ("tail_weights", "tail_slopes", "tail_main_class")
+OF_TAILS = ("tail_classes", "tail_weights", "tail_floor", "tail_slopes", "tail_main_class")
 
 
 class _Listed(NamedTuple):
@@ -330,8 +331,9 @@ def to_targets(labels: Labels) -> Targets:
     indices, values, remainder = (torch.from_numpy(array) for array in (labels.indices, labels.values, labels.remainder))
     if labels.tails is None:
         return SparseTargets(indices, values, remainder, labels.num_classes, labels.policy)
-    if labels.tails.slopes is not None:
-        full = {"tail_weights": labels.tails.weights, "tail_slopes": labels.tails.slopes, "tail_of": labels.tail_of}
+    tails = labels.tails
+    if tails.slopes is not None:
+        full = dict(zip((*_OF_FULL_TAILS, "tail_of"), (tails.weights, tails.slopes, tails.main_class, labels.tail_of), strict=True))
         tensors = {name: torch.from_numpy(array) for name, array in full.items()}
         return SparseTargets(indices, values, remainder, labels.num_classes, labels.policy, **tensors)
     classes = np.where(labels.tails.classes < 0, labels.num_classes, labels.tails.classes.astype(np.int64))

@@ -100,6 +100,7 @@ def _base(name: str) -> bytes:
         "all-classes": ("marginal_smoothing:k=4", 4, "pixels", [2, 2, 3], "abc", 6144),
         "palettes": ("marginal_smoothing:k=3", 1000, "pixels", [100], "a", 6144),
         "tail": ("marginal_smoothing:k=2,tail=3", 10, "pixels", [2, 2, 3], "abc", 6144),
+        "tail-all": ("marginal_smoothing:k=2,tail=all,mean=log", 10, "pixels", [2, 2, 3], "abc", 6144),
         "derived": ("hard", 10, "derived", [2, 2, 3], "abc", 6144),
         "checksums": ("hard", 10, "pixels", [2, 2, 3], "abc", 6144),
         "fractions": ("hard", 10, "fractions:f32", [2, 2, 3], "abc", 6144),
@@ -658,6 +659,11 @@ def _() -> bytes:
             for number in range(65):
                 out.add(f"{number}", probs=np.eye(1, 64529) if number < 64 else probs, **crops)
         return path.read_bytes()
+
+
+@refused("CorruptError", "tail-with-a-main-class-not-below-num-classes")
+def _() -> bytes:
+    return Content(base("tail-all")).set_bytes("tails", 0, 1, b"\x0a").join()
 
 
 @refused("CorruptError", "more-images-times-all-classes-than-allowed")

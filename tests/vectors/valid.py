@@ -353,6 +353,7 @@ def contents(path: Path) -> dict[str, Any]:
                 found["tails"] = batch.labels.tails.dense(reader.num_classes)
                 if batch.labels.tails.slopes is not None:
                     found["tail_slopes"] = batch.labels.tails.slopes
+                    found["tail_main_class"] = batch.labels.tails.main_class
         if "features" not in reader.codec and reader.num_classes <= MOST_TARGETS:
             found["targets"] = np.concatenate([reader.read(number, [0]).labels.dense() for number in range(len(reader))])
         return found
