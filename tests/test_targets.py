@@ -28,6 +28,7 @@ from softlabel_codec.torch import (
 )
 
 TAILS = "marginal_smoothing:t=0.05,tail=9"
+ALL_CLASSES = "marginal_smoothing:t=0.05,tail=all,mean=log"
 
 
 def targets_of(codec, rows=8, seed=0):
@@ -169,10 +170,11 @@ def test_targets_of_different_codecs_are_joined(first, second):
     same(soft_cross_entropy(logits, joined, "none"), dense_losses(logits, joined.dense()))
 
 
-@pytest.mark.parametrize("other", ["marginal_smoothing:k=5", "marginal_renorm:k=3", TAILS])
+@pytest.mark.parametrize("tails", [TAILS, ALL_CLASSES])
+@pytest.mark.parametrize("other", ["marginal_smoothing:k=5", "marginal_renorm:k=3", TAILS, ALL_CLASSES])
 @pytest.mark.parametrize("policy", ["uniform", "renorm", "tail"])
-def test_tails_of_another_policy_are_joined(policy, other):
-    parts = [targets_of(TAILS, 5).with_policy(policy), targets_of(other, 3, seed=1), targets_of(TAILS, 5).with_tail_per_crop()]
+def test_tails_of_another_policy_are_joined(policy, other, tails):
+    parts = [targets_of(tails, 5).with_policy(policy), targets_of(other, 3, seed=1), targets_of(tails, 5).with_tail_per_crop()]
     same(torch.cat(parts).dense(), torch.cat([part.dense() for part in parts]))
 
 
@@ -269,9 +271,10 @@ def test_a_gradient_can_be_differentiated(codec):
         [f"marginal_smoothing:k={k}" for k in (5, 7, 4, 12, 9, 6, 20, 3)],
         [f"marginal_renorm:k={k}" for k in (5, 7, 4, 12, 9, 6, 20, 3)],
         [f"marginal_smoothing:k={k},tail={n}" for k, n in ((5, 11), (7, 9), (4, 14), (12, 3), (9, 20), (6, 7), (20, 4))],
+        [f"marginal_smoothing:k={k},tail=all,mean=log" for k in (5, 7, 4, 12)],
         ["dense"] * 3,
     ],
-    ids=["uniform", "renorm", "tail", "dense"],
+    ids=["uniform", "renorm", "tail", "tail of all classes", "dense"],
 )
 @pytest.mark.parametrize("module", [False, True])
 def test_student_and_loss_are_compiled_without_breaks_and_not_for_every_number_of_classes(codecs, module):
