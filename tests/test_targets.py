@@ -178,6 +178,14 @@ def test_tails_of_another_policy_are_joined(policy, other, tails):
     same(torch.cat(parts).dense(), torch.cat([part.dense() for part in parts]))
 
 
+@pytest.mark.parametrize("codec", [ALL_CLASSES, "marginal_smoothing:t=0.05,tail=all"])
+def test_tails_of_all_classes_have_a_difference_for_each_class(codec):
+    targets = targets_of(codec)
+    classes, extra, background = targets.above_background()
+    assert (background == 0).all()
+    same(torch.zeros(8, 30).scatter_add_(1, classes, extra), targets.dense())
+
+
 def test_parts_of_a_batch_share_its_tails_when_they_are_joined_again():
     batch = torch.cat([targets_of(TAILS, 4, seed) for seed in range(3)])
     assert len(batch.tail_floor) == 3
