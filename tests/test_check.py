@@ -59,6 +59,7 @@ CODECS = [
     "marginal_smoothing:t=0.02",
     "marginal_smoothing:t=0.05,tail=8",
     "marginal_smoothing:t=0.1,tail=4,step=1",
+    "marginal_smoothing:t=0.1,tail=all,mean=log",
     "marginal_renorm:k=3",
     "dense:values=f16",
     "dense:content=logits",

@@ -582,6 +582,24 @@ def test_coarser_values_of_the_same_classes(tmp_path):
         assert np.abs((ratios[0] - ratios[1])[image.labels.indices >= 0]).max() <= 0.25 + 1e-3
 
 
+def test_tails_of_all_classes(tmp_path):
+    log, few = "marginal_smoothing:t=0.05,values=f32,tail=all,mean=log", "marginal_smoothing:t=0.2,values=f32,tail=all,mean=log"
+    before, found, _ = transcoded(tmp_path, "dense", log, counts=[9] * 6)
+    same(found, contents(write(tmp_path / "c.slc", "abcdef", log, counts=[9] * 6)))
+    before, found, _ = transcoded(tmp_path, log, log.replace("f32", "f16"), counts=[9] * 6)
+    for key, image in found.items():
+        np.testing.assert_array_equal(image.labels.tails.slopes, before[key].labels.tails.slopes)
+        np.testing.assert_allclose(image.labels.dense(), before[key].labels.dense(), atol=2e-3)
+    for target in (few, "marginal_smoothing:t=0.05,values=f32,tail=9", "marginal_smoothing:t=0.05,values=f32,tail=all"):
+        before, found, _ = transcoded(tmp_path, log, target, counts=[9] * 6)
+        away, even = [], []
+        for key, image in found.items():
+            targets = before[key].labels.dense()
+            away.append(np.abs(image.labels.dense() - targets).sum())
+            even.append(np.abs(image.labels.with_policy("uniform").dense() - targets).sum())
+        assert sum(away) < 0.9 * sum(even)
+
+
 def test_a_shorter_tail_and_a_tail_of_what_is_dropped(tmp_path):
     before, found, _ = transcoded(
         tmp_path, "marginal_smoothing:t=0.1,tail=9,values=f32", "marginal_smoothing:t=0.1,tail=2,values=f32", counts=[9] * 6
@@ -610,6 +628,9 @@ def test_a_shorter_tail_and_a_tail_of_what_is_dropped(tmp_path):
         ("marginal_smoothing:k=5", "dense", r"what the source left out is lost. .*labels.dense\(\)"),
         ("dense", "dense:content=logits", "the source holds probabilities, and logits are lost"),
         ("marginal_smoothing:k=5", "marginal_smoothing:k=5,tail=3", "the source does not know how the remainder is distributed"),
+        ("marginal_smoothing:k=5,tail=3", "marginal_smoothing:k=5,tail=all", "the source lists 3 classes in its tail"),
+        ("marginal_smoothing:k=5,tail=all", "marginal_smoothing:k=5,tail=all,mean=log", "the source does not have the logarithms"),
+        ("marginal_smoothing:k=9", "marginal_smoothing:k=5,tail=all,mean=log", "the source does not have the logarithms"),
         ("marginal_smoothing:k=5,tail=3", "marginal_smoothing:k=5,tail=4", "the source lists 3 classes in its tail"),
     ],
 )
