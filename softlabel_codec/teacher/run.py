@@ -102,7 +102,7 @@ class TeacherRun:
         if self._codec.content == "logits":
             return {"vectors": logits}
         probs = torch.softmax(logits / self._temperature, dim=1)
-        if self._codec.family != "sparse" or self._codec.mean == "log" or not self.on_cuda:
+        if self._codec.family != "sparse" or not self.on_cuda:
             return {"probs": probs}
         return device_labels(probs, self._codec)
 
@@ -135,8 +135,11 @@ def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
     """Return what a sparse codec may keep of the probabilities (n, C) of crops of one image.
 
     `indices` and `values` (n, K) are the classes that it may keep, most probable first, equal ones by class; with a tail, `left_out`
-    (C,) is what the crops leave out. Runs on the device of `probs`, so that only a few numbers per crop are copied.
+    (C,) is what the crops leave out. Runs on the device of `probs`, so that only a few numbers per crop are copied; but a tail of
+    means of logarithms takes all of `probs`.
     """
+    if codec.mean == "log":
+        return {"probs": probs}
     kept = codec.kept_classes
     if kept is None:  # more classes cannot reach the threshold
         kept = min(int((1 + SUM_TOLERANCE) / (codec.t or 1)) + 1, probs.shape[1])
