@@ -36,17 +36,17 @@ STRATEGIES = {
     "smoothing": Strategy("sparse", ("values", "step")),
     "marginal_smoothing": Strategy("sparse", ("k", "t", "values", "step", "tail")),
     "marginal_renorm": Strategy("sparse", ("k", "t", "values", "step")),
-    "dense": Strategy("dense", ("values", "content")),
+    "dense": Strategy("dense", ("values", "step", "content")),
     "field": Strategy("field", ("step", "cost")),
 }
-POLICIES = ("uniform", "renorm", "tail")
-VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16"), "field": ("none",)}
+POLICIES = ("uniform", "renorm", "tail", "bucket")
+"""Uses of the remainder; `bucket` is one of readers only, no codec's own."""
+VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16", "log8"), "field": ("none",)}
 """Value encodings of each family, the default first."""
 CONTENTS = ("probs", "logits", "features")
-DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL, DEFAULT_STEP_OF_FIELD = 0.2, 0.5, 0.35
-MIN_STEP, MAX_STEP = 0.04, 1.0
-_STEPS = {"field": (0.1, 1.0)}
-"""Smallest and largest step of codecs that have other bounds."""
+DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL, DEFAULT_STEP_OF_DENSE, DEFAULT_STEP_OF_FIELD = 0.2, 0.5, 1.0, 0.35
+STEPS = {"sparse": (0.04, 1.0), "dense": (0.04, 2.0), "field": (0.1, 1.0)}
+"""Smallest and largest step of each family."""
 MIN_THRESHOLD = 2.0**-15
 DEFAULT_COST, MIN_COST, MAX_COST = 0.0005, 1e-7, 0.1
 
@@ -123,7 +123,7 @@ class Codec:
             k=None if k is None else _count("k", k),
             t=None if t is None else _number("t", t, MIN_THRESHOLD, 1.0),
             values=_choose("values", values, _possible_values(name)),
-            step=_default_step(name, tail) if step is None else _number("step", step, *_STEPS.get(name, (MIN_STEP, MAX_STEP))),
+            step=default_step(name, tail) if step is None else _number("step", step, *STEPS[STRATEGIES[name].family]),
             tail=tail,
             content=_choose("content", content, CONTENTS),
             cost=_number("cost", cost, MIN_COST, MAX_COST),
@@ -141,12 +141,10 @@ class Codec:
                 f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
                 f"for example '{self.name}:k=5'"
             )
-        if self.values != "log8" and self.name != "field" and self.step != self._default_step:
+        if self.values != "log8" and self.family != "field" and self.step != default_step(self.name, self.tail):
             raise ArgumentError(f"step belongs to values=log8, not to values={self.values}")
-
-    @property
-    def _default_step(self) -> float:
-        return _default_step(self.name, self.tail)
+        if self.family == "dense" and self.values == "log8" and self.content == "features":
+            raise ArgumentError("values=log8 keeps differences of logarithms: expected content=probs or content=logits, got features")
 
     @property
     def family(self) -> str:
@@ -163,6 +161,19 @@ class Codec:
         """Number of kept classes if it is the same for every crop, else None. Only of the sparse family."""
         return 1 if self.name in ("hard", "smoothing") else self.k
 
+    def knows_all_classes(self, num_classes: int) -> bool:
+        """Return whether labels say how probable every class is, so that labels at another temperature can be made of them.
+
+        Those of a codec with a tail do if the remainder itself is kept, as with `log8`; with `f32` and `f16` it is what the values lack to
+        1, which may be nothing but rounding. So do those that keep every class, and `dense` ones, unless `f16` rounds small ones to 0; and
+        fields.
+        """
+        if self.family == "field":
+            return True
+        if self.family == "dense":
+            return self.content == "logits" or (self.content == "probs" and self.values != "f16")
+        return (self.tail > 0 and self.values == "log8") or (self.k == num_classes and self.values != "f16")
+
     def __str__(self) -> str:
         options = []
         if self.k is not None:
@@ -171,7 +182,7 @@ class Codec:
             options.append(f"t={self.t!r}")
         if self.values not in ("none", VALUES[self.family][0]):
             options.append(f"values={self.values}")
-        if self.step != self._default_step:
+        if self.step != default_step(self.name, self.tail):
             options.append(f"step={self.step!r}")
         if self.tail:
             options.append(f"tail={self.tail}")
@@ -214,13 +225,14 @@ class Codec:
                 )
 
 
-def _default_step(name: str, tail: int) -> float:
-    """Return the default step of a codec of this name, with this many classes in the tail.
+def default_step(name: str, tail: int) -> float:
+    """Return the default step of a strategy with this many classes in the tail.
 
     With a tail, bytes are better spent on more classes than on finer ratios: see `benchmarks/REPORT.md`.
     """
-    if name == "field":
-        return DEFAULT_STEP_OF_FIELD
+    of_family = {"dense": DEFAULT_STEP_OF_DENSE, "field": DEFAULT_STEP_OF_FIELD}
+    if STRATEGIES[name].family in of_family:
+        return of_family[STRATEGIES[name].family]
     return DEFAULT_STEP_WITH_TAIL if tail else DEFAULT_STEP
 
 

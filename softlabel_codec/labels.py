@@ -13,6 +13,10 @@ from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.codec import POLICIES
 from softlabel_codec.errors import ArgumentError, StateError
 
+NO_TARGETS = (
+    "policy 'bucket' takes the classes that are not kept for one class more, so there is no target of each class. "
+    "Use soft_cross_entropy, or read the labels with another policy: with_policy('uniform')"
+)
 Rows = slice | Sequence[int] | NDArray[Any]
 TopK = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -102,7 +106,8 @@ class SparseLabels:
         C.
     policy : str
         How the remainder enters a target: `uniform` spreads it evenly over the other classes, `renorm` drops
-        it and renormalises, `tail` spreads it along the image's tail (spec/sparse-v1.md, section 7).
+        it and renormalises, `tail` spreads it along the image's tail, `bucket` takes the other classes for one class more, whose target
+        it is (spec/sparse-v1.md, section 7).
     tails : Tails or None
         The tails of I images, if the codec keeps them.
     tail_of : int64 (R,) or None
@@ -143,13 +148,18 @@ class SparseLabels:
         return self.indices[:, 0]
 
     def with_policy(self, policy: str) -> SparseLabels:
-        """Return the same labels, read with another remainder policy (`uniform`, `renorm`, or `tail` if there are tails)."""
+        """Return the same labels, read with another remainder policy (`uniform`, `renorm`, `bucket`, or `tail` if there are tails)."""
         return replace(self, policy=check_policy(policy, self.tails is not None))
 
     def dense(self) -> NDArray[np.float32]:
         """Return the targets of all classes, float32 (R, C).
 
         Equal to the formulas of FKD (Shen & Xing, ECCV 2022, section 3.2), with the remainder clamped at 0.
+
+        Raises
+        ------
+        StateError
+            If the policy is `bucket`, which gives the classes that are not kept no targets of their own.
 
         Examples
         --------
@@ -179,6 +189,11 @@ class SparseLabels:
         probs : float32 (R, k)
             Their targets.
 
+        Raises
+        ------
+        StateError
+            As for `dense`.
+
         Examples
         --------
         >>> labels = SparseLabels(np.int32([[2, 0]]), np.float32([[0.5, 0.25]]), np.float32([0.25]), num_classes=4)
@@ -192,6 +207,8 @@ class SparseLabels:
 
     def _by_class(self) -> tuple[_Targets, NDArray[np.float32]]:
         """Return the targets of classes that are kept or listed in a tail, and of each crop that of every other class, float32 (R,)."""
+        if self.policy == "bucket":
+            raise StateError(f"labels: {NO_TARGETS}")
         rows, places = np.nonzero(self.indices >= 0)
         kept = _Targets(rows, self.indices[rows, places], self._foreground()[rows, places])
         even = np.zeros(len(self), np.float32)
@@ -209,18 +226,38 @@ class SparseLabels:
         assert self.tails is not None
         assert self.tail_of is not None
         classes, weights, floor = self.tails.classes[self.tail_of], self.tails.weights[self.tail_of], self.tails.floor[self.tail_of]
-        listed = classes >= 0
-        places = self.tails.places_of(self.tail_of, self.indices)
-        rows, kept = np.nonzero(places >= 0)
-        listed[rows, places[rows, kept]] = False
-        num_others = self.num_classes - self.counts - listed.sum(axis=1)
-        total = np.where(listed, weights, 0).sum(axis=1, dtype=np.float64) + num_others * floor.astype(np.float64)
+        listed = self.listed_not_kept()
+        total = self.weight_not_kept(self.tails, listed)
         along = total > 0
         scale = np.zeros(len(self))
         np.divide(self.remainder, total, out=scale, where=along)
         rows, columns = np.nonzero(listed & along[:, None])
         targets = (weights[rows, columns] * scale[rows]).astype(np.float32)
         return _Targets(rows, classes[rows, columns], targets), np.where(along, floor * scale, even).astype(np.float32)
+
+    def listed_not_kept(self) -> NDArray[np.bool_]:
+        """Return which classes of its image's tail a crop does not keep, bool (R, N); false where padded. Labels must have tails."""
+        assert self.tails is not None
+        assert self.tail_of is not None
+        listed: NDArray[np.bool_] = self.tails.classes[self.tail_of] >= 0
+        places = self.tails.places_of(self.tail_of, self.indices)
+        rows, kept = np.nonzero(places >= 0)
+        listed[rows, places[rows, kept]] = False
+        return listed
+
+    def weight_not_kept(self, tails: Tails, listed: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the sum of the weights of all classes that a crop does not keep, float64 (R,).
+
+        Parameters
+        ----------
+        tails : Tails
+            These labels' own, or others that list the same classes.
+        listed : bool (R, N)
+            What `listed_not_kept` returns.
+        """
+        num_others = self.num_classes - self.counts - listed.sum(axis=1)
+        of_listed = np.where(listed, tails.weights[self.tail_of], 0).sum(axis=1, dtype=np.float64)
+        return np.asarray(of_listed + num_others * tails.floor[self.tail_of].astype(np.float64))
 
     def _foreground(self) -> NDArray[np.float32]:
         if self.policy == "renorm":
@@ -235,7 +272,7 @@ class DenseLabels:
     Attributes
     ----------
     vectors : float32 (R, C)
-        The stored numbers.
+        The stored numbers. Logits with `values=log8` are known up to a number that is added to all of a crop.
     content : str
         What they are: `probs`, `logits` or `features`.
     """

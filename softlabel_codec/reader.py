@@ -19,9 +19,10 @@ from softlabel_codec.crops.due import due_crops, next_crops
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
 from softlabel_codec.label_set.opening import open_labels
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.quantise.temperature import power_at, stored_temperature
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.storage.cache import Cache
 from softlabel_codec.storage.location import is_remote
-from softlabel_codec.views import Sampler
 
 ON_CORRUPT = ("raise", "skip")
 
@@ -38,7 +39,13 @@ class SoftLabelReader:
     path : path or URL
         The file; the folder of a set, or its index (`NAME.slc.index.json`). See `softlabel_codec.storage` for URLs.
     policy : str, optional
-        Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
+        Read sparse labels with this remainder policy (`uniform`, `renorm`, `bucket`, or `tail` if there are tails) instead of the codec's
+        own.
+    temperature : float, optional
+        Return the labels at this T of softmax(logits / T), made of those at the temperature at which they are stored (its power T0 / T,
+        normalised). Kept classes keep their ratios, the remainder becomes what its tail says. Refused where the labels do not know enough
+        for that: where a remainder without a tail is spread evenly or dropped, and in `hard`, `features`, and where 16-bit floats have
+        rounded small probabilities away.
     on_corrupt : str
         What to do with an image in a damaged block: `raise` an error, or `skip` it: iteration and `read_batch` leave it out, and
         `damaged_images` lists it. A damaged index is always an error, because it affects all images.
@@ -71,6 +78,12 @@ class SoftLabelReader:
         The caller's metadata, as passed to the writer.
     summary : dict
         Information added at the end: `skipped_keys` if there are any, which opens all shards of a set; of a file also `keys_sha256`.
+    temperature : float
+        T of softmax(logits / T) of the labels as they are read: what was asked for, or else `stored_temperature`, or else 1.
+    stored_temperature : float or None
+        T of the stored labels, from the metadata; 1 for logits, which are stored as they are; None if it is not known.
+    approximated : bool
+        Whether these temperatures differ, and what the labels say of classes that are not kept is only what their tail says.
     num_crops : int64 (len(reader),)
         Number of crops of each image. All shards of a set are opened for it if images have different numbers.
     keys : sequence of str
@@ -91,7 +104,8 @@ class SoftLabelReader:
     MismatchError
         On reading, if a shard is not the one that belongs to the set.
     ArgumentError
-        If a folder holds several sets.
+        If a folder holds several sets; if the policy does not fit the labels; if they cannot be read at the temperature: the message says
+        what is lost, and which codec keeps it.
 
     Examples
     --------
@@ -112,6 +126,7 @@ class SoftLabelReader:
         path: str | os.PathLike[str],
         *,
         policy: str | None = None,
+        temperature: float | None = None,
         on_corrupt: str = "raise",
         cache: str | os.PathLike[str] | bool = False,
     ) -> None:
@@ -123,9 +138,10 @@ class SoftLabelReader:
         stored = self.container = open_labels(path, self._cache)
         self.path, description = stored.path, stored.description
         self._absolute_path = self.path.absolute()
-        self._asked_policy = policy
+        self._asked_policy, self._asked_temperature = policy, temperature
         try:
-            self._crops = CropReader(stored, policy)
+            about = description.codec, description.num_classes, description.metadata, self.path
+            self._crops = CropReader(stored, policy, 1.0 if temperature is None else power_at(temperature, *about))
         except BaseException:
             stored.close()
             raise
@@ -164,6 +180,18 @@ class SoftLabelReader:
     @property
     def num_crops(self) -> NDArray[np.int64]:
         return np.asarray(self._num_crops)
+
+    @property
+    def stored_temperature(self) -> float | None:
+        return stored_temperature(self.parsed_codec, self.metadata, self.path)
+
+    @property
+    def temperature(self) -> float:
+        return float(self._asked_temperature or self.stored_temperature or 1.0)
+
+    @property
+    def approximated(self) -> bool:
+        return self.parsed_codec.family != "dense" and self.temperature != (self.stored_temperature or 1.0)
 
     @property
     def summary(self) -> Plain:
@@ -259,7 +287,7 @@ class SoftLabelReader:
         epoch: ArrayLike = 0,
         *,
         stored_crops: int | None = None,
-        sampler: Sampler | None = None,
+        sampler: CropSampler | None = None,
     ) -> BatchLabels:
         """Return crops, flips and labels that are due of some images: those that `SoftLabelDataset` draws with the same arguments.
 
@@ -290,7 +318,7 @@ class SoftLabelReader:
         """
         numbers = self._lookup.rows(rows)
         if sampler is not None:
-            self.check_any_crop("sampler")
+            self.check_sampler(sampler, stored_crops)
             drawn = next_crops(len(numbers), crops_per_image, seed, epoch)
             return self._read_sound(numbers, lambda which: self._crops.labels_from(sampler, numbers[which], drawn[which]))
         return self._read_chosen(
@@ -388,9 +416,15 @@ class SoftLabelReader:
             As for `read_batch`.
         """
         self.check_any_crop("fields")
-        codes, _ = self._crops.fields(self._lookup.images(images))
-        numbers = np.concatenate([codes.levels[:, None], codes.slopes], axis=1)
-        return codes.classes.astype(np.int32), (self.parsed_codec.step * numbers).astype(np.float32)
+        return self._crops.fields(self._lookup.images(images))
+
+    def check_sampler(self, sampler: CropSampler, stored_crops: int | None) -> None:
+        """Raise ArgumentError unless crops of this sampler can be drawn, also if only so many stored crops are to be used."""
+        if not isinstance(sampler, CropSampler):
+            raise ArgumentError(f"sampler: expected a CropSampler, whose crops never end, got {sampler!r}")
+        if stored_crops is not None:
+            raise ArgumentError("stored_crops: is for the crops of the file, not for those of a sampler")
+        self.check_any_crop("sampler")
 
     def check_any_crop(self, wanted: str) -> None:
         """Raise ArgumentError unless the labels of all crops are known; `wanted` is what needs them."""
@@ -419,11 +453,13 @@ class SoftLabelReader:
     def __reduce__(self) -> tuple[Any, ...]:
         on_corrupt = "skip" if self._skips_damage else "raise"
         cache = False if self._cache is None else os.fspath(self._cache.folder)
-        return _reopen, (os.fspath(self._absolute_path), self._asked_policy, on_corrupt, cache, self.fingerprint)
+        return _reopen, (os.fspath(self._absolute_path), self._asked_policy, self._asked_temperature, on_corrupt, cache, self.fingerprint)
 
 
-def _reopen(path: str, policy: str | None, on_corrupt: str, cache: str | bool, fingerprint: str) -> SoftLabelReader:
-    reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt, cache=cache)
+def _reopen(
+    path: str, policy: str | None, temperature: float | None, on_corrupt: str, cache: str | bool, fingerprint: str
+) -> SoftLabelReader:
+    reader = SoftLabelReader(path, policy=policy, temperature=temperature, on_corrupt=on_corrupt, cache=cache)
     if reader.fingerprint != fingerprint:
         raise StateError(f"{reader.path}: the file was replaced after the reader was created")
     return reader

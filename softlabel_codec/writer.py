@@ -35,16 +35,13 @@ from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, LimitError, StateError
 from softlabel_codec.padding import NO_PADDING, Padding
-from softlabel_codec.quantise.places import Places
+from softlabel_codec.quantise.places import Places, is_measured
 from softlabel_codec.storage.location import path_to_write
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.views import Sampler
 
 TARGET_BYTES_PER_BLOCK = 6144
 """A block is full with this many bytes of label columns: few enough to read one image quickly, enough to make overhead negligible."""
-
-MEASURED_IMAGES = 8
-"""Of one image in so many it is measured how well a label field knows crops that it was not made from."""
 
 
 class SoftLabelWriter:
@@ -337,7 +334,7 @@ class SoftLabelWriter:
             assert self._description.sampler is not None
             geometry, _ = self._description.sampler.sample(key, self._description.padding.around(size), range(num_crops))
         height, width = (np.full(num_crops, side) for side in size)
-        return Places(self._layout.edges(geometry, height, width), zlib.crc32(key.encode()) % MEASURED_IMAGES == 0)
+        return Places(self._layout.edges(geometry, height, width), is_measured(key))
 
     def _check_derived(self, key: str, size: tuple[int, int], num_crops: int, crops: ArrayLike | None, flips: ArrayLike | None) -> None:
         """Raise ArgumentError if the sampler has fewer crops of an image, or others than those that are given."""

@@ -12,7 +12,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -306,17 +306,17 @@ def parse_codec(string: str, num_classes: int) -> Codec:
     codec = Codec(name, k=1 if name in ("hard", "smoothing") else None, values=values)
     if "values" in options:
         codec.values = options["values"]
-        known &= name not in ("hard", "field") and codec.values in (("f32", "f16") if dense else ("f32", "f16", "log8"))
+        known &= name not in ("hard", "field") and codec.values in ("f32", "f16", "log8")
     if "k" in options:
         codec.k = whole(options["k"])
         known &= marginal and 1 <= codec.k <= min(num_classes, 65535)
     if "t" in options:
         codec.t = decimal(options["t"])
         known &= marginal and 2.0**-15 <= codec.t <= 1
-    codec.step = 0.5 if "tail" in options or fields else 0.2
+    codec.step = 0.35 if fields else 1.0 if dense else 0.5 if "tail" in options else 0.2
     if "step" in options:
         codec.step = decimal(options["step"])
-        known &= (codec.values == "log8" and 0.04 <= codec.step <= 1) or (fields and 0.1 <= codec.step <= 1)
+        known &= (codec.values == "log8" and 0.04 <= codec.step <= (2 if dense else 1)) or (fields and 0.1 <= codec.step <= 1)
     if "cost" in options:
         codec.cost = decimal(options["cost"])
         known &= fields and 1e-7 <= codec.cost <= 0.1
@@ -325,10 +325,9 @@ def parse_codec(string: str, num_classes: int) -> Codec:
         known &= name == "marginal_smoothing" and 1 <= codec.tail <= min(num_classes, 65535)
     if "content" in options:
         codec.content = options["content"]
-        known &= dense and codec.content in ("probs", "logits", "features")
-    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content", "cost"} and marginal == (
-        ("k" in options) != ("t" in options)
-    )
+        known &= dense and codec.content in (("probs", "logits") if codec.values == "log8" else ("probs", "logits", "features"))
+    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content", "cost"}
+    known &= marginal == (("k" in options) != ("t" in options))
     require(known, f"unknown codec {string}", UnknownFeatureError)
     return codec
 
@@ -374,10 +373,9 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
         crops, flips = derive_crops(parse_sampler(metadata["crop_sampler"]), keys, padded, counts)
         require(crops_crc32(crops, flips) == crop_fields[0], "crops_crc32 differs")
     if codec.name == "field":
-        of_crops = zip(repeated(of_places, counts), crops, repeated(padded, counts), strict=True)
-        found = [
-            field_label(of_image, crop, (1, 1) if "fractions" in mode else size, codec, num_classes) for of_image, crop, size in of_crops
-        ]
+        size_of_crop = repeated([(1, 1)] * num_images if mode.startswith("fractions") else padded, counts)
+        of_crops = zip(repeated(of_places, counts), crops, size_of_crop, strict=True)
+        found = [field_label(*of_crop, codec, num_classes) for of_crop in of_crops]
         labels = {name: [label[place] for label in found] for place, name in enumerate(("indices", "values", "remainder"))}
 
     images, first = [], 0
@@ -603,7 +601,11 @@ def crops_crc32(crops: list[list[int]], flips: list[bool]) -> int:
 def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
     """S2, D1, F1."""
     if codec.name == "dense":
-        return {}
+        names = ("profile_width", "count_width", "exception_width") if codec.values == "log8" else ()
+        found = {name: fields.number("B") for name in names}
+        require(not names or (found["profile_width"] in (1, 2) and found["exception_width"] in (1, 2)), "a width")
+        require(not names or found["count_width"] <= 4, "count_width")
+        return found
     if codec.name == "field":
         class_width = fields.number("B")
         require(class_width <= 4, "class_width")
@@ -629,6 +631,9 @@ def read_label_columns(
 ) -> tuple[dict[str, list], list]:
     """S3, D2: what is said of each crop, by name, and the tail of each image, which is None without tails."""
     num_crops, tails = sum(crops_of_images), [None for _ in crops_of_images]
+    if codec.name == "dense" and codec.values == "log8":
+        logs = read_logs(fields, codec.step, found, num_classes, crops_of_images)
+        return {"vectors": [[binary32(number) for number in (softmax(z) if codec.content == "probs" else z)] for z in logs]}, tails
     if codec.name == "dense":
         width = 4 if codec.values == "f32" else 2
         numbers = [float_of_bits(bits, width) for bits in fields.planes(num_crops * num_classes, width)]
@@ -661,6 +666,50 @@ def read_label_columns(
         values = [decode_bits(crop, 4 if codec.values == "f32" else 2) for crop in differences]
         remainder = [0.0 if len(crop) == num_classes else binary32(max(0.0, 1.0 - math.fsum(crop))) for crop in values]
     return {"indices": indices, "values": values, "remainder": remainder}, tails
+
+
+def read_logs(fields: Fields, step: float, found: dict[str, int], num_classes: int, crops_of_images: list[int]) -> list[list[float]]:
+    """D4: the logarithms of each crop."""
+    num_images, num_crops, C = len(crops_of_images), sum(crops_of_images), num_classes
+    require(num_crops * C <= 268435456, "too many numbers in a block")
+    ranks, shifts = fields.column("B", num_images), fields.column("B", num_images)
+    require(max(shifts) <= 8, "a profile is too fine")
+    levels = [signed(level, found["profile_width"]) for level in fields.planes(num_images * C, found["profile_width"])]
+    components = [[fields.column("b", C) for _ in range(rank)] for rank in ranks]
+    coefficients = [[fields.column("b", rank) for _ in range(count)] for rank, count in zip(ranks, crops_of_images, strict=True)]
+    digits = [fields.bits(C, 2) for _ in range(num_crops)]
+    counts = fields.planes(num_crops, found["count_width"])
+    require(max(counts) <= C, "a crop has more exceptions than classes")
+    exceptions = iter(fields.planes(sum(counts), found["exception_width"]))
+    refinements = iter([fields.column("b", min(C, 4)) for _ in range(num_crops)])
+    require(counts == [crop.count(3) for crop in digits], "a crop has more or fewer exceptions than its digits say")
+    crops, each_crop = [], iter(digits)
+    for profile, shift, of_image, of_crops in zip(split(levels, [C] * num_images), shifts, components, coefficients, strict=True):
+        for amounts in of_crops:
+            crop = [difference(digit, exceptions) for digit in next(each_crop)]
+            common = [sum(a * component[c] for a, component in zip(amounts, of_image, strict=True)) for c in range(C)]
+            v = [d + P / 2**shift + sum_c / 256 for d, P, sum_c in zip(crop, profile, common, strict=True)]
+            largest = sorted(range(C), key=lambda c: (-v[c], c))[:4]
+            for c, r in zip(largest, next(refinements), strict=True):
+                v[c] += r / 8
+            crops.append([step * v_c for v_c in v])
+    return crops
+
+
+def signed(number: int, width: int) -> int:
+    return number - 256**width if number >= 256**width // 2 else number
+
+
+def difference(digit: int, exceptions: Iterator[int]) -> int:
+    u = digit if digit < 3 else next(exceptions) + 3
+    return (u + 1) // 2 if u % 2 else -(u // 2)
+
+
+def softmax(z: list[float]) -> list[float]:
+    largest = max(z)
+    powers = [math.exp(z_c - largest) for z_c in z]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
 
 
 def split(column: list, counts: list[int]) -> list[list]:
@@ -840,10 +889,7 @@ def target(image: Image, crop: int, num_classes: int, policy: str) -> Callable[[
 
 def dense_targets(vector: list[float], codec: Codec) -> list[float]:
     """D3: the targets of all classes."""
-    if codec.content == "probs":
-        return vector
-    powers = [math.exp(z - max(vector)) for z in vector]
-    return [power / math.fsum(powers) for power in powers]
+    return vector if codec.content == "probs" else softmax(vector)
 
 
 # C6 to C10: keys, summary, index, copy, trailer

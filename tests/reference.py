@@ -87,3 +87,28 @@ def _tail_weights(shares: list[float], tail: int) -> list[float]:
     others = [shares[c] for c in range(len(shares)) if c not in weights]
     floor = rounded(sum(others) / len(others)) if others else 0.0
     return [weights.get(c, floor) for c in range(len(shares))]
+
+
+def field_features(edges: list[float]) -> list[float]:
+    """Return the features f_0 to f_7 of a crop from its top, left, bottom and right edge, as fractions (spec/field-v1.md, section 3)."""
+    t, l, b, r = (min(max(edge, 0.0), 1.0) for edge in edges)  # noqa: E741
+    size, across, down = ((r - l) + (b - t) - 1.25) / 0.35, (l + r - 1) / 0.25, (t + b - 1) / 0.25
+    shape = ((r - l) - (b - t)) / 0.2
+    raw = [1.0, size, across, down, shape, *(0.75 * (axis * axis - 1) for axis in (size, across, down))]
+    return [round(feature * 2**20) / 2**20 for feature in raw]
+
+
+def field_target(edges: list[float], numbers: dict[int, list[int]], step: float, num_classes: int) -> list[float]:
+    """Return the target of each class, from the level and the slopes of each listed one (spec/field-v1.md, section 4)."""
+    features = field_features(edges)
+    logits = [0.0] * num_classes
+    for c, of_class in numbers.items():
+        logits[c] = step * sum(number * feature for number, feature in zip(of_class, features, strict=True))
+    powers = [math.exp(logit - max(logits)) for logit in logits]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def mean_kl(rows: list[list[float]], targets: list[list[float]]) -> float:
+    """Return the mean over crops of the KL divergence of targets from probabilities, in nats."""
+    pairs = [(p, q) for probs, target in zip(rows, targets, strict=True) for p, q in zip(probs, target, strict=True) if p > 0]
+    return math.fsum(p * math.log(p / q) for p, q in pairs) / len(rows)

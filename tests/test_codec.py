@@ -26,6 +26,8 @@ from softlabel_codec.codec import STRATEGIES, VALUES
         "dense",
         "dense:values=f16",
         "dense:content=logits",
+        "dense:values=log8",
+        "dense:values=log8,step=0.5,content=logits",
     ],
 )
 def test_canonical_strings_stay_as_they_are(text):
@@ -44,6 +46,8 @@ def test_canonical_strings_stay_as_they_are(text):
         ("smoothing,values=f16", "smoothing:values=f16"),
         ("dense:f16", "dense:values=f16"),
         ("dense:f32", "dense"),
+        ("dense:log8,step=1", "dense:values=log8"),
+        ("dense:content=logits,step=2,log8", "dense:values=log8,step=2.0,content=logits"),
         ("marginal_renorm:t=1/50", "marginal_renorm:t=0.02"),
     ],
 )
@@ -77,7 +81,10 @@ def test_other_spellings_become_canonical(text, canonical):
         ("marginal_smoothing:k=5,values=f16,step=0.25", "step belongs to values=log8"),
         ("hard:k=1", "'hard' takes no options"),
         ("dense:k=5", "'dense' has no option 'k=5'"),
-        ("dense:values=log8", "unknown values 'log8'"),
+        ("dense:values=log9", "unknown values 'log9': did you mean 'log8'"),
+        ("dense:values=log8,step=2.1", "step must be a number from 0.04 to 2, got 2.1"),
+        ("dense:step=0.5", "step belongs to values=log8, not to values=f32"),
+        ("dense:values=log8,content=features", "expected content=probs or content=logits, got features"),
         ("dense:content=labels", "unknown content 'labels'"),
     ],
 )
@@ -132,7 +139,8 @@ def test_copies_are_equal(text):
         ("smoothing", {"k": 1}, "'smoothing' has no option 'k=1'"),
         ("hard", {"values": "f32"}, "unknown values 'f32': expected one of 'none'"),
         ("hard", {"t": 0.5}, "'hard' has no option 't=0.5': 'hard' takes no options"),
-        ("dense", {"values": "log8"}, "unknown values 'log8'"),
+        ("dense", {"values": "none"}, "unknown values 'none'"),
+        ("dense", {"values": "f16", "step": 0.5}, "step belongs to values=log8"),
         ("dense", {"content": "labels"}, "unknown content 'labels'"),
     ],
 )

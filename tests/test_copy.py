@@ -42,7 +42,7 @@ from softlabel_codec.label_set.making import read_shards
 from softlabel_codec.report import verify
 
 NUM_CLASSES = 20
-CODECS = ["marginal_smoothing:k=5", "marginal_smoothing:t=0.05,tail=6", "hard", "dense:values=f16"]
+CODECS = ["marginal_smoothing:k=5", "marginal_smoothing:t=0.05,tail=6", "hard", "dense:values=f16", "dense:values=log8"]
 LAYOUTS = [{}, {"crops": "derived", "sampler": CropSampler(3)}, {"image_checksums": True, "padding": Padding(4)}]
 
 
@@ -501,7 +501,10 @@ def transcoded(tmp_path, source, target, *, keys="abcdef", **options):
     return contents(one), contents(tmp_path / "b.slc"), report
 
 
-@pytest.mark.parametrize("target", ["marginal_smoothing:k=5", "marginal_renorm:t=0.1", "hard", "smoothing:values=f16", "dense:values=f16"])
+OF_ALL = ["marginal_smoothing:k=5", "marginal_renorm:t=0.1", "hard", "smoothing:values=f16", "dense:values=f16", "dense:values=log8"]
+
+
+@pytest.mark.parametrize("target", OF_ALL)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_full_probabilities_become_what_a_writer_makes_of_them(tmp_path, target, layout):
     _, found, report = transcoded(tmp_path, "dense", target, counts=[5] * 6, **layout)
@@ -509,6 +512,27 @@ def test_full_probabilities_become_what_a_writer_makes_of_them(tmp_path, target,
     same(found, direct)
     assert (report.codec, report.copied_blocks) == (target, 0)
     assert metadata_of(tmp_path / "b.slc") == {"temperature": 1.0, "transcoded_from": ["dense"]}
+
+
+@pytest.mark.parametrize("target", ["marginal_smoothing:k=5,values=f32", "dense", "dense:values=log8,step=2.0"])
+def test_full_probabilities_in_steps_become_others(tmp_path, target):
+    before, found, report = transcoded(tmp_path, "dense:values=log8", target, counts=[5] * 6)
+    assert report.copied_blocks == 0
+    with SoftLabelWriter(tmp_path / "c.slc", NUM_CLASSES, target) as writer:
+        for key, image in before.items():
+            writer.add(key, image_size=image.image_size, crops=image.crops, flips=image.flips, probs=image.labels.dense())
+    same(found, contents(tmp_path / "c.slc"))
+
+
+def test_logits_in_steps_stay_logits_or_become_probabilities(tmp_path):
+    logits = np.random.default_rng(0).normal(0, 3, (5, 4)).astype(np.float32)
+    with SoftLabelWriter(tmp_path / "a.slc", 4, "dense:content=logits") as writer:
+        writer.add("a", image_size=(9, 9), crops=[[0, 0, 5, 5]] * 5, flips=[False] * 5, vectors=logits)
+    copy_labels(tmp_path / "a.slc", tmp_path / "b.slc", codec="dense:values=log8,step=0.04,content=logits")
+    copy_labels(tmp_path / "b.slc", tmp_path / "c.slc", codec="dense")
+    in_steps = contents(tmp_path / "b.slc")["a"].labels
+    assert np.ptp(in_steps.vectors - logits, axis=1).max() <= 4 / 3 * 0.04 + 1e-5
+    np.testing.assert_allclose(contents(tmp_path / "c.slc")["a"].labels.dense(), in_steps.dense(), rtol=1e-6)
 
 
 def test_a_tail_is_made_of_full_probabilities(tmp_path):

@@ -1,6 +1,7 @@
 """From probabilities through a file to targets: against the printed formulas and the stated bounds."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import fkd_target, kept_classes, log8_target, tail_targets
 
-from softlabel_codec import ArgumentError, Codec, DenseLabels, SparseLabels, StateError
+from softlabel_codec import ArgumentError, Codec, DenseLabels, SoftLabelWriter, SparseLabels, StateError
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.labels import Tails, concatenate_labels
 
@@ -88,6 +89,100 @@ def test_dense_f32_is_exact():
     np.testing.assert_array_equal(through(probs, "dense").dense(), probs)
 
 
+def alike(rng, num_crops, num_classes):
+    """Return logits of crops of one image, which vary together: float64 (M, C)."""
+    profile, directions = rng.normal(0, 3, num_classes), rng.normal(0, 1, (3, num_classes))
+    return profile + rng.normal(0, 2, (num_crops, 3)) @ directions + rng.normal(0, 0.3, (num_crops, num_classes))
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def spread(difference):
+    """Return by how much logarithms differ of each crop, but for a constant."""
+    return np.ptp(difference, axis=1).max() if difference.size else 0.0
+
+
+@pytest.mark.parametrize("step", [0.04, 0.25, 1.0, 2.0])
+@pytest.mark.parametrize(("num_crops", "num_classes"), [(1, 2), (1, 1000), (2, 3), (9, 50), (40, 333), (300, 30), (600, 5)])
+def test_dense_log8_keeps_its_bound(step, num_crops, num_classes):
+    rng = np.random.default_rng(num_crops)
+    for logits in (alike(rng, num_crops, num_classes), np.log(random_probs(rng, num_crops, num_classes).astype(np.float64))):
+        probs = softmax(logits).astype(np.float32)
+        found = through(probs, f"dense:values=log8,step={step}").dense()
+        assert (found.shape, found.dtype) == (probs.shape, np.float32)
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+        floor = probs.max(axis=1, keepdims=True) * math.exp(-24)
+        differences = np.log(np.maximum(found, 1e-37)) - np.log(np.maximum(probs, floor))
+        assert spread(differences) <= 4 / 3 * step + 1e-4
+
+
+@pytest.mark.parametrize("step", [0.04, 0.25, 1.0, 2.0])
+def test_dense_log8_keeps_the_most_probable_classes_more_exactly(step):
+    rng = np.random.default_rng(8)
+    logits = alike(rng, 200, 60)
+    top = np.argsort(-logits, axis=1)[:, :3]
+    np.put_along_axis(logits, top, rng.uniform(30, 30 + step, top.shape), axis=1)
+    probs = softmax(logits)
+    found = through(probs.astype(np.float32), f"dense:values=log8,step={step}")
+    errors = np.take_along_axis(np.log(found.dense()) - np.log(probs), top, axis=1)
+    assert spread(errors) <= 3 / 8 * step + 1e-4
+    assert (found.top1 == probs.argmax(axis=1)).mean() > 0.99
+
+
+@pytest.mark.parametrize("step", [0.04, 1.0])
+def test_dense_log8_keeps_logits_up_to_a_constant(step):
+    logits = alike(np.random.default_rng(5), 60, 40).astype(np.float32) + np.float32(7) * np.arange(60, dtype=np.float32)[:, None]
+    quantiser = label_quantiser(Codec.parse(f"dense:log8,step={step},content=logits"), 40)
+    labels = quantiser.dequantise(quantiser.quantise({"vectors": logits}, 60), "uniform")
+    assert (labels.content, labels.vectors.dtype) == ("logits", np.float32)
+    assert spread(labels.vectors.astype(np.float64) - logits) <= 4 / 3 * step + 1e-4
+    np.testing.assert_allclose(labels.dense(), softmax(labels.vectors.astype(np.float64)), rtol=1e-6)
+    divergence = (softmax(logits.astype(np.float64)) * np.log(softmax(logits.astype(np.float64)) / labels.dense())).sum(axis=1)
+    assert divergence.max() < step**2 / 2
+
+
+def test_dense_log8_of_probabilities_of_0():
+    found = through(np.float32([[0, 1, 0], [0.5, 0.5, 0], [0, 1, 0]]), "dense:values=log8").dense()
+    assert found[0, [0, 2]].max() <= math.exp(-24 + 4 / 3)
+    np.testing.assert_allclose(found[0, 1], 1, rtol=1e-6)
+    np.testing.assert_allclose(found[1, 2], 0, atol=math.exp(-24 + 4 / 3))
+    assert abs(math.log(found[1, 0] / found[1, 1])) <= 4 / 3
+
+
+@pytest.mark.parametrize("row", [[0.25] * 4, [1, 0, 0, 0], [0.4, 0.3, 0.2, 0.1]])
+def test_dense_log8_of_crops_that_are_all_equal(row):
+    found = through(np.float32([row] * 300), "dense:values=log8,step=0.25").dense()
+    assert (found == found[0]).all()
+    np.testing.assert_allclose(np.log(found[0, :1] / found[0]), np.log(row[0] / np.maximum(row, row[0] * math.exp(-24))), atol=4 / 3 * 0.25)
+
+
+def test_dense_log8_stores_once_what_crops_have_in_common(tmp_path):
+    logits = alike(np.random.default_rng(6), 200, 500)
+    stored = {}
+    for name, rows in (("alike", logits), ("each of its own", np.random.default_rng(7).permuted(logits, axis=1))):
+        with SoftLabelWriter(tmp_path / "a.slc", 500, "dense:values=log8,content=logits", overwrite=True) as writer:
+            writer.add("a", image_size=(9, 9), crops=[[0, 0, 9, 9]] * 200, flips=[False] * 200, vectors=rows)
+        stored[name] = (tmp_path / "a.slc").stat().st_size
+    assert stored["alike"] < 0.25 * stored["each of its own"]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ([[1.0, math.nan], [1, 2]], "vectors: row 0: expected finite numbers"),
+        ([[1.0, 2], [-math.inf, 2]], "vectors: row 1: expected finite numbers. Of masked classes, pass probabilities of 0"),
+        ([[1.0, 2], [-1e9, 2]], "vectors: row 1: expected numbers within 4000 of each other, got 1e+09. Use values=f32"),
+    ],
+)
+def test_logits_that_dense_log8_refuses(vectors, message):
+    quantiser = label_quantiser(Codec.parse("dense:values=log8,content=logits"), 2)
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        quantiser.quantise({"vectors": np.array(vectors)}, 2)
+
+
 def test_the_remainder_never_becomes_negative():
     probs = np.array([[0.99951, 0.00049, 0.0]], np.float32)  # its two largest sum to more than 1 as float16
     labels = through(probs, "marginal_smoothing:k=2,values=f16")
@@ -117,7 +212,7 @@ def test_a_reader_may_choose_the_other_policy():
     stored = through(probs, "marginal_smoothing:k=3,values=f32")
     np.testing.assert_array_equal(stored.with_policy("renorm").dense(), through(probs, "marginal_renorm:k=3,values=f32").dense())
     np.testing.assert_array_equal(through(probs, "marginal_renorm:k=3,values=f32", "uniform").dense(), stored.dense())
-    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, got 'drop'"):
+    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, bucket, got 'drop'"):
         stored.with_policy("drop")
 
 
@@ -210,7 +305,7 @@ def test_labels_with_a_tail_may_be_read_without_it():
     plain = through(probs, "marginal_smoothing:k=3")
     np.testing.assert_array_equal(labels.with_policy("uniform").dense(), plain.dense())
     np.testing.assert_array_equal(labels.with_policy("renorm").dense(), plain.with_policy("renorm").dense())
-    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, got 'tail'"):
+    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, bucket, got 'tail'"):
         plain.with_policy("tail")
     with pytest.raises(ArgumentError, match="with and without tails"):
         concatenate_labels([labels.with_policy("uniform"), plain])
@@ -248,6 +343,7 @@ CODECS = [
     *(f"marginal_smoothing:{tail}" for tail in TAILS),
     "dense",
     "dense:values=f16,content=logits",
+    "dense:values=log8",
 ]
 
 

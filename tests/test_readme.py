@@ -190,5 +190,8 @@ def test_the_numbers_are_those_of_the_committed_result():
     ]
     for name, cells in rows:
         assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in README
+    points = {point["codec"]: point["fidelity"] for family in result["distortion"]["families"].values() for point in family}
+    for codec in (k5, tail):
+        assert f"| `{codec}` | {' | '.join('{:.1%}'.format(at['lost']) for at in points[codec])} |" in README
     lmdb = f"{storage['peers_bytes_per_crop']['LMDB + zstd-3']:.1f} bytes per crop", f"{reading['LMDB + zstd-3']['median']:.1f} us"
     assert f"takes {lmdb[0]} for the same five classes and is read in {lmdb[1]}:" in README

@@ -15,10 +15,12 @@ from dissect import Pieces, compressed
 from PIL import Image
 from vectors import invalid, valid
 
-from softlabel_codec import ArgumentError, Codec, FormatError, LimitError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec import ArgumentError, Codec, CropSampler, FormatError, LimitError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.checks.limits import MAX_TABLE_ENTRIES
 from softlabel_codec.cli.main import main
 from softlabel_codec.container.framing import Header
+from softlabel_codec.container.pending import PendingImage
+from softlabel_codec.quantise.log_vectors import ImageLogs
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.torch import SoftLabelDataset
 
@@ -77,6 +79,17 @@ def test_the_widest_table_of_kept_classes_takes_no_memory_to_speak_of(tmp_path):
         places = {"crops": np.tile([0, 0, 1, 1], (crops, 1)), "flips": np.zeros(crops, bool)}
         writer.add("a", image_size=(1, 1), indices=indices, values=values, **places)
     assert (tmp_path / "a.slc").stat().st_size < 50_000
+    use_under_a_limit(tmp_path, [tmp_path / "a.slc"])
+
+
+def test_dense_logarithms_of_a_few_bytes_take_no_memory_to_speak_of(tmp_path):
+    num_crops, num_classes = 4000, 4000
+    none = np.zeros((num_crops, 0), np.int8)
+    columns = np.zeros(num_classes, np.int16), 0, none[:0].reshape(0, num_classes), none, np.zeros((num_crops, 1000), np.uint8)
+    codes = (ImageLogs(*columns, np.zeros(num_crops, np.int64), np.zeros(0, np.int64), np.zeros((num_crops, 4), np.int8)),)
+    with SoftLabelWriter(tmp_path / "a.slc", num_classes, "dense:values=log8", crops="derived", sampler=CropSampler()) as writer:
+        writer.add_stored(PendingImage("a", (9, 9), num_crops, None, None, codes, 0, 0, 0, None))
+    assert (tmp_path / "a.slc").stat().st_size < 10_000
     use_under_a_limit(tmp_path, [tmp_path / "a.slc"])
 
 

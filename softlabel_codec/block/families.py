@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from softlabel_codec.block.columns import Column, IntArray
-from softlabel_codec.block.dense import DensePacker
+from softlabel_codec.block.dense import dense_packer
 from softlabel_codec.block.field import FieldPacker
 from softlabel_codec.block.rows import BlockRows
 from softlabel_codec.block.sparse import SparsePacker
@@ -123,7 +123,7 @@ class Family(Generic[Codes]):
 
 FAMILIES: dict[str, Family[Any]] = {
     "sparse": Family(SparseQuantiser, SparsePacker, SparseOneImage),
-    "dense": Family(DenseQuantiser, DensePacker),
+    "dense": Family(DenseQuantiser, dense_packer),
     "field": Family(FieldQuantiser, FieldPacker, of_places=True),
 }
 

@@ -61,6 +61,8 @@ class ImageColumn(NamedTuple):
         The largest integer of each block.
     after : int64 (R,)
         Where the column ends.
+    of_all : int64
+        The integer of every image of all blocks, block after block.
     """
 
     values: IntArray
@@ -68,6 +70,7 @@ class ImageColumn(NamedTuple):
     total: IntArray
     largest: IntArray
     after: IntArray
+    of_all: IntArray
 
 
 class BlockRows:
@@ -97,6 +100,8 @@ class BlockRows:
         Which of the wanted images each crop belongs to.
     number : int64 (R,)
         Crop number of each wanted crop.
+    slot : int64 (B,)
+        Position of each wanted image in its block.
     """
 
     def __init__(self, fields: Fields, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None) -> None:
@@ -109,7 +114,7 @@ class BlockRows:
         self.number, self.image_rows = _choose(crops, tables.image_crops[image], fields.any_crop)
         owner = self.owner = np.repeat(np.arange(len(image)), self.image_rows)
         self.data, self._tables, self._block = tables.data, tables, block[owner]
-        self._image, self.block_of_image = image, block
+        self._image, self.block_of_image, self.slot = image, block, slot
         self.row = tables.first_row[image][owner] + self.number
         self.crop = tables.first_crop[image][owner] + self.number
         self.end, self.after, self.num_crops = (column[self._block] for column in (tables.end, tables.after, tables.num_crops))
@@ -138,11 +143,24 @@ class BlockRows:
         start, there = self.per_block(at), self.per_block(column_width)
         place = ragged(np.zeros(len(start), np.int64), tables.num_images)
         values = from_planes(self.data, start[block], tables.num_images[block], there[block], place)
-        before = exclusive_cumsum(values)
-        totals = np.add.reduceat(values, tables.first_image)
-        before -= before[tables.first_image][block]
+        before, total = self.sums_of_images(values)
         largest = np.maximum.reduceat(values, tables.first_image)
-        return ImageColumn(values[self._image], before[self._image], self.per_row(totals), largest, after)
+        return ImageColumn(values[self._image], before, total, largest, after, values)
+
+    def sums_of_images(self, values: IntArray) -> tuple[IntArray, IntArray]:
+        """Return sums of `values`, one for each image of all blocks.
+
+        Returns
+        -------
+        before : int64 (B,)
+            For each wanted image, the sum over those before it in its block.
+        total : int64 (R,)
+            For each row, the sum over its block.
+        """
+        first = self._tables.first_image
+        before = exclusive_cumsum(values)
+        totals = np.add.reduceat(values, first)
+        return before[self._image] - before[first][self.block_of_image], self.per_row(totals)
 
     def sums_before(self, values: NDArray[Any]) -> tuple[IntArray, IntArray]:
         """Return, for each row, the sum of `values` over the crops before it in its block, and over all crops of its block.
@@ -188,6 +206,12 @@ class BlockRows:
         """Number of images of each block."""
         num_images: IntArray = self._tables.num_images
         return num_images
+
+    @property
+    def crops_of_all(self) -> IntArray:
+        """Number of crops of every image of all blocks, block after block."""
+        image_crops: IntArray = self._tables.image_crops
+        return image_crops
 
     @property
     def block_crops(self) -> IntArray:

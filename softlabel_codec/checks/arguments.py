@@ -126,13 +126,14 @@ def check_boxes(crops: ArrayLike, num_images: int) -> NDArray[Any]:
             f"crops: expected top, left, height, width in pixels (integers) or fractions (floats) of shape ({num_images}, N, 4), "
             f"got {array.dtype} of shape {array.shape}"
         )
-    if not (np.isfinite(array).all() and (array[:, :, 2:] > 0).all() and (np.abs(array) <= 2**31).all()):
-        wrong = ~(np.isfinite(array) & (np.abs(array) <= 2**31)).all(axis=2) | (array[:, :, 2:] <= 0).any(axis=2)
-        image, crop = (int(place[0]) for place in np.nonzero(wrong))
+    numbers = array.astype(np.float64)
+    good = (np.abs(numbers) <= 2**31).all(axis=2) & (numbers[:, :, 2:] > 0).all(axis=2)  # no NaN
+    if not good.all():
+        image, crop = np.argwhere(~good)[0].tolist()
         raise ArgumentError(
             f"crops: row {image}, crop {crop}: expected finite numbers, height and width above 0, got {array[image, crop].tolist()}"
         )
-    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+    return numbers if array.dtype.kind == "f" else array.astype(np.int64)
 
 
 def check_flips_of(flips: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:

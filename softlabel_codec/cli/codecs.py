@@ -18,14 +18,15 @@ STRINGS = {
     "smoothing": "the top class and its probability; the remainder spread evenly",
     "hard": "the top class",
     "dense": "all probabilities",
+    "dense:values=log8": "all probabilities as logarithms in steps of 1, for high temperatures in few bytes",
     "dense:content=logits": "all logits; the temperature can be chosen later",
 }
 OPTIONS = {
     "k=5": "number of classes kept of each crop",
     "t=0.02": "instead of k: keep every class with at least this probability, and always the top class",
     "tail=100": "number of classes in the tail, which is stored once per image",
-    "values=log8": "precision of the probabilities: log8 (log ratios as small integers), f16 or f32; for dense f32 or f16",
-    "step=0.2": "for log8: step in natural logarithms; the default is 0.5 with a tail",
+    "values=log8": "precision of the probabilities: log8 (log ratios as small integers), f16 or f32; for dense f32 first",
+    "step=0.2": "for log8: step in natural logarithms; the default is 0.5 with a tail, 1 for dense",
     "content=probs": "for dense: probs or logits",
     "cost=0.0005": "for field: a byte is spent if it lowers the KL from the teacher by this much",
 }

@@ -17,6 +17,7 @@ from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError
 from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.quantise.temperature import to_power
 from softlabel_codec.sampler import crop_stream
 from softlabel_codec.views import Sampler
 
@@ -38,6 +39,8 @@ class CropReader:
         The file or the set.
     policy : str or None
         Remainder policy to read sparse labels with; None: the codec's own.
+    power : float
+        Power of the stored targets that is returned, for another temperature: see `to_power`.
 
     Raises
     ------
@@ -45,9 +48,9 @@ class CropReader:
         If the policy does not fit the labels.
     """
 
-    def __init__(self, stored: StoredLabels, policy: str | None) -> None:
+    def __init__(self, stored: StoredLabels, policy: str | None, power: float) -> None:
         self._stored, self._layout, self._num_crops = stored, stored.layout, stored.num_crops
-        self._policy = self._layout.quantiser.policy(policy)
+        self._policy, self._power = self._layout.quantiser.policy(policy), power
         self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
 
     def read(self, number: int, crops: list[int] | None) -> ImageLabels:
@@ -60,7 +63,8 @@ class CropReader:
         try:
             if crops and self._few is not None and len(crops) <= MAX_FEW:
                 stream = container.keys.crop_stream(place) if self._layout.derived else 0
-                return ImageLabels(*self._few.read(content, slot, crops, stream))
+                geometry, flips, size, labels, crc32 = self._few.read(content, slot, crops, stream)
+                return ImageLabels(geometry, flips, size, to_power(labels, self._power), crc32)
             streams = container.keys.crop_streams(np.array([place])) if self._layout.derived else None
             found = GatheredBlocks([content], np.zeros(1, np.int64), np.array([slot]), streams)
             chosen = None if crops is None else np.array([crops], np.int64)
@@ -110,16 +114,19 @@ class CropReader:
 
         return self._labels_of(numbers, chosen.shape[1], sampled)
 
-    def fields(self, numbers: NDArray[np.int64]) -> tuple[FieldCodes, BlockRows]:
-        """Return the fields of images (B,), and a row for each; CorruptError if a block is damaged."""
-        return self._fields(numbers, 1)
+    def fields(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the fields of images (B,) as `SoftLabelReader.fields` does; CorruptError if a block is damaged."""
+        codes, _ = self._fields(numbers, 1)
+        numbers_of_field = np.concatenate([codes.levels[:, None], codes.slopes], axis=1)
+        weights = self._layout.codec.step * self._power * numbers_of_field
+        return codes.classes.astype(np.int32), weights.astype(np.float32)
 
     def _labels_of(self, numbers: NDArray[np.int64], each: int, boxes: Callable[[NDArray[np.int64]], Boxes]) -> BatchLabels:
         """Return the labels of so many crops of each image, which `boxes` gives for the images' sizes, int64 (B, 2)."""
         codes, of_images = self._fields(numbers, each)
         sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
         crops, flips, edges = boxes(sizes)
-        labels = self._layout.quantiser.dequantise(codes.at(edges, of_images.owner), self._policy)
+        labels = to_power(self._layout.quantiser.dequantise(codes.at(edges, of_images.owner), self._policy), self._power)
         return BatchLabels(crops, flips, labels, sizes, num_crops, numbers, crc32s)
 
     def _fields(self, numbers: NDArray[np.int64], each: int) -> tuple[FieldCodes, BlockRows]:
@@ -152,7 +159,7 @@ class CropReader:
         found, of_images = self._layout.unpack(blocks.contents, blocks.block, blocks.slot, chosen, blocks.streams)
         if chosen is None and (of_images.image_rows != self._num_crops[numbers]).any():
             raise CorruptError(_OTHER_CROPS)
-        labels = self._layout.quantiser.dequantise(found.codes, self._policy)
+        labels = to_power(self._layout.quantiser.dequantise(found.codes, self._policy), self._power)
         sizes, num_crops, crc32s = of_images.image_sizes, of_images.image_rows, of_images.image_crc32s
         return BatchLabels(found.crops, found.flips, labels, sizes, num_crops, numbers, crc32s)
 

@@ -13,7 +13,7 @@ from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.pending import PendingImage, check_fits_block
 from softlabel_codec.errors import LimitError, MismatchError
-from softlabel_codec.quantise.places import Places
+from softlabel_codec.quantise.places import Places, is_measured
 from softlabel_codec.quantise.transcoding import Transcoder, stored_alike
 
 
@@ -72,7 +72,7 @@ class Recoder:
 
     def _places(self, found: BlockImages, slot: int, rows: slice) -> Places:
         heights, widths = np.repeat(found.sizes[slot : slot + 1], rows.stop - rows.start, axis=0).T
-        return Places(self._layout.edges(found.crops[rows], heights, widths))
+        return Places(self._layout.edges(found.crops[rows], heights, widths), is_measured(found.keys[slot]))
 
     def _image(self, found: BlockImages, slot: int, rows: slice, codes: LabelCodes) -> PendingImage:
         height, width = found.sizes[slot].tolist()

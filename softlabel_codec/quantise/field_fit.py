@@ -26,6 +26,8 @@ _PULL_OF_FEW = 0.2
 """The same while numbers are rounded, times the number of crops: fields of few crops would follow them too closely."""
 _LARGEST = 60.0
 """Logits are cut off here while they are fitted: larger ones do not change the softmax, but overflow."""
+_LEAST = 1e-6 - 1
+"""A class that has all of the probability leaves at least a millionth."""
 
 
 class FieldNumbers(NamedTuple):
@@ -232,7 +234,8 @@ class _Rounding:
         row = best.argmin(axis=0)
         column = np.arange(numbers.shape[1])
         gains, change_of_class = best[row, column], change[row, column]
-        without = np.log1p(targets * (np.exp(-logits) - 1)).mean(axis=0) + (likelihood.known * numbers * step).sum(axis=0)
+        others = np.maximum(targets * (np.exp(np.minimum(-logits, _LARGEST)) - 1), _LEAST)
+        without = np.log1p(others).mean(axis=0) + (likelihood.known * numbers * step).sum(axis=0)
         dropping = np.where(listed, without - price * row_bits, 0)
         drop = dropping < gains
         return np.where(drop, dropping, gains), np.where(drop, -1, row), change_of_class

@@ -59,6 +59,8 @@ class StatsReport:
         Which labels, and how they are encoded.
     crops, sampler, padding
         How crops are stored, as in `FileReport`.
+    temperature : float or None
+        T of softmax(logits / T) at which the labels were read for confidence, entropy and remainder; None: as they are stored.
     num_images, sampled_images, sampled_crops : int
         How many images there are, and how many images and crops were sampled.
     bytes_per_crop : float
@@ -99,6 +101,7 @@ class StatsReport:
     crops: str
     sampler: dict[str, Any] | None
     padding: dict[str, Any] | None
+    temperature: float | None
     num_images: int
     sampled_images: int
     sampled_crops: int
@@ -119,8 +122,10 @@ class StatsReport:
     flipped: float
 
 
-def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsReport:
+def stats(path: str | os.PathLike[str], *, max_images: int = 2000, temperature: float | None = None) -> StatsReport:
     """Return statistics of a container file, or of a label set, from at most `max_images` of its images, evenly spread.
+
+    With a temperature, those of the labels as `SoftLabelReader(path, temperature=...)` reads them.
 
     Raises
     ------
@@ -128,13 +133,15 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         If it is unfinished or damaged.
     MismatchError, OSError
         If a shard that is read is not the one of the set, or is not there.
+    ArgumentError, MismatchError
+        If the labels cannot be read at the temperature, or do not say their own.
     StateError
         If it holds no images, or features instead of labels.
     """
     report = inspect(path)
     if not report.num_images:
         raise StateError(f"{shown(path)}: there are no images")
-    with SoftLabelReader(path) as reader:
+    with SoftLabelReader(path, temperature=temperature) as reader:
         sample = np.unique(np.linspace(0, len(reader) - 1, min(max_images, len(reader))).astype(np.int64))
         seen = _Seen()
         for images in _batches(reader, sample):
@@ -148,6 +155,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         crops=report.crops,
         sampler=report.sampler,
         padding=report.padding,
+        temperature=temperature,
         num_images=report.num_images,
         sampled_images=len(sample),
         sampled_crops=len(confidence),
@@ -248,10 +256,11 @@ class _Seen:
 
 def _label_measures(labels: Labels) -> dict[str, NDArray[Any]]:
     if isinstance(labels, DenseLabels):
-        targets = labels.dense()
+        rows = max(1, NUMBERS_PER_BATCH // labels.num_classes)  # crops whose targets take little memory together
+        parts = [labels[first : first + rows] for first in range(0, len(labels), rows)]
         return {
-            "confidence": targets.max(axis=1),
-            "entropy": _entropy_terms(targets).sum(axis=1),
+            "confidence": np.concatenate([part.dense().max(axis=1) for part in parts]),
+            "entropy": np.concatenate([_entropy_terms(part.dense()).sum(axis=1) for part in parts]),
             "kept": np.full(len(labels), labels.num_classes),
             "remainder": np.zeros(len(labels)),
         }

@@ -131,7 +131,7 @@ def check_against_teacher(
     teacher_mean, teacher_std : three floats, optional
         Normalisation that the teacher expects. By default from the label file.
     temperature : float, optional
-        T of softmax(logits / T) that the labels were made with. By default from the label file, or 1.
+        T of softmax(logits / T) that the labels were made with. By default that of the `SoftLabelDataset`'s labels.
     progress : callable, optional
         Called with the number of batches done and in all, for a loader that has a length.
 
@@ -313,10 +313,14 @@ def _expected_by_teacher(dataset: SoftLabelDataset | None, mean: Sequence[float]
 
 
 def _temperature(dataset: SoftLabelDataset | None) -> float:
-    if dataset is None or Codec.parse(dataset.reader.codec).content == "logits":
+    """Return the temperature of the labels; ArgumentError if they were made of stored ones, and are not the teacher's for that."""
+    if dataset is None:
         return 1.0
-    said = dataset.reader.metadata.get("temperature")
-    return float(said) if isinstance(said, int | float) else 1.0
+    reader = dataset.reader
+    if reader.approximated:
+        advice = "Check a dataset without temperature=: these labels are made of those"
+        raise ArgumentError(f"loader: expected labels as they are stored, got them at temperature {reader.temperature:g}. {advice}")
+    return reader.temperature
 
 
 def _check_size(pixels: Tensor, dataset: SoftLabelDataset | None) -> None:

@@ -20,7 +20,7 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
 
     Batches may keep different numbers of classes per crop, have tails or not, and come from files of different codecs: each crop keeps its
     target. Sparse targets of different policies take one that serves all (so `with_policy` may be of no use afterwards). If some are
-    dense, all become dense.
+    dense, all become dense. Those of the policy `bucket` are joined with each other only.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
     Raises
     ------
     MismatchError
-        If classes or devices differ.
+        If classes or devices differ, or some have the policy `bucket` and others another one.
     ArgumentError
         If there are none, or something else is among them.
 
@@ -57,7 +57,10 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
 
 
 def _cat_sparse(parts: list[SparseTargets]) -> SparseTargets:
-    if len({part.policy for part in parts}) > 1:
+    policies = sorted({part.policy for part in parts})
+    if "bucket" in policies and len(policies) > 1:
+        raise MismatchError(f"policy: expected 'bucket' for all, as it has no targets of all classes, got {', '.join(policies)}")
+    if len(policies) > 1:
         parts = [_without_remainder(part) if part.policy == "renorm" else part for part in parts]
     policy = "tail" if any(part.policy == "tail" for part in parts) else parts[0].policy
     if policy == "tail":

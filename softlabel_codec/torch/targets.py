@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softlabel_codec.errors import ArgumentError
-from softlabel_codec.labels import DenseLabels, Labels, check_policy
+from softlabel_codec.errors import ArgumentError, StateError
+from softlabel_codec.labels import NO_TARGETS, DenseLabels, Labels, check_policy
 from softlabel_codec.torch.tails import AlongTail, along_tail, background, is_kept, shares
 from softlabel_codec.torch.tensorlike import TensorLike, as_rows, register_pytree
 
@@ -36,7 +36,7 @@ class SparseTargets(TensorLike):
         C.
     policy : str
         `uniform`: the remainder is spread over the other classes; `renorm`: it is dropped and the rest renormalised;
-        `tail`: it is spread along the image's tail.
+        `tail`: it is spread along the image's tail; `bucket`: the other classes are one class more, whose target it is.
     tail_classes, tail_weights, tail_floor : int64 (I, N), float32 (I, N), float32 (I,), or None
         Tails of I images as in `Tails`, padded with C at the end.
     tail_of : int64 (B,) or None
@@ -106,6 +106,8 @@ class SparseTargets(TensorLike):
     def argmax(self, dim: int = -1, keepdim: bool = False) -> Tensor:
         """Return the class with the largest target of each crop, under the policy; the lowest of several.
 
+        With the policy `bucket`, the largest of those that are kept.
+
         Parameters
         ----------
         dim : int
@@ -128,9 +130,12 @@ class SparseTargets(TensorLike):
         return largest
 
     def entropy(self) -> Tensor:
-        """Return the entropy of each target, float32 (B,), in nats."""
+        """Return the entropy of each target, float32 (B,), in nats; with the policy `bucket`, that over K + 1 classes."""
         listed = self._listed()
         few: Tensor = torch.special.entr(torch.where(listed.is_listed, listed.targets, 0.0)).sum(dim=1)
+        if self.policy == "bucket":
+            bucket: Tensor = torch.special.entr(self.remainder)
+            return few + bucket
         others: Tensor = (self.num_classes - listed.is_listed.sum(dim=1)) * torch.special.entr(listed.background)
         return few + others
 
@@ -145,7 +150,14 @@ class SparseTargets(TensorLike):
             Target less background of each; 0 where padded.
         background : float32 (B,)
             Target of every other class.
+
+        Raises
+        ------
+        StateError
+            If the policy is `bucket`, which gives these no targets of their own.
         """
+        if self.policy == "bucket":
+            raise StateError(f"labels: {NO_TARGETS}")
         kept = self.indices >= 0
         classes = self.indices.clamp(min=0).long()
         if self.policy == "renorm":
@@ -175,6 +187,8 @@ class SparseTargets(TensorLike):
         classes = self.indices.clamp(min=0).long()
         if self.policy == "renorm":
             return _Listed(classes, self.values / self.values.sum(dim=1, keepdim=True), kept, torch.zeros_like(self.remainder))
+        if self.policy == "bucket":
+            return _Listed(classes, self.values, kept, torch.full_like(self.remainder, -1.0))
         even = self._even(kept)
         if self.policy == "uniform":
             return _Listed(classes, self.values, kept, even)
@@ -187,7 +201,7 @@ class SparseTargets(TensorLike):
         )
 
     def dense(self) -> Tensor:
-        """Return the targets of all classes, float32 (B, C)."""
+        """Return the targets of all classes, float32 (B, C); StateError if the policy is `bucket`."""
         classes, extra, background = self.above_background()
         return background[:, None].repeat(1, self.num_classes).scatter_add_(1, classes, extra)
 

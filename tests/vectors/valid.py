@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import zstandard
-from blocks_by_hand import PALETTES
+from blocks_by_hand import PALETTES, WIDE_FIELD, Written
 from dissect import Pieces
 
 from softlabel_codec import AllViews, Padding, SoftLabelReader, SoftLabelWriter
@@ -108,6 +108,13 @@ CASES = {
     "dense-features-f16": Case("dense:values=f16,content=features", num_classes=20, labels="vectors"),
     "dense-logits-f16-derived-crops": Case("dense:values=f16,content=logits", num_classes=20, labels="vectors", crops="derived", **FEW),
     "dense-features-fractions-f32": Case("dense:content=features", num_classes=20, labels="vectors", crops="fractions:f32", **FEW),
+    "dense-log8": Case("dense:values=log8", num_classes=30, labels="together"),
+    "dense-log8-fine": Case("dense:values=log8,step=0.04", num_classes=301, labels="together", **FEW),
+    "dense-log8-logits-derived-crops": Case(
+        "dense:values=log8,step=0.25,content=logits", num_classes=22, labels="vectors", crops="derived", **many(9, 3)
+    ),
+    "dense-log8-of-two-classes": Case("dense:values=log8", num_classes=2),
+    "dense-log8-of-zeros": Case("dense:values=log8,step=2.0", num_classes=20, labels="sure", **FEW),
     "derived-crops": Case("marginal_smoothing:k=5", crops="derived"),
     "derived-crops-several-blocks": Case("marginal_smoothing:t=0.05", crops="derived", **many(30, 50)),
     "tail-k3": Case("marginal_smoothing:k=3,tail=10"),
@@ -230,14 +237,14 @@ def _with_zstd_checksums() -> bytes:
     return pieces.join()
 
 
-def _with_a_block_by_hand() -> bytes:
-    """Return a file with the block that section 15.1 of the container decodes."""
+def _with_a_block_by_hand(block: Written = PALETTES) -> bytes:
+    """Return a file with a block that was written by hand, for one the block that section 15.1 of the container decodes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.slc"
-        images: dict[str, Any] = {"keys": ("a", "b"), "sizes": PALETTES.sizes, "counts": (2, 1)}
-        write_case(path, Case(PALETTES.codec, num_classes=PALETTES.num_classes, **images))
+        images: dict[str, Any] = {"keys": ("a", "b"), "sizes": block.sizes, "counts": (2, 1)}
+        write_case(path, Case(block.codec, num_classes=block.num_classes, **images))
         pieces = Pieces.of(path)
-    pieces.set_content(PALETTES.content)
+    pieces.set_content(block.content)
     return pieces.join()
 
 
@@ -259,6 +266,7 @@ CHANGED: dict[str, Callable[[], bytes]] = {
     "without-writer": lambda: _with_metadata(writer=...),
     "zstd-checksums": _with_zstd_checksums,
     "block-by-hand": _with_a_block_by_hand,
+    "field-by-hand": lambda: _with_a_block_by_hand(WIDE_FIELD),
     "crop-sampler-with-integers-for-floats": _with_integers_for_floats,
 }
 """Files that our writer does not write."""
@@ -334,6 +342,8 @@ def make_labels(rng: np.random.Generator, case: Case, count: int, edges: np.ndar
         logits = 2 * profile + (edges - 0.5) @ slopes
     if case.labels == "sure":
         logits = logits * 100
+    if case.labels == "together":
+        logits += rng.normal(0, 2, (count, 2)) @ rng.normal(0, 1, (2, case.num_classes))
     if case.labels == "vectors":
         return {"vectors": logits.astype(np.float32)}
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
