@@ -13,7 +13,7 @@ DEFAULT_FIDELITY = 0.04
 NUMBERS_OF_CROPS = (5, 10, 20, 50, 100, 200)
 FEW_DRAWS = 80
 COST_OF_FEW_CROPS = {5: 0.05, 10: 0.03, 20: 0.01}
-"""What few stored crops count as, in shares lost, where an image is drawn more than `FEW_DRAWS` times: see the README, "Which codec when"."""
+"""What few stored crops count as, in shares lost, where an image is drawn more than `FEW_DRAWS` times (README, "Which codec when")."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,17 @@ class Asked:
         The most bytes that an image may take.
     draws : int or None
         How often an image will be drawn in training, None: many times. Only with `bytes_per_image`.
+    fixed_crops : bool
+        Whether the number of crops is not to be chosen.
     """
 
     fidelity: float | None
     bytes_per_image: float | None = None
     draws: int | None = None
+    fixed_crops: bool = False
 
     @classmethod
-    def of(cls, fidelity: float | str | None, bytes_per_image: float | None, draws: int | None) -> Asked:
+    def of(cls, fidelity: float | str | None, bytes_per_image: float | None, draws: int | None, fixed_crops: bool = False) -> Asked:
         """Return what these arguments ask for; ArgumentError if they contradict each other, or a value is out of range."""
         if bytes_per_image is None:
             if draws is not None:
@@ -46,7 +49,7 @@ class Asked:
         is_number = isinstance(bytes_per_image, int | float) and not isinstance(bytes_per_image, bool)
         if not is_number or not 0 < bytes_per_image < math.inf:
             raise ArgumentError(f"bytes_per_image: expected a positive number, got {bytes_per_image!r}")
-        return cls(None, float(bytes_per_image), None if draws is None else check_whole("draws", draws, 1))
+        return cls(None, float(bytes_per_image), None if draws is None else check_whole("draws", draws, 1), fixed_crops)
 
     def described(self) -> dict[str, float]:
         """Return what is asked for, by name."""
@@ -54,10 +57,10 @@ class Asked:
         return {name: value for name, value in named.items() if value is not None}
 
     def numbers_of_crops(self, most: int) -> list[int]:
-        """Return the numbers of crops among which one is chosen if there are at most so many; that one if none is to be chosen."""
-        if self.bytes_per_image is None:
+        """Return the numbers of crops among which one is chosen if there are so many; only that one if it is not to be chosen."""
+        if self.bytes_per_image is None or self.fixed_crops:
             return [most]
-        most = min(most, self.draws or most)
+        most = min(most, self.draws or most, max(NUMBERS_OF_CROPS))
         return [number for number in NUMBERS_OF_CROPS if number < most] + [most]
 
     def cost_of(self, num_crops: int) -> float:

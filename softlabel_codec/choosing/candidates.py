@@ -30,7 +30,8 @@ def ladders(num_classes: int, kl_of_uniform: float, fields: bool) -> list[list[C
     fields : bool
         Whether label fields are tried.
 
-    None of the codecs says that a class is impossible which the teacher finds possible, as `hard` and `marginal_renorm` do: their KL is infinite.
+    None of the codecs says that a class is impossible which the teacher finds possible, as `hard` and `marginal_renorm` do: their KL is
+    infinite.
     """
     written = [["smoothing", *(f"marginal_smoothing:t={threshold}" for threshold in _THRESHOLDS)]]
     written += [[f"marginal_smoothing:t={threshold},{_cut(tail, num_classes)}" for threshold in _TAILS[tail]] for tail in _TAILS]

@@ -30,8 +30,8 @@ class CodecChoice:
     bytes_per_image : float
         What an image of the pilot takes in a file: labels, crops, key and its part of the index.
     lost : float
-        What its labels lose: the mean over crops of KL(p || q) divided by that of KL(p || uniform), p being the teacher's labels and q those
-        that are read back. Of label fields, on crops that they were not made from.
+        What its labels lose: the mean over crops of KL(p || q) divided by that of KL(p || uniform), p being the teacher's labels and q
+        those that are read back. Of label fields, on crops that they were not made from.
     asked : dict
         What was asked for: `fidelity`; or `bytes_per_image`, and `draws` if it was given.
     temperature : float
@@ -76,6 +76,7 @@ def choose_codec(
     fidelity: float | str | None = None,
     bytes_per_image: float | None = None,
     draws: int | None = None,
+    fixed_crops: bool = False,
     temperature: float = 1.0,
     train_temperature: float | None = None,
     crops: str = "pixels",
@@ -85,8 +86,8 @@ def choose_codec(
 ) -> CodecChoice:
     """Return the codec that takes the fewest bytes of those that lose little, or loses least of those that take few bytes.
 
-    The labels of a pilot, some hundred images spread over all, are written in the codecs of all families and read back. The same pilot gives
-    the same choice. With 256 images, 200 crops and 1000 classes this takes about half a minute and 1 GB of memory.
+    The labels of a pilot, some hundred images spread over all, are written in the codecs of all families and read back. The same pilot
+    gives the same choice.
 
     Parameters
     ----------
@@ -97,12 +98,14 @@ def choose_codec(
     fidelity : float or str
         The largest share that may be lost, such as 0.04 or "4%", which is the default. See `CodecChoice.lost`.
     bytes_per_image : float
-        In place of `fidelity`: the most bytes that an image may take. The number of crops is chosen as well, 5, 10, 20, 50, 100 or 200, if the
-        pilot has so many: fewer crops leave more bytes to each. Where images are drawn more than 80 times, 5 crops count as 5 % lost, 10 as
-        3 % and 20 as 1 %; label fields, which have crops without end, are not charged.
+        In place of `fidelity`: the most bytes that an image may take. The number of crops is chosen as well, 5, 10, 20, 50, 100 or 200,
+        if the pilot has so many: fewer crops leave more bytes to each. Where images are drawn more than 80 times, 5 crops count as 5 %
+        lost, 10 as 3 % and 20 as 1 %, but not those of label fields, which have crops without end.
     draws : int
         With `bytes_per_image`: how often each image will be drawn, epochs times crops per image. No more crops are stored. By default it
         is taken to be many times.
+    fixed_crops : bool
+        With `bytes_per_image`: all crops of the pilot's images are to be stored, and only the codec is chosen.
     temperature : float
         T of softmax(logits / T) of the probabilities.
     train_temperature : float, optional
@@ -126,7 +129,7 @@ def choose_codec(
     >>> choose_codec(pilot, num_classes=10, fidelity="5%").lost < 0.05
     True
     """
-    asked = Asked.of(fidelity, bytes_per_image, draws)
+    asked = Asked.of(fidelity, bytes_per_image, draws, fixed_crops)
     trained_at = temperature if train_temperature is None else train_temperature
     for name, value in (("temperature", temperature), ("train_temperature", trained_at)):
         if not (isinstance(value, int | float) and 0 < value < math.inf):

@@ -112,7 +112,8 @@ class Pilot:
         options: dict[str, Any] = {"image_checksums": how.image_checksums, "padding": how.padding}
         with SoftLabelWriter(path, self.num_classes, codec, crops=how.crops, sampler=how.sampler, **options) as writer:
             for key, given in self.images.items():
-                writer.add(key, **given)
+                known = ("crops", "flips") if how.sampler is not None else ()
+                writer.add(key, **{name: value for name, value in given.items() if name not in known})
 
     def write_without_held_out(self, path: Path, codec: str) -> None:
         """Write the labels of all crops but those that `held_out` returns, with their places."""
@@ -149,12 +150,12 @@ class Pilot:
 
 def log(targets: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the logarithms of targets; a class without any counts as if it had `SMALLEST`."""
-    return np.log(np.maximum(targets, SMALLEST))
+    return np.asarray(np.log(np.maximum(targets, SMALLEST)), np.float32)
 
 
 def spread(count: int, chosen: int) -> list[int]:
     """Return the places of so many of `count` things, evenly spread; of all if there are no more."""
-    return np.unique(np.linspace(0, count - 1, min(chosen, count)).astype(np.int64)).tolist()
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(chosen, count)).astype(np.int64))]
 
 
 def _some(given: Mapping[str, Any], rows: slice | NDArray[np.bool_]) -> dict[str, Any]:

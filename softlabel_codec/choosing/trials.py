@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from softlabel_codec.choosing.pilot import Pilot, log
 from softlabel_codec.codec import Codec
+from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.reader import SoftLabelReader
 
 _LEAST_KL = 1e-9
@@ -78,6 +79,7 @@ def _read_held_out(reader: SoftLabelReader, pilot: Pilot) -> Iterator[Pair]:
 
 def _growing_bytes(reader: SoftLabelReader) -> int:
     """Return how many bytes of a file there are because it has images: blocks, keys and index."""
+    assert isinstance(reader.container, OpenContainer)
     trailer, beginning = reader.container.trailer, len(reader.container.beginning.data)
     return (trailer.summary_offset - beginning) + (trailer.copy_offset - trailer.index_offset)
 
