@@ -136,7 +136,7 @@ def _label_pilot(job: Job) -> dict[str, LabelledImage]:
     """Return the labels of some images, evenly spread over all, by their keys."""
     count = min(PILOT_IMAGES, max(FEWEST_PILOT_IMAGES, PILOT_NUMBERS // (job.crops_per_image * job.description.num_classes)))
     keys = [job.keys[number] for number in spread(len(job.keys), count)]
-    logger.info("labelling %s of %d to choose a codec", counted(len(keys), "image"), len(job.keys))
+    logger.info("labelling %d of %s to choose a codec", len(keys), counted(len(job.keys), "image"))
     pilot: dict[str, LabelledImage] = {}
     skipped: dict[str, str] = {}
     told = time.monotonic()
