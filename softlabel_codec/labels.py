@@ -97,7 +97,8 @@ class SparseLabels:
     Attributes
     ----------
     indices : int32 (R, K)
-        Kept classes of each crop, most probable first. Rows that keep fewer than K classes are padded with -1.
+        Kept classes of each crop, most probable first; of label fields only the first one is in its place. Rows that keep fewer than K
+        classes are padded with -1.
     values : float32 (R, K)
         Their probabilities, as the teacher gave them (not renormalised). Padding is 0.
     remainder : float32 (R,)
@@ -143,7 +144,8 @@ class SparseLabels:
     def top1(self) -> NDArray[np.int32]:
         """Most probable class of each crop as the teacher ranked them, int32 (R,).
 
-        It is the class of `topk(1)`, unless rounding made targets equal (`values=f16`): then that is the lowest of these classes.
+        It is the class of `topk(1)`, unless rounding made targets equal (`values=f16`): then that is the lowest of these classes. Of label
+        fields it is the most probable class that the field lists, even where all others, of which none stands out, have more.
         """
         return self.indices[:, 0]
 

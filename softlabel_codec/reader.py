@@ -418,6 +418,30 @@ class SoftLabelReader:
         self.check_any_crop("fields")
         return self._crops.fields(self._lookup.images(images))
 
+    def field_kl(self, images: Sequence[int | str] | NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how far the label fields of several images are from the teacher's labels, as the writer measured it.
+
+        Parameters
+        ----------
+        images : sequence of int or str
+            Numbers or keys of B images, in any order, at least one.
+
+        Returns
+        -------
+        fitted, unseen : float64 (B,)
+            Mean KL(teacher || field) in nats, to about 5 %: on the crops that the field was made from, and on others, which is measured for
+            one image in eight. NaN where it was not measured.
+
+        Raises
+        ------
+        ArgumentError
+            If the file holds labels of certain crops only.
+        KeyError, IndexError, CorruptError
+            As for `read_batch`.
+        """
+        self.check_any_crop("field_kl")
+        return self._crops.field_kl(self._lookup.images(images))
+
     def check_sampler(self, sampler: CropSampler, stored_crops: int | None) -> None:
         """Raise ArgumentError unless crops of this sampler can be drawn, also if only so many stored crops are to be used."""
         if not isinstance(sampler, CropSampler):

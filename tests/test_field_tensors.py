@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from torch.utils.data import DataLoader
 
 from softlabel_codec import AllViews, CropSampler, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.torch import LabelFields, LabelledCrops, SoftLabelDataset, soft_cross_entropy
+from softlabel_codec.images.cutting import apply_crop
+from softlabel_codec.torch import LabelFields, LabelledCrops, SoftLabelDataset, check_against_teacher, collate_crops, soft_cross_entropy
 
 SIZES = [(60, 80), (50, 50), (90, 40)]
 CLASSES = 30
@@ -142,3 +145,39 @@ def test_fields_are_read_at_another_temperature(labels):
         assert_allclose(
             soft[0].labels.dense(), (reader[0].labels.dense() ** 0.25) / (reader[0].labels.dense() ** 0.25).sum(1, keepdims=True), rtol=1e-5
         )
+
+
+class ColourTeacher(torch.nn.Module):
+    """Logits that depend on the mean colour of a crop."""
+
+    def __init__(self, order):
+        super().__init__()
+        weights = np.random.default_rng(5).normal(0, 6, (CLASSES, 3))[order]
+        self.weights = torch.nn.Parameter(torch.from_numpy(weights).float())
+
+    def forward(self, images):
+        return images.mean(dim=(2, 3)) @ self.weights.T
+
+
+@pytest.mark.parametrize(("order", "ok"), [(np.arange(CLASSES), True), (np.arange(CLASSES)[::-1].copy(), False)])
+def test_fields_are_checked_against_what_they_say_of_themselves(tmp_path, order, ok):
+    teacher, sampler, shape = ColourTeacher(np.arange(CLASSES)).eval(), CropSampler(seed=1), (48, 64)
+    down, across = np.mgrid[0 : shape[0], 0 : shape[1]]
+    photographs = {}
+    with SoftLabelWriter(tmp_path / "a.slc", CLASSES, "field", {"temperature": 1.0}, crops="derived", sampler=sampler) as writer:
+        for number in range(8):
+            channels = [128 + 100 * np.sin(down / 15 + number * k) * np.cos(across / 20 + k) for k in range(3)]
+            photographs[f"{number}"] = np.stack(channels, axis=2).astype(np.uint8)
+            crops, flips = sampler.sample(f"{number}", shape, range(80))
+            cut = [
+                apply_crop(Image.fromarray(photographs[f"{number}"]), *one, 16) for one in zip(crops.tolist(), flips.tolist(), strict=True)
+            ]
+            pixels = torch.from_numpy(np.stack([np.asarray(one) for one in cut])).permute(0, 3, 1, 2) / 255
+            with torch.no_grad():
+                probs = teacher((pixels - 0.5) / 0.5).softmax(dim=1).numpy()
+            writer.add(f"{number}", image_size=shape, probs=probs)
+    dataset = SoftLabelDataset(photographs, tmp_path / "a.slc", size=16, **NORMALISED)
+    loader = DataLoader(dataset, batch_size=8, collate_fn=collate_crops)
+    found = check_against_teacher(loader, ColourTeacher(order).eval(), None, teacher_mean=(0.5,) * 3, teacher_std=(0.5,) * 3)
+    assert found.ok is ok, found.reason
+    assert "fields are said to" in found.reason

@@ -337,6 +337,22 @@ def test_labels_from_the_fields_themselves(pixels):
         np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(), wanted[image, crop], rtol=1e-4)
 
 
+def test_fields_at_another_temperature(tmp_path):
+    """All logits are divided by it (field-v1.md, section 4)."""
+    path = write_fields(tmp_path / "a.slc", metadata={"temperature": 2.0}, **DERIVED)
+    boxes = [[[0, 0, 20, 30], [0, 0, 50, 50]]] * 2
+    with SoftLabelReader(path) as reader, SoftLabelReader(path, temperature=8.0) as softer:
+        for use in (
+            lambda labels: labels.labels_at([1, 0], boxes),
+            lambda labels: labels.read(0, [0, 10**6]),
+            lambda labels: labels.read(1),
+        ):
+            powers = use(reader).labels.dense().astype(np.float64) ** 0.25
+            np.testing.assert_allclose(use(softer).labels.dense(), powers / powers.sum(axis=1, keepdims=True), rtol=1e-5)
+            assert use(softer).labels.top1.tolist() == use(reader).labels.top1.tolist()
+        np.testing.assert_allclose(softer.fields([0])[1], reader.fields([0])[1] / 4, rtol=1e-6)
+
+
 # Crops without end
 
 

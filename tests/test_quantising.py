@@ -1016,6 +1016,25 @@ def test_fields_of_few_crops(num_classes, count):
     assert kl_of(probs, edges, codes, 0.1) < 0.1
 
 
+@pytest.mark.parametrize("step", [0.1, 1.0])
+def test_fields_of_labels_that_are_sure(step):
+    """Every crop has one class only, left ones another than right ones; the others have exactly nothing."""
+    edges = random_edges(np.random.default_rng(6), 80)
+    probs = np.zeros((80, 30), np.float32)
+    probs[np.arange(80), np.where(edges[:, 1] + edges[:, 3] < 1, 4, 8)] = 1
+    codes = field_codes_of(probs, edges, f"field:step={step},cost=1e-05")
+    assert codes.levels.min() >= 0
+    assert codes.levels.max() <= 255
+    assert np.abs(codes.slopes).max() <= 127
+    labels = labels_of(codes, f"field:step={step}", 30)
+    right = labels.dense()[probs > 0]
+    assert -np.log(right).mean() < 0.3
+    assert (right > 0.5).mean() > 0.9
+    same = np.tile(probs[:1], (80, 1))
+    codes = field_codes_of(same, edges, f"field:step={step},cost=1e-07")
+    assert labels_of(codes, f"field:step={step}", 30).dense()[same > 0].min() > 0.99
+
+
 def test_how_far_a_field_is_from_its_labels_is_noted():
     rng = np.random.default_rng(7)
     edges = random_edges(rng, 60)

@@ -15,7 +15,8 @@ _TAILS = {"tail=30": _SHORT, "tail=100": _MIDDLE, "tail=300": _LONG, "tail=all":
 _THRESHOLDS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 _COSTS = (1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6)
 """What a byte of a field costs, as shares lost."""
-_VALUES = ("log8,step=2", "log8,step=1", "log8,step=0.5", "log8,step=0.25", "f16", "f32")
+_STEPS = (2, 1.4, 1, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.04)
+_VALUES = (*(f"log8,step={step}" for step in _STEPS), "f16", "f32")
 
 
 def ladders(num_classes: int, kl_of_uniform: float, fields: bool) -> list[list[Codec]]:

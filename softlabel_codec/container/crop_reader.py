@@ -16,7 +16,7 @@ from softlabel_codec.container.gathering import GatheredBlocks, gather
 from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError
 from softlabel_codec.labels import BatchLabels, ImageLabels
-from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.quantise.field import FieldCodes, kl_of_codes
 from softlabel_codec.quantise.temperature import to_power
 from softlabel_codec.sampler import crop_stream
 from softlabel_codec.views import Sampler
@@ -120,6 +120,11 @@ class CropReader:
         numbers_of_field = np.concatenate([codes.levels[:, None], codes.slopes], axis=1)
         weights = self._layout.codec.step * self._power * numbers_of_field
         return codes.classes.astype(np.int32), weights.astype(np.float32)
+
+    def field_kl(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what `SoftLabelReader.field_kl` does, of images (B,); CorruptError if a block is damaged."""
+        codes, _ = self._fields(numbers, 1)
+        return kl_of_codes(codes.fitted), kl_of_codes(codes.unseen)
 
     def _labels_of(self, numbers: NDArray[np.int64], each: int, boxes: Callable[[NDArray[np.int64]], Boxes]) -> BatchLabels:
         """Return the labels of so many crops of each image, which `boxes` gives for the images' sizes, int64 (B, 2)."""

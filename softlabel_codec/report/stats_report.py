@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.container.gathering import gather
 from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
-from softlabel_codec.quantise.field import kl_of_codes
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.report.file_report import Part
 from softlabel_codec.report.inspecting import inspect
@@ -234,12 +232,10 @@ class _Seen:
         self._note("area", sides.prod(axis=1))
 
     def _note_fields(self, reader: SoftLabelReader, images: NDArray[np.int64]) -> None:
-        stored = reader.container
-        if stored.layout.family.of_places:
-            found = gather(stored, images)
-            codes, _ = stored.layout.unpack_at(found.contents, found.block, found.slot, 1)
-            self._note("fitted", kl_of_codes(codes.fitted))
-            self._note("unseen", kl_of_codes(codes.unseen))
+        if reader.container.layout.family.of_places:
+            fitted, unseen = reader.field_kl(images)
+            self._note("fitted", fitted)
+            self._note("unseen", unseen)
 
     def known(self, name: str) -> Distribution | None:
         """Return the distribution of a quantity over the images of which it is known, if there are any."""
