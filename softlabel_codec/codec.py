@@ -39,6 +39,8 @@ STRATEGIES = {
     "dense": Strategy("dense", ("values", "step", "content")),
     "field": Strategy("field", ("step", "cost")),
 }
+AUTO = "auto"
+"""In place of a codec string: the one that fits labels best."""
 POLICIES = ("uniform", "renorm", "tail", "bucket")
 """Uses of the remainder; `bucket` is one of readers only, no codec's own."""
 VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16", "log8"), "field": ("none",)}
@@ -227,6 +229,11 @@ class Codec:
             raise ArgumentError(f"codec: expected a string such as 'marginal_smoothing:k=5', got {text!r}")
         if len(text) > _MAX_CHARACTERS:
             raise ArgumentError(f"codec: expected a string of at most {_MAX_CHARACTERS} characters, got {len(text)}")
+        if text.strip() == AUTO:
+            raise ArgumentError(
+                "codec 'auto': a codec is chosen by labels, which are needed first: pass those of some hundred images to "
+                "softlabel_codec.choose_codec, and here the `codec` of what it returns. `slcodec encode` does that itself"
+            )
         name, _, rest = text.replace(",", ":", 1).partition(":") if ":" not in text else text.partition(":")
         name = name.strip()
         try:

@@ -205,9 +205,7 @@ def test_another_temperature(desk, codec):
 
 
 def test_labels_of_a_temperature_that_the_file_names(desk, tmp_path):
-    encode(
-        EncodeConfig(str(desk.images), str(tmp_path / "a.slc"), desk.source, crops=6, sampler=desk.sampler, temperature=3.0, device="cpu")
-    )
+    encode(EncodeConfig(str(desk.images), str(tmp_path / "a.slc"), desk.source, "dense", 6, desk.sampler, temperature=3.0, device="cpu"))
     dataset = SoftLabelDataset(desk.images, tmp_path / "a.slc", 6, 24, **OWN)
     assert check_against_teacher(DataLoader(dataset, 24, collate_fn=collate_crops), desk.teacher).ok
     for wrong in (0.0, float("nan"), float("inf")):
