@@ -13,7 +13,7 @@ STRINGS = {
     "marginal_smoothing:t=0.02": "all classes with at least 2 %; the remainder spread evenly",
     "marginal_smoothing:t=0.1,tail=30": "all with at least 10 %; the remainder spread along a tail: the image's 30 next classes",
     "marginal_smoothing:t=0.05,tail=100": "the same with 5 % and 100 classes",
-    "marginal_smoothing:t=0.1,tail=all,mean=log": "the same with 10 % and all classes: for targets that are softened further",
+    "marginal_smoothing:t=0.1,step=1,tail=all,mean=log": "the same with 10 % and all classes: for targets that are softened further",
     "field": "nothing: one function for each image gives the label of every crop, also of those that the teacher did not see",
     "marginal_renorm:k=5": "the 5 most probable classes, scaled to sum to 1",
     "smoothing": "the top class and its probability; the remainder spread evenly",
