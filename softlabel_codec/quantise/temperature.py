@@ -17,7 +17,7 @@ from softlabel_codec.labels import Labels, SparseLabels, Tails
 
 _SMALLEST = 1e-37
 _LARGEST_POWER_OF_FULL_TAILS = 8.0  # of greater ones, the weights of crops that are sure of the main class leave the range of binary32
-_OTHERS = "'dense:content=logits' keeps all, a tail such as that of 'marginal_smoothing:t=0.1,tail=all,mean=log' a part of it"
+_OTHERS = "'dense:content=logits' keeps all, a tail such as that of 'marginal_smoothing:t=0.1,step=1,tail=all,mean=log' a part of it"
 _ADVICE = f"Leave temperature out, or label again: {_OTHERS}, and with `slcodec encode --temperature` any codec is made for one"
 
 
