@@ -967,3 +967,28 @@ def with_other_keys(path, keys):
             made = file.partial.read_bytes()
             file.partial.unlink()
     return made
+
+
+CHOICE = {"asked": {"fidelity": 0.04}, "temperature": 1.0, "pilot_images": 8, "lost": 0.03, "bytes_per_image": 99.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "stays"),
+    [({}, True), ({"match": "[a-c]"}, True), ({"crops": 100}, True), ({"crops": 2}, False), ({"codec": "hard"}, False)],
+)
+def test_a_copy_says_how_its_codec_was_chosen_only_while_that_is_true(tmp_path, options, stays):
+    source = write(tmp_path / "a.slc", metadata={"codec_choice": CHOICE, "crops_per_image": 6}, counts=[6] * 8)
+    copy_labels(source, tmp_path / "b.slc", **options)
+    with SoftLabelReader(tmp_path / "b.slc") as reader:
+        assert reader.metadata.get("codec_choice") == (CHOICE if stays else None)
+
+
+def test_files_whose_codecs_were_chosen_by_other_images_can_be_merged(tmp_path):
+    one = write(tmp_path / "a.slc", "abc", metadata={"codec_choice": CHOICE})
+    same, other = (
+        write(tmp_path / f"{key}.slc", key, metadata={"codec_choice": {**CHOICE, "lost": lost}}) for key, lost in (("d", 0.03), ("e", 0.02))
+    )
+    copy_labels([one, same], tmp_path / "same.slc")
+    copy_labels([one, other], tmp_path / "other.slc")
+    with SoftLabelReader(tmp_path / "same.slc") as alike, SoftLabelReader(tmp_path / "other.slc") as merged:
+        assert (alike.metadata, merged.metadata) == ({"codec_choice": CHOICE}, {})

@@ -45,6 +45,7 @@ class _CodecString(click.ParamType):  # type: ignore[type-arg]  # no parameter b
             print_pairs(STRINGS.items())
             click.echo("\nOptions")
             print_pairs(OPTIONS.items())
+            click.echo("\nslcodec encode also takes auto, its default: it chooses a codec by the labels of 256 images.")
             ctx.exit()
         return value
 
