@@ -213,7 +213,8 @@ class SoftLabelWriter:
         indices, values : integer (M, K), float (M, K)
             its K most probable classes, in any order, and their probabilities; with
         left_out : float (C,)
-            the sum, for each class, of its probability over the crops that do not keep it, if the codec has a tail; or else
+            the sum, for each class, of its probability over the crops that do not keep it, if the codec has a tail (but for `mean=log`,
+            which needs `probs`); or else
         vectors : float (M, C)
             the numbers to store with a `dense` codec whose content is not `probs`.
         image_crc32 : int

@@ -11,6 +11,7 @@ from random_blocks import SAMPLER
 from softlabel_codec import Codec
 from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.quantise.full_tails import FullTailCodes
 from softlabel_codec.quantise.places import edges_of
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes
@@ -60,7 +61,7 @@ class Written:
     indices: list[list[int]] | None = None
     values: list[list[int]] | None = None
     remainders: list[int] | None = None
-    tails: TailCodes | None = None
+    tails: TailCodes | FullTailCodes | None = None
     fields: FieldCodes | None = None
     crop_mode: str = "pixels"
     crop_fields: bytes = struct.pack("<HHHHB", *BOUNDS, 2)
@@ -167,6 +168,15 @@ TAIL = Written(
     values=[[0], [0], [0]],
     tails=TailCodes(np.array([[2, 255, 299], [-1, -1, -1]]), np.array([[7, 0, 254], [0, 0, 0]]), np.array([12, 255])),
 )
+TAIL_OF_ALL = Written(
+    "marginal_smoothing:k=1,values=f32,tail=all",
+    4,
+    b"\x00\x01",
+    bytes([2, 1, 3]) + planes([0, ONE - 0x3F000000, 0], 4) + planes([2, 3], 2) + bytes([0, 7, 255, 4]) + bytes([4, 12, 248, 100]),
+    indices=[[2], [1], [3]],
+    values=[[0], [ONE - 0x3F000000], [0]],
+    tails=FullTailCodes(np.array([[0, 7, 255, 4], [4, 12, 248, 100]], np.uint8), np.array([2, 3])),
+)
 FRACTIONS = ((0.0, 0.25, 1.0, 0.5), (-1.5, 2.0, 0.125, 3.0), (0.5, 0.5, 0.5, 0.75))
 FRACTIONS_F16 = replace(
     HARD,
@@ -194,6 +204,7 @@ BY_HAND = {
     "hard": HARD,
     "single log8": SINGLE_LOG8,
     "tail": TAIL,
+    "tail of all": TAIL_OF_ALL,
     "fractions:f16": FRACTIONS_F16,
     "fractions:f32": FRACTIONS_F32,
 }

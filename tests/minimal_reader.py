@@ -66,7 +66,7 @@ class Codec:
     t: float | None = None
     values: str | None = None
     step: float = 0.0
-    tail: int | None = None
+    tail: int | str | None = None
     content: str = "probs"
     cost: float = 0.0005
 
@@ -84,7 +84,7 @@ class Image:
     key: str
     size: tuple[int, int]  # height, width
     crc32: int | None  # of the image's file, if the file has checksums
-    tail: list[float] | None  # the weight of each of the C classes; only if the codec has tails
+    tail: list[float] | None  # the weight of each of the C classes (where x = 0); only if the codec has tails
     crops: list[list] = field(default_factory=list)  # top, left, height, width
     flips: list[bool] = field(default_factory=list)
     indices: list[list[int]] = field(default_factory=list)  # sparse and fields only, as are the next two
@@ -92,6 +92,8 @@ class Image:
     remainder: list[float] = field(default_factory=list)
     vectors: list[list[float]] = field(default_factory=list)  # dense only
     of_places: Field | None = None  # fields only
+    slopes: list[int] | None = None  # the slope of each of the C classes; only with tail=all, as is the next one
+    main_class: int | None = None
 
 
 @dataclass
@@ -321,12 +323,15 @@ def parse_codec(string: str, num_classes: int) -> Codec:
         codec.cost = decimal(options["cost"])
         known &= fields and 1e-7 <= codec.cost <= 0.1
     if "tail" in options:
-        codec.tail = whole(options["tail"])
-        known &= name == "marginal_smoothing" and 1 <= codec.tail <= min(num_classes, 65535)
+        codec.tail = "all" if options["tail"] == "all" else whole(options["tail"])
+        listed = num_classes if codec.tail == "all" else codec.tail
+        known &= name == "marginal_smoothing" and 1 <= listed <= min(num_classes, 65535)
+    if "mean" in options:
+        known &= options["mean"] == "arithmetic" or (codec.tail == "all" and options["mean"] == "log")
     if "content" in options:
         codec.content = options["content"]
         known &= dense and codec.content in (("probs", "logits") if codec.values == "log8" else ("probs", "logits", "features"))
-    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content", "cost"}
+    known &= options.keys() <= {"k", "t", "values", "step", "tail", "mean", "content", "cost"}
     known &= marginal == (("k" in options) != ("t" in options))
     require(known, f"unknown codec {string}", UnknownFeatureError)
     return codec
@@ -362,11 +367,12 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
     flips = [] if mode == "derived" else [bit == 1 for bit in fields.bits(sum(counts), 1)]
     padded = padded_sizes(metadata, sizes)
     crops = read_crop_columns(fields, mode, crop_fields, padded, counts)
+    changes: list[tuple] = [(None, None)] * num_images
     of_places: list[Field | None] = [None] * num_images
     if codec.name == "field":
         labels, tails, of_places = {}, [None] * num_images, read_fields(fields, label_fields["class_width"], num_classes, counts)
     else:
-        labels, tails = read_label_columns(fields, codec, label_fields, num_classes, counts)
+        labels, tails, changes = read_label_columns(fields, codec, label_fields, num_classes, counts)
     keys = read_block_keys(fields, num_images)
     fields.end()
     if mode == "derived":
@@ -379,10 +385,11 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
         labels = {name: [label[place] for label in found] for place, name in enumerate(("indices", "values", "remainder"))}
 
     images, first = [], 0
-    for key, size, count, crc32, tail, of_image in zip(keys, sizes, counts, crc32s, tails, of_places, strict=True):
+    for key, size, count, crc32, tail, of_tail, of_image in zip(keys, sizes, counts, crc32s, tails, changes, of_places, strict=True):
         rows = slice(first, first + count)
         columns = {name: column[rows] for name, column in labels.items()}
         images.append(Image(key, size, crc32, tail, crops[rows], flips[rows], **columns, of_places=of_image))
+        images[-1].slopes, images[-1].main_class = of_tail
         first += count
     return images
 
@@ -620,7 +627,7 @@ def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
         found["remainder_base"] = fields.number("h")
         found["remainder_width"] = fields.number("B")
         require(found["remainder_width"] <= 2, "remainder_width")
-    if codec.tail is not None:
+    if codec.tail not in (None, "all"):
         found["tail_width"] = fields.number("B")
         require(found["tail_width"] <= 4, "tail_width")
     return found
@@ -628,12 +635,12 @@ def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
 
 def read_label_columns(
     fields: Fields, codec: Codec, found: dict[str, int], num_classes: int, crops_of_images: list[int]
-) -> tuple[dict[str, list], list]:
-    """S3, D2: what is said of each crop, by name, and the tail of each image, which is None without tails."""
-    num_crops, tails = sum(crops_of_images), [None for _ in crops_of_images]
+) -> tuple[dict[str, list], list, list]:
+    """S3, D2: what is said of each crop, by name; of each image its tail; and slopes and main class. They are None if it has none."""
+    num_crops, tails, changes = sum(crops_of_images), [None for _ in crops_of_images], [(None, None) for _ in crops_of_images]
     if codec.name == "dense" and codec.values == "log8":
         logs = read_logs(fields, codec.step, found, num_classes, crops_of_images)
-        return {"vectors": [[binary32(number) for number in (softmax(z) if codec.content == "probs" else z)] for z in logs]}, tails
+        return {"vectors": [[binary32(number) for number in (softmax(z) if codec.content == "probs" else z)] for z in logs]}, tails, changes
     if codec.name == "dense":
         width = 4 if codec.values == "f32" else 2
         numbers = [float_of_bits(bits, width) for bits in fields.planes(num_crops * num_classes, width)]
@@ -641,7 +648,7 @@ def read_label_columns(
         vectors = split(numbers, [num_classes] * num_crops)
         slack = 2.0**-8 + num_classes * 2.0**-25
         require(codec.content != "probs" or all(abs(math.fsum(p) - 1) <= slack for p in vectors), "probabilities do not add up to 1")
-        return {"vectors": vectors}, tails
+        return {"vectors": vectors}, tails, changes
 
     counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
@@ -651,7 +658,9 @@ def read_label_columns(
     codes = split(fields.planes(sum(counts), found["index_width"]), counts)
     differences = read_differences(fields, codec, counts)
     palettes = read_palettes(fields, num_classes, len(crops_of_images)) if found["palettes"] else None
-    if codec.tail is not None:
+    if codec.tail == "all":
+        tails, changes = read_full_tails(fields, len(tails), num_classes)
+    elif codec.tail is not None:
         tails = read_tails(fields, found["tail_width"], len(tails), codec.tail, num_classes)
 
     palette_of_crop = repeated(palettes, crops_of_images) if palettes else [None] * num_crops
@@ -665,7 +674,7 @@ def read_label_columns(
     else:
         values = [decode_bits(crop, 4 if codec.values == "f32" else 2) for crop in differences]
         remainder = [0.0 if len(crop) == num_classes else binary32(max(0.0, 1.0 - math.fsum(crop))) for crop in values]
-    return {"indices": indices, "values": values, "remainder": remainder}, tails
+    return {"indices": indices, "values": values, "remainder": remainder}, tails, changes
 
 
 def read_logs(fields: Fields, step: float, found: dict[str, int], num_classes: int, crops_of_images: list[int]) -> list[list[float]]:
@@ -808,6 +817,22 @@ def read_tails(fields: Fields, tail_width: int, num_images: int, most: int, num_
     return tails
 
 
+def read_full_tails(fields: Fields, num_images: int, num_classes: int) -> tuple[list[list[float]], list[tuple[list[int], int]]]:
+    """S6.2: the weights of each image where x = 0; the slopes and the main class."""
+    require(num_images * num_classes <= 4194304, "too many images for tails of all classes")
+    main_classes = fields.planes(num_images, 2)
+    require(max(main_classes) < num_classes, "a main class is not below C")
+    codes = split(fields.column("B", num_images * num_classes), [num_classes] * num_images)
+    slopes = [[code % 8 - 4 for code in of_classes] for of_classes in codes]
+    levels = [[code // 8 for code in of_classes] for of_classes in codes]
+    tails = []
+    for pair in zip(levels, slopes, strict=True):
+        e = [math.exp(-0.5 * (level - slope * -1.5)) for level, slope in zip(*pair, strict=True)]
+        total = math.fsum(e)
+        tails.append([e_c / total for e_c in e])
+    return tails, list(zip(slopes, main_classes, strict=True))
+
+
 def tail_weights(levels: dict[int, int], floor: int, num_classes: int) -> list[float]:
     """S6: tail_c for all C classes."""
     e = [weight(floor, 0.5)] * num_classes
@@ -881,6 +906,9 @@ def target(image: Image, crop: int, num_classes: int, policy: str) -> Callable[[
         total = math.fsum(kept.values())
         return lambda c: kept.get(c, 0.0) / total
     if policy == "tail":
+        if image.slopes is not None:  # exp(-0.5 (level - slope (3 x - 1.5))) is exp(1.5 slope x) times what it is where x = 0
+            x = kept.get(image.main_class, 0.0)
+            tail = [weight * math.exp(1.5 * slope * x) for weight, slope in zip(tail, image.slopes, strict=True)]
         Z = math.fsum(tail_c for c, tail_c in enumerate(tail) if c not in kept)
         if Z > 0:
             return lambda c: kept[c] if c in kept else remainder * tail[c] / Z

@@ -8,6 +8,7 @@ from conftest import random_probs
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.block.layout import BlockImages
 from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.quantise.full_tails import FullTailCodes
 from softlabel_codec.quantise.places import Places, edges_of
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.sampler import CropSampler
@@ -75,7 +76,10 @@ def same_codes(mine, theirs, values_width):
         np.testing.assert_array_equal((mine.values - theirs.values)[kept] % values_width, 0)
     if mine.remainders is not None:
         np.testing.assert_array_equal(mine.remainders, theirs.remainders)
-    if theirs.tails is not None:
+    if isinstance(theirs.tails, FullTailCodes):
+        np.testing.assert_array_equal(mine.tails.codes, theirs.tails.codes)
+        np.testing.assert_array_equal(mine.tails.main_class, theirs.tails.main_class)
+    elif theirs.tails is not None:
         listed = theirs.tails.classes >= 0
         np.testing.assert_array_equal(mine.tails.classes, theirs.tails.classes)
         np.testing.assert_array_equal(mine.tails.levels[listed], theirs.tails.levels[listed])

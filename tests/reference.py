@@ -32,7 +32,8 @@ def log8_target(probs: list[float], step: float, k: int | None = None, t: float 
     num_classes = len(probs)
     kept = kept_classes(probs, k, t)
     top = probs[kept[0]]
-    rest = max(0.0, 1 - sum(probs[c] for c in kept)) if len(kept) < num_classes else 0.0
+    rest = rest_of(probs, kept)
+    rest = sum(probs[c] for c in range(num_classes) if c not in kept) if rest < 1e-5 else rest
 
     def rounded(value: float, of_zero: float) -> float:
         if value == 0:
@@ -58,6 +59,54 @@ def tail_targets(rows: list[list[float]], tail: int, k: int | None = None, t: fl
         total = sum(weights[c] for c in range(num_classes) if c not in classes)
         even = rest / max(1, num_classes - len(classes))
         targets.append([probs[c] if c in classes else rest * weights[c] / total if total else even for c in range(num_classes)])
+    return targets
+
+
+def full_tail_codes(rows: list[list[float]], k: int | None = None, t: float | None = None) -> list[tuple[int, int]]:
+    """Return level and slope of each class in an image's tail of all classes, with `mean=log` (spec/sparse-v1.md, section 6.2)."""
+    kept = [kept_classes(probs, k, t) for probs in rows]
+    of_main = _of_main_class(rows, kept)
+    lines = [_line(rows, kept, of_main, c) for c in range(len(rows[0]))]
+    largest = max((a for a, _ in lines), default=-math.inf)
+    if largest == -math.inf:
+        return [(0, 0) for _ in lines]
+    return [(min(31, round((largest - a) / 0.5)) if a > -math.inf else 31, slope) for a, slope in lines]
+
+
+def _of_main_class(rows: list[list[float]], kept: list[list[int]]) -> list[float]:
+    """Return x of each crop: its probability of the class that most crops put first, 0 if it does not keep it."""
+    first = [classes[0] for classes in kept]
+    main = min(first, key=lambda c: (-first.count(c), c))
+    return [probs[main] if main in classes else 0.0 for probs, classes in zip(rows, kept, strict=True)]
+
+
+def _line(rows: list[list[float]], kept: list[list[int]], of_main: list[float], c: int) -> tuple[float, int]:
+    """Return a_c and slope_c: of the line through (x less 1/2, ln of the share of class c) over the crops that left it out."""
+    points = []
+    for probs, classes, of_class in zip(rows, kept, of_main, strict=True):
+        whole = sum(p for other, p in enumerate(probs) if other not in classes)
+        if c not in classes and whole > 0:
+            share = max(1e-9, probs[c] / whole)
+            points.append((of_class - 0.5, math.log(share), share**0.25))
+    if not points:
+        return -math.inf, 0
+    total = sum(weight for _, _, weight in points)
+    x, y = (sum(point[place] * point[2] for point in points) / total for place in (0, 1))
+    variance = sum(weight * (one - x) ** 2 for one, _, weight in points) / total
+    slope = sum(weight * (one - x) * (other - y) for one, other, weight in points) / total / (variance + 0.01)
+    rounded = max(-4, min(3, int(slope / 1.5 + math.copysign(0.4, slope))))
+    return y - 1.5 * rounded * x, rounded
+
+
+def full_tail_targets(
+    rows: list[list[float]], codes: list[tuple[int, int]], k: int | None = None, t: float | None = None
+) -> list[list[float]]:
+    """Return the targets of an image's crops with exact values and a tail of all classes (spec/sparse-v1.md, sections 6.2 and 7)."""
+    targets, kept = [], [kept_classes(probs, k, t) for probs in rows]
+    for probs, classes, x in zip(rows, kept, _of_main_class(rows, kept), strict=True):
+        rest = rest_of(probs, classes)
+        e = [0.0 if c in classes else math.exp(-0.5 * (level - slope * (3 * x - 1.5))) for c, (level, slope) in enumerate(codes)]
+        targets.append([probs[c] if c in classes else rest * e[c] / sum(e) for c in range(len(probs))])
     return targets
 
 

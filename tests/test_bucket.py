@@ -123,9 +123,10 @@ def test_kept_classes_alone_give_the_loss_of_the_other_policies():
     torch.testing.assert_close(soft_cross_entropy(logits, targets.with_policy("bucket")), soft_cross_entropy(logits, targets))
 
 
+@pytest.mark.parametrize("codec", ["marginal_smoothing:t=0.05,tail=9", "marginal_smoothing:t=0.05,tail=all,mean=log"])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_module(temperature):
-    targets = bucket_of("marginal_smoothing:t=0.05,tail=9")
+def test_the_module(temperature, codec):
+    targets = bucket_of(codec)
     logits = 3 * torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
     loss = SoftCrossEntropy(temperature, reduction="none")(logits, targets)
     torch.testing.assert_close(loss.double(), temperature**2 * by_hand(logits / temperature, targets), rtol=1e-5, atol=1e-5)
@@ -178,7 +179,7 @@ def test_there_are_no_targets_of_all_classes(codec):
 
 
 def test_reading(tmp_path):
-    for codec in ("marginal_smoothing:k=5", "marginal_smoothing:t=0.05,tail=8", "hard"):
+    for codec in ("marginal_smoothing:k=5", "marginal_smoothing:t=0.05,tail=8", "marginal_smoothing:t=0.1,tail=all,mean=log", "hard"):
         write_labels(tmp_path / "a.slc", codec, overwrite=True)
         with SoftLabelReader(tmp_path / "a.slc", policy="bucket") as reader, SoftLabelReader(tmp_path / "a.slc") as stored:
             for labels, own in ((reader[2].labels, stored[2].labels), (reader.read(2, [1, 0]).labels, stored.read(2, [1, 0]).labels)):
@@ -204,9 +205,10 @@ def test_from_a_dataset(tmp_path):
         collate_dense([dataset[0]])
 
 
-def test_temperature_of_datasets_and_streams(tmp_path):
+@pytest.mark.parametrize("tail", ["tail=9", "tail=all,mean=log"])
+def test_temperature_of_datasets_and_streams(tmp_path, tail):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
-    write_labels(tmp_path / "a.slc", "marginal_smoothing:k=5,tail=9", counts=[4], keys=["a.png"], metadata={"temperature": 1.0})
+    write_labels(tmp_path / "a.slc", f"marginal_smoothing:k=5,{tail}", counts=[4], keys=["a.png"], metadata={"temperature": 1.0})
     with SoftLabelReader(tmp_path / "a.slc", temperature=4) as reader:
         wanted = reader[0].labels.dense()
     dataset = SoftLabelDataset(tmp_path, tmp_path / "a.slc", 4, 8, temperature=4)

@@ -59,6 +59,7 @@ CODECS = [
     "marginal_smoothing:t=0.02",
     "marginal_smoothing:t=0.05,tail=8",
     "marginal_smoothing:t=0.1,tail=4,step=1",
+    "marginal_smoothing:t=0.1,tail=all,mean=log",
     "marginal_renorm:k=3",
     "dense:values=f16",
     "dense:content=logits",
@@ -204,9 +205,7 @@ def test_another_temperature(desk, codec):
 
 
 def test_labels_of_a_temperature_that_the_file_names(desk, tmp_path):
-    encode(
-        EncodeConfig(str(desk.images), str(tmp_path / "a.slc"), desk.source, crops=6, sampler=desk.sampler, temperature=3.0, device="cpu")
-    )
+    encode(EncodeConfig(str(desk.images), str(tmp_path / "a.slc"), desk.source, "dense", 6, desk.sampler, temperature=3.0, device="cpu"))
     dataset = SoftLabelDataset(desk.images, tmp_path / "a.slc", 6, 24, **OWN)
     assert check_against_teacher(DataLoader(dataset, 24, collate_fn=collate_crops), desk.teacher).ok
     for wrong in (0.0, float("nan"), float("inf")):

@@ -582,6 +582,24 @@ def test_coarser_values_of_the_same_classes(tmp_path):
         assert np.abs((ratios[0] - ratios[1])[image.labels.indices >= 0]).max() <= 0.25 + 1e-3
 
 
+def test_tails_of_all_classes(tmp_path):
+    log, few = "marginal_smoothing:t=0.05,values=f32,tail=all,mean=log", "marginal_smoothing:t=0.2,values=f32,tail=all,mean=log"
+    before, found, _ = transcoded(tmp_path, "dense", log, counts=[9] * 6)
+    same(found, contents(write(tmp_path / "c.slc", "abcdef", log, counts=[9] * 6)))
+    before, found, _ = transcoded(tmp_path, log, log.replace("f32", "f16"), counts=[9] * 6)
+    for key, image in found.items():
+        np.testing.assert_array_equal(image.labels.tails.slopes, before[key].labels.tails.slopes)
+        np.testing.assert_allclose(image.labels.dense(), before[key].labels.dense(), atol=2e-3)
+    for target in (few, "marginal_smoothing:t=0.05,values=f32,tail=9", "marginal_smoothing:t=0.05,values=f32,tail=all"):
+        before, found, _ = transcoded(tmp_path, log, target, counts=[9] * 6)
+        away, even = [], []
+        for key, image in found.items():
+            targets = before[key].labels.dense()
+            away.append(np.abs(image.labels.dense() - targets).sum())
+            even.append(np.abs(image.labels.with_policy("uniform").dense() - targets).sum())
+        assert sum(away) < 0.9 * sum(even)
+
+
 def test_a_shorter_tail_and_a_tail_of_what_is_dropped(tmp_path):
     before, found, _ = transcoded(
         tmp_path, "marginal_smoothing:t=0.1,tail=9,values=f32", "marginal_smoothing:t=0.1,tail=2,values=f32", counts=[9] * 6
@@ -610,6 +628,9 @@ def test_a_shorter_tail_and_a_tail_of_what_is_dropped(tmp_path):
         ("marginal_smoothing:k=5", "dense", r"what the source left out is lost. .*labels.dense\(\)"),
         ("dense", "dense:content=logits", "the source holds probabilities, and logits are lost"),
         ("marginal_smoothing:k=5", "marginal_smoothing:k=5,tail=3", "the source does not know how the remainder is distributed"),
+        ("marginal_smoothing:k=5,tail=3", "marginal_smoothing:k=5,tail=all", "the source lists 3 classes in its tail"),
+        ("marginal_smoothing:k=5,tail=all", "marginal_smoothing:k=5,tail=all,mean=log", "the source does not have the logarithms"),
+        ("marginal_smoothing:k=9", "marginal_smoothing:k=5,tail=all,mean=log", "the source does not have the logarithms"),
         ("marginal_smoothing:k=5,tail=3", "marginal_smoothing:k=5,tail=4", "the source lists 3 classes in its tail"),
     ],
 )
@@ -946,3 +967,28 @@ def with_other_keys(path, keys):
             made = file.partial.read_bytes()
             file.partial.unlink()
     return made
+
+
+CHOICE = {"asked": {"fidelity": 0.04}, "temperature": 1.0, "pilot_images": 8, "lost": 0.03, "bytes_per_image": 99.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "stays"),
+    [({}, True), ({"match": "[a-c]"}, True), ({"crops": 100}, True), ({"crops": 2}, False), ({"codec": "hard"}, False)],
+)
+def test_a_copy_says_how_its_codec_was_chosen_only_while_that_is_true(tmp_path, options, stays):
+    source = write(tmp_path / "a.slc", metadata={"codec_choice": CHOICE, "crops_per_image": 6}, counts=[6] * 8)
+    copy_labels(source, tmp_path / "b.slc", **options)
+    with SoftLabelReader(tmp_path / "b.slc") as reader:
+        assert reader.metadata.get("codec_choice") == (CHOICE if stays else None)
+
+
+def test_files_whose_codecs_were_chosen_by_other_images_can_be_merged(tmp_path):
+    one = write(tmp_path / "a.slc", "abc", metadata={"codec_choice": CHOICE})
+    same, other = (
+        write(tmp_path / f"{key}.slc", key, metadata={"codec_choice": {**CHOICE, "lost": lost}}) for key, lost in (("d", 0.03), ("e", 0.02))
+    )
+    copy_labels([one, same], tmp_path / "same.slc")
+    copy_labels([one, other], tmp_path / "other.slc")
+    with SoftLabelReader(tmp_path / "same.slc") as alike, SoftLabelReader(tmp_path / "other.slc") as merged:
+        assert (alike.metadata, merged.metadata) == ({"codec_choice": CHOICE}, {})

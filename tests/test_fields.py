@@ -656,7 +656,11 @@ def test_a_copy_of_fewer_crops_keeps_the_fields(tmp_path, pixels, derived):
                 same(few.read(0, [30, 10**6]).labels, reader.read(0, [30, 10**6]).labels)
 
 
-@pytest.mark.parametrize("codec", ["hard", "marginal_smoothing:k=5", "marginal_smoothing:t=0.05,tail=9", "marginal_renorm:k=2,values=f16"])
+@pytest.mark.parametrize(
+    "codec",
+    ["hard", "marginal_smoothing:k=5", "marginal_smoothing:t=0.05,tail=9", "marginal_renorm:k=2,values=f16"]
+    + ["marginal_smoothing:t=0.1,tail=all,mean=log", "marginal_smoothing:k=2,tail=all"],
+)
 def test_fields_become_sparse_labels(tmp_path, derived, codec):
     """Those that a writer makes of the targets of the fields."""
     report = copy_labels(derived, tmp_path / "a.slc", codec=codec)
@@ -702,6 +706,7 @@ def test_logits_become_fields(tmp_path):
         ("field", "dense", "the source is an approximation of them. Readers give targets of all classes"),
         ("field", "field:cost=0.001", "a field is made from the probabilities of all classes"),
         ("marginal_smoothing:k=5", "field", "a field is made from the probabilities of all classes"),
+        ("marginal_smoothing:t=0.1,tail=all,mean=log", "field", "a field is made from the probabilities of all classes"),
         ("hard", "field", "a field is made from the probabilities of all classes"),
     ],
 )

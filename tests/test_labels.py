@@ -8,7 +8,7 @@ import pytest
 from conftest import random_probs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import fkd_target, kept_classes, log8_target, tail_targets
+from reference import fkd_target, full_tail_codes, full_tail_targets, kept_classes, log8_target, tail_targets
 
 from softlabel_codec import ArgumentError, Codec, DenseLabels, SoftLabelWriter, SparseLabels, StateError
 from softlabel_codec.block.families import label_quantiser
@@ -287,6 +287,69 @@ def test_targets_with_a_tail_equal_the_specification(probs, selection, tail):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
+@given(probabilities(), st.sampled_from(["k=1", "k=2", "t=0.05", "t=0.4"]))
+@settings(max_examples=300, deadline=None)
+def test_targets_with_a_tail_of_all_classes_equal_the_specification(probs, selection):
+    parsed = Codec.parse(f"marginal_smoothing:{selection},values=f32,tail=all,mean=log")
+    quantiser = label_quantiser(parsed, probs.shape[1])
+    codes = quantiser.quantise({"probs": probs}, len(probs))
+    rows, threshold = [[float(p) for p in row] for row in probs], None if parsed.t is None else float(np.float32(parsed.t))
+    levels, slopes = codes.tails.codes[0] // 8, codes.tails.codes[0] % 8 - 4.0
+    wanted = np.array(full_tail_codes(rows, parsed.k, threshold))
+    assert np.abs(levels - wanted[:, 0]).max() <= 1  # either side of a half
+    assert np.abs(slopes - wanted[:, 1]).max() <= 1
+    assert (np.stack([levels, slopes], axis=1) == wanted).all(axis=1).mean() >= 0.5
+    stored = list(zip(levels.tolist(), slopes.tolist(), strict=True))
+    found = quantiser.dequantise(codes, "tail").dense()
+    np.testing.assert_allclose(found, full_tail_targets(rows, stored, parsed.k, threshold), rtol=1e-5, atol=1e-7)
+
+
+def softened(targets: np.ndarray, temperature: float) -> np.ndarray:
+    powers = targets.astype(np.float64) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_means_of_logarithms_hold_at_a_high_temperature():
+    rng = np.random.default_rng(9)
+    sureness = rng.uniform(0, 1, (200, 1))
+    logits = rng.normal(0, 1, 300) + rng.normal(0, 2, 300) * sureness + rng.normal(0, 0.5, (200, 300))
+    logits[:, 7] += 12 * sureness[:, 0]
+    probs = np.asarray(softened(np.exp(logits), 1), np.float32)
+
+    def divergence(codec, temperature):
+        wanted, found = softened(probs, temperature), softened(through(probs, codec).dense(), temperature)
+        return float((wanted * np.log(wanted / found)).sum(axis=1).mean())
+
+    log, arithmetic, listed = (f"marginal_smoothing:t=0.1,tail={tail}" for tail in ("all,mean=log", "all", "100"))
+    assert divergence(log, 4) < 0.7 * divergence(arithmetic, 4) < 0.7 * divergence(listed, 4)
+    assert divergence(log, 1) < divergence(listed, 1)
+
+
+def test_what_was_left_out_may_be_given_for_a_tail_of_all_classes_of_arithmetic_means():
+    probs = random_probs(np.random.default_rng(11), 30, 40)
+    order = np.argsort(-probs, axis=1, kind="stable")
+    values = np.take_along_axis(probs, order, axis=1)
+    left_out = np.zeros(40)
+    np.add.at(left_out, order[:, 4:], values[:, 4:])
+    topk = {"indices": order[:, :4], "values": values[:, :4], "left_out": left_out}
+    arithmetic, log = (label_quantiser(Codec.parse(f"marginal_smoothing:k=4,tail=all,mean={mean}"), 40) for mean in ("arithmetic", "log"))
+    np.testing.assert_array_equal(arithmetic.quantise(topk, 30).tails.codes, arithmetic.quantise({"probs": probs}, 30).tails.codes)
+    for given_labels in (topk, {name: topk[name] for name in ("indices", "values")}):
+        with pytest.raises(ArgumentError, match=r"expected probs, got indices and values.* with mean=arithmetic it can"):
+            log.quantise(given_labels, 30)
+
+
+def test_tails_of_all_classes_stay_with_their_crops():
+    rng = np.random.default_rng(12)
+    labels = [through(random_probs(rng, 5, 30), "marginal_smoothing:k=2,tail=all,mean=log") for _ in range(3)]
+    joined = concatenate_labels(labels)
+    np.testing.assert_array_equal(joined.dense(), np.concatenate([part.dense() for part in labels]))
+    np.testing.assert_array_equal(joined[[12, 0]].dense(), joined.dense()[[12, 0]])
+    listed = through(random_probs(rng, 5, 30), "marginal_smoothing:k=2,tail=5")
+    with pytest.raises(ArgumentError, match="tails of all classes and of some cannot be concatenated"):
+        concatenate_labels([*labels, listed])
+
+
 def test_a_tail_brings_the_targets_closer_to_the_teacher():
     rng = np.random.default_rng(9)
     profile = rng.normal(0, 3, 200)
@@ -340,7 +403,7 @@ def test_concatenated_tails_stay_with_their_crops():
 TAILS = [f"{selection},tail={tail},step={step}" for selection in ("k=1", "t=0.1") for tail in (1, 4, 12) for step in (0.2, 1.0)]
 CODECS = [
     *(with_values(codec, values) for codec in STRATEGIES for values in ("f32", "f16", "log8")),
-    *(f"marginal_smoothing:{tail}" for tail in TAILS),
+    *(f"marginal_smoothing:{tail}" for tail in (*TAILS, "k=1,tail=all", "t=0.1,tail=all,mean=log")),
     "dense",
     "dense:values=f16,content=logits",
     "dense:values=log8",
@@ -357,7 +420,7 @@ def largest(targets: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def test_the_largest_targets_are_those_of_all_classes_sorted(images, codec, data):
     num_classes = min(image.shape[1] for image in images)
     parsed = Codec.parse(codec)
-    if max(parsed.k or 1, parsed.tail) > num_classes:
+    if max(parsed.k or 1, 0 if parsed.full_tail else parsed.tail) > num_classes:
         return
     images = [normal(image[:, :num_classes]) for image in images]
     if parsed.content == "logits":

@@ -61,7 +61,11 @@ def compare_contents(file: minimal_reader.File, vector: Path) -> None:
     expected = expected_of(vector)
     images = file.images
     codec = minimal_reader.parse_codec(file.metadata["codec"], file.metadata["num_classes"])
-    labels = {"vectors"} if codec.name == "dense" else SPARSE_CONTENTS | ({"tails"} if codec.tail else set())
+    labels = (
+        {"vectors"}
+        if codec.name == "dense"
+        else SPARSE_CONTENTS | ({"tails"} if codec.tail else set()) | ({"tail_slopes", "tail_main_class"} if codec.tail == "all" else set())
+    )
     checksums = {"image_crc32s"} if "image_checksum" in file.metadata else set()
     targets = {"targets"} if images and codec.content != "features" and file.metadata["num_classes"] <= MOST_TARGETS else set()
     others = OTHER_CONTENTS if codec.name == "field" else set()
@@ -89,6 +93,11 @@ def compare_contents(file: minimal_reader.File, vector: Path) -> None:
         np.testing.assert_allclose([image.tail for image in images], expected["tails"], rtol=1e-6, atol=0)
     else:
         assert all(image.tail is None for image in images)
+    if "tail_slopes" in expected:
+        np.testing.assert_array_equal([image.slopes for image in images], expected["tail_slopes"] / 1.5)
+        assert [image.main_class for image in images] == expected["tail_main_class"].tolist()
+    else:
+        assert all(image.slopes is None for image in images)
 
 
 def compare_other_crops(images: list[minimal_reader.Image], expected: Mapping[str, np.ndarray], codec: minimal_reader.Codec) -> None:
@@ -117,6 +126,9 @@ def wanted_targets(expected: Mapping[str, np.ndarray], row: int, image: int, pol
     share = np.zeros(num_classes)
     if policy != "renorm":
         share[:] = expected["tails"][image] if policy == "tail" else 1
+        if policy == "tail" and "tail_slopes" in expected:
+            x = values[classes == expected["tail_main_class"][image]].sum()
+            share *= np.exp(expected["tail_slopes"][image].astype(np.float64) * x)
         share[classes] = 0
         if not share.any():
             share[:] = 1
@@ -289,10 +301,10 @@ def test_wide_indices(palettes: int, index_width: int) -> None:
     content = bytes([palettes, index_width]) + column + (struct.pack("<H", 300) + bits if palettes else b"")
     fields, codec = minimal_reader.Fields(content), minimal_reader.parse_codec("hard", num_classes)
     found = minimal_reader.read_label_fields(fields, codec)
-    labels, tails = minimal_reader.read_label_columns(fields, codec, found, num_classes, [300])
+    labels, tails, changes = minimal_reader.read_label_columns(fields, codec, found, num_classes, [300])
     fields.end()
     assert labels["indices"] == [[c] for c in classes]
-    assert tails == [None]
+    assert (tails, changes) == ([None], [(None, None)])
 
 
 @pytest.mark.parametrize(

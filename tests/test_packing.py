@@ -27,6 +27,7 @@ from blocks_by_hand import (
     PLAIN_CROPS,
     SAID_DIFFERENTLY,
     TAIL,
+    TAIL_OF_ALL,
     TAIL_WITH_PALETTES,
     THRESHOLD,
     WIDE_FIELD,
@@ -64,6 +65,7 @@ from softlabel_codec.block.rows import Fields
 from softlabel_codec.block.tails import one_tail, pack_tails
 from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.padding import Padding
+from softlabel_codec.quantise.full_tails import FullTailCodes
 from softlabel_codec.quantise.log_vectors import ImageLogs
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes
@@ -476,7 +478,10 @@ def test_blocks_of_different_widths_at_once(blocks):
             np.testing.assert_array_equal(rows.codes.values[mine][:, :width][kept], wanted.codes.values[[2, 1, 0]][kept])
             if wanted.codes.remainders is not None:
                 np.testing.assert_array_equal(rows.codes.remainders[mine], wanted.codes.remainders[[2, 1, 0]])
-            if wanted.codes.tails is not None:
+            if isinstance(wanted.codes.tails, FullTailCodes):
+                for found, array in zip(rows.codes.tails, wanted.codes.tails, strict=True):
+                    np.testing.assert_array_equal(found[mine], array[[1, 0, 0]])
+            elif wanted.codes.tails is not None:
                 listed = [row[row >= 0].tolist() for row in rows.codes.tails.classes[mine]]
                 assert listed == [wanted.codes.tails.classes[image][wanted.codes.tails.classes[image] >= 0].tolist() for image in (1, 0, 0)]
 
@@ -515,6 +520,7 @@ def one_pixel(**parts):
     )
 
 
+BAD_MAIN_CLASS = "the main class of an image is not below the number of classes"
 REFUSED = [
     (replace(LOG8, num_images=0), "a block has no images"),
     (replace(LOG8, num_images=257, keys=bytes(2000)), TABLE),
@@ -558,6 +564,7 @@ REFUSED = [
     (replace(TAIL, codec="marginal_smoothing:k=1,values=f32,tail=2"), "a tail lists more classes than the codec says"),
     (replace(TAIL, num_classes=299), "a class of a tail is not below the number of classes"),
     (replace(TAIL, label_columns=TAIL.label_columns[:-2] + bytes([0, 44])), "a class appears twice in a tail"),
+    (replace(TAIL_OF_ALL, label_columns=TAIL_OF_ALL.label_columns[:-11] + b"\4" + TAIL_OF_ALL.label_columns[-10:]), BAD_MAIN_CLASS),
     (replace(TAIL, label_columns=TAIL.label_columns[:-4] + bytes([255, 2, 253, 44])), "a class of a tail has no level"),
     (replace(FRACTIONS_F16, table=struct.pack("<HH HH HH", 1, 0, 0, 4, 1, 4)), "an image has a height or a width, but not both"),
     (replace(FRACTIONS_F16, table=struct.pack("<HH HH HH", 1, 0, 0, 4, 0, 0)), "an image has a height or a width, but not both"),
@@ -1206,6 +1213,8 @@ CODECS = [
     "marginal_smoothing:t=0.01,values=f16",
     "marginal_smoothing:k=2,tail=9",
     "marginal_smoothing:t=0.3,tail=12,values=f32",
+    "marginal_smoothing:t=0.3,tail=all,mean=log",
+    "marginal_smoothing:k=2,tail=all,values=f16",
     "dense:f32",
     "dense:f16",
     "dense:log8",
@@ -1230,7 +1239,10 @@ SPARSE_CODECS = [codec for codec in CODECS if "dense" not in codec and codec != 
 def test_a_block_comes_back_as_it_went_in(seed, codec, num_classes, sizes, count, mode, checksums):
     rng = np.random.default_rng(seed)
     num_classes = min(num_classes, 300) if codec.startswith("dense") or "t=" in codec else num_classes
-    num_classes = 12 if "tail" in codec or codec == "field" else num_classes
+    if "tail=all" in codec:
+        num_classes = min(num_classes, 300)
+    elif "tail" in codec or codec == "field":
+        num_classes = 12
     layout = Layout(Codec.parse(codec), num_classes, mode, SAMPLER if mode == "derived" else None, checksums)
     counts = [int(rng.integers(1, count + 1)) for _ in sizes]
     images = block_images(rng, layout.codec, num_classes, sizes, counts, mode, checksums)
@@ -1274,7 +1286,7 @@ def test_the_short_way_for_a_few_crops_finds_the_same(seed, codec, num_images, m
     for name in ("indices", "values", "remainder", "tail_of"):
         np.testing.assert_array_equal(getattr(labels, name), getattr(wanted, name))
     if parsed.tail:
-        for name in ("classes", "weights", "floor"):
+        for name in ("classes", "weights", "floor", "slopes", "main_class"):
             np.testing.assert_array_equal(getattr(labels.tails, name), getattr(wanted.tails, name))
 
 

@@ -19,6 +19,7 @@ from softlabel_codec import ArgumentError, Codec, CorruptError
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.quantise.dense import bits_to_vectors, vectors_to_bits
 from softlabel_codec.quantise.field import FieldCodes, check_listed, features_of, kl_code, kl_of_codes
+from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
 from softlabel_codec.quantise.places import Places, edges_of
 from softlabel_codec.quantise.selection import Selection, check_left_out, check_probs, check_topk, select_from_probs, select_from_topk
 from softlabel_codec.quantise.sparse import SparseCodes
@@ -547,6 +548,76 @@ def test_weights_that_are_too_small_are_not_listed():
 
 def test_an_image_that_leaves_nothing_out():
     assert tail_of([0.0, 0.0], [[0], [1]], [0.0, 0.0], 2) == [[[-1]], [[0]], [255]]
+
+
+def full_tail_of(probs, indices):
+    """Return levels and slopes of the tail of all classes of crops that keep these classes."""
+    probs, indices = np.array(probs, np.float32), np.array(indices)
+    values = np.take_along_axis(probs, indices, axis=1)
+    (codes,), _ = quantise_full_tail(probs, Selection(indices, values, 1 - values.sum(axis=1, dtype=np.float64)))
+    return (codes // 8).tolist(), (codes % 8 - 4.0).tolist()
+
+
+def test_a_tail_of_all_classes():
+    """Where all crops have the same, levels are those of their shares, and what has no share is as far down as can be."""
+    share = [1, math.exp(-1), math.exp(-1.3), math.exp(-20), 0.0]
+    crop = [0.5, *(0.5 * np.array(share) / sum(share))]
+    assert full_tail_of([crop] * 3, [[0]] * 3) == ([31, 0, 2, 3, 31, 31], [0] * 6)
+
+
+def test_means_of_a_tail_are_of_logarithms_with_the_fourth_root_as_weight():
+    """Of shares of 16/17 and 1/17: weights 2 and 1, so ln 16 * 2/3 above the smaller one; the other way round ln 16 / 3."""
+    probs = [[0.6, 0.4 * 16 / 17, 0.4 / 17, 0], [0.6, 0.4 * 16 / 17, 0.4 / 17, 0], [0.6, 0.4 / 17, 0.4 * 16 / 17, 0]]
+    wanted = [math.log(16) * 2 * n / (2 * n + 3 - n) for n in (2, 1)]
+    assert full_tail_of(probs, [[0]] * 3)[0][1:3] == [0, round((wanted[0] - wanted[1]) / 0.5)]
+
+
+def test_slopes_of_a_tail_are_changes_with_the_main_class():
+    """A class whose share is proportional to exp(4 x), x being the probability of the main class, beside others whose share is not."""
+    of_main = np.linspace(0.3, 0.95, 40)
+    grows = np.exp(4 * of_main - 12)  # so small that the shares of the others stay
+    shares = np.stack([grows, np.ones(40), 1 / grows / np.exp(24)], axis=1)
+    probs = np.concatenate([of_main[:, None], (1 - of_main[:, None]) * shares / shares.sum(axis=1, keepdims=True)], axis=1)
+    levels, slopes = full_tail_of(probs, [[0]] * 40)
+    assert slopes == [0, 2, 0, -2]  # 4 and -4 less a quarter for uncertainty, in steps of 1.5
+    assert levels[2] == 0
+    steep = np.concatenate([probs[:, :1], (1 - of_main[:, None]) * np.stack([grows**3 * 1e9, 1 - grows**3 * 1e9], axis=1)], axis=1)
+    assert full_tail_of(steep, [[0]] * 40)[1][1] == 3  # the most
+
+
+def test_where_the_main_class_is_as_likely_in_all_crops_no_slope_is_learned():
+    rng = np.random.default_rng(0)
+    probs = np.concatenate([np.full((50, 1), 0.7), 0.3 * rng.dirichlet([0.5] * 9, 50)], axis=1)
+    assert full_tail_of(probs, [[0]] * 50)[1] == [0] * 10
+
+
+def test_the_main_class_is_the_first_of_most_crops():
+    values, remainder = np.full((3, 2), 0.25, np.float32), np.full(3, 0.5)
+    chosen = Selection(np.array([[2, 1], [3, 2], [3, 2]]), values, remainder)
+    assert quantise_full_tail(np.full((3, 4), 0.25, np.float32), chosen).main_class.tolist() == [3]
+    assert full_tail_of_left_out(np.ones(4), chosen).main_class.tolist() == [3]
+
+
+def test_an_image_that_leaves_nothing_out_has_an_even_tail_of_all_classes():
+    assert full_tail_of([[1, 0, 0]] * 2, [[0]] * 2) == ([0] * 3, [0] * 3)
+    nothing = Selection(np.array([[0]]), np.ones((1, 1), np.float32), np.zeros(1))
+    assert (full_tail_of_left_out(np.zeros(3), nothing).codes == 4).all()
+
+
+def test_a_tail_of_all_classes_of_arithmetic_means():
+    chosen = SimpleNamespace(indices=np.array([[0], [1], [0]]), remainder=np.array([0.5, 0.5, 0.5]))
+    codes = full_tail_of_left_out(np.array([0.25, 0.25, 0.375, 0.125, 0.0]), chosen).codes
+    assert codes.tolist() == [[8 * level + 4 for level in (0, 1, 1, 4, 31)]]  # as in the tail of listed classes above
+
+
+def test_tails_of_all_classes_become_weights_and_slopes():
+    tails = dequantise_full_tails(FullTailCodes(np.array([[0, 7, 255, 4]], np.uint8), np.array([2])))
+    e = np.exp(-0.5 * (np.array([0, 0, 31, 0]) - np.array([-4, 3, 3, 0]) * -1.5))
+    np.testing.assert_allclose(tails.weights, [e / e.sum()], rtol=1e-6)
+    assert tails.slopes.tolist() == [[-6, 4.5, 4.5, 0]]
+    assert (tails.classes.tolist(), tails.floor.tolist(), tails.main_class.tolist()) == ([[0, 1, 2, 3]], [0], [2])
+    dtypes = [array.dtype for array in (tails.classes, tails.weights, tails.floor, tails.slopes, tails.main_class)]
+    assert dtypes == [np.int32, *[np.float32] * 3, np.int32]
 
 
 def test_tails_become_weights():

@@ -139,6 +139,7 @@ def bytes_and_divergence(teacher_logits, probs, path, codec, crops):
         ("marginal_smoothing:t=0.1,tail=30", "derived", 2.3, (1, 0)),
         ("marginal_smoothing:t=0.05,tail=100", "derived", 3.5, (0.65, 0)),
         ("marginal_smoothing:t=0.05,tail=100", "pixels", 7.4, (0.65, 0)),
+        ("marginal_smoothing:t=0.1,step=1,tail=all,mean=log", "derived", 4.5, (0.65, 0)),
     ],
 )
 def test_size_and_fidelity_on_a_real_teacher(
@@ -178,3 +179,22 @@ def softened(probs):
     """Return the targets at temperature 4."""
     powers = np.maximum(probs, 1e-30).astype(np.float64) ** 0.25
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_tails_of_all_classes_hold_at_temperature_4(probs):
+    """Of the divergence from even probabilities at most a quarter is lost; tails of 100 classes lose nearly half."""
+    from softlabel_codec import Codec
+    from softlabel_codec.block.families import label_quantiser
+
+    def lost(codec, probs):
+        quantiser, lost, whole = label_quantiser(Codec.parse(codec), 1000), 0.0, 0.0
+        for rows in probs:
+            found = quantiser.dequantise(quantiser.quantise({"probs": rows}, len(rows)), "tail").dense()
+            teacher, student = (np.maximum(targets, 1e-12).astype(np.float64) ** 0.25 for targets in (rows, found))
+            teacher, student = teacher / teacher.sum(axis=1, keepdims=True), student / student.sum(axis=1, keepdims=True)
+            lost += (teacher * np.log(teacher / student)).sum()
+            whole += (teacher * np.log(teacher * 1000)).sum()
+        return lost / whole
+
+    assert lost("marginal_smoothing:t=0.1,step=1,tail=all,mean=log", probs) < 0.25
+    assert lost("marginal_smoothing:t=0.05,tail=100", probs[:10]) > 0.4

@@ -179,7 +179,9 @@ def test_inspecting_what_is_unfinished_or_damaged(labels):
 
 
 @pytest.mark.parametrize(
-    "codec", ["marginal_smoothing:t=0.1,tail=6", "marginal_smoothing:k=2,values=f32,tail=20", "marginal_smoothing:k=20,tail=3"]
+    "codec",
+    ["marginal_smoothing:t=0.1,tail=6", "marginal_smoothing:k=2,values=f32,tail=20", "marginal_smoothing:k=20,tail=3"]
+    + ["marginal_smoothing:t=0.1,tail=all,mean=log"],
 )
 def test_entropy_along_the_tail_is_that_of_the_dense_targets(tmp_path, codec):
     write_labels(tmp_path / "a.slc", codec, counts=[30, 50, 1])

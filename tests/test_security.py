@@ -66,7 +66,16 @@ def test_invalid_files_take_no_memory_to_speak_of(tmp_path):
 
 
 def test_legal_files_of_extreme_numbers_take_no_memory_to_speak_of(tmp_path):
-    names = ("many-classes", "million-classes", "most-crops", "large-palette", "many-kept-classes", "largest-table-of-tails", "longest-key")
+    names = (
+        "many-classes",
+        "million-classes",
+        "most-crops",
+        "large-palette",
+        "many-kept-classes",
+        "largest-table-of-tails",
+        "tail-all-of-most-classes",
+        "longest-key",
+    )
     use_under_a_limit(tmp_path, [valid.FOLDER / f"{name}.slc" for name in names])
 
 

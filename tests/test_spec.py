@@ -76,7 +76,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
         present = {
             "always": True,
             "if the codec has t": parsed.t is not None,
-            "if the codec has tail": parsed.tail > 0,
+            "if the codec has tail=N": isinstance(parsed.tail, int) and parsed.tail > 0,
             "if values are log8": parsed.values == "log8",
         }
         labels = [(name, code) for name, code, when in label_fields if present[when.replace("`", "")]]
@@ -88,6 +88,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
         "marginal_smoothing:k=5,values=f16",
         "marginal_smoothing:t=0.1",
         "marginal_smoothing:t=0.1,tail=10",
+        "marginal_smoothing:t=0.1,tail=all",
         "marginal_renorm:t=0.1,values=f32",
         "dense:values=f16",
         "dense:values=log8",
@@ -120,7 +121,8 @@ def test_limits():
         "crops of a block": f"1 to {limits.MAX_CROPS_PER_BLOCK}",
         "table of kept classes of a block": "R times the most classes that one of its crops keeps: "
         f"{limits.MAX_TABLE_ENTRIES}, or the number of its entries if that is larger",
-        "table of listed classes of a block": f"n times the most classes that one of its tails lists: {limits.MAX_TABLE_ENTRIES}",
+        "table of listed classes of a block": "n times the most classes that one of its tails lists "
+        f"(C with `tail=all`): {limits.MAX_TABLE_ENTRIES}",
         "tables of the fields of a block": f"{NUM_FEATURES + 1} n, or R if that is larger, "
         f"times the most classes that one of its fields lists: {limits.MAX_TABLE_ENTRIES}",
         "numbers of a block of `dense` labels with `log8": f"R * C: {limits.MAX_DENSE_NUMBERS}",
@@ -143,7 +145,8 @@ def test_codec_strings():
     names = table(section("## 11. Codec strings"), "name", "family")
     assert [(row["name"], row["family"]) for row in names] == [(name, strategy.family) for name, strategy in codec.STRATEGIES.items()]
     options = {row["option"]: row for row in table(section("## 11. Codec strings"), "option", "of", "values", "default")}
-    assert list(options) == ["k", "t", "values", "step", "tail", "content", "cost"]
+    assert list(options) == ["k", "t", "values", "step", "tail", "mean", "content", "cost"]
+    assert re.findall(r"`(\w+)`", "`" + options["mean"]["values"]) == list(codec.MEANS)
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
     steps = options["step"]["values"]

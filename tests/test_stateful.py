@@ -28,6 +28,7 @@ CODECS = (
     "marginal_smoothing:k=3",
     "marginal_renorm:t=0.1,values=f32",
     "marginal_smoothing:k=2,tail=4",
+    "marginal_smoothing:k=2,tail=all,mean=log",
     "dense:f16",
     "field",
 )

@@ -4,12 +4,15 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from conftest import random_probs, write_labels
 from label_sets import write_set
 
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter, copy_labels
-from softlabel_codec.labels import SparseLabels, Tails
+from softlabel_codec.labels import SparseLabels, Tails, concatenate_labels
 from softlabel_codec.quantise.temperature import to_power
+from softlabel_codec.report import stats
+from softlabel_codec.torch.targets import to_targets
 
 WARM = {"temperature": 1.0}
 POSSIBLE = [
@@ -17,6 +20,8 @@ POSSIBLE = [
     "marginal_smoothing:k=3,tail=2",
     "marginal_smoothing:t=0.01,step=0.04,tail=20",
     "marginal_smoothing:k=20,tail=3",
+    "marginal_smoothing:k=2,tail=all",
+    "marginal_smoothing:t=0.1,step=1,tail=all,mean=log",
     "marginal_smoothing:k=20",
     "marginal_renorm:k=20,values=f32",
     "dense",
@@ -184,14 +189,60 @@ def test_sets_and_copies_of_readers(tmp_path):
         SoftLabelReader(tmp_path / "even", temperature=4)
 
 
-def test_a_sure_teacher_keeps_its_remainder(tmp_path):
-    logits = np.random.default_rng(3).normal(0, 1, (8, 50)) + 18 * np.eye(50)[:8]  # 1e-6 for all others together
+@pytest.mark.parametrize("margin", [18, 30])  # 1e-6 and 1e-11 for all others together
+def test_a_sure_teacher_keeps_its_remainder(tmp_path, margin):
+    logits = np.random.default_rng(3).normal(0, 1, (8, 50)) + margin * np.eye(50)[:8]
     probs = softened(np.exp(logits), 1.0).astype(np.float32)
     with SoftLabelWriter(tmp_path / "a.slc", 50, "marginal_smoothing:t=0.05,tail=50", WARM) as writer:
         writer.add("a", image_size=(9, 9), crops=[[0, 0, 5, 5]] * 8, flips=[False] * 8, probs=probs)
     with SoftLabelReader(tmp_path / "a.slc", temperature=20) as reader:
         wanted = softened(np.exp(logits), 1 / 20)
         np.testing.assert_allclose(reader[0].labels.values[:, 0], wanted.max(axis=1), rtol=0.05)
+    copy_labels(tmp_path / "a.slc", tmp_path / "b.slc", codec="marginal_smoothing:t=0.05,step=0.25,tail=50")
+    with SoftLabelReader(tmp_path / "b.slc", temperature=20) as reader:
+        np.testing.assert_allclose(reader[0].labels.values[:, 0], wanted.max(axis=1), rtol=0.05)
+
+
+def labels_of_full_tails(seed, rows=40, num_classes=9, images=3):
+    """Return labels whose tails of all classes change much with the main class."""
+    rng = np.random.default_rng(seed)
+    weights, slopes = rng.random((images, num_classes)).astype(np.float32), rng.uniform(-6, 4.5, (images, num_classes)).astype(np.float32)
+    classes = np.broadcast_to(np.arange(num_classes, dtype=np.int32), weights.shape)
+    tails = Tails(classes, weights, np.zeros(images, np.float32), slopes, rng.integers(0, num_classes, images).astype(np.int32))
+    probs = random_probs(rng, rows, num_classes)
+    order = np.argsort(-probs, axis=1)[:, :3].astype(np.int32)
+    values = np.take_along_axis(probs, order, axis=1)
+    return SparseLabels(order, values, 1 - values.sum(axis=1), num_classes, "tail", tails, rng.integers(0, images, rows))
+
+
+@pytest.mark.parametrize("power", [0.05, 0.25, 2.0, 8.0])
+def test_tails_of_all_classes_change_with_the_value_of_the_main_class_as_it_was_stored(power):
+    labels, other = labels_of_full_tails(1), labels_of_full_tails(2)
+    wanted, softer = softened(labels.dense(), power), to_power(labels, power)
+    np.testing.assert_allclose(softer.dense(), wanted, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(softer[[7, 0, 31]].dense(), wanted[[7, 0, 31]], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(to_power(softer, 0.5).dense(), softened(labels.dense(), power / 2), rtol=1e-5, atol=1e-9)
+    joined = concatenate_labels([other, softer])
+    np.testing.assert_allclose(joined.dense(), np.concatenate([other.dense(), wanted]), rtol=1e-5, atol=1e-9)
+    for targets in (to_targets(joined), torch.cat([to_targets(other), to_targets(softer)])):
+        np.testing.assert_allclose(targets.dense(), joined.dense(), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(targets[[50]].with_tail_per_crop().dense(), joined.dense()[[50]], rtol=1e-5, atol=1e-7)
+
+
+def test_a_temperature_for_which_tails_of_all_classes_are_too_coarse(tmp_path):
+    write_labels(tmp_path / "a.slc", "marginal_smoothing:t=0.1,tail=all,mean=log", metadata={"temperature": 2.0})
+    with pytest.raises(ArgumentError, match=r"a\.slc: temperature: expected at least 0\.25 for labels of '.*tail=all.*, got 0\.2"):
+        SoftLabelReader(tmp_path / "a.slc", temperature=0.2)
+    with SoftLabelReader(tmp_path / "a.slc", temperature=0.25) as reader, SoftLabelReader(tmp_path / "a.slc") as stored:
+        np.testing.assert_allclose(reader[2].labels.dense(), softened(stored[2].labels.dense(), 8.0), rtol=1e-4, atol=1e-9)
+
+
+def test_statistics_of_tails_of_all_classes_at_another_temperature(tmp_path):
+    write_labels(tmp_path / "a.slc", "marginal_smoothing:t=0.1,tail=all,mean=log", metadata=WARM)
+    with SoftLabelReader(tmp_path / "a.slc", temperature=4) as reader:
+        targets = reader.read_batch(range(4)).labels.dense().astype(np.float64)
+    found = stats(tmp_path / "a.slc", temperature=4)
+    assert found.entropy.mean == pytest.approx(-(targets * np.log(targets)).sum(axis=1).mean(), rel=1e-5)
 
 
 def test_random_labels_against_the_definition():

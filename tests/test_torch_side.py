@@ -466,6 +466,8 @@ STRATEGIES = [
     "marginal_smoothing:k=2,tail=5",
     "marginal_smoothing:t=0.05,tail=30",
     "marginal_smoothing:k=30,tail=4",
+    "marginal_smoothing:t=0.05,tail=all,mean=log",
+    "marginal_smoothing:k=30,tail=all",
     "dense",
 ]
 

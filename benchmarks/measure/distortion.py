@@ -21,6 +21,7 @@ FAMILIES = {
     "t, tail=30": [f"{MS}t={t},tail=30" for t in (0.2, 0.1, 0.05, 0.03, 0.02)],
     "t, tail=100": [f"{MS}t={t},tail=100" for t in (0.2, 0.1, 0.05, 0.03, 0.02, 0.01)],
     "t, tail=300": [f"{MS}t={t},tail=300" for t in (0.1, 0.05, 0.03, 0.02, 0.01)],
+    "t, tail=all, mean=log": [f"{MS}t={t},tail=all,mean=log" for t in (0.2, 0.1, 0.05, 0.03, 0.02)],
     "k=5, log8 step": [f"{MS}k=5,step={step}" for step in (0.05, 0.1, 0.2, 0.4, 0.8)],
     "t=0.05, tail=100, log8 step": [f"{MS}t=0.05,step={step},tail=100" for step in (0.05, 0.1, 0.2, 0.4, 0.8)],
     "dense, log8 step": [f"dense:values=log8,step={step}" for step in (0.25, 0.5, 1.0, 2.0)],

@@ -109,6 +109,7 @@ class BlockRows:
         if (slot >= tables.num_images[block]).any():
             raise CorruptError(_FEW_IMAGES)
         image = tables.first_image[block] + slot
+        self.slot = slot
         self.image_sizes = tables.sizes[image]
         self.image_crc32s = None if tables.checksums is None else tables.checksums[image]
         self.number, self.image_rows = _choose(crops, tables.image_crops[image], fields.any_crop)

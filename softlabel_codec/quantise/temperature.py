@@ -16,7 +16,8 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.labels import Labels, SparseLabels, Tails
 
 _SMALLEST = 1e-37
-_OTHERS = "'dense:content=logits' keeps all, a tail such as that of 'marginal_smoothing:t=0.05,tail=100' a part of it"
+_LARGEST_POWER_OF_FULL_TAILS = 8.0  # of greater ones, the weights of crops that are sure of the main class leave the range of binary32
+_OTHERS = "'dense:content=logits' keeps all, a tail such as that of 'marginal_smoothing:t=0.1,step=1,tail=all,mean=log' a part of it"
 _ADVICE = f"Leave temperature out, or label again: {_OTHERS}, and with `slcodec encode --temperature` any codec is made for one"
 
 
@@ -56,6 +57,9 @@ def power_at(temperature: float, codec: Codec, num_classes: int, metadata: Mappi
         if not each.knows_all_classes(num_classes):
             made_of = "" if each == codec else ", of which these were made,"
             raise ArgumentError(f"{found}: labels of {str(each)!r}{made_of} {_lost(each, num_classes)}. {_ADVICE}")
+    if codec.full_tail and stored is not None and stored / temperature > _LARGEST_POWER_OF_FULL_TAILS:
+        least = f"at least {stored / _LARGEST_POWER_OF_FULL_TAILS:g} for labels of {str(codec)!r}, whose tail is too coarse for less"
+        raise ArgumentError(f"{where}: temperature: expected {least}, got {temperature:g}")
     if stored is None:
         advice = "If you know it, say it in a copy: slcodec copy LABELS COPY --metadata temperature=1"
         expected = f"metadata that say at which one the labels were made, to read them at {temperature:g}"
@@ -100,6 +104,7 @@ def to_power(labels: Labels, power: float) -> Labels:
 
         values v_k^power / N,    remainder (r / Z)^power Z' / N,    weights w_c^power
 
+    Weights that change with the crop's value of a main class change with its first value, and by the power of that.
     So, as long as the remainder is spread by these weights, targets are those of the dense labels to that power.
     """
     if power == 1:
@@ -133,13 +138,19 @@ def _sparse_to_power(labels: SparseLabels, power: float) -> SparseLabels:
         values=(values / norm[:, None]).astype(np.float32),
         remainder=(remainder / norm).astype(np.float32),
         tails=tails,
+        main_values=None if tails is None or tails.slopes is None else labels.values_of_main_class(),
     )
 
 
 def _tails_to_power(tails: Tails, power: float, num_classes: int) -> tuple[Tails, NDArray[np.float64]]:
-    """Return tails whose weights are those of others to a power, divided by their sums; and these, float64 (I,)."""
+    """Return tails whose weights are those of others to a power, divided by sums of each image; and these, float64 (I,)."""
     weights, floor = tails.weights.astype(np.float64) ** power, tails.floor.astype(np.float64) ** power
     sums = weights.sum(axis=1) + (num_classes - (tails.classes >= 0).sum(axis=1)) * floor
     sums[sums == 0] = 1.0  # a tail without any weight
-    softer = Tails(tails.classes, np.asarray(weights / sums[:, None], np.float32), np.asarray(floor / sums, np.float32))
+    softer = replace(
+        tails,
+        weights=np.asarray(weights / sums[:, None], np.float32),
+        floor=np.asarray(floor / sums, np.float32),
+        slopes=None if tails.slopes is None else tails.slopes * np.float32(power),
+    )
     return softer, sums

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.codec import Codec
+from softlabel_codec.codec import ALL, Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.quantise.dense import DenseCodes, DenseQuantiser
 from softlabel_codec.quantise.field import FieldCodes, FieldQuantiser
 from softlabel_codec.quantise.places import Places
-from softlabel_codec.quantise.selection import SUM_TOLERANCE, Selection, implied_remainder
+from softlabel_codec.quantise.selection import BARELY_ANY, SUM_TOLERANCE, Selection, implied_remainder
 from softlabel_codec.quantise.sparse import SparseCodes, SparseQuantiser
-from softlabel_codec.quantise.tails import left_out_of, quantise_tail
 
 AnyCodes = SparseCodes | DenseCodes | FieldCodes
 _QUANTISERS: dict[str, type[SparseQuantiser | DenseQuantiser | FieldQuantiser]] = {
@@ -23,7 +22,7 @@ _QUANTISERS: dict[str, type[SparseQuantiser | DenseQuantiser | FieldQuantiser]] 
     "dense": DenseQuantiser,
     "field": FieldQuantiser,
 }
-_STORED = ("kept_classes", "t", "values", "step", "tail")
+_STORED = ("kept_classes", "t", "values", "step", "tail", "mean")
 
 
 def stored_alike(one: Codec, other: Codec) -> bool:
@@ -79,10 +78,17 @@ def _sparse_reason(source: Codec, target: Codec) -> str:
     if wanted is not None and wanted > (source.kept_classes or 1):
         keeps = f"{source.kept_classes} of" if source.kept_classes else "as few as 1 of"
         return f"the source keeps {keeps} the {wanted} classes of each crop that are needed; the others are lost"
-    if target.tail > source.tail and not _drops(source, target):
+    if target.mean == "log" and source.mean != "log":
+        return "the source does not have the logarithms of what its crops left out; those of dense labels can be had"
+    if _longer(target.tail, source.tail) and not _drops(source, target):
         knows = f"lists {source.tail} classes in its tail" if source.tail else "does not know how the remainder is distributed"
         return f"the source {knows}; keep fewer classes of each crop, or ask for no longer tail"
     return ""
+
+
+def _longer(one: int | str, other: int | str) -> bool:
+    """Return whether a tail has more classes than another; each is a number or `all`."""
+    return other != ALL and (one == ALL or int(one) > int(other))
 
 
 def _drops(source: Codec, target: Codec) -> bool:
@@ -137,10 +143,10 @@ class Transcoder:
         selection = self._selection(labels)
         if not self.target.tail:
             return quantiser.of_selection(selection, None)
-        if self.target.tail == self.source.tail and not _drops(self.source, self.target):
+        if (self.target.tail, self.target.mean) == (self.source.tail, self.source.mean) and not _drops(self.source, self.target):
             return quantiser.of_selection(selection, codes.tails)
         spread = labels.with_policy("uniform") if labels.policy == "renorm" else labels
-        return quantiser.of_selection(selection, quantise_tail(left_out_of(spread.dense(), selection), selection, self.target.tail))
+        return quantiser.of_selection(selection, quantiser.tail_of_probs(spread.dense(), selection))
 
     def _selection(self, labels: SparseLabels) -> Selection:
         """Return what the target keeps of the classes that the source keeps."""
@@ -150,7 +156,9 @@ class Transcoder:
         width = int(kept.sum(axis=1).max())
         indices = np.where(kept, labels.indices, -1)[:, :width].astype(np.int64)
         values = np.where(kept, labels.values, np.float32(0))[:, :width]
-        return Selection(indices, values, implied_remainder(values, indices, self.num_classes))
+        implied = implied_remainder(values, indices, self.num_classes)
+        left_out = labels.remainder + np.where(kept, 0, labels.values).sum(axis=1, dtype=np.float64)
+        return Selection(indices, values, np.where(implied < BARELY_ANY, left_out, implied))
 
     def _first(self, labels: SparseLabels) -> NDArray[np.bool_]:
         return np.broadcast_to(np.arange(labels.indices.shape[1]) < (self.target.kept_classes or 0), labels.indices.shape)

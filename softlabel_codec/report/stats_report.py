@@ -268,8 +268,11 @@ def _sparse_measures(labels: SparseLabels) -> dict[str, NDArray[Any]]:
     values, rest = labels.values.astype(np.float64), labels.remainder.astype(np.float64)
     if labels.policy == "renorm":
         values, rest = values / values.sum(axis=1, keepdims=True), np.zeros(len(rest))
-    of_rest = _entropy_along_tail(labels) if labels.policy == "tail" else _entropy_of_even(rest, labels)
-    entropy = _entropy_terms(values).sum(axis=1) + of_rest
+    if labels.policy == "tail" and labels.tails is not None and labels.tails.slopes is not None:
+        entropy = _entropy_along_full_tail(labels)
+    else:
+        of_rest = _entropy_along_tail(labels) if labels.policy == "tail" else _entropy_of_even(rest, labels)
+        entropy = _entropy_terms(values).sum(axis=1) + of_rest
     return {"confidence": values[:, 0], "entropy": entropy, "kept": counts, "remainder": labels.remainder}
 
 
@@ -295,6 +298,13 @@ def _entropy_along_tail(labels: SparseLabels) -> NDArray[np.float64]:
     along = (total > 1e-6) & (rest > 0)
     scale = np.divide(rest, total, out=np.ones(len(rest)), where=along)
     return np.where(along, scale * terms - rest * np.log(scale), _entropy_of_even(rest, labels))
+
+
+def _entropy_along_full_tail(labels: SparseLabels) -> NDArray[np.float64]:
+    """Return the entropy (R,) of labels of which each crop has its own weights of all classes: few crops at a time."""
+    rows = max(1, NUMBERS_PER_BATCH // labels.num_classes)
+    parts = (labels[first : first + rows].dense() for first in range(0, len(labels), rows))
+    return np.concatenate([_entropy_terms(part).sum(axis=1) for part in parts])
 
 
 def _entropy_terms(probs: NDArray[Any]) -> NDArray[np.float64]:

@@ -23,7 +23,8 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
 
         loss = -sum over the few of (v_k - u) q_k  -  u * sum over all c of q_c
 
-    Value and gradient equal those of the dense formula. Logits of reduced precision are converted to float32.
+    Value and gradient equal those of the dense formula, which is used itself where a tail has all classes. Logits of reduced precision are
+    converted to float32.
 
     Labels read with the policy `bucket` have K + 1 classes: the kept ones, with values p_k, and all others as one, with the remainder r:
 
@@ -180,8 +181,8 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
 def _losses_of(logits: Tensor, labels: Targets) -> Tensor:
     if isinstance(labels, SparseTargets) and labels.policy == "bucket":
         return _losses_with_bucket(_wide(logits), labels)
-    if not isinstance(labels, SparseTargets):
-        return -(labels.probs * torch.log_softmax(_wide(logits), dim=1)).sum(dim=1)
+    if not isinstance(labels, SparseTargets) or labels.has_full_tail:
+        return -(labels.dense() * torch.log_softmax(_wide(logits), dim=1)).sum(dim=1)
     parts = labels.above_background()
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # these differentiate the formula themselves
         return _losses(logits, *parts)[0]

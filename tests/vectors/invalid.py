@@ -101,6 +101,7 @@ def _base(name: str) -> bytes:
         "all-classes": ("marginal_smoothing:k=4", 4, "pixels", [2, 2, 3], "abc", 6144),
         "palettes": ("marginal_smoothing:k=3", 1000, "pixels", [100], "a", 6144),
         "tail": ("marginal_smoothing:k=2,tail=3", 10, "pixels", [2, 2, 3], "abc", 6144),
+        "tail-all": ("marginal_smoothing:k=2,tail=all,mean=log", 10, "pixels", [2, 2, 3], "abc", 6144),
         "derived": ("hard", 10, "derived", [2, 2, 3], "abc", 6144),
         "checksums": ("hard", 10, "pixels", [2, 2, 3], "abc", 6144),
         "fractions": ("hard", 10, "fractions:f32", [2, 2, 3], "abc", 6144),
@@ -312,6 +313,12 @@ case("UnknownFeatureError", "codec-value-out-of-range", lambda: with_values(code
 case("UnknownFeatureError", "codec-step-of-a-field-out-of-range", lambda: with_values("field", codec="field:step=0.09"))
 case("UnknownFeatureError", "codec-cost-of-a-field-out-of-range", lambda: with_values("field", codec="field:cost=0.2"))
 case("UnknownFeatureError", "codec-k-above-num-classes", lambda: with_values(codec="marginal_smoothing:k=11"))
+case(
+    "UnknownFeatureError",
+    "codec-tail-all-of-65536-classes",
+    lambda: with_values(codec="marginal_smoothing:k=3,tail=all", num_classes=65536),
+)
+case("UnknownFeatureError", "codec-mean-log-without-tail-all", lambda: with_values(codec="marginal_smoothing:k=3,tail=3,mean=log"))
 case("UnknownFeatureError", "codec-values", lambda: with_values(codec="marginal_smoothing:k=3,values=f64"))
 case("UnknownFeatureError", "codec-without-k-or-t", lambda: with_values(codec="marginal_smoothing"))
 case("UnknownFeatureError", "codec-with-k-and-t", lambda: with_values(codec="marginal_smoothing:k=3,t=0.5"))
@@ -674,6 +681,23 @@ def _() -> bytes:
         with SoftLabelWriter(path, 64529, "marginal_smoothing:k=1,tail=64528") as out:
             for number in range(65):
                 out.add(f"{number}", probs=np.eye(1, 64529) if number < 64 else probs, **crops)
+        return path.read_bytes()
+
+
+@refused("CorruptError", "tail-with-a-main-class-not-below-num-classes")
+def _() -> bytes:
+    return Content(base("tail-all")).set_bytes("tails", 0, 1, b"\x0a").join()
+
+
+@refused("CorruptError", "more-images-times-all-classes-than-allowed")
+def _() -> bytes:
+    crops = {"image_size": (1, 1), "crops": [[0, 0, 1, 1]], "flips": [False]}
+    large = patch.object(writer, "TARGET_BYTES_PER_BLOCK", 2**30), patch.object(limits, "MAX_TABLE_ENTRIES", 2**30)
+    with tempfile.TemporaryDirectory() as folder, large[0], large[1]:
+        path = Path(folder) / "a.slc"
+        with SoftLabelWriter(path, 65535, "marginal_smoothing:k=1,tail=all") as out:
+            for number in range(65):
+                out.add(f"{number}", probs=np.eye(1, 65535), **crops)
         return path.read_bytes()
 
 

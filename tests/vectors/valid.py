@@ -122,6 +122,11 @@ CASES = {
     "tail-no-palette": Case("marginal_smoothing:t=0.05,tail=7", num_classes=3000, labels="flat", **many(9, 2)),
     "tail-of-nothing": Case("marginal_smoothing:k=12,tail=12", num_classes=12),
     "tail-f16-fractions-f16": Case("marginal_smoothing:k=3,values=f16,tail=20", crops="fractions:f16", **FEW),
+    "tail-all": Case("marginal_smoothing:t=0.1,tail=all,mean=log", num_classes=300),
+    "tail-all-derived-crops": Case("marginal_smoothing:k=3,tail=all,mean=log", num_classes=100, crops="derived", **many(20, 4)),
+    "tail-all-f16-fractions-f32": Case("marginal_smoothing:k=2,values=f16,tail=all", num_classes=50, crops="fractions:f32", **FEW),
+    "tail-all-of-nothing": Case("marginal_smoothing:k=12,tail=all,mean=log", num_classes=12, **FEW),
+    "tail-all-of-most-classes": Case("marginal_smoothing:k=1,tail=all,mean=log", num_classes=65535, labels="one-tail", **many(1, 2)),
     "tail-f32": Case("marginal_smoothing:k=2,values=f32,tail=200", num_classes=300),
     "image-checksums": Case("marginal_smoothing:k=5", image_checksums=True),
     "image-checksums-derived-crops": Case("marginal_smoothing:t=0.1,tail=9", crops="derived", image_checksums=True, **FEW),
@@ -387,6 +392,9 @@ def contents(path: Path) -> dict[str, Any]:
             found |= {"indices": batch.labels.indices, "values": batch.labels.values, "remainder": batch.labels.remainder}
             if batch.labels.tails is not None:
                 found["tails"] = batch.labels.tails.dense(reader.num_classes)
+                if batch.labels.tails.slopes is not None:
+                    found["tail_slopes"] = batch.labels.tails.slopes
+                    found["tail_main_class"] = batch.labels.tails.main_class
         if reader.codec.startswith("field"):
             found |= labels_of_other_crops(reader)
         if "features" not in reader.codec and reader.num_classes <= MOST_TARGETS:
