@@ -943,13 +943,19 @@ def test_labels_do_not_depend_on_what_is_read_with_them():
 
 def test_codes_of_some_crops_of_an_image():
     quantiser = label_quantiser(Codec.parse("field"), 300)
-    both = quantiser.concatenate([one_field([5], [7]), one_field([1, 2], [3, 4], edges=random_edges(np.random.default_rng(0), 4))])
-    assert (both.classes.tolist(), both.levels.tolist()) == ([[5, -1], [1, 2]], [[7, 0], [3, 4]])
-    assert (both.slopes.shape, both.field_of.tolist()) == ((2, 7, 2), [0, 1, 1, 1, 1])
+    one = one_field([5], [7], [[1] * 7])._replace(fitted=np.array([11]), unseen=np.array([12]))
+    other = one_field([0, 2], [3, 4], edges=random_edges(np.random.default_rng(0), 4))._replace(
+        fitted=np.array([13]), unseen=np.array([14])
+    )
+    both = quantiser.concatenate([one, other])
+    assert (both.classes.tolist(), both.levels.tolist()) == ([[5, -1], [0, 2]], [[7, 0], [3, 4]])
+    assert (both.slopes[0].T.tolist(), both.slopes[1].any(), both.field_of.tolist()) == ([[1] * 7, [0] * 7], False, [0, 1, 1, 1, 1])
+    assert (both.fitted.tolist(), both.unseen.tolist()) == ([11, 13], [12, 14])
     first = quantiser.rows(both, slice(0, 1), 0)
     assert (first.classes.tolist(), first.levels.tolist(), first.slopes.shape) == ([[5]], [[7]], (1, 7, 1))
     some = quantiser.rows(both, slice(2, 4), 1)
-    assert (some.classes.tolist(), some.field_of.tolist()) == ([[1, 2]], [0, 0])
+    assert (some.classes.tolist(), some.field_of.tolist()) == ([[0, 2]], [0, 0])
+    assert (some.fitted.tolist(), some.unseen.tolist(), some.slopes.tolist()) == ([13], [14], np.zeros((1, 7, 2)).tolist())
     np.testing.assert_array_equal(some.edges, both.edges[2:4])
     assert quantiser.concatenate([first]) is first
     assert quantiser.num_entries(some) == (0, 2, 16)

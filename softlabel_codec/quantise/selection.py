@@ -15,8 +15,6 @@ from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 
 SUM_TOLERANCE = 1e-3
-BARELY_ANY = 1e-5
-"""Remainders below this are summed up, where that is possible: 1 - sum of the values is mostly the rounding of these."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,7 @@ class Selection:
     values : float32 (R, K)
         Their probabilities; padding is 0.
     remainder : float64 (R,)
-        1 - sum of the values, at least 0; or the sum of what is left out, where that is known and small. Exactly 0 where all classes are
-        kept.
+        1 - sum of the values, at least 0; exactly 0 where all classes are kept.
     """
 
     indices: NDArray[np.int64]
@@ -41,18 +38,6 @@ class Selection:
 
 def select_from_probs(probs: NDArray[np.float32], codec: Codec) -> Selection:
     """Select the classes that `codec` keeps of `probs`, float32 (R, C), already checked."""
-    selection = _selected(probs, codec)
-    if codec.values != "log8":  # which implies the remainder
-        return selection
-    rows = np.flatnonzero(selection.remainder < BARELY_ANY)
-    of_rows, others = selection.indices[rows], probs[rows]
-    crops, places = np.nonzero(of_rows >= 0)
-    others[crops, of_rows[crops, places]] = 0
-    selection.remainder[rows] = others.sum(axis=1, dtype=np.float64)
-    return selection
-
-
-def _selected(probs: NDArray[np.float32], codec: Codec) -> Selection:
     if codec.kept_classes == 1:
         top = probs.argmax(axis=1)[:, None]
         return _finish(top.astype(np.int64), np.take_along_axis(probs, top, axis=1), probs.shape[1])
