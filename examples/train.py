@@ -29,7 +29,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     with SoftLabelReader(options.labels) as reader:
-        num_classes, temperature = reader.num_classes, float(reader.metadata.get("temperature", 1.0))
+        num_classes, temperature = reader.num_classes, reader.temperature
         folders = sorted({key.partition("/")[0] for key in reader.keys})
         run = {**vars(options), "labels": reader.fingerprint}
     dataset = SoftLabelDataset(

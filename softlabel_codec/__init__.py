@@ -7,6 +7,7 @@ What needs torch (`SoftLabelDataset`, `soft_cross_entropy`) is in `softlabel_cod
 
 import logging
 
+from softlabel_codec.choosing import CodecChoice, choose_codec
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.recovery import recover
 from softlabel_codec.copying import copy_labels
@@ -39,6 +40,7 @@ __all__ = [
     "ArgumentError",
     "BatchLabels",
     "Codec",
+    "CodecChoice",
     "CorruptError",
     "CropSampler",
     "DenseLabels",
@@ -58,6 +60,7 @@ __all__ = [
     "TruncatedError",
     "UnknownFeatureError",
     "__version__",
+    "choose_codec",
     "copy_labels",
     "recover",
 ]

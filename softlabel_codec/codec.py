@@ -34,17 +34,26 @@ class Strategy(NamedTuple):
 STRATEGIES = {
     "hard": Strategy("sparse", ()),
     "smoothing": Strategy("sparse", ("values", "step")),
-    "marginal_smoothing": Strategy("sparse", ("k", "t", "values", "step", "tail")),
+    "marginal_smoothing": Strategy("sparse", ("k", "t", "values", "step", "tail", "mean")),
     "marginal_renorm": Strategy("sparse", ("k", "t", "values", "step")),
-    "dense": Strategy("dense", ("values", "content")),
+    "dense": Strategy("dense", ("values", "step", "content")),
+    "field": Strategy("field", ("step", "cost")),
 }
-POLICIES = ("uniform", "renorm", "tail")
-VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16")}
+AUTO = "auto"
+"""In place of a codec string: the one that fits labels best."""
+POLICIES = ("uniform", "renorm", "tail", "bucket")
+"""Uses of the remainder; `bucket` is one of readers only, no codec's own."""
+VALUES = {"sparse": ("log8", "f32", "f16"), "dense": ("f32", "f16", "log8"), "field": ("none",)}
 """Value encodings of each family, the default first."""
 CONTENTS = ("probs", "logits", "features")
-DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL = 0.2, 0.5
-MIN_STEP, MAX_STEP = 0.04, 1.0
+ALL = "all"
+"""Tail of all classes."""
+MEANS = ("arithmetic", "log")
+DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL, DEFAULT_STEP_OF_DENSE, DEFAULT_STEP_OF_FIELD = 0.2, 0.5, 1.0, 0.35
+STEPS = {"sparse": (0.04, 1.0), "dense": (0.04, 2.0), "field": (0.1, 1.0)}
+"""Smallest and largest step of each family."""
 MIN_THRESHOLD = 2.0**-15
+DEFAULT_COST, MIN_COST, MAX_COST = 0.0005, 1e-7, 0.1
 
 _MAX_CHARACTERS = 256
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -67,13 +76,18 @@ class Codec:
     t : float or None
         Keep every class with at least this probability, and always the top one.
     values : str
-        Encoding of the values: `none` (only `hard`), `log8`, `f32` or `f16`.
+        Encoding of the values: `none` (only `hard` and `field`), `log8`, `f32` or `f16`.
     step : float
-        Step of the `log8` quantiser, in natural-log units.
-    tail : int
-        Number of classes in the tail, which is stored once per image; 0: none.
+        Step of the `log8` quantiser, or of the logits of a `field`, in natural-log units.
+    tail : int or str
+        Number of classes in the tail, which is stored once per image; 0: none; `all`: every class.
+    mean : str
+        What the tail is made of: `arithmetic` means of what the crops left out, or `log`, means of its logarithms (`tail=all` only), which
+        hold at high temperatures.
     content : str
         Content of the vectors of `dense`: `probs`, `logits` or `features`.
+    cost : float
+        What the writer of a `field` lets a byte cost: it is spent if it lowers the mean KL of the image's crops by this much, in nats.
 
     Raises
     ------
@@ -94,8 +108,10 @@ class Codec:
     t: float | None
     values: str
     step: float
-    tail: int
+    tail: int | str
+    mean: str
     content: str
+    cost: float
 
     def __init__(
         self,
@@ -105,26 +121,31 @@ class Codec:
         t: float | None = None,
         values: str | None = None,
         step: float | None = None,
-        tail: int = 0,
+        tail: int | str = 0,
+        mean: str | None = None,
         content: str | None = None,
+        cost: float = DEFAULT_COST,
     ) -> None:
         _check_choice("strategy", name, STRATEGIES)
-        tail = 0 if whole(tail) == 0 else _count("tail", tail)
+        tail = _tail(tail)
         self.__dict__.update(  # it is frozen from here on
             name=name,
             k=None if k is None else _count("k", k),
             t=None if t is None else _number("t", t, MIN_THRESHOLD, 1.0),
             values=_choose("values", values, _possible_values(name)),
-            step=default_step(tail) if step is None else _number("step", step, MIN_STEP, MAX_STEP),
+            step=default_step(name, tail) if step is None else _number("step", step, *STEPS[STRATEGIES[name].family]),
             tail=tail,
+            mean=_choose("mean", mean, MEANS),
             content=_choose("content", content, CONTENTS),
+            cost=_number("cost", cost, MIN_COST, MAX_COST),
         )
         self._check_together()
 
     def _check_together(self) -> None:
         """Raise ArgumentError if the options do not go together."""
         options = STRATEGIES[self.name].options
-        for option, default in (("k", None), ("t", None), ("tail", 0), ("content", CONTENTS[0])):
+        defaults = (("k", None), ("t", None), ("tail", 0), ("mean", MEANS[0]), ("content", CONTENTS[0]), ("cost", DEFAULT_COST))
+        for option, default in defaults:
             if getattr(self, option) != default and option not in options:
                 raise _no_option(self.name, option, f"{option}={getattr(self, option)}")
         if "k" in options and (self.k is None) == (self.t is None):
@@ -132,13 +153,22 @@ class Codec:
                 f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
                 f"for example '{self.name}:k=5'"
             )
-        if self.values != "log8" and self.step != default_step(self.tail):
+        if self.values != "log8" and self.family != "field" and self.step != default_step(self.name, self.tail):
             raise ArgumentError(f"step belongs to values=log8, not to values={self.values}")
+        if self.family == "dense" and self.values == "log8" and self.content == "features":
+            raise ArgumentError("values=log8 keeps differences of logarithms: expected content=probs or content=logits, got features")
+        if self.mean == "log" and not self.full_tail:
+            raise ArgumentError("mean=log belongs to tail=all: the means of logarithms say nothing of classes that are not listed")
 
     @property
     def family(self) -> str:
-        """`sparse` or `dense`: which page of the specification applies."""
+        """`sparse`, `dense` or `field`: which page of the specification applies."""
         return STRATEGIES[self.name].family
+
+    @property
+    def full_tail(self) -> bool:
+        """Whether the tail of an image has all classes."""
+        return self.tail == ALL
 
     @property
     def policy(self) -> str:
@@ -147,8 +177,21 @@ class Codec:
 
     @property
     def kept_classes(self) -> int | None:
-        """Number of kept classes if it is the same for every crop, else None. Not for `dense`."""
+        """Number of kept classes if it is the same for every crop, else None. Only of the sparse family."""
         return 1 if self.name in ("hard", "smoothing") else self.k
+
+    def knows_all_classes(self, num_classes: int) -> bool:
+        """Return whether labels say how probable every class is, so that labels at another temperature can be made of them.
+
+        Those of a codec with a tail do if the remainder itself is kept, as with `log8`; with `f32` and `f16` it is what the values lack to
+        1, which may be nothing but rounding. So do those that keep every class, and `dense` ones, unless `f16` rounds small ones to 0; and
+        fields.
+        """
+        if self.family == "field":
+            return True
+        if self.family == "dense":
+            return self.content == "logits" or (self.content == "probs" and self.values != "f16")
+        return (bool(self.tail) and self.values == "log8") or (self.k == num_classes and self.values != "f16")
 
     def __str__(self) -> str:
         options = []
@@ -158,12 +201,16 @@ class Codec:
             options.append(f"t={self.t!r}")
         if self.values not in ("none", VALUES[self.family][0]):
             options.append(f"values={self.values}")
-        if self.step != default_step(self.tail):
+        if self.step != default_step(self.name, self.tail):
             options.append(f"step={self.step!r}")
         if self.tail:
             options.append(f"tail={self.tail}")
+        if self.mean != MEANS[0]:
+            options.append(f"mean={self.mean}")
         if self.content != CONTENTS[0]:
             options.append(f"content={self.content}")
+        if self.cost != DEFAULT_COST:
+            options.append(f"cost={self.cost!r}")
         return self.name + (":" + ",".join(options) if options else "")
 
     @classmethod
@@ -182,6 +229,11 @@ class Codec:
             raise ArgumentError(f"codec: expected a string such as 'marginal_smoothing:k=5', got {text!r}")
         if len(text) > _MAX_CHARACTERS:
             raise ArgumentError(f"codec: expected a string of at most {_MAX_CHARACTERS} characters, got {len(text)}")
+        if text.strip() == AUTO:
+            raise ArgumentError(
+                "codec 'auto': a codec is chosen by labels, which are needed first: pass those of some hundred images to "
+                "softlabel_codec.choose_codec, and here the `codec` of what it returns. `slcodec encode` does that itself"
+            )
         name, _, rest = text.replace(",", ":", 1).partition(":") if ":" not in text else text.partition(":")
         name = name.strip()
         try:
@@ -191,19 +243,24 @@ class Codec:
             raise ArgumentError(f"codec {text!r}: {error}") from None
 
     def check_classes(self, num_classes: int) -> None:
-        """Raise ArgumentError if this codec keeps more classes than there are."""
+        """Raise ArgumentError if this codec keeps more classes than there are, or cannot have a tail of so many."""
+        if self.full_tail and num_classes > MAX_KEPT_CLASSES:
+            raise ArgumentError(f"codec {str(self)!r}: tail=all is for at most {MAX_KEPT_CLASSES} classes, got {num_classes}: use tail=100")
         for option, number in (("k", self.k or 0), ("tail", self.tail)):
-            if number > num_classes:
+            if isinstance(number, int) and number > num_classes:
                 raise ArgumentError(
                     f"codec {str(self)!r}: {option} must be at most the number of classes: expected {option} <= {num_classes}, got {number}"
                 )
 
 
-def default_step(tail: int) -> float:
-    """Return the default step of `log8` for a codec with this many classes in the tail.
+def default_step(name: str, tail: int | str) -> float:
+    """Return the default step of a strategy with this many classes in the tail, or `all`.
 
     With a tail, bytes are better spent on more classes than on finer ratios: see `benchmarks/REPORT.md`.
     """
+    of_family = {"dense": DEFAULT_STEP_OF_DENSE, "field": DEFAULT_STEP_OF_FIELD}
+    if STRATEGIES[name].family in of_family:
+        return of_family[STRATEGIES[name].family]
     return DEFAULT_STEP_WITH_TAIL if tail else DEFAULT_STEP
 
 
@@ -224,9 +281,11 @@ def _parse_options(name: str, rest: str) -> dict[str, int | float | str]:
 
 
 def _parse_value(option: str, value: str) -> int | float | str:
+    if option == "tail" and value == ALL:
+        return value
     if option in ("k", "tail"):
         return _count(option, int(value) if _COUNT.fullmatch(value) else value)
-    if option in ("t", "step") and _NUMBER.fullmatch(value):
+    if option in ("t", "step", "cost") and _NUMBER.fullmatch(value):
         with contextlib.suppress(ValueError, ZeroDivisionError, OverflowError):
             return float(Fraction(value))
     return value
@@ -235,8 +294,15 @@ def _parse_value(option: str, value: str) -> int | float | str:
 def _count(option: str, value: object) -> int:
     count = whole(value)
     if count is None or not 1 <= count <= MAX_KEPT_CLASSES:
-        raise ArgumentError(f"{option} must be an integer from 1 to {MAX_KEPT_CLASSES}, got {value!r}")
+        also = " (or all)" if option == "tail" else ""
+        raise ArgumentError(f"{option} must be an integer from 1 to {MAX_KEPT_CLASSES}, got {value!r}{also}")
     return count
+
+
+def _tail(value: object) -> int | str:
+    if isinstance(value, str) and value == ALL:
+        return ALL
+    return 0 if whole(value) == 0 else _count("tail", value)
 
 
 def _number(option: str, value: Any, low: float, high: float) -> float:

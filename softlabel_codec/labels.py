@@ -13,6 +13,10 @@ from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.codec import POLICIES
 from softlabel_codec.errors import ArgumentError, StateError
 
+NO_TARGETS = (
+    "policy 'bucket' takes the classes that are not kept for one class more, so there is no target of each class. "
+    "Use soft_cross_entropy, or read the labels with another policy: with_policy('uniform')"
+)
 Rows = slice | Sequence[int] | NDArray[Any]
 TopK = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -29,25 +33,41 @@ class Tails:
         Share of each listed class; padding is 0.
     floor : float32 (I,)
         Share of every class that is not listed. Over all classes the shares of an image add up to 1.
+    slopes : float32 (I, C) or None
+        With `tail=all`, which lists all classes: by how much the logarithm of a weight grows from a crop that does not keep the main
+        class, which has that of `weights`, to one that is sure of it (spec/sparse-v1.md, section 6.2). None if all crops of an image
+        have one tail.
+    main_class : int32 (I,) or None
+        The main class of each image, if there are slopes.
     """
 
     classes: NDArray[np.int32]
     weights: NDArray[np.float32]
     floor: NDArray[np.float32]
+    slopes: NDArray[np.float32] | None = None
+    main_class: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.floor)
 
     def __getitem__(self, images: Rows) -> Tails:
         """Return the tails of some images (a slice or an index array)."""
-        return Tails(self.classes[images], self.weights[images], self.floor[images])
+        chosen = Tails(self.classes[images], self.weights[images], self.floor[images])
+        if self.slopes is None or self.main_class is None:
+            return chosen
+        return replace(chosen, slopes=self.slopes[images], main_class=self.main_class[images])
 
     def dense(self, num_classes: int) -> NDArray[np.float32]:
-        """Return the weights of all classes, float32 (I, C)."""
+        """Return the weights of all classes, float32 (I, C); with slopes, those for a crop that does not keep the main class."""
         weights = np.repeat(self.floor[:, None], num_classes, axis=1)
         images, places = np.nonzero(self.classes >= 0)
         weights[images, self.classes[images, places]] = self.weights[images, places]
         return weights
+
+    def of_crops(self, images: NDArray[np.int64], of_main: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the weights (R, N), of any sum, of listed classes for crops of images (R,) in which the main class has values (R,)."""
+        weights = self.weights[images]
+        return weights if self.slopes is None else np.asarray(weights * np.exp(self.slopes[images] * of_main[:, None]), np.float32)
 
     def weights_of(self, images: NDArray[np.int64], classes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the weights of classes (R, K) in the tails of images (R,), float32 (R, K); 0 for the class -1."""
@@ -93,7 +113,8 @@ class SparseLabels:
     Attributes
     ----------
     indices : int32 (R, K)
-        Kept classes of each crop, most probable first. Rows that keep fewer than K classes are padded with -1.
+        Kept classes of each crop, most probable first; of label fields only the first one is in its place. Rows that keep fewer than K
+        classes are padded with -1.
     values : float32 (R, K)
         Their probabilities, as the teacher gave them (not renormalised). Padding is 0.
     remainder : float32 (R,)
@@ -102,11 +123,15 @@ class SparseLabels:
         C.
     policy : str
         How the remainder enters a target: `uniform` spreads it evenly over the other classes, `renorm` drops
-        it and renormalises, `tail` spreads it along the image's tail (spec/sparse-v1.md, section 7).
+        it and renormalises, `tail` spreads it along the image's tail, `bucket` takes the other classes for one class more, whose target
+        it is (spec/sparse-v1.md, section 7).
     tails : Tails or None
         The tails of I images, if the codec keeps them.
     tail_of : int64 (R,) or None
         Index into `tails` of each crop's image.
+    main_values : float32 (R,) or None
+        Of labels at another temperature whose tails have slopes: the value of its image's main class that each crop had, 0 if it does not
+        keep it, by which weights change. Otherwise None: it is that in `values`.
     """
 
     indices: NDArray[np.int32]
@@ -116,6 +141,7 @@ class SparseLabels:
     policy: str = "uniform"
     tails: Tails | None = None
     tail_of: NDArray[np.int64] | None = None
+    main_values: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.remainder)
@@ -127,7 +153,8 @@ class SparseLabels:
         if self.tails is None or self.tail_of is None:
             return chosen
         used, tail_of = np.unique(self.tail_of[rows], return_inverse=True)
-        return replace(chosen, tails=self.tails[used], tail_of=tail_of)
+        main_values = None if self.main_values is None else self.main_values[rows]
+        return replace(chosen, tails=self.tails[used], tail_of=tail_of, main_values=main_values)
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -138,18 +165,24 @@ class SparseLabels:
     def top1(self) -> NDArray[np.int32]:
         """Most probable class of each crop as the teacher ranked them, int32 (R,).
 
-        It is the class of `topk(1)`, unless rounding made targets equal (`values=f16`): then that is the lowest of these classes.
+        It is the class of `topk(1)`, unless rounding made targets equal (`values=f16`): then that is the lowest of these classes. Of label
+        fields it is the most probable class that the field lists, even where all others, of which none stands out, have more.
         """
         return self.indices[:, 0]
 
     def with_policy(self, policy: str) -> SparseLabels:
-        """Return the same labels, read with another remainder policy (`uniform`, `renorm`, or `tail` if there are tails)."""
+        """Return the same labels, read with another remainder policy (`uniform`, `renorm`, `bucket`, or `tail` if there are tails)."""
         return replace(self, policy=check_policy(policy, self.tails is not None))
 
     def dense(self) -> NDArray[np.float32]:
         """Return the targets of all classes, float32 (R, C).
 
         Equal to the formulas of FKD (Shen & Xing, ECCV 2022, section 3.2), with the remainder clamped at 0.
+
+        Raises
+        ------
+        StateError
+            If the policy is `bucket`, which gives the classes that are not kept no targets of their own.
 
         Examples
         --------
@@ -179,6 +212,11 @@ class SparseLabels:
         probs : float32 (R, k)
             Their targets.
 
+        Raises
+        ------
+        StateError
+            As for `dense`.
+
         Examples
         --------
         >>> labels = SparseLabels(np.int32([[2, 0]]), np.float32([[0.5, 0.25]]), np.float32([0.25]), num_classes=4)
@@ -192,6 +230,8 @@ class SparseLabels:
 
     def _by_class(self) -> tuple[_Targets, NDArray[np.float32]]:
         """Return the targets of classes that are kept or listed in a tail, and of each crop that of every other class, float32 (R,)."""
+        if self.policy == "bucket":
+            raise StateError(f"labels: {NO_TARGETS}")
         rows, places = np.nonzero(self.indices >= 0)
         kept = _Targets(rows, self.indices[rows, places], self._foreground()[rows, places])
         even = np.zeros(len(self), np.float32)
@@ -208,19 +248,53 @@ class SparseLabels:
         """Return the targets of classes that a tail lists and the crop does not keep, and of each crop that of the classes in neither."""
         assert self.tails is not None
         assert self.tail_of is not None
-        classes, weights, floor = self.tails.classes[self.tail_of], self.tails.weights[self.tail_of], self.tails.floor[self.tail_of]
-        listed = classes >= 0
-        places = self.tails.places_of(self.tail_of, self.indices)
-        rows, kept = np.nonzero(places >= 0)
-        listed[rows, places[rows, kept]] = False
-        num_others = self.num_classes - self.counts - listed.sum(axis=1)
-        total = np.where(listed, weights, 0).sum(axis=1, dtype=np.float64) + num_others * floor.astype(np.float64)
+        classes, floor = self.tails.classes[self.tail_of], self.tails.floor[self.tail_of]
+        weights = self.tails.of_crops(self.tail_of, self.values_of_main_class())
+        listed = self.listed_not_kept()
+        total = self._sum_not_kept(weights, floor, listed)
         along = total > 0
         scale = np.zeros(len(self))
         np.divide(self.remainder, total, out=scale, where=along)
         rows, columns = np.nonzero(listed & along[:, None])
         targets = (weights[rows, columns] * scale[rows]).astype(np.float32)
         return _Targets(rows, classes[rows, columns], targets), np.where(along, floor * scale, even).astype(np.float32)
+
+    def listed_not_kept(self) -> NDArray[np.bool_]:
+        """Return which classes of its image's tail a crop does not keep, bool (R, N); false where padded. Labels must have tails."""
+        assert self.tails is not None
+        assert self.tail_of is not None
+        listed: NDArray[np.bool_] = self.tails.classes[self.tail_of] >= 0
+        places = self.tails.places_of(self.tail_of, self.indices)
+        rows, kept = np.nonzero(places >= 0)
+        listed[rows, places[rows, kept]] = False
+        return listed
+
+    def weight_not_kept(self, tails: Tails, listed: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the sum of the weights of all classes that a crop does not keep, float64 (R,).
+
+        Parameters
+        ----------
+        tails : Tails
+            These labels' own, or others that list the same classes.
+        listed : bool (R, N)
+            What `listed_not_kept` returns.
+        """
+        assert self.tail_of is not None
+        return self._sum_not_kept(tails.of_crops(self.tail_of, self.values_of_main_class()), tails.floor[self.tail_of], listed)
+
+    def values_of_main_class(self) -> NDArray[np.float32]:
+        """Return by what the tails of crops change: values of their image's main class as stored, float32 (R,); 0 without slopes."""
+        if self.main_values is not None:
+            return self.main_values
+        if self.tails is None or self.tails.main_class is None:
+            return np.zeros(len(self), np.float32)
+        is_main = self.indices == self.tails.main_class[self.tail_of][:, None]
+        return np.asarray(np.where(is_main, self.values, 0).sum(axis=1, dtype=np.float32))
+
+    def _sum_not_kept(self, weights: NDArray[np.float32], floor: NDArray[np.float32], listed: NDArray[np.bool_]) -> NDArray[np.float64]:
+        num_others = self.num_classes - self.counts - listed.sum(axis=1)
+        of_listed = np.where(listed, weights, 0).sum(axis=1, dtype=np.float64)
+        return np.asarray(of_listed + num_others * floor.astype(np.float64))
 
     def _foreground(self) -> NDArray[np.float32]:
         if self.policy == "renorm":
@@ -235,7 +309,7 @@ class DenseLabels:
     Attributes
     ----------
     vectors : float32 (R, C)
-        The stored numbers.
+        The stored numbers. Logits with `values=log8` are known up to a number that is added to all of a crop.
     content : str
         What they are: `probs`, `logits` or `features`.
     """
@@ -408,6 +482,7 @@ def concatenate_labels(parts: Sequence[Labels]) -> Labels:
         remainder=np.concatenate([part.remainder for part in sparse]),
         tails=tails,
         tail_of=tail_of,
+        main_values=None if tails is None or tails.slopes is None else np.concatenate([part.values_of_main_class() for part in sparse]),
     )
 
 
@@ -417,12 +492,18 @@ def _concatenate_tails(parts: Sequence[SparseLabels]) -> tuple[Tails | None, NDA
         if tails:
             raise ArgumentError("labels with and without tails cannot be concatenated")
         return None, None
+    slopes = [part.slopes for part in tails if part.slopes is not None]
+    main_class = [part.main_class for part in tails if part.main_class is not None]
+    if 0 < len(slopes) < len(parts):
+        raise ArgumentError("labels with tails of all classes and of some cannot be concatenated")
     width = max(part.classes.shape[1] for part in tails)
     first = np.cumsum([0, *(len(part) for part in tails[:-1])])
     joined = Tails(
         np.concatenate([_pad(part.classes, width, -1) for part in tails]),
         np.concatenate([_pad(part.weights, width, 0) for part in tails]),
         np.concatenate([part.floor for part in tails]),
+        np.concatenate(slopes) if slopes else None,
+        np.concatenate(main_class) if main_class else None,
     )
     return joined, np.concatenate([start + part.tail_of for start, part in zip(first, parts, strict=True) if part.tail_of is not None])
 

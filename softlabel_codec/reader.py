@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from softlabel_codec.checks.arguments import check_boxes, check_flips_of
 from softlabel_codec.container.crop_reader import CropReader
 from softlabel_codec.container.lookup import Lookup
 from softlabel_codec.container.matching import KeyFinder
 from softlabel_codec.container.msgpack_maps import Plain
-from softlabel_codec.crops.due import due_crops
+from softlabel_codec.crops.due import due_crops, next_crops
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
 from softlabel_codec.label_set.opening import open_labels
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.quantise.temperature import power_at, stored_temperature
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.storage.cache import Cache
 from softlabel_codec.storage.location import is_remote
 
@@ -36,7 +39,13 @@ class SoftLabelReader:
     path : path or URL
         The file; the folder of a set, or its index (`NAME.slc.index.json`). See `softlabel_codec.storage` for URLs.
     policy : str, optional
-        Read sparse labels with this remainder policy (`uniform`, `renorm`, or `tail` if there are tails) instead of the codec's own.
+        Read sparse labels with this remainder policy (`uniform`, `renorm`, `bucket`, or `tail` if there are tails) instead of the codec's
+        own.
+    temperature : float, optional
+        Return the labels at this T of softmax(logits / T), made of those at the temperature at which they are stored (its power T0 / T,
+        normalised). Kept classes keep their ratios, the remainder becomes what its tail says. Refused where the labels do not know enough
+        for that: where a remainder without a tail is spread evenly or dropped, and in `hard`, `features`, and where 16-bit floats have
+        rounded small probabilities away.
     on_corrupt : str
         What to do with an image in a damaged block: `raise` an error, or `skip` it: iteration and `read_batch` leave it out, and
         `damaged_images` lists it. A damaged index is always an error, because it affects all images.
@@ -59,6 +68,9 @@ class SoftLabelReader:
         Whether the file stores the CRC-32 of each image's file: see `ImageLabels.image_crc32`.
     sampler : CropSampler, AllViews or None
         The sampler of crops that are `derived`.
+    any_crop : bool
+        Whether there is a crop of every number below 2^32, with its label: crops are derived, and labels are fields. `num_crops` are then
+        those that the teacher saw.
     padding : Padding
         How images are enlarged before crops are cut out of them; `padding.pixels` is 0 if they are not. Crops count from the upper left
         corner of the padded image, image sizes are those without padding.
@@ -66,6 +78,12 @@ class SoftLabelReader:
         The caller's metadata, as passed to the writer.
     summary : dict
         Information added at the end: `skipped_keys` if there are any, which opens all shards of a set; of a file also `keys_sha256`.
+    temperature : float
+        T of softmax(logits / T) of the labels as they are read: what was asked for, or else `stored_temperature`, or else 1.
+    stored_temperature : float or None
+        T of the stored labels, from the metadata; 1 for logits, which are stored as they are; None if it is not known.
+    approximated : bool
+        Whether these temperatures differ, and what the labels say of classes that are not kept is only what their tail says.
     num_crops : int64 (len(reader),)
         Number of crops of each image. All shards of a set are opened for it if images have different numbers.
     keys : sequence of str
@@ -86,7 +104,8 @@ class SoftLabelReader:
     MismatchError
         On reading, if a shard is not the one that belongs to the set.
     ArgumentError
-        If a folder holds several sets.
+        If a folder holds several sets; if the policy does not fit the labels; if they cannot be read at the temperature: the message says
+        what is lost, and which codec keeps it.
 
     Examples
     --------
@@ -107,6 +126,7 @@ class SoftLabelReader:
         path: str | os.PathLike[str],
         *,
         policy: str | None = None,
+        temperature: float | None = None,
         on_corrupt: str = "raise",
         cache: str | os.PathLike[str] | bool = False,
     ) -> None:
@@ -118,9 +138,10 @@ class SoftLabelReader:
         stored = self.container = open_labels(path, self._cache)
         self.path, description = stored.path, stored.description
         self._absolute_path = self.path.absolute()
-        self._asked_policy = policy
+        self._asked_policy, self._asked_temperature = policy, temperature
         try:
-            self._crops = CropReader(stored, policy)
+            about = description.codec, description.num_classes, description.metadata, self.path
+            self._crops = CropReader(stored, policy, 1.0 if temperature is None else power_at(temperature, *about))
         except BaseException:
             stored.close()
             raise
@@ -129,6 +150,7 @@ class SoftLabelReader:
         self.codec = str(description.codec)
         self.sampler, self.image_checksums, self.padding = description.sampler, description.image_checksums, description.padding
         self.metadata: Plain = description.metadata
+        self.any_crop = stored.layout.any_crop
         self.keys, self._num_crops = stored.keys, stored.num_crops
 
     def __len__(self) -> int:
@@ -158,6 +180,18 @@ class SoftLabelReader:
     @property
     def num_crops(self) -> NDArray[np.int64]:
         return np.asarray(self._num_crops)
+
+    @property
+    def stored_temperature(self) -> float | None:
+        return stored_temperature(self.parsed_codec, self.metadata, self.path)
+
+    @property
+    def temperature(self) -> float:
+        return float(self._asked_temperature or self.stored_temperature or 1.0)
+
+    @property
+    def approximated(self) -> bool:
+        return self.parsed_codec.family != "dense" and self.temperature != (self.stored_temperature or 1.0)
 
     @property
     def summary(self) -> Plain:
@@ -246,11 +280,19 @@ class SoftLabelReader:
         return self._finder.find(keys, match, missing)
 
     def draw(
-        self, rows: ArrayLike, crops_per_image: int = 4, seed: int = 0, epoch: ArrayLike = 0, *, stored_crops: int | None = None
+        self,
+        rows: ArrayLike,
+        crops_per_image: int = 4,
+        seed: int = 0,
+        epoch: ArrayLike = 0,
+        *,
+        stored_crops: int | None = None,
+        sampler: CropSampler | None = None,
     ) -> BatchLabels:
         """Return crops, flips and labels that are due of some images: those that `SoftLabelDataset` draws with the same arguments.
 
-        An image's crops depend on its number, the seed and the epoch only. All are used before any is used again.
+        An image's crops depend on its number, the seed and the epoch only. All are used before any is used again; where there is a crop of
+        every number (`any_crop`), none is.
 
         Parameters
         ----------
@@ -264,6 +306,8 @@ class SoftLabelReader:
             The epoch, or how often each image was drawn before.
         stored_crops : int, optional
             Draw from the first so many crops of each image only.
+        sampler : CropSampler, optional
+            Draw crops of this sampler, which never end, instead of those of the file. For files of label fields only.
 
         Raises
         ------
@@ -273,32 +317,144 @@ class SoftLabelReader:
             As for `read_batch`.
         """
         numbers = self._lookup.rows(rows)
+        if sampler is not None:
+            self.check_sampler(sampler, stored_crops)
+            drawn = next_crops(len(numbers), crops_per_image, seed, epoch)
+            return self._read_sound(numbers, lambda which: self._crops.labels_from(sampler, numbers[which], drawn[which]))
         return self._read_chosen(
-            numbers, due_crops(numbers, self._num_crops[numbers], crops_per_image, seed, epoch, stored_crops, self.path)
+            numbers,
+            due_crops(numbers, self._num_crops[numbers], crops_per_image, seed, epoch, stored_crops, self.path, any_crop=self.any_crop),
         )
 
+    def labels_at(
+        self, images: Sequence[int | str] | NDArray[np.integer[Any]], crops: ArrayLike, flips: ArrayLike | None = None
+    ) -> BatchLabels:
+        """Return the labels of any crops of several images: label fields (`codec="field"`) know that of every crop.
+
+        With `on_corrupt="skip"` as for `read_batch`.
+
+        Parameters
+        ----------
+        images : sequence of int or str
+            Numbers or keys of B images, in any order, at least one.
+        crops : int or float (B, N, 4)
+            top, left, height, width of N crops of each image: integers in pixels of the image with its padding, or else fractions of its
+            height and width.
+        flips : bool (B, N), optional
+            Whether each crop is mirrored, by default none. It does not change the label.
+
+        Raises
+        ------
+        ArgumentError
+            If the file holds labels of certain crops only, a crop is not inside of its image, or an argument is not as described.
+        KeyError, IndexError, CorruptError
+            As for `read_batch`.
+
+        Examples
+        --------
+        >>> import numpy as np, tempfile, pathlib
+        >>> from softlabel_codec import SoftLabelWriter
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "labels.slc"
+        >>> with SoftLabelWriter(path, num_classes=4, codec="field") as writer:
+        ...     writer.add("a.jpg", image_size=(60, 80), crops=[[0, 0, 60, 40], [0, 40, 60, 40]], flips=[False, False],
+        ...                probs=np.float32([[0.1, 0.7, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]]))
+        >>> with SoftLabelReader(path) as reader:
+        ...     reader.labels_at(["a.jpg"], [[[0, 0, 60, 40], [0, 40, 60, 40]]]).labels.top1.tolist()
+        [1, 0]
+        """
+        self.check_any_crop("labels_at")
+        numbers = self._lookup.images(images)
+        boxes = check_boxes(crops, len(numbers))
+        mirrored = np.zeros(boxes.shape[:2], np.bool_) if flips is None else check_flips_of(flips, boxes.shape[:2])
+        return self._read_sound(numbers, lambda which: self._crops.labels_at(numbers[which], boxes[which], mirrored[which]))
+
     def _read_chosen(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
+        if len(numbers) == 1 and not self._skips_damage:
+            return self._crops.read_one(int(numbers[0]), None if chosen is None else chosen[0].tolist())
+        return self._read_sound(numbers, lambda which: self._crops.read_batch(numbers[which], None if chosen is None else chosen[which]))
+
+    def _read_sound(self, numbers: NDArray[np.int64], read: Callable[[Any], BatchLabels]) -> BatchLabels:
+        """Return what `read` gives of those of some images (B,) that can be read, chosen by a slice or a mask; note the others."""
         try:
-            return self._crops.read_batch(numbers, chosen)
+            return read(slice(None))
         except FormatError:
             if not self._skips_damage:
                 raise
-            sound = self._sound(numbers, chosen)
+            sound = np.array([self._is_sound(number, place, read) for place, number in enumerate(numbers.tolist())], np.bool_)
             if not sound.any():
                 raise
-        return self._crops.read_together(numbers[sound], None if chosen is None else chosen[sound])
+        return read(sound)
 
-    def _sound(self, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> NDArray[np.bool_]:
-        """Return which images (B,) can be read as those of a batch, one by one; note the others."""
-        sound = np.ones(len(numbers), np.bool_)
-        for place in range(len(numbers)):
-            one = slice(place, place + 1)
-            try:
-                self._crops.read_together(numbers[one], None if chosen is None else chosen[one])
-            except FormatError:
-                sound[place] = False
-                self._damaged.add(int(numbers[place]))
-        return sound
+    def _is_sound(self, number: int, place: int, read: Callable[[Any], BatchLabels]) -> bool:
+        try:
+            read(slice(place, place + 1))
+        except FormatError:
+            self._damaged.add(number)
+            return False
+        return True
+
+    def fields(self, images: Sequence[int | str] | NDArray[np.integer[Any]]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the label fields of several images, for programs that compute labels themselves (spec/field-v1.md, sections 3 and 4).
+
+        Parameters
+        ----------
+        images : sequence of int or str
+            Numbers or keys of B images, in any order, at least one.
+
+        Returns
+        -------
+        classes : int32 (B, N)
+            Listed classes of each image, padded with -1.
+        weights : float32 (B, 8, N)
+            Level and slopes of each, in nats: the logit of a class is their sum of products with the features of a crop, 1 first.
+
+        Raises
+        ------
+        ArgumentError
+            If the file holds labels of certain crops only.
+        KeyError, IndexError, CorruptError
+            As for `read_batch`.
+        """
+        self.check_any_crop("fields")
+        return self._crops.fields(self._lookup.images(images))
+
+    def field_kl(self, images: Sequence[int | str] | NDArray[np.integer[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how far the label fields of several images are from the teacher's labels, as the writer measured it.
+
+        Parameters
+        ----------
+        images : sequence of int or str
+            Numbers or keys of B images, in any order, at least one.
+
+        Returns
+        -------
+        fitted, unseen : float64 (B,)
+            Mean KL(teacher || field) in nats, to about 5 %: on the crops that the field was made from, and on others, which is measured for
+            one image in eight. NaN where it was not measured.
+
+        Raises
+        ------
+        ArgumentError
+            If the file holds labels of certain crops only.
+        KeyError, IndexError, CorruptError
+            As for `read_batch`.
+        """
+        self.check_any_crop("field_kl")
+        return self._crops.field_kl(self._lookup.images(images))
+
+    def check_sampler(self, sampler: CropSampler, stored_crops: int | None) -> None:
+        """Raise ArgumentError unless crops of this sampler can be drawn, also if only so many stored crops are to be used."""
+        if not isinstance(sampler, CropSampler):
+            raise ArgumentError(f"sampler: expected a CropSampler, whose crops never end, got {sampler!r}")
+        if stored_crops is not None:
+            raise ArgumentError("stored_crops: is for the crops of the file, not for those of a sampler")
+        self.check_any_crop("sampler")
+
+    def check_any_crop(self, wanted: str) -> None:
+        """Raise ArgumentError unless the labels of all crops are known; `wanted` is what needs them."""
+        if not self.container.layout.family.of_places:
+            what = f"{wanted}: expected label fields, which know the labels of all crops (codec='field')"
+            raise ArgumentError(f"{self.path}: {what}; {self.codec!r} holds those of certain crops")
 
     def check_classes(self, num_classes: int) -> None:
         """Raise MismatchError unless the labels are of that many classes."""
@@ -321,11 +477,13 @@ class SoftLabelReader:
     def __reduce__(self) -> tuple[Any, ...]:
         on_corrupt = "skip" if self._skips_damage else "raise"
         cache = False if self._cache is None else os.fspath(self._cache.folder)
-        return _reopen, (os.fspath(self._absolute_path), self._asked_policy, on_corrupt, cache, self.fingerprint)
+        return _reopen, (os.fspath(self._absolute_path), self._asked_policy, self._asked_temperature, on_corrupt, cache, self.fingerprint)
 
 
-def _reopen(path: str, policy: str | None, on_corrupt: str, cache: str | bool, fingerprint: str) -> SoftLabelReader:
-    reader = SoftLabelReader(path, policy=policy, on_corrupt=on_corrupt, cache=cache)
+def _reopen(
+    path: str, policy: str | None, temperature: float | None, on_corrupt: str, cache: str | bool, fingerprint: str
+) -> SoftLabelReader:
+    reader = SoftLabelReader(path, policy=policy, temperature=temperature, on_corrupt=on_corrupt, cache=cache)
     if reader.fingerprint != fingerprint:
         raise StateError(f"{reader.path}: the file was replaced after the reader was created")
     return reader

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from softlabel_codec.checks.arguments import (
     check_flips,
@@ -35,6 +35,7 @@ from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, LimitError, StateError
 from softlabel_codec.padding import NO_PADDING, Padding
+from softlabel_codec.quantise.places import Places, is_measured
 from softlabel_codec.storage.location import path_to_write
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.views import Sampler
@@ -212,7 +213,8 @@ class SoftLabelWriter:
         indices, values : integer (M, K), float (M, K)
             its K most probable classes, in any order, and their probabilities; with
         left_out : float (C,)
-            the sum, for each class, of its probability over the crops that do not keep it, if the codec has a tail; or else
+            the sum, for each class, of its probability over the crops that do not keep it, if the codec has a tail (but for `mean=log`,
+            which needs `probs`); or else
         vectors : float (M, C)
             the numbers to store with a `dense` codec whose content is not `probs`.
         image_crc32 : int
@@ -321,10 +323,19 @@ class SoftLabelWriter:
             geometry = check_fraction_crops(crops, self._layout.mode.dtype) if fractions else check_pixel_crops(crops, size, padding.pixels)
             num_crops = len(geometry)
             flags = check_flips(flips, num_crops)
-        codes = self._layout.quantiser.quantise(labels, num_crops)
+        places = self._places(key, size, num_crops, geometry) if self._layout.family.of_places else None
+        codes = self._layout.quantiser.quantise(labels, num_crops, places)
         image = PendingImage(key, size, num_crops, geometry, flags, codes, *self._layout.quantiser.num_entries(codes), image_crc32)
         check_fits_block(image, self._layout)
         return image
+
+    def _places(self, key: str, size: tuple[int, int], num_crops: int, geometry: NDArray[Any] | None) -> Places:
+        """Return where an image's crops are, and whether to measure how well other crops are known: for one image in eight."""
+        if geometry is None:
+            assert self._description.sampler is not None
+            geometry, _ = self._description.sampler.sample(key, self._description.padding.around(size), range(num_crops))
+        height, width = (np.full(num_crops, side) for side in size)
+        return Places(self._layout.edges(geometry, height, width), is_measured(key))
 
     def _check_derived(self, key: str, size: tuple[int, int], num_crops: int, crops: ArrayLike | None, flips: ArrayLike | None) -> None:
         """Raise ArgumentError if the sampler has fewer crops of an image, or others than those that are given."""

@@ -10,6 +10,9 @@ from random_blocks import SAMPLER
 
 from softlabel_codec import Codec
 from softlabel_codec.block.layout import BlockImages, Layout
+from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.quantise.full_tails import FullTailCodes
+from softlabel_codec.quantise.places import edges_of
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes
 
@@ -55,10 +58,11 @@ class Written:
     num_classes: int
     label_fields: bytes
     label_columns: bytes
-    indices: list[list[int]]
+    indices: list[list[int]] | None = None
     values: list[list[int]] | None = None
     remainders: list[int] | None = None
-    tails: TailCodes | None = None
+    tails: TailCodes | FullTailCodes | None = None
+    fields: FieldCodes | None = None
     crop_mode: str = "pixels"
     crop_fields: bytes = struct.pack("<HHHHB", *BOUNDS, 2)
     crop_columns: bytes = planes(WORDS, 2)
@@ -80,15 +84,22 @@ class Written:
 
     @property
     def images(self):
-        codes = SparseCodes(
+        flips = np.array([True, False, True])
+        return BlockImages(["a", "b"], np.array(self.sizes), np.array([2, 1]), np.array(self.crops), flips, self.codes)
+
+    @property
+    def codes(self):
+        if self.fields is not None:
+            owner = np.array([0, 0, 1])
+            fractions = self.crop_mode.startswith("fractions")
+            return self.fields.at(edges_of(np.array(self.crops), *((1, 1) if fractions else np.array(self.sizes)[owner].T)), owner)
+        return SparseCodes(
             np.array(self.indices),
             None if self.values is None else np.array(self.values),
             None if self.remainders is None else np.array(self.remainders),
             self.tails,
             None if self.tails is None else np.array([0, 0, 1]),
         )
-        flips = np.array([True, False, True])
-        return BlockImages(["a", "b"], np.array(self.sizes), np.array([2, 1]), np.array(self.crops), flips, codes)
 
 
 LOG8 = Written(
@@ -157,6 +168,15 @@ TAIL = Written(
     values=[[0], [0], [0]],
     tails=TailCodes(np.array([[2, 255, 299], [-1, -1, -1]]), np.array([[7, 0, 254], [0, 0, 0]]), np.array([12, 255])),
 )
+TAIL_OF_ALL = Written(
+    "marginal_smoothing:k=1,values=f32,tail=all",
+    4,
+    b"\x00\x01",
+    bytes([2, 1, 3]) + planes([0, ONE - 0x3F000000, 0], 4) + planes([2, 3], 2) + bytes([0, 7, 255, 4]) + bytes([4, 12, 248, 100]),
+    indices=[[2], [1], [3]],
+    values=[[0], [ONE - 0x3F000000], [0]],
+    tails=FullTailCodes(np.array([[0, 7, 255, 4], [4, 12, 248, 100]], np.uint8), np.array([2, 3])),
+)
 FRACTIONS = ((0.0, 0.25, 1.0, 0.5), (-1.5, 2.0, 0.125, 3.0), (0.5, 0.5, 0.5, 0.75))
 FRACTIONS_F16 = replace(
     HARD,
@@ -184,6 +204,7 @@ BY_HAND = {
     "hard": HARD,
     "single log8": SINGLE_LOG8,
     "tail": TAIL,
+    "tail of all": TAIL_OF_ALL,
     "fractions:f16": FRACTIONS_F16,
     "fractions:f32": FRACTIONS_F32,
 }
@@ -282,4 +303,53 @@ SAID_DIFFERENTLY = {
     "palettes, threshold": PALETTES_THRESHOLD,
     "tail with palettes": TAIL_WITH_PALETTES,
     "wide tail": WIDE_TAIL,
+}
+
+# Fields (field-v1.md): of image a the classes 7 and 299, of image b the class 5
+
+
+def field_codes(classes, levels, slopes, fitted, unseen):
+    """Return the fields of two images; slopes are those of each listed class along the seven features."""
+    by_feature = np.moveaxis(np.array(slopes), 2, 1)
+    return FieldCodes(
+        *map(np.array, (classes, levels)), by_feature, *map(np.array, (fitted, unseen)), np.empty((0, 4)), np.empty(0, np.int64)
+    )
+
+
+NO_SLOPES = [0] * 7
+FIELD = Written(
+    "field:step=0.5",
+    300,
+    b"\x02",
+    planes([2, 1], 2)
+    + bytes([160, 0])  # fitted
+    + bytes([1, 255])  # unseen
+    + planes([7, 292, 5], 2)
+    + bytes([4, 0, 255])  # levels
+    + bytes([0b0000001, 0b1000010, 0])  # masks
+    + struct.pack("<3b", -3, 5, -128),
+    fields=field_codes(
+        [[7, 299], [5, -1]],
+        [[4, 0], [255, 0]],
+        [[[-3, 0, 0, 0, 0, 0, 0], [0, 5, 0, 0, 0, 0, -128]], [NO_SLOPES, NO_SLOPES]],
+        [160, 0],
+        [1, 255],
+    ),
+)
+WIDE_FIELD = replace(FIELD, label_fields=b"\x04", label_columns=FIELD.label_columns[:8] + planes([7, 292, 5], 4) + FIELD.label_columns[14:])
+FIELD_WITHOUT_WIDTH = replace(  # of each image class 0 only
+    FIELD,
+    label_fields=b"\x00",
+    label_columns=planes([1, 1], 2) + bytes(4) + bytes([9, 8]) + bytes([0, 127]) + struct.pack("<7b", 1, 2, 3, 4, -5, 6, 127),
+    fields=field_codes([[0], [0]], [[9], [8]], [[NO_SLOPES], [[1, 2, 3, 4, -5, 6, 127]]], [0, 0], [0, 0]),
+)
+FIELD_OF_FRACTIONS = replace(
+    FIELD,
+    **{name: getattr(FRACTIONS_F16, name) for name in ("crop_mode", "crop_fields", "table", "sizes", "crop_columns", "crops")},
+)
+FIELDS = {
+    "field": FIELD,
+    "wide field": WIDE_FIELD,
+    "field of class 0": FIELD_WITHOUT_WIDTH,
+    "field of fractions": FIELD_OF_FRACTIONS,
 }

@@ -35,6 +35,7 @@ CORPUS = {
     "threshold-f16": ("marginal_renorm:t=0.1,values=f16", 8, "pixels"),
     "tail-derived": ("marginal_smoothing:k=2,tail=3", 8, "derived"),
     "dense-fractions": ("dense:values=f16", 4, "fractions:f16"),
+    "field": ("field:cost=0.0001", 8, "pixels"),
 }
 KEYS = ("b/1.png", "a/2.png", "a/é.png")  # not in order, so that there is an order page
 

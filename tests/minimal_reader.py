@@ -3,7 +3,7 @@
 
 It was written from the pages in spec/ alone, without sight of the package, and shares no code with it. It reads files that are
 already in memory, checks everything, and is meant to be obviously right, not fast. "C5.1" is section 5.1 of container-v1.md, "S" is
-sparse-v1.md, "D" is dense-v1.md, "R" is crop-sampler-v1.md, "L" is set-v1.md.
+sparse-v1.md, "D" is dense-v1.md, "F" is field-v1.md, "R" is crop-sampler-v1.md, "L" is set-v1.md.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -66,8 +66,17 @@ class Codec:
     t: float | None = None
     values: str | None = None
     step: float = 0.0
-    tail: int | None = None
+    tail: int | str | None = None
     content: str = "probs"
+    cost: float = 0.0005
+
+
+class Field(NamedTuple):
+    """F2: of each listed class its level and seven slopes, and how far it is from the teacher, as codes of F5."""
+
+    numbers: dict[int, list[int]]
+    fitted: int
+    unseen: int
 
 
 @dataclass
@@ -75,13 +84,16 @@ class Image:
     key: str
     size: tuple[int, int]  # height, width
     crc32: int | None  # of the image's file, if the file has checksums
-    tail: list[float] | None  # the weight of each of the C classes; only if the codec has tails
+    tail: list[float] | None  # the weight of each of the C classes (where x = 0); only if the codec has tails
     crops: list[list] = field(default_factory=list)  # top, left, height, width
     flips: list[bool] = field(default_factory=list)
-    indices: list[list[int]] = field(default_factory=list)  # sparse only, as are the next two
+    indices: list[list[int]] = field(default_factory=list)  # sparse and fields only, as are the next two
     values: list[list[float]] = field(default_factory=list)
     remainder: list[float] = field(default_factory=list)
     vectors: list[list[float]] = field(default_factory=list)  # dense only
+    of_places: Field | None = None  # fields only
+    slopes: list[int] | None = None  # the slope of each of the C classes; only with tail=all, as is the next one
+    main_class: int | None = None
 
 
 @dataclass
@@ -106,7 +118,7 @@ class Fields:
         return self.data[self.at - length : self.at]
 
     def column(self, code: str, count: int) -> list[int]:
-        """`count` numbers one after the other; `code` is that of `struct`: B is u8, H u16, h i16, I u32, Q u64."""
+        """`count` numbers one after the other; `code` is that of `struct`: B is u8, b i8, H u16, h i16, I u32, Q u64."""
         return list(struct.unpack(f"<{count}{code}", self.take(count * struct.calcsize("<" + code))))
 
     def number(self, code: str) -> int:
@@ -290,29 +302,37 @@ def parse_codec(string: str, num_classes: int) -> Codec:
     """C11. The order of options and defaults that are written out are not objected to."""
     name, colon, rest = string.partition(":")
     options = dict(option.partition("=")[::2] for option in rest.split(",")) if colon else {}
-    marginal, dense = name in ("marginal_smoothing", "marginal_renorm"), name == "dense"
-    known = (marginal or dense or name in ("hard", "smoothing")) and len(options) == (rest.count(",") + 1 if colon else 0)
-    codec = Codec(name, k=1 if name in ("hard", "smoothing") else None, values={"hard": None, "dense": "f32"}.get(name, "log8"))
+    marginal, dense, fields = name in ("marginal_smoothing", "marginal_renorm"), name == "dense", name == "field"
+    known = (marginal or dense or fields or name in ("hard", "smoothing")) and len(options) == (rest.count(",") + 1 if colon else 0)
+    values = {"hard": None, "field": None, "dense": "f32"}.get(name, "log8")
+    codec = Codec(name, k=1 if name in ("hard", "smoothing") else None, values=values)
     if "values" in options:
         codec.values = options["values"]
-        known &= name != "hard" and codec.values in (("f32", "f16") if dense else ("f32", "f16", "log8"))
+        known &= name not in ("hard", "field") and codec.values in ("f32", "f16", "log8")
     if "k" in options:
         codec.k = whole(options["k"])
         known &= marginal and 1 <= codec.k <= min(num_classes, 65535)
     if "t" in options:
         codec.t = decimal(options["t"])
         known &= marginal and 2.0**-15 <= codec.t <= 1
-    codec.step = 0.5 if "tail" in options else 0.2
+    codec.step = 0.35 if fields else 1.0 if dense else 0.5 if "tail" in options else 0.2
     if "step" in options:
         codec.step = decimal(options["step"])
-        known &= not dense and codec.values == "log8" and 0.04 <= codec.step <= 1
+        known &= (codec.values == "log8" and 0.04 <= codec.step <= (2 if dense else 1)) or (fields and 0.1 <= codec.step <= 1)
+    if "cost" in options:
+        codec.cost = decimal(options["cost"])
+        known &= fields and 1e-7 <= codec.cost <= 0.1
     if "tail" in options:
-        codec.tail = whole(options["tail"])
-        known &= name == "marginal_smoothing" and 1 <= codec.tail <= min(num_classes, 65535)
+        codec.tail = "all" if options["tail"] == "all" else whole(options["tail"])
+        listed = num_classes if codec.tail == "all" else codec.tail
+        known &= name == "marginal_smoothing" and 1 <= listed <= min(num_classes, 65535)
+    if "mean" in options:
+        known &= options["mean"] == "arithmetic" or (codec.tail == "all" and options["mean"] == "log")
     if "content" in options:
         codec.content = options["content"]
-        known &= dense and codec.content in ("probs", "logits", "features")
-    known &= options.keys() <= {"k", "t", "values", "step", "tail", "content"} and marginal == (("k" in options) != ("t" in options))
+        known &= dense and codec.content in (("probs", "logits") if codec.values == "log8" else ("probs", "logits", "features"))
+    known &= options.keys() <= {"k", "t", "values", "step", "tail", "mean", "content", "cost"}
+    known &= marginal == (("k" in options) != ("t" in options))
     require(known, f"unknown codec {string}", UnknownFeatureError)
     return codec
 
@@ -347,17 +367,29 @@ def read_block(payload: bytes, metadata: dict[str, Any]) -> list[Image]:
     flips = [] if mode == "derived" else [bit == 1 for bit in fields.bits(sum(counts), 1)]
     padded = padded_sizes(metadata, sizes)
     crops = read_crop_columns(fields, mode, crop_fields, padded, counts)
-    labels, tails = read_label_columns(fields, codec, label_fields, num_classes, counts)
+    changes: list[tuple] = [(None, None)] * num_images
+    of_places: list[Field | None] = [None] * num_images
+    if codec.name == "field":
+        labels, tails, of_places = {}, [None] * num_images, read_fields(fields, label_fields["class_width"], num_classes, counts)
+    else:
+        labels, tails, changes = read_label_columns(fields, codec, label_fields, num_classes, counts)
     keys = read_block_keys(fields, num_images)
     fields.end()
     if mode == "derived":
         crops, flips = derive_crops(parse_sampler(metadata["crop_sampler"]), keys, padded, counts)
         require(crops_crc32(crops, flips) == crop_fields[0], "crops_crc32 differs")
+    if codec.name == "field":
+        size_of_crop = repeated([(1, 1)] * num_images if mode.startswith("fractions") else padded, counts)
+        of_crops = zip(repeated(of_places, counts), crops, size_of_crop, strict=True)
+        found = [field_label(*of_crop, codec, num_classes) for of_crop in of_crops]
+        labels = {name: [label[place] for label in found] for place, name in enumerate(("indices", "values", "remainder"))}
 
     images, first = [], 0
-    for key, size, count, crc32, tail in zip(keys, sizes, counts, crc32s, tails, strict=True):
+    for key, size, count, crc32, tail, of_tail, of_image in zip(keys, sizes, counts, crc32s, tails, changes, of_places, strict=True):
         rows = slice(first, first + count)
-        images.append(Image(key, size, crc32, tail, crops[rows], flips[rows], **{name: column[rows] for name, column in labels.items()}))
+        columns = {name: column[rows] for name, column in labels.items()}
+        images.append(Image(key, size, crc32, tail, crops[rows], flips[rows], **columns, of_places=of_image))
+        images[-1].slopes, images[-1].main_class = of_tail
         first += count
     return images
 
@@ -570,13 +602,21 @@ def crops_crc32(crops: list[list[int]], flips: list[bool]) -> int:
     return zlib.crc32(b"".join(packed))
 
 
-# The label columns: sparse-v1.md and dense-v1.md
+# The label columns: sparse-v1.md, dense-v1.md and field-v1.md
 
 
 def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
-    """S2, D1."""
+    """S2, D1, F1."""
     if codec.name == "dense":
-        return {}
+        names = ("profile_width", "count_width", "exception_width") if codec.values == "log8" else ()
+        found = {name: fields.number("B") for name in names}
+        require(not names or (found["profile_width"] in (1, 2) and found["exception_width"] in (1, 2)), "a width")
+        require(not names or found["count_width"] <= 4, "count_width")
+        return found
+    if codec.name == "field":
+        class_width = fields.number("B")
+        require(class_width <= 4, "class_width")
+        return {"class_width": class_width}
     found = {"palettes": fields.number("B"), "index_width": fields.number("B")}
     require(found["palettes"] <= 1, "palettes")
     require(found["index_width"] <= 4, "index_width")
@@ -587,7 +627,7 @@ def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
         found["remainder_base"] = fields.number("h")
         found["remainder_width"] = fields.number("B")
         require(found["remainder_width"] <= 2, "remainder_width")
-    if codec.tail is not None:
+    if codec.tail not in (None, "all"):
         found["tail_width"] = fields.number("B")
         require(found["tail_width"] <= 4, "tail_width")
     return found
@@ -595,9 +635,12 @@ def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
 
 def read_label_columns(
     fields: Fields, codec: Codec, found: dict[str, int], num_classes: int, crops_of_images: list[int]
-) -> tuple[dict[str, list], list]:
-    """S3, D2: what is said of each crop, by name, and the tail of each image, which is None without tails."""
-    num_crops, tails = sum(crops_of_images), [None for _ in crops_of_images]
+) -> tuple[dict[str, list], list, list]:
+    """S3, D2: what is said of each crop, by name; of each image its tail; and slopes and main class. They are None if it has none."""
+    num_crops, tails, changes = sum(crops_of_images), [None for _ in crops_of_images], [(None, None) for _ in crops_of_images]
+    if codec.name == "dense" and codec.values == "log8":
+        logs = read_logs(fields, codec.step, found, num_classes, crops_of_images)
+        return {"vectors": [[binary32(number) for number in (softmax(z) if codec.content == "probs" else z)] for z in logs]}, tails, changes
     if codec.name == "dense":
         width = 4 if codec.values == "f32" else 2
         numbers = [float_of_bits(bits, width) for bits in fields.planes(num_crops * num_classes, width)]
@@ -605,7 +648,7 @@ def read_label_columns(
         vectors = split(numbers, [num_classes] * num_crops)
         slack = 2.0**-8 + num_classes * 2.0**-25
         require(codec.content != "probs" or all(abs(math.fsum(p) - 1) <= slack for p in vectors), "probabilities do not add up to 1")
-        return {"vectors": vectors}, tails
+        return {"vectors": vectors}, tails, changes
 
     counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
@@ -615,7 +658,9 @@ def read_label_columns(
     codes = split(fields.planes(sum(counts), found["index_width"]), counts)
     differences = read_differences(fields, codec, counts)
     palettes = read_palettes(fields, num_classes, len(crops_of_images)) if found["palettes"] else None
-    if codec.tail is not None:
+    if codec.tail == "all":
+        tails, changes = read_full_tails(fields, len(tails), num_classes)
+    elif codec.tail is not None:
         tails = read_tails(fields, found["tail_width"], len(tails), codec.tail, num_classes)
 
     palette_of_crop = repeated(palettes, crops_of_images) if palettes else [None] * num_crops
@@ -629,7 +674,51 @@ def read_label_columns(
     else:
         values = [decode_bits(crop, 4 if codec.values == "f32" else 2) for crop in differences]
         remainder = [0.0 if len(crop) == num_classes else binary32(max(0.0, 1.0 - math.fsum(crop))) for crop in values]
-    return {"indices": indices, "values": values, "remainder": remainder}, tails
+    return {"indices": indices, "values": values, "remainder": remainder}, tails, changes
+
+
+def read_logs(fields: Fields, step: float, found: dict[str, int], num_classes: int, crops_of_images: list[int]) -> list[list[float]]:
+    """D4: the logarithms of each crop."""
+    num_images, num_crops, C = len(crops_of_images), sum(crops_of_images), num_classes
+    require(num_crops * C <= 268435456, "too many numbers in a block")
+    ranks, shifts = fields.column("B", num_images), fields.column("B", num_images)
+    require(max(shifts) <= 8, "a profile is too fine")
+    levels = [signed(level, found["profile_width"]) for level in fields.planes(num_images * C, found["profile_width"])]
+    components = [[fields.column("b", C) for _ in range(rank)] for rank in ranks]
+    coefficients = [[fields.column("b", rank) for _ in range(count)] for rank, count in zip(ranks, crops_of_images, strict=True)]
+    digits = [fields.bits(C, 2) for _ in range(num_crops)]
+    counts = fields.planes(num_crops, found["count_width"])
+    require(max(counts) <= C, "a crop has more exceptions than classes")
+    exceptions = iter(fields.planes(sum(counts), found["exception_width"]))
+    refinements = iter([fields.column("b", min(C, 4)) for _ in range(num_crops)])
+    require(counts == [crop.count(3) for crop in digits], "a crop has more or fewer exceptions than its digits say")
+    crops, each_crop = [], iter(digits)
+    for profile, shift, of_image, of_crops in zip(split(levels, [C] * num_images), shifts, components, coefficients, strict=True):
+        for amounts in of_crops:
+            crop = [difference(digit, exceptions) for digit in next(each_crop)]
+            common = [sum(a * component[c] for a, component in zip(amounts, of_image, strict=True)) for c in range(C)]
+            v = [d + P / 2**shift + sum_c / 256 for d, P, sum_c in zip(crop, profile, common, strict=True)]
+            largest = sorted(range(C), key=lambda c: (-v[c], c))[:4]
+            for c, r in zip(largest, next(refinements), strict=True):
+                v[c] += r / 8
+            crops.append([step * v_c for v_c in v])
+    return crops
+
+
+def signed(number: int, width: int) -> int:
+    return number - 256**width if number >= 256**width // 2 else number
+
+
+def difference(digit: int, exceptions: Iterator[int]) -> int:
+    u = digit if digit < 3 else next(exceptions) + 3
+    return (u + 1) // 2 if u % 2 else -(u // 2)
+
+
+def softmax(z: list[float]) -> list[float]:
+    largest = max(z)
+    powers = [math.exp(z_c - largest) for z_c in z]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
 
 
 def split(column: list, counts: list[int]) -> list[list]:
@@ -728,6 +817,22 @@ def read_tails(fields: Fields, tail_width: int, num_images: int, most: int, num_
     return tails
 
 
+def read_full_tails(fields: Fields, num_images: int, num_classes: int) -> tuple[list[list[float]], list[tuple[list[int], int]]]:
+    """S6.2: the weights of each image where x = 0; the slopes and the main class."""
+    require(num_images * num_classes <= 4194304, "too many images for tails of all classes")
+    main_classes = fields.planes(num_images, 2)
+    require(max(main_classes) < num_classes, "a main class is not below C")
+    codes = split(fields.column("B", num_images * num_classes), [num_classes] * num_images)
+    slopes = [[code % 8 - 4 for code in of_classes] for of_classes in codes]
+    levels = [[code // 8 for code in of_classes] for of_classes in codes]
+    tails = []
+    for pair in zip(levels, slopes, strict=True):
+        e = [math.exp(-0.5 * (level - slope * -1.5)) for level, slope in zip(*pair, strict=True)]
+        total = math.fsum(e)
+        tails.append([e_c / total for e_c in e])
+    return tails, list(zip(slopes, main_classes, strict=True))
+
+
 def tail_weights(levels: dict[int, int], floor: int, num_classes: int) -> list[float]:
     """S6: tail_c for all C classes."""
     e = [weight(floor, 0.5)] * num_classes
@@ -735,6 +840,57 @@ def tail_weights(levels: dict[int, int], floor: int, num_classes: int) -> list[f
         e[c] = weight(level, 0.5)
     total = math.fsum(e)
     return [e_c / total if total else 0.0 for e_c in e]
+
+
+def read_fields(fields: Fields, class_width: int, num_classes: int, crops_of_images: list[int]) -> list[Field | None]:
+    """F2: the field of each image."""
+    n = len(crops_of_images)
+    counts = fields.planes(n, 2)
+    require(max(8 * n, sum(crops_of_images)) * max(counts) <= 4194304, "too many images or crops for the longest field")
+    require(all(1 <= count < num_classes for count in counts), "no class is listed, or all are")
+    fitted, unseen = fields.column("B", n), fields.column("B", n)
+    of_images = split(fields.planes(sum(counts), class_width), counts)
+    levels, masks = split(fields.column("B", sum(counts)), counts), split(fields.column("B", sum(counts)), counts)
+    require(all(mask < 128 for of_image in masks for mask in of_image), "bit 7 of a mask")
+    slopes = fields.column("b", sum(mask.bit_count() for of_image in masks for mask in of_image))
+    require(0 not in slopes, "a stored slope is 0")
+    stored = iter(slopes)
+    found: list[Field | None] = []
+    for image in range(n):
+        classes = list(accumulate(of_images[image]))
+        require(all(c < num_classes for c in classes), "a class of a field is not below C")
+        require(len(set(classes)) == len(classes), "a class stands twice in a field")
+        numbers = {
+            c: [level, *(next(stored) if mask >> k & 1 else 0 for k in range(7))]
+            for c, level, mask in zip(classes, levels[image], masks[image], strict=True)
+        }
+        found.append(Field(numbers, fitted[image], unseen[image]))
+    return found
+
+
+def features(crop: list, size: tuple[int, int]) -> list[float]:
+    """F3: f_1 to f_7 of a crop of an image of that size, with its padding; (1, 1) if the crop is a fraction of it."""
+    (top, left, height, width), (H, W) = crop, size
+    t, b, l, r = (min(max(edge, 0.0), 1.0) for edge in (top / H, (top + height) / H, left / W, (left + width) / W))  # noqa: E741
+    S = ((r - l) + (b - t) - 1.25) / 0.35
+    X, Y = (l + r - 1) / 0.25, (t + b - 1) / 0.25
+    D = ((r - l) - (b - t)) / 0.2
+    F = [S, X, Y, D, 0.75 * (S * S - 1), 0.75 * (X * X - 1), 0.75 * (Y * Y - 1)]
+    return [round(F_k * 2**20) / 2**20 for F_k in F]
+
+
+def field_label(of_image: Field, crop: list, size: tuple[int, int], codec: Codec, num_classes: int) -> tuple[list[int], list[float], float]:
+    """F4: the listed classes, in the order of conformance, their values, and the remainder."""
+    f = features(crop, size)
+    logits = {c: codec.step * (v + sum(s_k * f_k for s_k, f_k in zip(s, f, strict=True))) for c, (v, *s) in of_image.numbers.items()}
+    m = max(0.0, *logits.values())
+    powers = {c: math.exp(z - m) for c, z in logits.items()}
+    rest = (num_classes - len(powers)) * math.exp(-m)
+    Z = math.fsum(powers.values()) + rest
+    classes = list(powers)
+    first = max(range(len(classes)), key=lambda place: (logits[classes[place]], -place))
+    classes[0], classes[first] = classes[first], classes[0]
+    return classes, [binary32(powers[c] / Z) for c in classes], binary32(rest / Z)
 
 
 def policy_of(codec: Codec) -> str:
@@ -750,6 +906,9 @@ def target(image: Image, crop: int, num_classes: int, policy: str) -> Callable[[
         total = math.fsum(kept.values())
         return lambda c: kept.get(c, 0.0) / total
     if policy == "tail":
+        if image.slopes is not None:  # exp(-0.5 (level - slope (3 x - 1.5))) is exp(1.5 slope x) times what it is where x = 0
+            x = kept.get(image.main_class, 0.0)
+            tail = [weight * math.exp(1.5 * slope * x) for weight, slope in zip(tail, image.slopes, strict=True)]
         Z = math.fsum(tail_c for c, tail_c in enumerate(tail) if c not in kept)
         if Z > 0:
             return lambda c: kept[c] if c in kept else remainder * tail[c] / Z
@@ -758,10 +917,7 @@ def target(image: Image, crop: int, num_classes: int, policy: str) -> Callable[[
 
 def dense_targets(vector: list[float], codec: Codec) -> list[float]:
     """D3: the targets of all classes."""
-    if codec.content == "probs":
-        return vector
-    powers = [math.exp(z - max(vector)) for z in vector]
-    return [power / math.fsum(powers) for power in powers]
+    return vector if codec.content == "probs" else softmax(vector)
 
 
 # C6 to C10: keys, summary, index, copy, trailer

@@ -7,6 +7,9 @@ from conftest import random_probs
 
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.block.layout import BlockImages
+from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.quantise.full_tails import FullTailCodes
+from softlabel_codec.quantise.places import Places, edges_of
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.sampler import CropSampler
 
@@ -32,10 +35,22 @@ def block_images(rng, codec, num_classes, sizes, counts, mode="pixels", checksum
         crops, flips = (np.concatenate(parts) for parts in zip(*sampled, strict=True))
     elif mode != "pixels":
         crops = rng.uniform(0, 1, (total, 4)).astype("f4" if mode.endswith("32") else "f2")
-    quantiser = label_quantiser(codec, num_classes)
-    codes = quantiser.concatenate([quantiser.quantise({"probs": part}, len(part)) for part in np.split(probs, np.cumsum(counts)[:-1])])
+    codes = codes_of(codec, num_classes, np.split(probs, np.cumsum(counts)[:-1]), places_of(crops, sizes, counts))
     crc32s = rng.integers(0, 2**32, len(sizes)) if checksums else None
     return BlockImages(keys, np.array(sizes), np.array(counts), crops, flips, codes, crc32s)
+
+
+def places_of(crops, sizes, counts):
+    """Return where the crops of each image are."""
+    parts = np.split(crops, np.cumsum(counts)[:-1])
+    return [Places(edges_of(part, *((1, 1) if part.dtype.kind == "f" else size))) for part, size in zip(parts, sizes, strict=True)]
+
+
+def codes_of(codec, num_classes, probs, places):
+    """Return the codes of images, from the probabilities of the crops of each, and where these are."""
+    quantiser = label_quantiser(codec, num_classes)
+    images = zip(probs, places, strict=True)
+    return quantiser.concatenate([quantiser.quantise({"probs": part}, len(part), place) for part, place in images])
 
 
 def content_of(layout, images):
@@ -43,6 +58,15 @@ def content_of(layout, images):
 
 
 def same_codes(mine, theirs, values_width):
+    if isinstance(theirs, FieldCodes):
+        for name, array in theirs._asdict().items():
+            np.testing.assert_array_equal(getattr(mine, name), array, name)
+        return
+    if isinstance(mine, tuple) and not isinstance(mine, SparseCodes):
+        for image, other in zip(mine, theirs, strict=True):
+            for found, wanted in zip(image, other, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        return
     if not isinstance(mine, SparseCodes):
         np.testing.assert_array_equal(mine, theirs)
         return
@@ -52,7 +76,10 @@ def same_codes(mine, theirs, values_width):
         np.testing.assert_array_equal((mine.values - theirs.values)[kept] % values_width, 0)
     if mine.remainders is not None:
         np.testing.assert_array_equal(mine.remainders, theirs.remainders)
-    if theirs.tails is not None:
+    if isinstance(theirs.tails, FullTailCodes):
+        np.testing.assert_array_equal(mine.tails.codes, theirs.tails.codes)
+        np.testing.assert_array_equal(mine.tails.main_class, theirs.tails.main_class)
+    elif theirs.tails is not None:
         listed = theirs.tails.classes >= 0
         np.testing.assert_array_equal(mine.tails.classes, theirs.tails.classes)
         np.testing.assert_array_equal(mine.tails.levels[listed], theirs.tails.levels[listed])

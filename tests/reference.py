@@ -61,6 +61,54 @@ def tail_targets(rows: list[list[float]], tail: int, k: int | None = None, t: fl
     return targets
 
 
+def full_tail_codes(rows: list[list[float]], k: int | None = None, t: float | None = None) -> list[tuple[int, int]]:
+    """Return level and slope of each class in an image's tail of all classes, with `mean=log` (spec/sparse-v1.md, section 6.2)."""
+    kept = [kept_classes(probs, k, t) for probs in rows]
+    of_main = _of_main_class(rows, kept)
+    lines = [_line(rows, kept, of_main, c) for c in range(len(rows[0]))]
+    largest = max((a for a, _ in lines), default=-math.inf)
+    if largest == -math.inf:
+        return [(0, 0) for _ in lines]
+    return [(min(31, round((largest - a) / 0.5)) if a > -math.inf else 31, slope) for a, slope in lines]
+
+
+def _of_main_class(rows: list[list[float]], kept: list[list[int]]) -> list[float]:
+    """Return x of each crop: its probability of the class that most crops put first, 0 if it does not keep it."""
+    first = [classes[0] for classes in kept]
+    main = min(first, key=lambda c: (-first.count(c), c))
+    return [probs[main] if main in classes else 0.0 for probs, classes in zip(rows, kept, strict=True)]
+
+
+def _line(rows: list[list[float]], kept: list[list[int]], of_main: list[float], c: int) -> tuple[float, int]:
+    """Return a_c and slope_c: of the line through (x less 1/2, ln of the share of class c) over the crops that left it out."""
+    points = []
+    for probs, classes, of_class in zip(rows, kept, of_main, strict=True):
+        whole = sum(p for other, p in enumerate(probs) if other not in classes)
+        if c not in classes and whole > 0:
+            share = max(1e-9, probs[c] / whole)
+            points.append((of_class - 0.5, math.log(share), share**0.25))
+    if not points:
+        return -math.inf, 0
+    total = sum(weight for _, _, weight in points)
+    x, y = (sum(point[place] * point[2] for point in points) / total for place in (0, 1))
+    variance = sum(weight * (one - x) ** 2 for one, _, weight in points) / total
+    slope = sum(weight * (one - x) * (other - y) for one, other, weight in points) / total / (variance + 0.01)
+    rounded = max(-4, min(3, int(slope / 1.5 + math.copysign(0.4, slope))))
+    return y - 1.5 * rounded * x, rounded
+
+
+def full_tail_targets(
+    rows: list[list[float]], codes: list[tuple[int, int]], k: int | None = None, t: float | None = None
+) -> list[list[float]]:
+    """Return the targets of an image's crops with exact values and a tail of all classes (spec/sparse-v1.md, sections 6.2 and 7)."""
+    targets, kept = [], [kept_classes(probs, k, t) for probs in rows]
+    for probs, classes, x in zip(rows, kept, _of_main_class(rows, kept), strict=True):
+        rest = rest_of(probs, classes)
+        e = [0.0 if c in classes else math.exp(-0.5 * (level - slope * (3 * x - 1.5))) for c, (level, slope) in enumerate(codes)]
+        targets.append([probs[c] if c in classes else rest * e[c] / sum(e) for c in range(len(probs))])
+    return targets
+
+
 def rest_of(probs: list[float], kept: list[int]) -> float:
     """Return the probability of the classes that are not kept."""
     return max(0.0, 1 - sum(probs[c] for c in kept)) if len(kept) < len(probs) else 0.0
@@ -87,3 +135,28 @@ def _tail_weights(shares: list[float], tail: int) -> list[float]:
     others = [shares[c] for c in range(len(shares)) if c not in weights]
     floor = rounded(sum(others) / len(others)) if others else 0.0
     return [weights.get(c, floor) for c in range(len(shares))]
+
+
+def field_features(edges: list[float]) -> list[float]:
+    """Return the features f_0 to f_7 of a crop from its top, left, bottom and right edge, as fractions (spec/field-v1.md, section 3)."""
+    t, l, b, r = (min(max(edge, 0.0), 1.0) for edge in edges)  # noqa: E741
+    size, across, down = ((r - l) + (b - t) - 1.25) / 0.35, (l + r - 1) / 0.25, (t + b - 1) / 0.25
+    shape = ((r - l) - (b - t)) / 0.2
+    raw = [1.0, size, across, down, shape, *(0.75 * (axis * axis - 1) for axis in (size, across, down))]
+    return [round(feature * 2**20) / 2**20 for feature in raw]
+
+
+def field_target(edges: list[float], numbers: dict[int, list[int]], step: float, num_classes: int) -> list[float]:
+    """Return the target of each class, from the level and the slopes of each listed one (spec/field-v1.md, section 4)."""
+    features = field_features(edges)
+    logits = [0.0] * num_classes
+    for c, of_class in numbers.items():
+        logits[c] = step * sum(number * feature for number, feature in zip(of_class, features, strict=True))
+    powers = [math.exp(logit - max(logits)) for logit in logits]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def mean_kl(rows: list[list[float]], targets: list[list[float]]) -> float:
+    """Return the mean over crops of the KL divergence of targets from probabilities, in nats."""
+    pairs = [(p, q) for probs, target in zip(rows, targets, strict=True) for p, q in zip(probs, target, strict=True) if p > 0]
+    return math.fsum(p * math.log(p / q) for p, q in pairs) / len(rows)

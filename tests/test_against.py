@@ -1,5 +1,6 @@
 """`stats --against`: what differs between the labels of two files."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,8 @@ from conftest import write_labels
 
 from softlabel_codec import CropSampler, Padding, SoftLabelReader, SoftLabelWriter, TruncatedError, copy_labels
 from softlabel_codec.cli.main import main
-from softlabel_codec.report import against, stats_against
+from softlabel_codec.report import against, fidelity, stats_against
+from softlabel_codec.report.fidelity import FidelityMeter, SpreadMeter
 
 PROBS = np.float32([[0.7, 0.2, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]])
 
@@ -48,6 +50,70 @@ def test_divergences_are_those_of_the_targets(tmp_path):
     assert turned.infinite_kl == pytest.approx(1 / 3)
     finite = (q[1:] * np.log(q[1:] / p[1:])).sum(axis=1)
     assert turned.kl.mean == pytest.approx(finite.mean(), abs=1e-6)
+
+
+def softened(rows, power):
+    powers = rows.astype(np.float64) ** power
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("of_one", "of_other"), [(None, None), (1.0, 2.0)])
+def test_at_higher_temperatures(tmp_path, of_one, of_other):
+    probs = np.float32([[0.7, 0.2, 0.06, 0.04], [0.1, 0.2, 0.3, 0.4]])
+    others = np.float32([[0.6, 0.2, 0.15, 0.05], [0.1, 0.1, 0.4, 0.4]])
+    said = [{} if made_at is None else {"temperature": made_at} for made_at in (of_one, of_other)]
+    write(tmp_path / "a.slc", probs, metadata=said[0])
+    write(tmp_path / "b.slc", others, metadata=said[1])
+    report = stats_against(tmp_path / "a.slc", tmp_path / "b.slc")
+    assert [found.temperature for found in report.fidelity] == [1, 4, 20]
+    for found in report.fidelity:
+        p = softened(probs, (of_one or 1) / found.temperature)
+        q = softened(others, (of_other or 1) / found.temperature)
+        kl = (p * np.log(p / q)).sum(axis=1).mean()
+        assert found.kl == pytest.approx(kl, rel=1e-5)
+        assert found.lost == pytest.approx(kl / (p * np.log(p * 4)).sum(axis=1).mean(), rel=1e-5)
+        assert found.total_variation == pytest.approx(np.abs(p - q).sum(axis=1).mean() / 2, rel=1e-5)
+    wanted = [rows.astype(np.float64).std(axis=0).mean() / np.sqrt(320) for rows in (probs, others)]
+    assert report.mean_probability_spread == pytest.approx(tuple(wanted), rel=1e-5)
+    text = run("stats", tmp_path / "a.slc", "--against", tmp_path / "b.slc")
+    lost = report.fidelity[1].lost
+    assert "At temperature T, means" in text
+    assert f"{report.fidelity[1].kl:.4f}" in text
+    assert f"{lost:.1%}" in text
+    assert f"spread of the mean probability over 320 crops: {wanted[0]:.6f} in A, {wanted[1]:.6f} in B" in text
+    found = json.loads(run("stats", tmp_path / "a.slc", "--against", tmp_path / "b.slc", "--json"))
+    assert found["fidelity"][1] == dataclasses.asdict(report.fidelity[1])
+
+
+def test_what_is_lost_entirely_is_no_number(tmp_path):
+    write(tmp_path / "a.slc", PROBS[2:])
+    write(tmp_path / "b.slc", PROBS[2:], codec="marginal_renorm:k=2")
+    for found in stats_against(tmp_path / "a.slc", tmp_path / "b.slc").fidelity:
+        assert (found.kl, found.lost, found.total_variation) == (None, None, pytest.approx(0.5))
+    uniform = stats_against(tmp_path / "a.slc", tmp_path / "a.slc").fidelity[0]
+    assert (uniform.kl, uniform.lost) == (0, None)  # of labels that say nothing, nothing is lost
+
+
+def test_the_spread_is_that_of_means_of_independent_draws():
+    rng = np.random.default_rng(0)
+    labels = rng.dirichlet(np.full(10, 0.3), 4000)
+    spread = SpreadMeter()
+    for start in range(0, 4000, 700):
+        spread.add(labels[start : start + 700])
+    means = np.stack([labels[rng.integers(0, 4000, 320)].mean(axis=0) for _ in range(2000)])
+    assert spread.result() == pytest.approx(means.std(axis=0).mean(), rel=0.02)
+
+
+def test_a_large_batch_is_measured_like_small_ones(monkeypatch):
+    rng = np.random.default_rng(0)
+    p, q = (rng.dirichlet(np.ones(10), 50).astype(np.float32) for _ in range(2))
+    whole = FidelityMeter()
+    whole.add(p, q)
+    monkeypatch.setattr(fidelity, "_NUMBERS_AT_A_TIME", 70)
+    parts = FidelityMeter()
+    parts.add(p, q)
+    for one, other in zip(whole.result(), parts.result(), strict=True):
+        assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other), rel=1e-12)
 
 
 @pytest.mark.parametrize("codec", ["marginal_smoothing:k=2", "marginal_renorm:k=2", "hard", "marginal_smoothing:t=0.3,tail=2", "dense"])

@@ -137,7 +137,7 @@ def run(*arguments, code=0):
 
 
 def test_the_command_line(images, tmp_path, teacher_file):
-    start = ["encode", images, tmp_path / "out.slc", "--teacher", teacher_file, "--size", 32, "--workers", 0]
+    start = ["encode", images, tmp_path / "out.slc", "--teacher", teacher_file, "--size", 32, "--workers", 0, "--codec", "hard"]
     views = [*start, "--padding", 4, "--padding-mode", "reflect", "--all-views", 32]
     assert json.loads(run(*views, "--json"))["crops_per_image"] == 162
     assert "nothing to do" in run(*views)

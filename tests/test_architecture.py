@@ -34,6 +34,7 @@ LAYERS = [
     ["label_set"],
     ["reader", "writer"],
     ["copying"],
+    ["choosing"],
     [""],
     ["images"],
     ["options"],

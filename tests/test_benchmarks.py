@@ -56,6 +56,10 @@ def test_every_section_measures_something(result):
     assert result["storage"]["peers_bytes_per_crop"]["FKD .tar, f32"] > sizes["marginal_smoothing:k=5,values=f32"]["stored"]
     points = {point["codec"]: point for family in result["distortion"]["families"].values() for point in family}
     assert points["marginal_smoothing:k=10"]["kl"] < points["marginal_smoothing:k=2"]["kl"]
+    for two, ten in zip(*(points[f"marginal_smoothing:k={k}"]["fidelity"] for k in (2, 10)), strict=True):
+        assert two["temperature"] == ten["temperature"]
+        assert 0 < ten["lost"] < two["lost"] < 1
+    assert points["marginal_renorm:k=5"]["fidelity"][0]["kl"] is None
     for columns in result["limit"]["columns"].values():
         assert columns["together"]["model"] == pytest.approx(
             sum(columns[name]["model"] for name in columns if name not in ("together", "the rest"))
@@ -79,6 +83,7 @@ def test_the_report_is_rendered(result, tmp_path):
     text = report.render(json.loads(json.dumps(result)), "x.json")
     assert all(f"## {number}. " in text for number in (1, 2, 3, 4, 5, 6, 8, 9, 10))
     assert "## 8. Time per epoch\n\n**Not run**" in text
+    assert "| codec | derived | lost, T = 1 | lost, T = 4 | lost, T = 20 | KL, T = 1 |" in text
     figures.draw(result, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"storage.png", "distortion.png", "budget.png", "reading.png", "scale.png"}
 

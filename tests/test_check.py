@@ -59,9 +59,12 @@ CODECS = [
     "marginal_smoothing:t=0.02",
     "marginal_smoothing:t=0.05,tail=8",
     "marginal_smoothing:t=0.1,tail=4,step=1",
+    "marginal_smoothing:t=0.1,tail=all,mean=log",
     "marginal_renorm:k=3",
     "dense:values=f16",
     "dense:content=logits",
+    "dense:values=log8",
+    "dense:values=log8,step=0.25",
 ]
 
 
@@ -202,14 +205,24 @@ def test_another_temperature(desk, codec):
 
 
 def test_labels_of_a_temperature_that_the_file_names(desk, tmp_path):
-    encode(
-        EncodeConfig(str(desk.images), str(tmp_path / "a.slc"), desk.source, crops=6, sampler=desk.sampler, temperature=3.0, device="cpu")
-    )
+    encode(EncodeConfig(str(desk.images), str(tmp_path / "a.slc"), desk.source, "dense", 6, desk.sampler, temperature=3.0, device="cpu"))
     dataset = SoftLabelDataset(desk.images, tmp_path / "a.slc", 6, 24, **OWN)
     assert check_against_teacher(DataLoader(dataset, 24, collate_fn=collate_crops), desk.teacher).ok
     for wrong in (0.0, float("nan"), float("inf")):
         with pytest.raises(ArgumentError, match="temperature: expected a positive number"):
             check_against_teacher([], desk.teacher, temperature=wrong, teacher_mean=(0,) * 3, teacher_std=(1,) * 3)
+
+
+@pytest.mark.parametrize("codec", ["dense", "dense:content=logits"])
+def test_labels_that_are_read_at_another_temperature(desk, codec):
+    assert check_against_teacher(desk.loader(codec, temperature=3.0), desk.teacher).ok
+    assert not check_against_teacher(desk.loader(codec, temperature=3.0), desk.teacher, temperature=1.0).ok
+
+
+def test_what_a_tail_says_at_another_temperature_is_not_the_teachers(desk):
+    loader = desk.loader("marginal_smoothing:k=1,tail=4", temperature=4.0)
+    with pytest.raises(ArgumentError, match="loader: expected labels as they are stored, got them at temperature 4"):
+        check_against_teacher(loader, desk.teacher)
 
 
 def dense_targets(samples):

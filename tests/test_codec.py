@@ -23,9 +23,14 @@ from softlabel_codec.codec import STRATEGIES, VALUES
         "marginal_smoothing:t=0.02",
         "marginal_smoothing:t=0.02,step=0.25",
         "marginal_renorm:k=10,values=f16",
+        "marginal_smoothing:t=0.05,tail=all",
+        "marginal_smoothing:t=0.05,tail=all,mean=log",
+        "marginal_smoothing:k=3,values=f16,tail=all,mean=log",
         "dense",
         "dense:values=f16",
         "dense:content=logits",
+        "dense:values=log8",
+        "dense:values=log8,step=0.5,content=logits",
     ],
 )
 def test_canonical_strings_stay_as_they_are(text):
@@ -39,11 +44,15 @@ def test_canonical_strings_stay_as_they_are(text):
         ("marginal_smoothing:tail=100,t=1/20", "marginal_smoothing:t=0.05,tail=100"),
         ("marginal_smoothing:t=1/20,tail=100,step=1/2", "marginal_smoothing:t=0.05,tail=100"),
         ("marginal_smoothing:t=1/20,tail=100,step=0.2", "marginal_smoothing:t=0.05,step=0.2,tail=100"),
+        ("marginal_smoothing:mean=log,tail=all,t=1/20,step=1/2", "marginal_smoothing:t=0.05,tail=all,mean=log"),
+        ("marginal_smoothing:k=5,tail=9,mean=arithmetic", "marginal_smoothing:k=5,tail=9"),
         ("marginal_smoothing:step=1/4,k=5", "marginal_smoothing:k=5,step=0.25"),
         ("marginal_smoothing: k = 5 , step = 12/255", "marginal_smoothing:k=5,step=0.047058823529411764"),
         ("smoothing,values=f16", "smoothing:values=f16"),
         ("dense:f16", "dense:values=f16"),
         ("dense:f32", "dense"),
+        ("dense:log8,step=1", "dense:values=log8"),
+        ("dense:content=logits,step=2,log8", "dense:values=log8,step=2.0,content=logits"),
         ("marginal_renorm:t=1/50", "marginal_renorm:t=0.02"),
     ],
 )
@@ -75,9 +84,17 @@ def test_other_spellings_become_canonical(text, canonical):
         ("marginal_smoothing:k=5,values=f8", "did you mean 'f"),
         ("marginal_smoothing:k=5,step=0.01", "step must be a number from 0.04 to 1, got 0.01"),
         ("marginal_smoothing:k=5,values=f16,step=0.25", "step belongs to values=log8"),
+        ("marginal_smoothing:k=5,tail=most", r"tail must be an integer from 1 to 65535, got 'most' \(or all\)"),
+        ("marginal_smoothing:k=5,tail=9,mean=log", "mean=log belongs to tail=all"),
+        ("marginal_smoothing:k=5,mean=log", "mean=log belongs to tail=all"),
+        ("marginal_smoothing:k=5,tail=all,mean=geometric", "unknown mean 'geometric'"),
+        ("marginal_renorm:k=5,tail=all", "'marginal_renorm' has no option 'tail=all'"),
         ("hard:k=1", "'hard' takes no options"),
         ("dense:k=5", "'dense' has no option 'k=5'"),
-        ("dense:values=log8", "unknown values 'log8'"),
+        ("dense:values=log9", "unknown values 'log9': did you mean 'log8'"),
+        ("dense:values=log8,step=2.1", "step must be a number from 0.04 to 2, got 2.1"),
+        ("dense:step=0.5", "step belongs to values=log8, not to values=f32"),
+        ("dense:values=log8,content=features", "expected content=probs or content=logits, got features"),
         ("dense:content=labels", "unknown content 'labels'"),
     ],
 )
@@ -96,7 +113,14 @@ def test_more_classes_than_there_are():
         Codec.parse("marginal_smoothing:k=5").check_classes(3)
 
 
+def test_a_tail_of_all_classes_is_for_at_most_65535():
+    Codec.parse("marginal_smoothing:k=5,tail=all").check_classes(65535)
+    with pytest.raises(ArgumentError, match="tail=all is for at most 65535 classes, got 65536: use tail=100"):
+        Codec.parse("marginal_smoothing:k=5,tail=all").check_classes(65536)
+
+
 def test_a_codec_is_also_made_of_its_options():
+    assert Codec("marginal_smoothing", k=5, tail="all", mean="log") == Codec.parse("marginal_smoothing:k=5,tail=all,mean=log")
     assert Codec("marginal_smoothing", k=np.int64(5), tail=100) == Codec.parse("marginal_smoothing:k=5,tail=100")
     assert Codec("marginal_renorm", t=np.float32(0.5), values="f16") == Codec.parse("marginal_renorm:t=0.5,values=f16")
     assert Codec("dense", content="logits") == Codec.parse("dense:content=logits")
@@ -132,7 +156,8 @@ def test_copies_are_equal(text):
         ("smoothing", {"k": 1}, "'smoothing' has no option 'k=1'"),
         ("hard", {"values": "f32"}, "unknown values 'f32': expected one of 'none'"),
         ("hard", {"t": 0.5}, "'hard' has no option 't=0.5': 'hard' takes no options"),
-        ("dense", {"values": "log8"}, "unknown values 'log8'"),
+        ("dense", {"values": "none"}, "unknown values 'none'"),
+        ("dense", {"values": "f16", "step": 0.5}, "step belongs to values=log8"),
         ("dense", {"content": "labels"}, "unknown content 'labels'"),
     ],
 )

@@ -312,6 +312,15 @@ def test_label_quality_against_a_plain_reference(shapes, sources, tmp_path):
     assert found["full"].entropy == pytest.approx(-(p * np.log(p)).sum(axis=1).mean(), rel=1e-5)
     assert found["small"].agreement == (q.argmax(axis=1) == classes).mean()
     assert found["small"].cross_entropy["full"] == pytest.approx(-(p * np.log(q)).sum(axis=1).mean(), rel=1e-5)
+    for at in found["small"].fidelity["full"]:
+        softer, others = (rows ** (1 / at.temperature) / (rows ** (1 / at.temperature)).sum(axis=1, keepdims=True) for rows in (p, q))
+        kl = (softer * np.log(softer / others)).sum(axis=1).mean()
+        assert at.kl == pytest.approx(kl, abs=1e-5)
+        assert at.lost == pytest.approx(kl / (softer * np.log(softer * 4)).sum(axis=1).mean(), abs=1e-4)
+        assert at.total_variation == pytest.approx(np.abs(softer - others).sum(axis=1).mean() / 2, abs=1e-5)
+    assert [at.temperature for at in found["small"].fidelity["full"]] == [1, 4, 20]
+    assert found["truth"].fidelity["full"][0].kl is None
+    assert found["small"].mean_probability_spread == pytest.approx(q.std(axis=0).mean() / np.sqrt(320), rel=1e-4)
     assert found["small"].kl("full", found["full"].entropy) == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), abs=1e-5)
     assert set(found) == {"full", "small", "maps", "truth"}
     write_shape_labels(shapes, tmp_path / "other.slc")
@@ -352,7 +361,8 @@ def test_the_command(shapes, sources, tmp_path):
     assert done.exit_code == 0, done.output
     assert [row["name"] for row in json.loads(done.output)["rows"]] == ["full", "plain"]
     done = CliRunner().invoke(main, [*arguments, *named])
-    assert all(text in done.output for text in ("differences from full", "plain", "KL from full", "compare.png"))
+    assert all(text in done.output for text in ("differences from full", "plain", "KL from full", "compare.png", "spread"))
+    assert "How near they are to full, both at temperature T" in done.output
     varied = CliRunner().invoke(main, [*arguments[:2], *arguments[2:], *named, "--vary", "crops_per_image=1,2", "--json"])
     assert [row["varied"] for row in json.loads(varied.output)["rows"]] == [{"crops_per_image": 1}] * 2 + [{"crops_per_image": 2}] * 2
     wrong = CliRunner().invoke(main, [*arguments, "--source", "truth"])

@@ -42,7 +42,7 @@ from softlabel_codec.label_set.making import read_shards
 from softlabel_codec.report import verify
 
 NUM_CLASSES = 20
-CODECS = ["marginal_smoothing:k=5", "marginal_smoothing:t=0.05,tail=6", "hard", "dense:values=f16"]
+CODECS = ["marginal_smoothing:k=5", "marginal_smoothing:t=0.05,tail=6", "hard", "dense:values=f16", "dense:values=log8"]
 LAYOUTS = [{}, {"crops": "derived", "sampler": CropSampler(3)}, {"image_checksums": True, "padding": Padding(4)}]
 
 
@@ -501,7 +501,10 @@ def transcoded(tmp_path, source, target, *, keys="abcdef", **options):
     return contents(one), contents(tmp_path / "b.slc"), report
 
 
-@pytest.mark.parametrize("target", ["marginal_smoothing:k=5", "marginal_renorm:t=0.1", "hard", "smoothing:values=f16", "dense:values=f16"])
+OF_ALL = ["marginal_smoothing:k=5", "marginal_renorm:t=0.1", "hard", "smoothing:values=f16", "dense:values=f16", "dense:values=log8"]
+
+
+@pytest.mark.parametrize("target", OF_ALL)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_full_probabilities_become_what_a_writer_makes_of_them(tmp_path, target, layout):
     _, found, report = transcoded(tmp_path, "dense", target, counts=[5] * 6, **layout)
@@ -509,6 +512,27 @@ def test_full_probabilities_become_what_a_writer_makes_of_them(tmp_path, target,
     same(found, direct)
     assert (report.codec, report.copied_blocks) == (target, 0)
     assert metadata_of(tmp_path / "b.slc") == {"temperature": 1.0, "transcoded_from": ["dense"]}
+
+
+@pytest.mark.parametrize("target", ["marginal_smoothing:k=5,values=f32", "dense", "dense:values=log8,step=2.0"])
+def test_full_probabilities_in_steps_become_others(tmp_path, target):
+    before, found, report = transcoded(tmp_path, "dense:values=log8", target, counts=[5] * 6)
+    assert report.copied_blocks == 0
+    with SoftLabelWriter(tmp_path / "c.slc", NUM_CLASSES, target) as writer:
+        for key, image in before.items():
+            writer.add(key, image_size=image.image_size, crops=image.crops, flips=image.flips, probs=image.labels.dense())
+    same(found, contents(tmp_path / "c.slc"))
+
+
+def test_logits_in_steps_stay_logits_or_become_probabilities(tmp_path):
+    logits = np.random.default_rng(0).normal(0, 3, (5, 4)).astype(np.float32)
+    with SoftLabelWriter(tmp_path / "a.slc", 4, "dense:content=logits") as writer:
+        writer.add("a", image_size=(9, 9), crops=[[0, 0, 5, 5]] * 5, flips=[False] * 5, vectors=logits)
+    copy_labels(tmp_path / "a.slc", tmp_path / "b.slc", codec="dense:values=log8,step=0.04,content=logits")
+    copy_labels(tmp_path / "b.slc", tmp_path / "c.slc", codec="dense")
+    in_steps = contents(tmp_path / "b.slc")["a"].labels
+    assert np.ptp(in_steps.vectors - logits, axis=1).max() <= 4 / 3 * 0.04 + 1e-5
+    np.testing.assert_allclose(contents(tmp_path / "c.slc")["a"].labels.dense(), in_steps.dense(), rtol=1e-6)
 
 
 def test_a_tail_is_made_of_full_probabilities(tmp_path):
@@ -558,6 +582,24 @@ def test_coarser_values_of_the_same_classes(tmp_path):
         assert np.abs((ratios[0] - ratios[1])[image.labels.indices >= 0]).max() <= 0.25 + 1e-3
 
 
+def test_tails_of_all_classes(tmp_path):
+    log, few = "marginal_smoothing:t=0.05,values=f32,tail=all,mean=log", "marginal_smoothing:t=0.2,values=f32,tail=all,mean=log"
+    before, found, _ = transcoded(tmp_path, "dense", log, counts=[9] * 6)
+    same(found, contents(write(tmp_path / "c.slc", "abcdef", log, counts=[9] * 6)))
+    before, found, _ = transcoded(tmp_path, log, log.replace("f32", "f16"), counts=[9] * 6)
+    for key, image in found.items():
+        np.testing.assert_array_equal(image.labels.tails.slopes, before[key].labels.tails.slopes)
+        np.testing.assert_allclose(image.labels.dense(), before[key].labels.dense(), atol=2e-3)
+    for target in (few, "marginal_smoothing:t=0.05,values=f32,tail=9", "marginal_smoothing:t=0.05,values=f32,tail=all"):
+        before, found, _ = transcoded(tmp_path, log, target, counts=[9] * 6)
+        away, even = [], []
+        for key, image in found.items():
+            targets = before[key].labels.dense()
+            away.append(np.abs(image.labels.dense() - targets).sum())
+            even.append(np.abs(image.labels.with_policy("uniform").dense() - targets).sum())
+        assert sum(away) < 0.9 * sum(even)
+
+
 def test_a_shorter_tail_and_a_tail_of_what_is_dropped(tmp_path):
     before, found, _ = transcoded(
         tmp_path, "marginal_smoothing:t=0.1,tail=9,values=f32", "marginal_smoothing:t=0.1,tail=2,values=f32", counts=[9] * 6
@@ -586,6 +628,9 @@ def test_a_shorter_tail_and_a_tail_of_what_is_dropped(tmp_path):
         ("marginal_smoothing:k=5", "dense", r"what the source left out is lost. .*labels.dense\(\)"),
         ("dense", "dense:content=logits", "the source holds probabilities, and logits are lost"),
         ("marginal_smoothing:k=5", "marginal_smoothing:k=5,tail=3", "the source does not know how the remainder is distributed"),
+        ("marginal_smoothing:k=5,tail=3", "marginal_smoothing:k=5,tail=all", "the source lists 3 classes in its tail"),
+        ("marginal_smoothing:k=5,tail=all", "marginal_smoothing:k=5,tail=all,mean=log", "the source does not have the logarithms"),
+        ("marginal_smoothing:k=9", "marginal_smoothing:k=5,tail=all,mean=log", "the source does not have the logarithms"),
         ("marginal_smoothing:k=5,tail=3", "marginal_smoothing:k=5,tail=4", "the source lists 3 classes in its tail"),
     ],
 )
@@ -922,3 +967,28 @@ def with_other_keys(path, keys):
             made = file.partial.read_bytes()
             file.partial.unlink()
     return made
+
+
+CHOICE = {"asked": {"fidelity": 0.04}, "temperature": 1.0, "pilot_images": 8, "lost": 0.03, "bytes_per_image": 99.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "stays"),
+    [({}, True), ({"match": "[a-c]"}, True), ({"crops": 100}, True), ({"crops": 2}, False), ({"codec": "hard"}, False)],
+)
+def test_a_copy_says_how_its_codec_was_chosen_only_while_that_is_true(tmp_path, options, stays):
+    source = write(tmp_path / "a.slc", metadata={"codec_choice": CHOICE, "crops_per_image": 6}, counts=[6] * 8)
+    copy_labels(source, tmp_path / "b.slc", **options)
+    with SoftLabelReader(tmp_path / "b.slc") as reader:
+        assert reader.metadata.get("codec_choice") == (CHOICE if stays else None)
+
+
+def test_files_whose_codecs_were_chosen_by_other_images_can_be_merged(tmp_path):
+    one = write(tmp_path / "a.slc", "abc", metadata={"codec_choice": CHOICE})
+    same, other = (
+        write(tmp_path / f"{key}.slc", key, metadata={"codec_choice": {**CHOICE, "lost": lost}}) for key, lost in (("d", 0.03), ("e", 0.02))
+    )
+    copy_labels([one, same], tmp_path / "same.slc")
+    copy_labels([one, other], tmp_path / "other.slc")
+    with SoftLabelReader(tmp_path / "same.slc") as alike, SoftLabelReader(tmp_path / "other.slc") as merged:
+        assert (alike.metadata, merged.metadata) == ({"codec_choice": CHOICE}, {})

@@ -1,15 +1,16 @@
 """From probabilities through a file to targets: against the printed formulas and the stated bounds."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 from conftest import random_probs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import fkd_target, kept_classes, log8_target, tail_targets
+from reference import fkd_target, full_tail_codes, full_tail_targets, kept_classes, log8_target, tail_targets
 
-from softlabel_codec import ArgumentError, Codec, DenseLabels, SparseLabels, StateError
+from softlabel_codec import ArgumentError, Codec, DenseLabels, SoftLabelWriter, SparseLabels, StateError
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.labels import Tails, concatenate_labels
 
@@ -88,6 +89,100 @@ def test_dense_f32_is_exact():
     np.testing.assert_array_equal(through(probs, "dense").dense(), probs)
 
 
+def alike(rng, num_crops, num_classes):
+    """Return logits of crops of one image, which vary together: float64 (M, C)."""
+    profile, directions = rng.normal(0, 3, num_classes), rng.normal(0, 1, (3, num_classes))
+    return profile + rng.normal(0, 2, (num_crops, 3)) @ directions + rng.normal(0, 0.3, (num_crops, num_classes))
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def spread(difference):
+    """Return by how much logarithms differ of each crop, but for a constant."""
+    return np.ptp(difference, axis=1).max() if difference.size else 0.0
+
+
+@pytest.mark.parametrize("step", [0.04, 0.25, 1.0, 2.0])
+@pytest.mark.parametrize(("num_crops", "num_classes"), [(1, 2), (1, 1000), (2, 3), (9, 50), (40, 333), (300, 30), (600, 5)])
+def test_dense_log8_keeps_its_bound(step, num_crops, num_classes):
+    rng = np.random.default_rng(num_crops)
+    for logits in (alike(rng, num_crops, num_classes), np.log(random_probs(rng, num_crops, num_classes).astype(np.float64))):
+        probs = softmax(logits).astype(np.float32)
+        found = through(probs, f"dense:values=log8,step={step}").dense()
+        assert (found.shape, found.dtype) == (probs.shape, np.float32)
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+        floor = probs.max(axis=1, keepdims=True) * math.exp(-24)
+        differences = np.log(np.maximum(found, 1e-37)) - np.log(np.maximum(probs, floor))
+        assert spread(differences) <= 4 / 3 * step + 1e-4
+
+
+@pytest.mark.parametrize("step", [0.04, 0.25, 1.0, 2.0])
+def test_dense_log8_keeps_the_most_probable_classes_more_exactly(step):
+    rng = np.random.default_rng(8)
+    logits = alike(rng, 200, 60)
+    top = np.argsort(-logits, axis=1)[:, :3]
+    np.put_along_axis(logits, top, rng.uniform(30, 30 + step, top.shape), axis=1)
+    probs = softmax(logits)
+    found = through(probs.astype(np.float32), f"dense:values=log8,step={step}")
+    errors = np.take_along_axis(np.log(found.dense()) - np.log(probs), top, axis=1)
+    assert spread(errors) <= 3 / 8 * step + 1e-4
+    assert (found.top1 == probs.argmax(axis=1)).mean() > 0.99
+
+
+@pytest.mark.parametrize("step", [0.04, 1.0])
+def test_dense_log8_keeps_logits_up_to_a_constant(step):
+    logits = alike(np.random.default_rng(5), 60, 40).astype(np.float32) + np.float32(7) * np.arange(60, dtype=np.float32)[:, None]
+    quantiser = label_quantiser(Codec.parse(f"dense:log8,step={step},content=logits"), 40)
+    labels = quantiser.dequantise(quantiser.quantise({"vectors": logits}, 60), "uniform")
+    assert (labels.content, labels.vectors.dtype) == ("logits", np.float32)
+    assert spread(labels.vectors.astype(np.float64) - logits) <= 4 / 3 * step + 1e-4
+    np.testing.assert_allclose(labels.dense(), softmax(labels.vectors.astype(np.float64)), rtol=1e-6)
+    divergence = (softmax(logits.astype(np.float64)) * np.log(softmax(logits.astype(np.float64)) / labels.dense())).sum(axis=1)
+    assert divergence.max() < step**2 / 2
+
+
+def test_dense_log8_of_probabilities_of_0():
+    found = through(np.float32([[0, 1, 0], [0.5, 0.5, 0], [0, 1, 0]]), "dense:values=log8").dense()
+    assert found[0, [0, 2]].max() <= math.exp(-24 + 4 / 3)
+    np.testing.assert_allclose(found[0, 1], 1, rtol=1e-6)
+    np.testing.assert_allclose(found[1, 2], 0, atol=math.exp(-24 + 4 / 3))
+    assert abs(math.log(found[1, 0] / found[1, 1])) <= 4 / 3
+
+
+@pytest.mark.parametrize("row", [[0.25] * 4, [1, 0, 0, 0], [0.4, 0.3, 0.2, 0.1]])
+def test_dense_log8_of_crops_that_are_all_equal(row):
+    found = through(np.float32([row] * 300), "dense:values=log8,step=0.25").dense()
+    assert (found == found[0]).all()
+    np.testing.assert_allclose(np.log(found[0, :1] / found[0]), np.log(row[0] / np.maximum(row, row[0] * math.exp(-24))), atol=4 / 3 * 0.25)
+
+
+def test_dense_log8_stores_once_what_crops_have_in_common(tmp_path):
+    logits = alike(np.random.default_rng(6), 200, 500)
+    stored = {}
+    for name, rows in (("alike", logits), ("each of its own", np.random.default_rng(7).permuted(logits, axis=1))):
+        with SoftLabelWriter(tmp_path / "a.slc", 500, "dense:values=log8,content=logits", overwrite=True) as writer:
+            writer.add("a", image_size=(9, 9), crops=[[0, 0, 9, 9]] * 200, flips=[False] * 200, vectors=rows)
+        stored[name] = (tmp_path / "a.slc").stat().st_size
+    assert stored["alike"] < 0.25 * stored["each of its own"]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ([[1.0, math.nan], [1, 2]], "vectors: row 0: expected finite numbers"),
+        ([[1.0, 2], [-math.inf, 2]], "vectors: row 1: expected finite numbers. Of masked classes, pass probabilities of 0"),
+        ([[1.0, 2], [-1e9, 2]], "vectors: row 1: expected numbers within 4000 of each other, got 1e+09. Use values=f32"),
+    ],
+)
+def test_logits_that_dense_log8_refuses(vectors, message):
+    quantiser = label_quantiser(Codec.parse("dense:values=log8,content=logits"), 2)
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        quantiser.quantise({"vectors": np.array(vectors)}, 2)
+
+
 def test_the_remainder_never_becomes_negative():
     probs = np.array([[0.99951, 0.00049, 0.0]], np.float32)  # its two largest sum to more than 1 as float16
     labels = through(probs, "marginal_smoothing:k=2,values=f16")
@@ -117,7 +212,7 @@ def test_a_reader_may_choose_the_other_policy():
     stored = through(probs, "marginal_smoothing:k=3,values=f32")
     np.testing.assert_array_equal(stored.with_policy("renorm").dense(), through(probs, "marginal_renorm:k=3,values=f32").dense())
     np.testing.assert_array_equal(through(probs, "marginal_renorm:k=3,values=f32", "uniform").dense(), stored.dense())
-    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, got 'drop'"):
+    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, bucket, got 'drop'"):
         stored.with_policy("drop")
 
 
@@ -192,6 +287,69 @@ def test_targets_with_a_tail_equal_the_specification(probs, selection, tail):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
+@given(probabilities(), st.sampled_from(["k=1", "k=2", "t=0.05", "t=0.4"]))
+@settings(max_examples=300, deadline=None)
+def test_targets_with_a_tail_of_all_classes_equal_the_specification(probs, selection):
+    parsed = Codec.parse(f"marginal_smoothing:{selection},values=f32,tail=all,mean=log")
+    quantiser = label_quantiser(parsed, probs.shape[1])
+    codes = quantiser.quantise({"probs": probs}, len(probs))
+    rows, threshold = [[float(p) for p in row] for row in probs], None if parsed.t is None else float(np.float32(parsed.t))
+    levels, slopes = codes.tails.codes[0] // 8, codes.tails.codes[0] % 8 - 4.0
+    wanted = np.array(full_tail_codes(rows, parsed.k, threshold))
+    assert np.abs(levels - wanted[:, 0]).max() <= 1  # either side of a half
+    assert np.abs(slopes - wanted[:, 1]).max() <= 1
+    assert (np.stack([levels, slopes], axis=1) == wanted).all(axis=1).mean() >= 0.5
+    stored = list(zip(levels.tolist(), slopes.tolist(), strict=True))
+    found = quantiser.dequantise(codes, "tail").dense()
+    np.testing.assert_allclose(found, full_tail_targets(rows, stored, parsed.k, threshold), rtol=1e-5, atol=1e-7)
+
+
+def softened(targets: np.ndarray, temperature: float) -> np.ndarray:
+    powers = targets.astype(np.float64) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_means_of_logarithms_hold_at_a_high_temperature():
+    rng = np.random.default_rng(9)
+    sureness = rng.uniform(0, 1, (200, 1))
+    logits = rng.normal(0, 1, 300) + rng.normal(0, 2, 300) * sureness + rng.normal(0, 0.5, (200, 300))
+    logits[:, 7] += 12 * sureness[:, 0]
+    probs = np.asarray(softened(np.exp(logits), 1), np.float32)
+
+    def divergence(codec, temperature):
+        wanted, found = softened(probs, temperature), softened(through(probs, codec).dense(), temperature)
+        return float((wanted * np.log(wanted / found)).sum(axis=1).mean())
+
+    log, arithmetic, listed = (f"marginal_smoothing:t=0.1,tail={tail}" for tail in ("all,mean=log", "all", "100"))
+    assert divergence(log, 4) < 0.7 * divergence(arithmetic, 4) < 0.7 * divergence(listed, 4)
+    assert divergence(log, 1) < divergence(listed, 1)
+
+
+def test_what_was_left_out_may_be_given_for_a_tail_of_all_classes_of_arithmetic_means():
+    probs = random_probs(np.random.default_rng(11), 30, 40)
+    order = np.argsort(-probs, axis=1, kind="stable")
+    values = np.take_along_axis(probs, order, axis=1)
+    left_out = np.zeros(40)
+    np.add.at(left_out, order[:, 4:], values[:, 4:])
+    topk = {"indices": order[:, :4], "values": values[:, :4], "left_out": left_out}
+    arithmetic, log = (label_quantiser(Codec.parse(f"marginal_smoothing:k=4,tail=all,mean={mean}"), 40) for mean in ("arithmetic", "log"))
+    np.testing.assert_array_equal(arithmetic.quantise(topk, 30).tails.codes, arithmetic.quantise({"probs": probs}, 30).tails.codes)
+    for given_labels in (topk, {name: topk[name] for name in ("indices", "values")}):
+        with pytest.raises(ArgumentError, match=r"expected probs, got indices and values.* with mean=arithmetic it can"):
+            log.quantise(given_labels, 30)
+
+
+def test_tails_of_all_classes_stay_with_their_crops():
+    rng = np.random.default_rng(12)
+    labels = [through(random_probs(rng, 5, 30), "marginal_smoothing:k=2,tail=all,mean=log") for _ in range(3)]
+    joined = concatenate_labels(labels)
+    np.testing.assert_array_equal(joined.dense(), np.concatenate([part.dense() for part in labels]))
+    np.testing.assert_array_equal(joined[[12, 0]].dense(), joined.dense()[[12, 0]])
+    listed = through(random_probs(rng, 5, 30), "marginal_smoothing:k=2,tail=5")
+    with pytest.raises(ArgumentError, match="tails of all classes and of some cannot be concatenated"):
+        concatenate_labels([*labels, listed])
+
+
 def test_a_tail_brings_the_targets_closer_to_the_teacher():
     rng = np.random.default_rng(9)
     profile = rng.normal(0, 3, 200)
@@ -210,7 +368,7 @@ def test_labels_with_a_tail_may_be_read_without_it():
     plain = through(probs, "marginal_smoothing:k=3")
     np.testing.assert_array_equal(labels.with_policy("uniform").dense(), plain.dense())
     np.testing.assert_array_equal(labels.with_policy("renorm").dense(), plain.with_policy("renorm").dense())
-    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, got 'tail'"):
+    with pytest.raises(ArgumentError, match="expected one of uniform, renorm, bucket, got 'tail'"):
         plain.with_policy("tail")
     with pytest.raises(ArgumentError, match="with and without tails"):
         concatenate_labels([labels.with_policy("uniform"), plain])
@@ -245,9 +403,10 @@ def test_concatenated_tails_stay_with_their_crops():
 TAILS = [f"{selection},tail={tail},step={step}" for selection in ("k=1", "t=0.1") for tail in (1, 4, 12) for step in (0.2, 1.0)]
 CODECS = [
     *(with_values(codec, values) for codec in STRATEGIES for values in ("f32", "f16", "log8")),
-    *(f"marginal_smoothing:{tail}" for tail in TAILS),
+    *(f"marginal_smoothing:{tail}" for tail in (*TAILS, "k=1,tail=all", "t=0.1,tail=all,mean=log")),
     "dense",
     "dense:values=f16,content=logits",
+    "dense:values=log8",
 ]
 
 
@@ -261,7 +420,7 @@ def largest(targets: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def test_the_largest_targets_are_those_of_all_classes_sorted(images, codec, data):
     num_classes = min(image.shape[1] for image in images)
     parsed = Codec.parse(codec)
-    if max(parsed.k or 1, parsed.tail) > num_classes:
+    if max(parsed.k or 1, 0 if parsed.full_tail else parsed.tail) > num_classes:
         return
     images = [normal(image[:, :num_classes]) for image in images]
     if parsed.content == "logits":

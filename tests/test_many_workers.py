@@ -44,7 +44,7 @@ def desk(tmp_path_factory):
 
 def options(desk, out, *more):
     what = ["--teacher", f"{desk / 'teacher.py'}:build", "--crops", "1000", "--batch-size", "50", "--device", "cpu", "--workers", "0"]
-    return [str(desk / "images"), str(out), *what, "--shards", str(SHARDS), *more]
+    return [str(desk / "images"), str(out), *what, "--shards", str(SHARDS), "--codec", "marginal_smoothing:k=5", *more]
 
 
 def start(desk, out, *more, begin=("-m", "softlabel_codec", "encode"), **how):

@@ -38,7 +38,8 @@ def command(name, values):
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_a_network_of_a_library_labels(teacher, shapes, tmp_path):
     out = tmp_path / "labels.slc"
-    run("encode", shapes / "val", out, "--teacher", teacher, "--teacher-weights", "none", "--crops", 2, "--workers", 0)
+    how = ["--crops", 2, "--codec", "marginal_smoothing:k=5", "--workers", 0]
+    run("encode", shapes / "val", out, "--teacher", teacher, "--teacher-weights", "none", *how)
     with SoftLabelReader(out) as reader:
         assert (len(reader), reader.num_classes, reader.metadata["teacher"]["source"]) == (20, 1000, teacher)
         how = reader.metadata["preprocessing"]
@@ -52,7 +53,8 @@ def test_weights_of_ones_own_in_a_network_of_a_library(teacher, shapes, tmp_path
     model = build_student(teacher, 7)
     torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, tmp_path / "mine.pt")
     out = tmp_path / "labels.slc"
-    run("encode", shapes / "val", out, "--teacher", teacher, "--teacher-weights", tmp_path / "mine.pt", "--crops", 1, "--workers", 0)
+    how = ["--crops", 1, "--codec", "hard", "--workers", 0]
+    run("encode", shapes / "val", out, "--teacher", teacher, "--teacher-weights", tmp_path / "mine.pt", *how)
     with SoftLabelReader(out) as reader:
         assert reader.num_classes == 7
 

@@ -1,17 +1,26 @@
-"""From probabilities to integers and back: which classes are kept, how values and tails become codes (sparse-v1.md, sections 3 to 6)."""
+"""From probabilities to integers and back: which classes are kept, how values and tails become codes (sparse-v1.md, sections 3 to 6).
+
+Fields too (field-v1.md, sections 3 to 5).
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from blocks_by_hand import FIELD, FIELD_OF_FRACTIONS
+from reference import field_features, field_target, mean_kl
 
 from softlabel_codec import ArgumentError, Codec, CorruptError
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.quantise.dense import bits_to_vectors, vectors_to_bits
+from softlabel_codec.quantise.field import FieldCodes, check_listed, features_of, kl_code, kl_of_codes
+from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
+from softlabel_codec.quantise.places import Places, edges_of
 from softlabel_codec.quantise.selection import Selection, check_left_out, check_probs, check_topk, select_from_probs, select_from_topk
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail
@@ -541,6 +550,76 @@ def test_an_image_that_leaves_nothing_out():
     assert tail_of([0.0, 0.0], [[0], [1]], [0.0, 0.0], 2) == [[[-1]], [[0]], [255]]
 
 
+def full_tail_of(probs, indices):
+    """Return levels and slopes of the tail of all classes of crops that keep these classes."""
+    probs, indices = np.array(probs, np.float32), np.array(indices)
+    values = np.take_along_axis(probs, indices, axis=1)
+    (codes,), _ = quantise_full_tail(probs, Selection(indices, values, 1 - values.sum(axis=1, dtype=np.float64)))
+    return (codes // 8).tolist(), (codes % 8 - 4.0).tolist()
+
+
+def test_a_tail_of_all_classes():
+    """Where all crops have the same, levels are those of their shares, and what has no share is as far down as can be."""
+    share = [1, math.exp(-1), math.exp(-1.3), math.exp(-20), 0.0]
+    crop = [0.5, *(0.5 * np.array(share) / sum(share))]
+    assert full_tail_of([crop] * 3, [[0]] * 3) == ([31, 0, 2, 3, 31, 31], [0] * 6)
+
+
+def test_means_of_a_tail_are_of_logarithms_with_the_fourth_root_as_weight():
+    """Of shares of 16/17 and 1/17: weights 2 and 1, so ln 16 * 2/3 above the smaller one; the other way round ln 16 / 3."""
+    probs = [[0.6, 0.4 * 16 / 17, 0.4 / 17, 0], [0.6, 0.4 * 16 / 17, 0.4 / 17, 0], [0.6, 0.4 / 17, 0.4 * 16 / 17, 0]]
+    wanted = [math.log(16) * 2 * n / (2 * n + 3 - n) for n in (2, 1)]
+    assert full_tail_of(probs, [[0]] * 3)[0][1:3] == [0, round((wanted[0] - wanted[1]) / 0.5)]
+
+
+def test_slopes_of_a_tail_are_changes_with_the_main_class():
+    """A class whose share is proportional to exp(4 x), x being the probability of the main class, beside others whose share is not."""
+    of_main = np.linspace(0.3, 0.95, 40)
+    grows = np.exp(4 * of_main - 12)  # so small that the shares of the others stay
+    shares = np.stack([grows, np.ones(40), 1 / grows / np.exp(24)], axis=1)
+    probs = np.concatenate([of_main[:, None], (1 - of_main[:, None]) * shares / shares.sum(axis=1, keepdims=True)], axis=1)
+    levels, slopes = full_tail_of(probs, [[0]] * 40)
+    assert slopes == [0, 2, 0, -2]  # 4 and -4 less a quarter for uncertainty, in steps of 1.5
+    assert levels[2] == 0
+    steep = np.concatenate([probs[:, :1], (1 - of_main[:, None]) * np.stack([grows**3 * 1e9, 1 - grows**3 * 1e9], axis=1)], axis=1)
+    assert full_tail_of(steep, [[0]] * 40)[1][1] == 3  # the most
+
+
+def test_where_the_main_class_is_as_likely_in_all_crops_no_slope_is_learned():
+    rng = np.random.default_rng(0)
+    probs = np.concatenate([np.full((50, 1), 0.7), 0.3 * rng.dirichlet([0.5] * 9, 50)], axis=1)
+    assert full_tail_of(probs, [[0]] * 50)[1] == [0] * 10
+
+
+def test_the_main_class_is_the_first_of_most_crops():
+    values, remainder = np.full((3, 2), 0.25, np.float32), np.full(3, 0.5)
+    chosen = Selection(np.array([[2, 1], [3, 2], [3, 2]]), values, remainder)
+    assert quantise_full_tail(np.full((3, 4), 0.25, np.float32), chosen).main_class.tolist() == [3]
+    assert full_tail_of_left_out(np.ones(4), chosen).main_class.tolist() == [3]
+
+
+def test_an_image_that_leaves_nothing_out_has_an_even_tail_of_all_classes():
+    assert full_tail_of([[1, 0, 0]] * 2, [[0]] * 2) == ([0] * 3, [0] * 3)
+    nothing = Selection(np.array([[0]]), np.ones((1, 1), np.float32), np.zeros(1))
+    assert (full_tail_of_left_out(np.zeros(3), nothing).codes == 4).all()
+
+
+def test_a_tail_of_all_classes_of_arithmetic_means():
+    chosen = SimpleNamespace(indices=np.array([[0], [1], [0]]), remainder=np.array([0.5, 0.5, 0.5]))
+    codes = full_tail_of_left_out(np.array([0.25, 0.25, 0.375, 0.125, 0.0]), chosen).codes
+    assert codes.tolist() == [[8 * level + 4 for level in (0, 1, 1, 4, 31)]]  # as in the tail of listed classes above
+
+
+def test_tails_of_all_classes_become_weights_and_slopes():
+    tails = dequantise_full_tails(FullTailCodes(np.array([[0, 7, 255, 4]], np.uint8), np.array([2])))
+    e = np.exp(-0.5 * (np.array([0, 0, 31, 0]) - np.array([-4, 3, 3, 0]) * -1.5))
+    np.testing.assert_allclose(tails.weights, [e / e.sum()], rtol=1e-6)
+    assert tails.slopes.tolist() == [[-6, 4.5, 4.5, 0]]
+    assert (tails.classes.tolist(), tails.floor.tolist(), tails.main_class.tolist()) == ([[0, 1, 2, 3]], [0], [2])
+    dtypes = [array.dtype for array in (tails.classes, tails.weights, tails.floor, tails.slopes, tails.main_class)]
+    assert dtypes == [np.int32, *[np.float32] * 3, np.int32]
+
+
 def test_tails_become_weights():
     codes = TailCodes(np.array([[1, 3], [2, -1]]), np.array([[0, 4], [255, 77]]) * [[1, 1], [0, 1]], np.array([2, 255]))
     tails = dequantise_tails(codes, 5)
@@ -685,6 +764,10 @@ def test_how_much_codes_hold():
     bits = dense.quantise({"probs": PROBS}, 2)
     assert (dense.num_entries(bits), dense.expected_bytes(bits), dense.most_bytes(bits)) == ((0, 0, 0), 16, 16)
     assert label_quantiser(Codec.parse("dense"), 4).most_bytes(bits) == 32
+    logs = label_quantiser(Codec.parse("dense:log8"), 4)
+    codes = logs.quantise({"probs": PROBS}, 2)
+    assert (logs.num_entries(codes), logs.expected_bytes(codes)) == ((0, 0, 0), 4 + 2 + 2 + int(codes[0].counts.sum()) + 2 * 4)
+    assert logs.most_bytes(codes) >= logs.expected_bytes(codes)
 
 
 def test_codes_of_several_images():
@@ -713,3 +796,368 @@ def test_tails_of_several_images():
     ]
     joined = label_quantiser(Codec.parse("marginal_smoothing:k=1,tail=1"), 5).concatenate(parts)
     assert (joined.tail_of.tolist(), joined.tails.floor.tolist()) == ([0, 0, 1], [9, 8])
+
+
+# Fields: from edges to labels (field-v1.md, sections 3 and 4)
+
+
+def random_edges(rng, count):
+    """Return edges of crops: top and left, then bottom and right."""
+    first = rng.uniform(0, 0.7, (count, 2))
+    return np.concatenate([first, first + rng.uniform(0.05, 0.95, (count, 2)) * (1 - first)], axis=1)
+
+
+def test_edges_are_fractions_of_an_image():
+    crops = np.array([[1, 2, 3, 4], [0, 0, 10, 20], [9, 19, 1, 1]])
+    assert edges_of(crops, 10, 20).tolist() == [[0.1, 0.1, 0.4, 0.3], [0, 0, 1, 1], [0.9, 0.95, 1, 1]]
+    of_two = edges_of(crops[[1, 1]], np.array([10, 20]), np.array([20, 80]))
+    assert of_two.tolist() == [[0, 0, 1, 1], [0, 0, 0.5, 0.25]]
+    fractions = edges_of(np.array([[0.5, 0.25, 0.125, 0.5]], np.float16), 1, 1)
+    assert (fractions.tolist(), fractions.dtype) == ([[0.5, 0.25, 0.625, 0.75]], np.float64)
+
+
+def test_features_of_edges():
+    """In the middle the places are 0; a size of 1.25, the sum of both sides, is 0."""
+    (middle,) = features_of(np.array([[0.1875, 0.1875, 0.8125, 0.8125]]))
+    assert middle.tolist() == [1, 0, 0, 0, 0, -0.75, -0.75, -0.75]
+    whole, corner, flat = features_of(np.array([[0, 0, 1, 1.0], [0, 0, 0.5, 0.25], [0.25, 0, 0.75, 1.0]]))
+    np.testing.assert_allclose(whole, [1, 0.75 / 0.35, 0, 0, 0, 0.75 * ((0.75 / 0.35) ** 2 - 1), -0.75, -0.75], atol=2.0**-21)
+    np.testing.assert_allclose(corner[1:5], [-0.5 / 0.35, -3, -2, -1.25], atol=2.0**-21)
+    np.testing.assert_allclose(corner[5:], 0.75 * (corner[1:4] ** 2 - 1), atol=3e-6)
+    np.testing.assert_allclose(flat[1:5], [0.25 / 0.35, 0, 0, 2.5], atol=2.0**-21)
+
+
+def test_features_are_those_of_the_specification():
+    edges = random_edges(np.random.default_rng(0), 300)
+    assert features_of(edges).tolist() == [field_features(row) for row in edges.tolist()]
+
+
+def test_features_are_cut_at_the_edges_of_the_image_and_rounded():
+    wild = np.array([[-3.0, 0.25, 7.0, 0.5], [0.5, 1e30, 0.5, -1e30], [1.5, -2.0, 3.0, -1.0]])
+    assert features_of(wild).tolist() == features_of(np.clip(wild, 0, 1)).tolist()
+    assert np.abs(features_of(wild)).max() < 100
+    found = features_of(random_edges(np.random.default_rng(1), 50)) * 2**20
+    assert (found == np.rint(found)).all()
+    assert (found % 2 == 1).any()
+
+
+def listed_numbers(codes, image):
+    """Return level and slopes of the listed classes of an image."""
+    listed = codes.classes[image] >= 0
+    numbers = np.concatenate([codes.levels[image, None], codes.slopes[image]])[:, listed].T
+    return dict(zip(codes.classes[image, listed].tolist(), numbers.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("block", [FIELD, FIELD_OF_FRACTIONS])
+def test_labels_of_a_field_written_by_hand(block):
+    codes = block.images.codes
+    labels = label_quantiser(Codec.parse(block.codec), 300).dequantise(codes, "uniform")
+    for row, image in enumerate((0, 0, 1)):
+        wanted = field_target(codes.edges[row].tolist(), listed_numbers(codes, image), 0.5, 300)
+        np.testing.assert_allclose(labels.dense()[row], wanted, rtol=3e-7, atol=1e-45)
+    assert (labels.indices.dtype, labels.values.dtype, labels.remainder.dtype) == (np.int32, np.float32, np.float32)
+    assert (labels.num_classes, labels.policy, labels.tails) == (300, "uniform", None)
+
+
+def test_a_label_by_hand():
+    """The whole image: S is 0.75 / 0.35, places are 0. Class 7 has the logit 0.5 (4 - 3 S), class 299 0.5 (5 * 0 - 128 * -0.75) = 48."""
+    labels = label_quantiser(Codec.parse("field:step=0.5"), 300).dequantise(FIELD.images.codes, "uniform")
+    assert labels.indices[1].tolist() == [299, 7]
+    of_seven, of_others = math.exp(0.5 * (4 - 3 * 0.75 / 0.35) - 48), math.exp(-48)
+    np.testing.assert_allclose(labels.values[1], [1, of_seven], rtol=1e-5)
+    np.testing.assert_allclose(labels.remainder[1], 298 * of_others, rtol=1e-5)
+    assert labels.indices[2].tolist() == [5, -1]  # of image b, which lists one class
+    assert labels.values[2].tolist() == [1.0, 0.0]
+
+
+def one_field(classes, levels, slopes=None, edges=((0.1875, 0.1875, 0.8125, 0.8125),)):
+    """Return the codes of one image and some crops of it."""
+    slopes = np.zeros((7, len(classes)), int) if slopes is None else np.array(slopes).T
+    edges = np.array(edges, float)
+    fit = np.array([0])
+    return FieldCodes(np.array([classes]), np.array([levels]), slopes[None], fit, fit, edges, np.zeros(len(edges), int))
+
+
+def labels_of(codes, codec="field:step=1.0", num_classes=10):
+    return label_quantiser(Codec.parse(codec), num_classes).dequantise(codes, "uniform")
+
+
+@pytest.mark.parametrize(
+    ("levels", "indices"),
+    [([5, 1, 2], [2, 4, 7]), ([1, 5, 2], [4, 2, 7]), ([1, 2, 5], [7, 4, 2]), ([1, 5, 5], [4, 2, 7]), ([0, 0, 0], [2, 4, 7])],
+)
+def test_the_most_probable_listed_class_changes_places_with_the_first(levels, indices):
+    labels = labels_of(one_field([2, 4, 7], levels))
+    assert labels.indices.tolist() == [indices]
+    known = dict(zip([2, 4, 7], levels, strict=True))
+    total = sum(map(math.exp, levels)) + 7
+    np.testing.assert_allclose(labels.values, [[math.exp(known[c]) / total for c in indices]], rtol=1e-6)
+    assert (labels.top1.tolist(), labels.topk(1)[0].tolist()) == ([indices[0]], [[indices[0]] if max(levels) else [0]])
+
+
+def test_a_field_may_find_all_listed_classes_less_probable_than_the_others():
+    """The slope along the size makes both logits negative at small crops: other classes have more, but none of them is on top."""
+    codes = one_field([3, 6], [0, 1], [[2, 0, 0, 0, 0, 0, 0]] * 2, edges=[[0.4, 0.4, 0.5, 0.5]])
+    labels = labels_of(codes)
+    dense = labels.dense()[0]
+    assert labels.top1.tolist() == [6]
+    assert dense[6] < dense[0] == dense[1] == dense.max()
+    np.testing.assert_allclose(dense.sum(), 1, rtol=1e-6)
+
+
+def test_nothing_overflows():
+    """Logits of thousands, up and down: what underflows is 0, and labels add up to 1."""
+    slopes = [[127] * 7, [-128] * 7, [0] * 7]
+    edges = [[0, 0, 1, 1], [0, 0, 1e-9, 1e-9], [0.9, 0.0, 1.0, 1.0], [0.1875, 0.1875, 0.8125, 0.8125]]
+    codes = one_field([0, 3, 5], [255, 0, 255], slopes, edges)
+    labels = labels_of(codes)
+    np.testing.assert_allclose(labels.dense().sum(axis=1), 1, rtol=1e-6)
+    wanted = [field_target(row, listed_numbers(codes, 0), 1.0, 10) for row in edges]
+    np.testing.assert_allclose(labels.dense(), wanted, rtol=3e-7, atol=1e-45)
+    assert {int(top) for top in labels.top1} == {0, 3}
+    assert (labels.remainder == 0).all()
+
+
+def test_labels_do_not_depend_on_what_is_read_with_them():
+    """Bit by bit: a crop alone, the crops of an image, and of many images with fields of different lengths."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for num_listed, count in ((3, 7), (40, 1), (1, 12), (17, 7)):
+        classes = np.sort(rng.choice(100, num_listed, replace=False)).tolist()
+        slopes = rng.integers(-128, 128, (num_listed, 7)).tolist()
+        parts.append(one_field(classes, rng.integers(0, 256, num_listed).tolist(), slopes, random_edges(rng, count)))
+    quantiser = label_quantiser(Codec.parse("field:step=0.1"), 100)
+    together = quantiser.dequantise(quantiser.concatenate(parts), "uniform")
+    row = 0
+    for part in parts:
+        alone = quantiser.dequantise(part, "uniform")
+        for crop in range(len(part.edges)):
+            one = quantiser.dequantise(quantiser.rows(part, slice(crop, crop + 1), 0), "uniform")
+            for name in ("indices", "values", "remainder"):
+                width = part.classes.shape[1] if name != "remainder" else None
+                found = getattr(together, name)[row, :width] if width else together.remainder[row]
+                np.testing.assert_array_equal(getattr(one, name)[0], found)
+                np.testing.assert_array_equal(getattr(alone, name)[crop], found)
+            row += 1
+
+
+def test_codes_of_some_crops_of_an_image():
+    quantiser = label_quantiser(Codec.parse("field"), 300)
+    one = one_field([5], [7], [[1] * 7])._replace(fitted=np.array([11]), unseen=np.array([12]))
+    other = one_field([0, 2], [3, 4], edges=random_edges(np.random.default_rng(0), 4))._replace(
+        fitted=np.array([13]), unseen=np.array([14])
+    )
+    both = quantiser.concatenate([one, other])
+    assert (both.classes.tolist(), both.levels.tolist()) == ([[5, -1], [0, 2]], [[7, 0], [3, 4]])
+    assert (both.slopes[0].T.tolist(), both.slopes[1].any(), both.field_of.tolist()) == ([[1] * 7, [0] * 7], False, [0, 1, 1, 1, 1])
+    assert (both.fitted.tolist(), both.unseen.tolist()) == ([11, 13], [12, 14])
+    first = quantiser.rows(both, slice(0, 1), 0)
+    assert (first.classes.tolist(), first.levels.tolist(), first.slopes.shape) == ([[5]], [[7]], (1, 7, 1))
+    some = quantiser.rows(both, slice(2, 4), 1)
+    assert (some.classes.tolist(), some.field_of.tolist()) == ([[0, 2]], [0, 0])
+    assert (some.fitted.tolist(), some.unseen.tolist(), some.slopes.tolist()) == ([13], [14], np.zeros((1, 7, 2)).tolist())
+    np.testing.assert_array_equal(some.edges, both.edges[2:4])
+    assert quantiser.concatenate([first]) is first
+    assert quantiser.num_entries(some) == (0, 2, 16)
+    assert quantiser.most_bytes(some) >= 2 * (4 + 1 + 1 + 7)
+    assert 0 < quantiser.expected_bytes(some) <= quantiser.most_bytes(some)
+
+
+def test_the_policy_of_fields():
+    quantiser = label_quantiser(Codec.parse("field"), 300)
+    assert quantiser.policy(None) == quantiser.policy("uniform") == "uniform"
+    for policy in ("renorm", "tail"):
+        with refused(ArgumentError, f"policy: labels of 'field' say what every class has, so only 'uniform' fits, got {policy!r}"):
+            quantiser.policy(policy)
+
+
+def test_listed_classes():
+    check_listed(np.array([[0, 5, 9], [9, -1, -1]]), 10)
+    for row in ([3, 3, -1], [4, 3, -1], [9, 10, -1], [10, -1, -1]):
+        with refused(CorruptError, "the classes of a field do not ascend below the number of classes"):
+            check_listed(np.array([[0, 5, 9], row]), 10)
+    for row, num_classes in (([-1, -1, -1], 10), ([0, 1, 2], 3)):
+        with refused(CorruptError, "a field lists no class, or all"):
+            check_listed(np.array([[0, -1, -1], row]), num_classes)
+
+
+@pytest.mark.parametrize(
+    ("kl", "code"), [(0.0, 1), (1e-9, 1), (2.0**-20, 1), (2.0**-19, 8), (0.25, 144), (1.0, 160), (2.0, 168), (1e9, 255)]
+)
+def test_codes_of_kls(kl, code):
+    assert kl_code(kl) == code
+
+
+def test_kls_come_back():
+    kls = np.geomspace(1.1e-6, 3700, 500)
+    found = kl_of_codes(np.array([kl_code(kl) for kl in kls]))
+    assert np.abs(np.log(found / kls)).max() < math.log(1.045)
+    assert np.isnan(kl_of_codes(np.array([0]))).all()
+
+
+# Fields: how they are made from probabilities (field-v1.md, section 7)
+
+
+def smooth_probs(rng, edges, num_classes=60, num_smooth=6):
+    """Return labels that are a field themselves: some classes whose logits follow the features, and the others."""
+    weights = np.zeros((8, num_classes))
+    weights[0, :num_smooth] = rng.uniform(3, 7, num_smooth)
+    weights[1:, :num_smooth] = rng.normal(0, 0.5, (7, num_smooth))
+    logits = features_of(edges) @ weights
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def field_codes_of(probs, edges, codec="field", *, measured=False):
+    probs = np.asarray(probs, np.float32)
+    return label_quantiser(Codec.parse(codec), probs.shape[1]).quantise({"probs": probs}, len(probs), Places(np.asarray(edges), measured))
+
+
+def kl_of(probs, edges, codes, step):
+    """Return the mean KL of a field from labels, as the specification says what its targets are."""
+    numbers, num_classes = listed_numbers(codes, 0), len(probs[0])
+    targets = [field_target(row, numbers, step, num_classes) for row in np.asarray(edges).tolist()]
+    return mean_kl(np.asarray(probs, float).tolist(), targets)
+
+
+def test_a_field_of_labels_that_are_one():
+    rng = np.random.default_rng(0)
+    edges, others = random_edges(rng, 150), random_edges(rng, 50)
+    both = smooth_probs(rng, np.concatenate([edges, others]))
+    probs, unseen = both[:150], both[150:]
+    codes = field_codes_of(probs, edges, "field:step=0.1,cost=1e-06")
+    assert listed_numbers(codes, 0).keys() >= set(range(6))
+    assert kl_of(probs, edges, codes, 0.1) < 0.01
+    assert kl_of(unseen, others, codes, 0.1) < 0.02
+    np.testing.assert_array_equal(codes.edges, edges)
+    assert codes.field_of.tolist() == [0] * 150
+
+
+@pytest.mark.parametrize("step", [0.1, 0.35])
+def test_bytes_that_cost_less_bring_labels_closer(step):
+    rng = np.random.default_rng(1)
+    edges = random_edges(rng, 60)
+    probs = smooth_probs(rng, edges, 100, 20)
+    found = [field_codes_of(probs, edges, f"field:step={step},cost={cost}") for cost in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)]
+    kls = [kl_of(probs, edges, codes, step) for codes in found]
+    for dear, cheap in pairwise(kls):
+        assert cheap < 1.1 * dear + 0.005
+    assert kls[-1] < 0.3 * kls[0]
+    sizes = [np.count_nonzero(codes.levels) + np.count_nonzero(codes.slopes) for codes in found]
+    assert sizes[0] < sizes[1] < sizes[-1]
+
+
+def test_a_class_that_matters_is_listed():
+    """Also one that matters in a few crops only, and one that is never on top."""
+    rng = np.random.default_rng(2)
+    edges = random_edges(rng, 100)
+    probs = np.full((100, 50), 0.2 / 47, np.float32)
+    probs[:, 7], probs[:, 9] = 0.5, 0.3
+    right = edges[:, 3] > 0.9
+    probs[right, 30] = 0.4
+    probs[right, 7] = 0.1 + 0.2 / 47
+    probs /= probs.sum(axis=1, keepdims=True)
+    numbers = listed_numbers(field_codes_of(probs, edges, "field:cost=0.0001"), 0)
+    assert set(numbers) == {7, 9, 30}
+    assert any(numbers[30][1:])
+
+
+def test_labels_that_no_crop_changes_have_no_slopes():
+    edges = random_edges(np.random.default_rng(3), 40)
+    probs = np.tile(np.float32([0.6, 0.25, *[0.15 / 18] * 18]), (40, 1))
+    codes = field_codes_of(probs, edges, "field:cost=0.0001")
+    assert not codes.slopes.any()
+    assert codes.classes.tolist() == [[0, 1]]
+    np.testing.assert_allclose(codes.levels * 0.35, [np.log([0.6 * 18 / 0.15, 0.25 * 18 / 0.15])], atol=0.36)
+    assert kl_of(probs, edges, codes, 0.35) < 0.02
+
+
+def test_labels_that_know_nothing():
+    """A field lists a class even then; its level is 0."""
+    probs, edges = np.full((5, 8), 0.125, np.float32), random_edges(np.random.default_rng(4), 5)
+    codes = field_codes_of(probs, edges)
+    assert (codes.classes.shape, codes.levels.tolist(), codes.slopes.any()) == ((1, 1), [[0]], False)
+    np.testing.assert_allclose(labels_of(codes, "field", 8).dense(), probs, rtol=1e-6)
+    assert codes.fitted.tolist() == [1]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 40])
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_fields_of_few_crops(num_classes, count):
+    """One crop, or a few, all at the same place: there is a field, and it is close to what there is to know."""
+    rng = np.random.default_rng(5)
+    probs = rng.dirichlet(np.full(num_classes, 0.5), 1).astype(np.float32).repeat(count, axis=0)
+    edges = np.tile([0.1, 0.2, 0.8, 0.7], (count, 1))
+    codes = field_codes_of(probs, edges, "field:step=0.1,cost=1e-05")
+    assert 1 <= codes.classes.shape[1] < num_classes
+    assert kl_of(probs, edges, codes, 0.1) < 0.1
+
+
+@pytest.mark.parametrize("step", [0.1, 1.0])
+def test_fields_of_labels_that_are_sure(step):
+    """Every crop has one class only, left ones another than right ones; the others have exactly nothing."""
+    edges = random_edges(np.random.default_rng(6), 80)
+    probs = np.zeros((80, 30), np.float32)
+    probs[np.arange(80), np.where(edges[:, 1] + edges[:, 3] < 1, 4, 8)] = 1
+    codes = field_codes_of(probs, edges, f"field:step={step},cost=1e-05")
+    assert codes.levels.min() >= 0
+    assert codes.levels.max() <= 255
+    assert np.abs(codes.slopes).max() <= 127
+    labels = labels_of(codes, f"field:step={step}", 30)
+    right = labels.dense()[probs > 0]
+    assert -np.log(right).mean() < 0.3
+    assert (right > 0.5).mean() > 0.9
+    same = np.tile(probs[:1], (80, 1))
+    codes = field_codes_of(same, edges, f"field:step={step},cost=1e-07")
+    assert labels_of(codes, f"field:step={step}", 30).dense()[same > 0].min() > 0.99
+
+
+def test_how_far_a_field_is_from_its_labels_is_noted():
+    rng = np.random.default_rng(7)
+    edges = random_edges(rng, 60)
+    probs = smooth_probs(rng, edges)
+    codes = field_codes_of(probs, edges)
+    np.testing.assert_allclose(kl_of_codes(codes.fitted), [kl_of(probs, edges, codes, 0.35)], rtol=0.05)
+    assert codes.unseen.tolist() == [0]
+
+
+def test_how_far_a_field_is_from_other_crops_is_noted_if_it_is_wanted():
+    """Every tenth crop is left out of a field that is made from the others, for this purpose only."""
+    rng = np.random.default_rng(8)
+    edges = random_edges(rng, 60)
+    probs = smooth_probs(rng, edges)
+    out = np.arange(60) % 10 == 9
+    others = field_codes_of(probs[~out], edges[~out])
+    codes = field_codes_of(probs, edges, measured=True)
+    np.testing.assert_allclose(kl_of_codes(codes.unseen), [kl_of(probs[out], edges[out], others, 0.35)], rtol=0.05)
+    assert field_codes_of(probs, edges).classes.tolist() == codes.classes.tolist()
+    assert field_codes_of(probs[:9], edges[:9], measured=True).unseen.tolist() == [0]
+    assert field_codes_of(probs[:10], edges[:10], measured=True).unseen.tolist() != [0]
+
+
+def test_the_same_labels_make_the_same_field():
+    rng = np.random.default_rng(9)
+    edges = random_edges(rng, 30)
+    probs = smooth_probs(rng, edges).astype(np.float16)
+    quantiser, places = label_quantiser(Codec.parse("field"), 60), Places(edges)
+    wanted = quantiser.quantise({"probs": probs}, 30, places)
+    for same in (probs.astype(np.float32), probs.astype(np.float64), probs.tolist()):
+        for mine, theirs in zip(quantiser.quantise({"probs": same}, 30, places), wanted, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({}, "codec 'field': expected probs, got no labels"),
+        ({"indices": 0, "values": 0}, "codec 'field': expected probs, got indices and values"),
+        ({"vectors": 0}, "codec 'field': expected probs, got vectors"),
+        ({"probs": [[0.5, math.nan, 0.5]] * 2}, "probs: row 0: holds NaN or infinity"),
+        ({"probs": [[0.5, 0.5, 0.0], [1.5, -0.5, 0.0]]}, "probs: row 1: holds a negative probability"),
+        ({"probs": [[0.5, 0.5, 0.5]] * 2}, "probs: row 0: " + NOT_1.format("1.5")),
+        ({"probs": [[0.5, 0.5, 0.0]]}, "probs: expected floats of shape (2, 3), got float64 of shape (1, 3)"),
+    ],
+)
+def test_labels_that_no_field_can_be_made_of(labels, message):
+    with refused(ArgumentError, message):
+        label_quantiser(Codec.parse("field"), 3).quantise(labels, 2, Places(random_edges(np.random.default_rng(0), 2)))

@@ -108,6 +108,8 @@ def test_every_block_runs(desk):
                 for path in words.split():
                     assert (ROOT / path).exists() or (ROOT / "softlabel_codec" / path).exists(), path
     assert names["reader"].codec == "marginal_smoothing:k=5"
+    assert inspect("labels.slc").metadata["codec_choice"]["lost"] <= 0.04
+    assert names["choice"].lost <= 0.04
     assert torch.isfinite(names["loss"])
     assert (desk / "labels.png").exists()
     assert (desk / "imported.slc").exists()
@@ -145,7 +147,7 @@ def test_the_codec_strings_of_the_table_are_those_of_the_command_line():
     table = README.partition("## Which codec when")[2]
     assert re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE) == list(STRINGS)
     for codec in re.findall(r"--codec (\S+)", README):
-        assert codec.strip("`") == "help" or Codec.parse(codec)
+        assert codec.strip("`,") in ("auto", "help") or Codec.parse(codec)
 
 
 def test_the_picture_of_a_file_is_true():
@@ -190,5 +192,8 @@ def test_the_numbers_are_those_of_the_committed_result():
     ]
     for name, cells in rows:
         assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in README
+    points = {point["codec"]: point["fidelity"] for family in result["distortion"]["families"].values() for point in family}
+    for codec in (k5, tail):
+        assert f"| `{codec}` | {' | '.join('{:.1%}'.format(at['lost']) for at in points[codec])} |" in README
     lmdb = f"{storage['peers_bytes_per_crop']['LMDB + zstd-3']:.1f} bytes per crop", f"{reading['LMDB + zstd-3']['median']:.1f} us"
     assert f"takes {lmdb[0]} for the same five classes and is read in {lmdb[1]}:" in README

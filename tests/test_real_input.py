@@ -139,6 +139,7 @@ def bytes_and_divergence(teacher_logits, probs, path, codec, crops):
         ("marginal_smoothing:t=0.1,tail=30", "derived", 2.3, (1, 0)),
         ("marginal_smoothing:t=0.05,tail=100", "derived", 3.5, (0.65, 0)),
         ("marginal_smoothing:t=0.05,tail=100", "pixels", 7.4, (0.65, 0)),
+        ("marginal_smoothing:t=0.1,step=1,tail=all,mean=log", "derived", 4.5, (0.65, 0)),
     ],
 )
 def test_size_and_fidelity_on_a_real_teacher(
@@ -154,3 +155,46 @@ def test_size_and_fidelity_on_a_real_teacher(
     factor, slack = divergence_of_exact_values
     assert size <= most_bytes
     assert divergence <= factor * uniform + slack
+
+
+@pytest.mark.parametrize(("step", "most_bytes", "most_lost"), [(0.5, 235, 0.013), (1.0, 120, 0.042), (2.0, 52, 0.11)])
+def test_size_and_loss_at_temperature_4_of_all_classes_in_steps(step, most_bytes, most_lost, teacher_logits, probs, tmp_path, monkeypatch):
+    monkeypatch.undo()  # blocks of the usual size
+    images = slice(None, None, 10)
+    with SoftLabelWriter(tmp_path / "a.slc", 1000, f"dense:values=log8,step={step}", crops="derived", sampler=CropSampler()) as writer:
+        for key, size, rows in zip(*(teacher_logits[name][images] for name in ("keys", "image_size")), probs[images], strict=True):
+            writer.add(str(key), image_size=size, probs=rows)
+    lost, most = 0.0, 0.0
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        for image, rows in zip(reader, probs[images], strict=True):
+            p, q = softened(rows), softened(image.labels.dense())
+            lost += (p * np.log(p / q)).sum()
+            most += (p * np.log(p * 1000)).sum()
+            assert (image.labels.top1 == rows.argmax(axis=1)).mean() > 0.9
+    assert (tmp_path / "a.slc").stat().st_size <= most_bytes * 10 * 200
+    assert lost <= most_lost * most
+
+
+def softened(probs):
+    """Return the targets at temperature 4."""
+    powers = np.maximum(probs, 1e-30).astype(np.float64) ** 0.25
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_tails_of_all_classes_hold_at_temperature_4(probs):
+    """Of the divergence from even probabilities at most a quarter is lost; tails of 100 classes lose nearly half."""
+    from softlabel_codec import Codec
+    from softlabel_codec.block.families import label_quantiser
+
+    def lost(codec, probs):
+        quantiser, lost, whole = label_quantiser(Codec.parse(codec), 1000), 0.0, 0.0
+        for rows in probs:
+            found = quantiser.dequantise(quantiser.quantise({"probs": rows}, len(rows)), "tail").dense()
+            teacher, student = (np.maximum(targets, 1e-12).astype(np.float64) ** 0.25 for targets in (rows, found))
+            teacher, student = teacher / teacher.sum(axis=1, keepdims=True), student / student.sum(axis=1, keepdims=True)
+            lost += (teacher * np.log(teacher / student)).sum()
+            whole += (teacher * np.log(teacher * 1000)).sum()
+        return lost / whole
+
+    assert lost("marginal_smoothing:t=0.1,step=1,tail=all,mean=log", probs) < 0.25
+    assert lost("marginal_smoothing:t=0.05,tail=100", probs[:10]) > 0.4

@@ -72,6 +72,28 @@ def test_stats_of_other_codecs(tmp_path, codec):
     assert report.kept_classes.mean == {"dense": 20, "marginal_renorm:k=3": 3, "hard": 1}[codec]
 
 
+def test_stats_at_another_temperature(tmp_path):
+    write_labels(tmp_path / "a.slc", "marginal_smoothing:t=0.1,tail=6", metadata={"temperature": 1.0})
+    stored = stats(tmp_path / "a.slc")
+    report = stats(tmp_path / "a.slc", temperature=4)
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        powers = reader.read_batch(range(4)).labels.dense().astype(np.float64) ** 0.25
+    targets = powers / powers.sum(axis=1, keepdims=True)
+    assert (stored.temperature, report.temperature) == (None, 4)
+    assert report.confidence.mean == pytest.approx(targets.max(axis=1).mean(), rel=1e-4)
+    assert report.entropy.mean == pytest.approx(-(targets * np.log(targets)).sum(axis=1).mean(), rel=1e-4)
+    assert stored.kept_classes == report.kept_classes
+    done = CliRunner().invoke(main, ["stats", str(tmp_path / "a.slc"), "--temperature", "4"])
+    assert "read at temperature 4" in done.output
+    done = CliRunner().invoke(main, ["stats", str(tmp_path / "a.slc"), "--temperature", "4", "--json"])
+    assert json.loads(done.output)["entropy"]["mean"] == report.entropy.mean
+    done = CliRunner().invoke(main, ["stats", str(tmp_path / "a.slc"), "--against", str(tmp_path / "a.slc"), "--temperature", "4"])
+    assert (done.exit_code, "--temperature does not apply to --against" in done.output) == (2, True)
+    write_labels(tmp_path / "b.slc", metadata={"temperature": 1.0})
+    done = CliRunner().invoke(main, ["stats", str(tmp_path / "b.slc"), "--temperature", "4"])
+    assert (done.exit_code, "spread the remainder evenly" in done.output) == (2, True)
+
+
 def test_stats_of_nothing(tmp_path):
     write_labels(tmp_path / "a.slc", counts=[])
     with pytest.raises(StateError, match="there are no images"):
@@ -157,7 +179,9 @@ def test_inspecting_what_is_unfinished_or_damaged(labels):
 
 
 @pytest.mark.parametrize(
-    "codec", ["marginal_smoothing:t=0.1,tail=6", "marginal_smoothing:k=2,values=f32,tail=20", "marginal_smoothing:k=20,tail=3"]
+    "codec",
+    ["marginal_smoothing:t=0.1,tail=6", "marginal_smoothing:k=2,values=f32,tail=20", "marginal_smoothing:k=20,tail=3"]
+    + ["marginal_smoothing:t=0.1,tail=all,mean=log"],
 )
 def test_entropy_along_the_tail_is_that_of_the_dense_targets(tmp_path, codec):
     write_labels(tmp_path / "a.slc", codec, counts=[30, 50, 1])

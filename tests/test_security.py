@@ -15,10 +15,12 @@ from dissect import Pieces, compressed
 from PIL import Image
 from vectors import invalid, valid
 
-from softlabel_codec import ArgumentError, Codec, FormatError, LimitError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec import ArgumentError, Codec, CropSampler, FormatError, LimitError, MismatchError, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.checks.limits import MAX_TABLE_ENTRIES
 from softlabel_codec.cli.main import main
 from softlabel_codec.container.framing import Header
+from softlabel_codec.container.pending import PendingImage
+from softlabel_codec.quantise.log_vectors import ImageLogs
 from softlabel_codec.report import inspect, stats, verify
 from softlabel_codec.torch import SoftLabelDataset
 
@@ -64,7 +66,16 @@ def test_invalid_files_take_no_memory_to_speak_of(tmp_path):
 
 
 def test_legal_files_of_extreme_numbers_take_no_memory_to_speak_of(tmp_path):
-    names = ("many-classes", "million-classes", "most-crops", "large-palette", "many-kept-classes", "largest-table-of-tails", "longest-key")
+    names = (
+        "many-classes",
+        "million-classes",
+        "most-crops",
+        "large-palette",
+        "many-kept-classes",
+        "largest-table-of-tails",
+        "tail-all-of-most-classes",
+        "longest-key",
+    )
     use_under_a_limit(tmp_path, [valid.FOLDER / f"{name}.slc" for name in names])
 
 
@@ -77,6 +88,42 @@ def test_the_widest_table_of_kept_classes_takes_no_memory_to_speak_of(tmp_path):
         places = {"crops": np.tile([0, 0, 1, 1], (crops, 1)), "flips": np.zeros(crops, bool)}
         writer.add("a", image_size=(1, 1), indices=indices, values=values, **places)
     assert (tmp_path / "a.slc").stat().st_size < 50_000
+    use_under_a_limit(tmp_path, [tmp_path / "a.slc"])
+
+
+@pytest.mark.parametrize(
+    ("counts", "listed", "num_classes"),
+    [([8] * 128, [4096] + [1] * 127, 5000), ([65535], [64], 70), ([64], [65535], 65536), ([1] * 8, [65535] + [1] * 7, 2**31)],
+)
+def test_the_largest_fields_take_no_memory_to_speak_of(tmp_path, counts, listed, num_classes):
+    (tmp_path / "a.slc").write_bytes(invalid.field_block(counts, listed, num_classes))
+    assert (tmp_path / "a.slc").stat().st_size < 50_000
+    assert verify(tmp_path / "a.slc", deep=True).ok
+    use_under_a_limit(tmp_path, [tmp_path / "a.slc"])
+
+
+def test_a_block_gets_fewer_images_if_a_field_lists_many_classes(tmp_path):
+    """66 images times 8 times 8000 classes are more than 2^22."""
+    with SoftLabelWriter(tmp_path / "a.slc", 10000, "field:cost=1e-07") as writer:
+        for number in range(66):
+            listed = 8000 if number == 65 else 1
+            probs = np.full((1, 10000), 0.1 / (10000 - listed))
+            probs[:, :listed] = 0.9 / listed
+            writer.add(f"{number}", image_size=(1, 1), crops=[[0, 0, 1, 1]], flips=[False], probs=probs)
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        assert reader.container.trailer.num_blocks == 2
+        assert reader.read(65).labels.counts.tolist() == [8000]
+        np.testing.assert_allclose(reader.read_batch(range(66)).labels.dense().sum(axis=1), 1, atol=1e-4)
+
+
+def test_dense_logarithms_of_a_few_bytes_take_no_memory_to_speak_of(tmp_path):
+    num_crops, num_classes = 4000, 4000
+    none = np.zeros((num_crops, 0), np.int8)
+    columns = np.zeros(num_classes, np.int16), 0, none[:0].reshape(0, num_classes), none, np.zeros((num_crops, 1000), np.uint8)
+    codes = (ImageLogs(*columns, np.zeros(num_crops, np.int64), np.zeros(0, np.int64), np.zeros((num_crops, 4), np.int8)),)
+    with SoftLabelWriter(tmp_path / "a.slc", num_classes, "dense:values=log8", crops="derived", sampler=CropSampler()) as writer:
+        writer.add_stored(PendingImage("a", (9, 9), num_crops, None, None, codes, 0, 0, 0, None))
+    assert (tmp_path / "a.slc").stat().st_size < 10_000
     use_under_a_limit(tmp_path, [tmp_path / "a.slc"])
 
 

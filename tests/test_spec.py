@@ -6,6 +6,7 @@ from pathlib import Path
 import minimal_reader
 import numpy as np
 import pytest
+from blocks_by_hand import FIELD as BLOCK_OF_FIELDS
 from dissect import Pieces
 from vectors.valid import FOLDER
 
@@ -16,11 +17,14 @@ from softlabel_codec.checks import limits
 from softlabel_codec.codec import Codec
 from softlabel_codec.container import framing as frame
 from softlabel_codec.padding import PADDING_MODES
+from softlabel_codec.quantise.field import NUM_FEATURES
 from softlabel_codec.views import sampler_of
 
 SPEC = Path(__file__).parents[1] / "spec"
 CONTAINER = (SPEC / "container-v1.md").read_text()
 SPARSE = (SPEC / "sparse-v1.md").read_text()
+FIELD = (SPEC / "field-v1.md").read_text()
+DENSE = (SPEC / "dense-v1.md").read_text()
 TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i16": "h"}
 
 
@@ -64,14 +68,15 @@ def test_structures_are_laid_out_as_their_tables_say(title, structure):
 
 def test_fields_of_blocks_are_those_of_the_tables():
     crop_fields = [(row["field"], TYPES[row["type"]]) for row in table(section("### 5.3 Crops"), "type", "field", "meaning")]
-    label_fields = [(row["field"], TYPES[row["type"]], row["present"]) for row in table(SPARSE, "type", "field", "present", "meaning")]
 
     def wanted(text):
         parsed = Codec.parse(text)
+        rows = table(DENSE if parsed.family == "dense" else SPARSE, "type", "field", "present", "meaning")
+        label_fields = [(row["field"], TYPES[row["type"]], row["present"]) for row in rows]
         present = {
             "always": True,
             "if the codec has t": parsed.t is not None,
-            "if the codec has tail": parsed.tail > 0,
+            "if the codec has tail=N": isinstance(parsed.tail, int) and parsed.tail > 0,
             "if values are log8": parsed.values == "log8",
         }
         labels = [(name, code) for name, code, when in label_fields if present[when.replace("`", "")]]
@@ -83,7 +88,10 @@ def test_fields_of_blocks_are_those_of_the_tables():
         "marginal_smoothing:k=5,values=f16",
         "marginal_smoothing:t=0.1",
         "marginal_smoothing:t=0.1,tail=10",
+        "marginal_smoothing:t=0.1,tail=all",
         "marginal_renorm:t=0.1,values=f32",
+        "dense:values=f16",
+        "dense:values=log8",
     ):
         fields = Layout(Codec.parse(text), 10).fields
         assert list(zip(fields.names, fields.codes, strict=True)) == wanted(text)
@@ -91,19 +99,33 @@ def test_fields_of_blocks_are_those_of_the_tables():
     fields = Layout(Codec.parse("dense"), 10, "derived", CropSampler()).fields
     assert list(zip(fields.names, fields.codes, strict=True)) == [("num_images", "H"), *derived]
     assert Layout(Codec.parse("dense"), 10).fields.names == ("num_images", *(name for name, _ in crop_fields))
+    of_field = [(row["field"], TYPES[row["type"]]) for row in table(FIELD, "type", "field", "meaning")]
+    fields = Layout(Codec.parse("field"), 10).fields
+    assert list(zip(fields.names, fields.codes, strict=True)) == [("num_images", "H"), *crop_fields, *of_field]
+
+
+def test_columns_of_fields_are_those_of_the_table():
+    columns = {"fitted": "fit", "unseen": "fit"}
+    stated = [columns.get(row["column"], row["column"]) for row in table(FIELD, "column", "type", "count", "meaning")]
+    packed = list(dict.fromkeys(column.name for column in BLOCK_OF_FIELDS.layout.pack(BLOCK_OF_FIELDS.images)))
+    assert packed[-len(set(stated)) - 1 :] == [*dict.fromkeys(stated), "keys"]
 
 
 def test_limits():
     stated = {row["what"]: row["limit"] for row in table(section("## 13. Limits"), "what", "limit")}
     assert stated == {
         "classes C": f"{limits.MIN_CLASSES} to {limits.MAX_CLASSES}",
-        "kept classes of a crop": f"1 to min(C, {limits.MAX_KEPT_CLASSES})",
+        "kept classes of a crop": f"1 to min(C, {limits.MAX_KEPT_CLASSES}); of a field 1 to min(C - 1, {limits.MAX_KEPT_CLASSES})",
         "crops of an image": f"1 to {limits.MAX_CROPS_PER_IMAGE}",
         "images of a block": f"1 to {limits.MAX_IMAGES_PER_BLOCK}",
         "crops of a block": f"1 to {limits.MAX_CROPS_PER_BLOCK}",
         "table of kept classes of a block": "R times the most classes that one of its crops keeps: "
         f"{limits.MAX_TABLE_ENTRIES}, or the number of its entries if that is larger",
-        "table of listed classes of a block": f"n times the most classes that one of its tails lists: {limits.MAX_TABLE_ENTRIES}",
+        "table of listed classes of a block": "n times the most classes that one of its tails lists "
+        f"(C with `tail=all`): {limits.MAX_TABLE_ENTRIES}",
+        "tables of the fields of a block": f"{NUM_FEATURES + 1} n, or R if that is larger, "
+        f"times the most classes that one of its fields lists: {limits.MAX_TABLE_ENTRIES}",
+        "numbers of a block of `dense` labels with `log8": f"R * C: {limits.MAX_DENSE_NUMBERS}",
         "images of a file": f"{limits.MAX_IMAGES}",
         "height and width of an image": f"1 to {limits.MAX_IMAGE_SIDE} pixels (0: unknown, section 5.3)",
         "height and width of a padded image": f"{limits.MAX_IMAGE_SIDE} pixels",
@@ -123,15 +145,24 @@ def test_codec_strings():
     names = table(section("## 11. Codec strings"), "name", "family")
     assert [(row["name"], row["family"]) for row in names] == [(name, strategy.family) for name, strategy in codec.STRATEGIES.items()]
     options = {row["option"]: row for row in table(section("## 11. Codec strings"), "option", "of", "values", "default")}
-    assert list(options) == ["k", "t", "values", "step", "tail", "content"]
+    assert list(options) == ["k", "t", "values", "step", "tail", "mean", "content", "cost"]
+    assert re.findall(r"`(\w+)`", "`" + options["mean"]["values"]) == list(codec.MEANS)
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
-    assert options["step"]["values"].startswith(f"float, {codec.MIN_STEP:g} to {codec.MAX_STEP:g}:")
-    assert options["step"]["default"] == f"{codec.default_step(0):g}; {codec.default_step(1):g} with `tail"
+    steps = options["step"]["values"]
+    assert steps.startswith("float, {:g} to {:g}:".format(*codec.STEPS["sparse"]))
+    assert f"; to {codec.STEPS['dense'][1]:g} for `dense`" in steps
+    assert "of `field` {:g} to {:g}:".format(*codec.STEPS["field"]) in steps
+    defaults = [Codec.parse(text).step for text in ("smoothing", "marginal_smoothing:k=1,tail=1", "dense:values=log8", "field")]
+    assert options["step"]["default"] == "{:g}; {:g} with `tail`; {:g} for `dense`; {:g} for `field".format(*defaults)
+    assert options["cost"]["values"].startswith(f"float, {codec.MIN_COST:.7f} to {codec.MAX_COST:g}:")
+    assert options["cost"]["default"] == f"{Codec.parse('field').cost:g}"
     assert (
         re.findall(r"`(\w+)`", options["content"]["values"] + "`") == list(codec.CONTENTS) or options["content"]["values"].count("`") >= 4
     )
     for family, values in codec.VALUES.items():
+        if values == ("none",):
+            continue
         assert f"`{values[0]}` ({family})" in options["values"]["default"] or f"{values[0]}` ({family})" in options["values"]["default"]
 
 
@@ -171,7 +202,7 @@ def test_crop_samplers():
 def test_errors_are_those_of_the_package():
     stated = {row["error"] for row in table(section("## 14. Errors"), "condition", "error")}
     assert stated == {error.__name__ for error in errors.FormatError.__subclasses__()}
-    for name in re.findall(r"\b(\w+Error)\b", CONTAINER + SPARSE):
+    for name in re.findall(r"\b(\w+Error)\b", CONTAINER + SPARSE + FIELD):
         assert hasattr(errors, name), name
 
 

@@ -17,6 +17,7 @@ from softlabel_codec import ArgumentError, SoftLabelReader, SoftLabelWriter, Sta
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.recovery import recover
+from softlabel_codec.quantise.places import Places, edges_of
 from softlabel_codec.report import verify
 from softlabel_codec.sampler import CropSampler
 
@@ -27,7 +28,9 @@ CODECS = (
     "marginal_smoothing:k=3",
     "marginal_renorm:t=0.1,values=f32",
     "marginal_smoothing:k=2,tail=4",
+    "marginal_smoothing:k=2,tail=all,mean=log",
     "dense:f16",
+    "field",
 )
 CROPS = ("pixels", "derived", "fractions:f32", "fractions:f16")
 SAMPLER = CropSampler(seed=11, scale=(0.1, 1.0))
@@ -105,7 +108,8 @@ class Life(RuleBasedStateMachine):
         geometry = {} if self.crops == "derived" else {"crops": crops, "flips": flips}
         self.writer.add(key, image_size=size, probs=probs, **geometry)
         quantiser = label_quantiser(self.codec, NUM_CLASSES)
-        labels = quantiser.dequantise(quantiser.quantise({"probs": probs}, num_crops), self.codec.policy)
+        places = Places(edges_of(crops, *((1, 1) if self.crops.startswith("fractions") else size)))
+        labels = quantiser.dequantise(quantiser.quantise({"probs": probs}, num_crops, places), self.codec.policy)
         self.added.append(Image(key, size, crops, flips, labels))
         with pytest.raises(ArgumentError, match="was added before"):
             self.writer.add(key, image_size=size, probs=probs, **geometry)

@@ -145,6 +145,21 @@ def test_keys_are_read_at_once(files, url, few_bytes, monkeypatch):
         assert [one for one in files.requests() if one != "info"] == [(trailer.keys_offset, trailer.summary_offset)]
 
 
+def test_labels_behind_a_url_at_another_temperature(files, tmp_path):
+    write_labels(tmp_path / "labels.slc", "marginal_smoothing:t=0.1,tail=6", metadata={"temperature": 1.0})
+    url = put(files, tmp_path / "labels.slc")
+    local = tmp_path / "labels.slc"
+    with SoftLabelReader(url, temperature=4) as reader, SoftLabelReader(local, temperature=4) as expected:
+        copy = pickle.loads(pickle.dumps(reader))
+        for number in range(4):
+            assert_same(reader[number], expected[number])
+            assert_same(copy[number], expected[number])
+        copy.close()
+    write_labels(tmp_path / "labels.slc", "marginal_smoothing:k=5", metadata={"temperature": 1.0}, overwrite=True)
+    with pytest.raises(ArgumentError, match=r"flaky://bucket/labels\.slc: temperature: expected 1"):
+        SoftLabelReader(put(files, tmp_path / "labels.slc"), temperature=4)
+
+
 def test_a_reader_pickles_as_its_url(url):
     with SoftLabelReader(url, policy="renorm") as reader:
         with pickle.loads(pickle.dumps(reader)) as copy:

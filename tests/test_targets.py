@@ -28,6 +28,7 @@ from softlabel_codec.torch import (
 )
 
 TAILS = "marginal_smoothing:t=0.05,tail=9"
+ALL_CLASSES = "marginal_smoothing:t=0.05,tail=all,mean=log"
 
 
 def targets_of(codec, rows=8, seed=0):
@@ -169,11 +170,20 @@ def test_targets_of_different_codecs_are_joined(first, second):
     same(soft_cross_entropy(logits, joined, "none"), dense_losses(logits, joined.dense()))
 
 
-@pytest.mark.parametrize("other", ["marginal_smoothing:k=5", "marginal_renorm:k=3", TAILS])
+@pytest.mark.parametrize("tails", [TAILS, ALL_CLASSES])
+@pytest.mark.parametrize("other", ["marginal_smoothing:k=5", "marginal_renorm:k=3", TAILS, ALL_CLASSES])
 @pytest.mark.parametrize("policy", ["uniform", "renorm", "tail"])
-def test_tails_of_another_policy_are_joined(policy, other):
-    parts = [targets_of(TAILS, 5).with_policy(policy), targets_of(other, 3, seed=1), targets_of(TAILS, 5).with_tail_per_crop()]
+def test_tails_of_another_policy_are_joined(policy, other, tails):
+    parts = [targets_of(tails, 5).with_policy(policy), targets_of(other, 3, seed=1), targets_of(tails, 5).with_tail_per_crop()]
     same(torch.cat(parts).dense(), torch.cat([part.dense() for part in parts]))
+
+
+@pytest.mark.parametrize("codec", [ALL_CLASSES, "marginal_smoothing:t=0.05,tail=all"])
+def test_tails_of_all_classes_have_a_difference_for_each_class(codec):
+    targets = targets_of(codec)
+    classes, extra, background = targets.above_background()
+    assert (background == 0).all()
+    same(torch.zeros(8, 30).scatter_add_(1, classes, extra), targets.dense())
 
 
 def test_parts_of_a_batch_share_its_tails_when_they_are_joined_again():
@@ -269,9 +279,10 @@ def test_a_gradient_can_be_differentiated(codec):
         [f"marginal_smoothing:k={k}" for k in (5, 7, 4, 12, 9, 6, 20, 3)],
         [f"marginal_renorm:k={k}" for k in (5, 7, 4, 12, 9, 6, 20, 3)],
         [f"marginal_smoothing:k={k},tail={n}" for k, n in ((5, 11), (7, 9), (4, 14), (12, 3), (9, 20), (6, 7), (20, 4))],
+        [f"marginal_smoothing:k={k},tail=all,mean=log" for k in (5, 7, 4, 12)],
         ["dense"] * 3,
     ],
-    ids=["uniform", "renorm", "tail", "dense"],
+    ids=["uniform", "renorm", "tail", "tail of all classes", "dense"],
 )
 @pytest.mark.parametrize("module", [False, True])
 def test_student_and_loss_are_compiled_without_breaks_and_not_for_every_number_of_classes(codecs, module):

@@ -337,7 +337,8 @@ def test_logits_are_kept_as_they_are(image_folder, tmp_path, teacher_file):
 @pytest.mark.parametrize(
     "codec",
     ["hard", "marginal_smoothing:k=5", "marginal_smoothing:t=0.02", "marginal_smoothing:t=0.5"]
-    + ["marginal_smoothing:k=3,tail=20", "marginal_smoothing:t=0.1,tail=20"],
+    + ["marginal_smoothing:k=3,tail=20", "marginal_smoothing:t=0.1,tail=20"]
+    + ["marginal_smoothing:k=3,tail=all", "marginal_smoothing:t=0.1,tail=all,mean=log"],
 )
 def test_what_the_device_sends_is_enough_for_the_codec(codec, device):
     torch.manual_seed(0)

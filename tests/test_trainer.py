@@ -57,7 +57,7 @@ from softlabel_codec.torch import (
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.workers import SHARED_MEMORY
 from softlabel_codec.trainer import train
-from softlabel_codec.trainer.batches import Loader, at_temperature
+from softlabel_codec.trainer.batches import Loader
 from softlabel_codec.trainer.draws import check_draws, images_per_step, make_sampler
 from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.loop import learning_rate
@@ -147,6 +147,8 @@ DROPOUT = {"student": "teacher.py:drops", "workers": 1, "ema": 0.9, "mixup": 0.3
 @pytest.mark.parametrize("more", [EVERYTHING, MOMENTUM, DROPOUT])
 def test_a_run_that_is_continued_equals_an_unbroken_one(more, shapes, tmp_path, monkeypatch):
     monkeypatch.chdir(shapes)
+    write_shape_labels(shapes, tmp_path / "warm.slc", temperature=2.0)
+    more = {"labels": str(tmp_path / "warm.slc"), **more}
     whole = train(config(shapes, tmp_path / "whole", **more))
     with pytest.raises(StoppedError):
         train(config(shapes, tmp_path / "parts", **more), stop_after(12))  # in the third epoch of five steps
@@ -517,7 +519,9 @@ def test_soft_and_true_labels_are_weighed(shapes, tmp_path):
 
 
 def test_the_temperature_is_that_of_hinton(shapes, tmp_path):
-    made = config(shapes, tmp_path / "run", epochs=1, batch_size=40, crops_per_image=1, learning_rate=0.0, temperature=4.0)
+    write_shape_labels(shapes, tmp_path / "warm.slc", temperature=4.0)
+    steps = {"epochs": 1, "batch_size": 40, "crops_per_image": 1, "learning_rate": 0.0}
+    made = config(shapes, tmp_path / "run", labels=str(tmp_path / "warm.slc"), **steps)
     found = train(made).loss
     torch.manual_seed(0)
     student = build_student("small", 4, 16)
@@ -530,23 +534,42 @@ def labels_at(made):
     """Return the temperature of a run, and the labels of its first crops as it learns them."""
     setup = set_up(made)
     (found,) = setup.crops.labels_of([ImageTurn(0, 0)])
-    return setup.temperature, at_temperature(found.labels, setup.temperature).dense()
+    return setup.temperature, found.labels.dense()
 
 
 def test_labels_are_at_the_temperature_of_the_student(shapes, maps, tmp_path):
     write_shape_labels(shapes, tmp_path / "warm.slc", temperature=2.0)
     warm = {"labels": str(tmp_path / "warm.slc")}
     assert labels_at(config(shapes, tmp_path, **warm))[0] == labels_at(config(shapes, tmp_path, temperature=2.0, **warm))[0] == 2.0
-    with pytest.raises(MismatchError, match=r"its labels were made with temperature=2, expected 4\. Leave temperature out"):
+    with pytest.raises(ArgumentError, match=r"temperature: expected 2, that of these labels, got 4: .* spread the remainder evenly"):
         set_up(config(shapes, tmp_path, temperature=4.0, **warm))
     write_shape_labels(shapes, tmp_path / "odd.slc", temperature="hot")
     with pytest.raises(MismatchError, match="its metadata say temperature='hot'"):
         set_up(config(shapes, tmp_path, labels=str(tmp_path / "odd.slc")))
     write_shape_labels(shapes, tmp_path / "logits.slc", "dense:content=logits,values=f32")
-    for labels in (maps, str(tmp_path / "logits.slc")):
+    write_shape_labels(shapes, tmp_path / "probs.slc", "dense", temperature=1)
+    for labels in (maps, str(tmp_path / "logits.slc"), str(tmp_path / "probs.slc")):  # without a warning
         one, four = (labels_at(config(shapes, tmp_path, labels=labels, temperature=T))[1] for T in (1.0, 4.0))
         softer = one ** (1 / 4)
         np.testing.assert_allclose(four, softer / softer.sum(axis=1, keepdims=True), rtol=1e-4)
+
+
+def test_another_temperature_than_that_of_the_codec_is_mentioned(shapes, tmp_path):
+    write_shape_labels(shapes, tmp_path / "tail.slc", "marginal_smoothing:k=1,tail=2", temperature=1.0)
+    labels = str(tmp_path / "tail.slc")
+    one = labels_at(config(shapes, tmp_path, labels=labels))[1]
+    with pytest.warns(UserWarning, match=r"tail\.slc: .* was chosen for labels at temperature 1; at 4 they may be"):
+        temperature, four = labels_at(config(shapes, tmp_path, labels=labels, temperature=4))
+    softer = one ** (1 / 4)
+    np.testing.assert_allclose(four, softer / softer.sum(axis=1, keepdims=True), rtol=1e-4)
+    assert temperature == 4
+
+
+def test_students_learn_from_labels_with_a_bucket(shapes, tmp_path):
+    for more in ({}, {"mixup": 0.5, "cutmix": 1.0, "batch_size": 16}):
+        found = train(config(shapes, tmp_path / f"run{len(more)}", epochs=1, policy="bucket", **more))
+        assert np.isfinite(found.loss)
+    assert first_loss(shapes, tmp_path / "bucket", policy="bucket") < first_loss(shapes, tmp_path / "even", policy="uniform")
 
 
 def test_the_teacher_says_how_its_images_are_prepared(shapes, tmp_path):

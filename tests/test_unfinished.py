@@ -245,7 +245,7 @@ def test_a_reader_that_is_forgotten_closes_its_file(tmp_path):
 
 
 CODECS = ["hard", "smoothing", "marginal_smoothing:k=3", "marginal_smoothing:t=0.1,tail=5", "marginal_renorm:k=3,values=f32", "dense"]
-CODECS += ["dense:values=f16", "dense:content=logits", "dense:values=f16,content=features"]
+CODECS += ["dense:values=f16", "dense:content=logits", "dense:values=f16,content=features", "dense:values=log8"]
 
 
 @pytest.mark.parametrize("mode", ["pixels", "fractions:f32", "fractions:f16", "derived"])

@@ -73,6 +73,10 @@ class Labels:
         arrays = {name: getattr(self, name)[part] for name in ("keys", "image_sizes", "crops", "flips", "probs")}
         return replace(self, **arrays)
 
+    def some_crops(self, chosen: NDArray[np.bool_]) -> Labels:
+        """Return the labels of some crops, bool (M,), of each image."""
+        return replace(self, **{name: getattr(self, name)[:, chosen] for name in ("crops", "flips", "probs")})
+
     def possible(self, codec: str) -> bool:
         """Return whether a codec fits the number of classes."""
         try:
@@ -138,12 +142,19 @@ def shared_labels() -> Labels | None:
     path = SHARED / "data" / "teacher-logits-100x200.npz"
     if not path.exists():
         return None
+    labels = labels_of_file(path)
+    images, crops = labels.flips.shape
+    return replace(labels, source=f"MobileNetV2 on {images} ImageNet photographs, {crops} crops each")
+
+
+def labels_of_file(path: Path) -> Labels:
+    """Return the labels in a file with the arrays `keys`, `image_size`, `crops`, `flips` and `logits`."""
     with np.load(path) as data:
         logits = data["logits"].astype(np.float32)
         sizes, crops, flips = data["image_size"].astype(np.int64), data["crops"].astype(np.int64), data["flips"]
         keys = data["keys"].tolist()
     powers = np.exp(logits - logits.max(axis=2, keepdims=True))
-    source = f"MobileNetV2 on {len(keys)} ImageNet photographs, {flips.shape[1]} crops each"
+    source = f"{path.name}, {len(keys)} images, {flips.shape[1]} crops each"
     return Labels(source, keys, sizes, crops, flips, powers / powers.sum(axis=2, keepdims=True))
 
 

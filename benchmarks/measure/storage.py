@@ -21,7 +21,7 @@ STRATEGIES = (
     "marginal_renorm:k=5",
 )
 TAILS = "marginal_smoothing:t=0.1,tail=30", "marginal_smoothing:t=0.05,tail=100"
-DENSE = "dense", "dense:values=f16"
+DENSE = "dense", "dense:values=f16", "dense:values=log8", "dense:values=log8,step=0.5"
 DENSE_IMAGES = 20
 FKD_FLOATS = {"full labels": 1000, "marginal smoothing, k=10": 20, "marginal smoothing, k=5": 10, "smoothing": 2, "hard": 1}
 LMDB = "LMDB + zstd-3"

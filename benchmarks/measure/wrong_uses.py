@@ -39,6 +39,7 @@ CODECS = [
     "marginal_smoothing:t=0.05,tail=100",
     "marginal_smoothing:t=0.1,tail=30,step=1",
     "dense:values=f16",
+    "dense:values=log8",
     "dense:content=logits",
 ]
 Use = Callable[[Path, dict[str, Any]], tuple[Any, dict[str, Any]]]

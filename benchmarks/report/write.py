@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.accuracy import tables as accuracy
 from benchmarks.measure.common import RESULTS
 from benchmarks.report import figures
+from softlabel_codec.report.fidelity import CROPS_OF_A_MEAN
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 REPORT, FIGURES = BENCHMARKS / "REPORT.md", BENCHMARKS / "figures"
@@ -57,6 +58,7 @@ def render(result: Result, name: str) -> str:
         "goals": _goals(result),
         **_storage(result),
         "distortion": _distortion(result),
+        "temperatures": _temperatures(result),
         "limit": _limit(result),
         "reading": _reading(result),
         **_writing(result),
@@ -66,7 +68,7 @@ def render(result: Result, name: str) -> str:
         "epochs": _epochs(result["epochs"]) if result.get("epochs") else None,
         "accuracy": accuracy.render(accuracy.load()),
     }
-    return where.get_template("REPORT.md.jinja").render(result=result, name=name, **tables)
+    return where.get_template("REPORT.md.jinja").render(result=result, name=name, crops_of_a_mean=CROPS_OF_A_MEAN, **tables)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -175,6 +177,20 @@ def _distortion(result: Result) -> str:
             measures = (f"{point['total_variation']:.4f}", f"{point['top1']:.4f}")
             rows.append((f"`{point['codec']}`", family, f"{point['derived']:.2f}", f"{point['stored']:.2f}", kl, *measures))
     return table(["codec", "family", "derived", "stored", "KL", "total variation", "top-1"], rows)
+
+
+def _temperatures(result: Result) -> str:
+    points = {point["codec"]: point for family in result["distortion"]["families"].values() for point in family}
+    rows: Rows = []
+    for codec in sorted(points, key=lambda codec: points[codec]["derived"]):
+        found = points[codec]["fidelity"]
+        kl = ["-" if at["kl"] is None else f"{at['kl']:.4f}" for at in found]
+        lost = ["-" if at["lost"] is None else f"{at['lost']:.1%}" for at in found]
+        variation = [f"{at['total_variation']:.4f}" for at in found]
+        rows.append((f"`{codec}`", f"{points[codec]['derived']:.2f}", *lost, *kl, *variation, f"{points[codec]['spread']:.6f}"))
+    at = [f"T = {one['temperature']:g}" for one in found]
+    measures = [f"{what}, {where}" for what in ("lost", "KL", "total variation") for where in at]
+    return table(["codec", "derived", *measures, "spread"], rows)
 
 
 def _limit(result: Result) -> str:

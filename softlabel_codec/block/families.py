@@ -1,6 +1,6 @@
 """The parts of a codec family, and the registry of all families.
 
-A family (`sparse`, `dense`) is one way to store the labels of crops. Each file has one codec, and each codec belongs to one family.
+A family (`sparse`, `dense`, `field`) is one way to store the labels of crops. Each file has one codec, which belongs to one family.
 Code outside a family never interprets its codes; it gets the parts of the family from this module.
 """
 
@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from softlabel_codec.block.columns import Column, IntArray
-from softlabel_codec.block.dense import DensePacker
+from softlabel_codec.block.dense import dense_packer
+from softlabel_codec.block.field import FieldPacker
 from softlabel_codec.block.rows import BlockRows
 from softlabel_codec.block.sparse import SparsePacker
 from softlabel_codec.block.sparse_one_image import SparseOneImage
 from softlabel_codec.codec import Codec
 from softlabel_codec.labels import Labels
 from softlabel_codec.quantise.dense import DenseCodes, DenseQuantiser
+from softlabel_codec.quantise.field import FieldCodes, FieldQuantiser
+from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.sparse import SparseCodes, SparseQuantiser
 
-LabelCodes = SparseCodes | DenseCodes
+LabelCodes = SparseCodes | DenseCodes | FieldCodes
 """The labels of R crops as integers, of any family."""
 Codes = TypeVar("Codes")
 
@@ -28,8 +31,11 @@ Codes = TypeVar("Codes")
 class Quantiser(Protocol[Codes]):
     """Converts the caller's input to codes, and codes to labels, whose `dense` returns the targets. One instance per file."""
 
-    def quantise(self, labels: Mapping[str, Any], num_crops: int) -> Codes:
-        """Return the codes of an image's labels, passed by name as to `SoftLabelWriter.add`; ArgumentError if they are invalid."""
+    def quantise(self, labels: Mapping[str, Any], num_crops: int, places: Places | None = None) -> Codes:
+        """Return the codes of an image's labels, passed by name as to `SoftLabelWriter.add`; ArgumentError if they are invalid.
+
+        `places` say where the crops are; they are there if labels of the family depend on it.
+        """
 
     def dequantise(self, codes: Codes, policy: str) -> Labels:
         """Return the labels that codes represent; CorruptError if they are not valid labels."""
@@ -105,16 +111,20 @@ class Family(Generic[Codes]):
         Makes the `Packer` for the same.
     one_image : callable or None
         Makes the `OneImage`, if there is one, for a codec, a number of classes and a remainder policy. It only affects speed.
+    of_places : bool
+        Whether labels are a function of where a crop is, so that those of any crop are known.
     """
 
     quantiser: Callable[[Codec, int], Quantiser[Codes]]
     packer: Callable[[Codec, int], Packer[Codes]]
     one_image: Callable[[Codec, int, str], OneImage] | None = None
+    of_places: bool = False
 
 
 FAMILIES: dict[str, Family[Any]] = {
     "sparse": Family(SparseQuantiser, SparsePacker, SparseOneImage),
-    "dense": Family(DenseQuantiser, DensePacker),
+    "dense": Family(DenseQuantiser, dense_packer),
+    "field": Family(FieldQuantiser, FieldPacker, of_places=True),
 }
 
 

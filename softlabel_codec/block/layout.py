@@ -18,6 +18,8 @@ from softlabel_codec.block.rows import BlockRows, Fields
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.padding import NO_PADDING, Padding
+from softlabel_codec.quantise.field import FieldCodes
+from softlabel_codec.quantise.places import edges_of
 from softlabel_codec.sampler import crop_stream
 from softlabel_codec.views import Sampler
 
@@ -96,7 +98,12 @@ class Layout:
     def fields(self) -> Fields:
         """The numbers at the beginning of a block."""
         names, codes = zip(("num_images", "H"), *self.mode.fields, *self.labels.fields, strict=True)
-        return Fields(names, "".join(codes), self.checksums)
+        return Fields(names, "".join(codes), self.checksums, self.any_crop)
+
+    @property
+    def any_crop(self) -> bool:
+        """Whether an image has a crop of every number: the sampler gives it, and its label is known."""
+        return self.family.of_places and self.sampler is not None and self.sampler.num_crops(1, 1) is None
 
     @property
     def derived(self) -> bool:
@@ -142,7 +149,28 @@ class Layout:
         """
         rows = BlockRows(self.fields, contents, block, slot, crops)
         codes, _ = self.labels.unpack(rows, self.mode.end(rows, rows.after))
-        return CropRows(*self.mode.unpack(rows, rows.after, streams), codes), rows
+        found, flips = self.mode.unpack(rows, rows.after, streams)
+        return CropRows(found, flips, self._placed(codes, found, rows)), rows
+
+    def unpack_at(self, contents: Sequence[bytes], block: IntArray, slot: IntArray, each: int) -> tuple[FieldCodes, BlockRows]:
+        """Return the fields of images, without crops, and rows for so many crops of each that the caller has; otherwise as `unpack`."""
+        fields = Fields(self.fields.names, self.fields.codes, self.checksums, any_crop=True)
+        rows = BlockRows(fields, contents, block, slot, np.zeros((len(block), each), np.int64))
+        codes, _ = self.labels.unpack(rows, self.mode.end(rows, rows.after))
+        assert isinstance(codes, FieldCodes)
+        return codes, rows
+
+    def _placed(self, codes: LabelCodes, crops: NDArray[Any], rows: BlockRows) -> LabelCodes:
+        """Return the codes with the places of the crops, if labels depend on them."""
+        if not isinstance(codes, FieldCodes):
+            return codes
+        return codes.at(self.edges(crops, rows.height, rows.width), rows.owner)
+
+    def edges(self, crops: NDArray[Any], heights: IntArray, widths: IntArray) -> NDArray[np.float64]:
+        """Return the edges of crops (R, 4) as fractions of the images with their padding; sizes (R,) are without."""
+        if crops.dtype.kind == "f":
+            return edges_of(crops, 1, 1)
+        return edges_of(crops, *self.padding.around((heights, widths)))
 
     def unpack_all(self, content: bytes) -> BlockImages:
         """Return everything in a block; CorruptError unless it fills the content exactly."""
@@ -155,6 +183,7 @@ class Layout:
         streams = np.array([crop_stream(key) for key in keys]) if self.derived else None
         crops, flips = self.mode.unpack(rows, rows.after, streams)
         self._check_crops(rows, content, crops, flips)
+        codes = self._placed(codes, crops, rows)
         return BlockImages(keys, rows.image_sizes, rows.image_rows, crops, flips, codes, rows.image_crc32s)
 
     def _check_crops(self, rows: BlockRows, content: bytes, crops: NDArray[Any], flips: NDArray[np.bool_]) -> None:

@@ -26,11 +26,15 @@ _FEW_IMAGES = "a block holds fewer images than the index says"
 
 @dataclass(frozen=True)
 class Fields:
-    """Names and struct codes (`B`, `H`, `h`, `I`) of the fields, and whether the image table has checksums."""
+    """Names and struct codes (`B`, `H`, `h`, `I`) of the fields, and whether the image table has checksums.
+
+    With `any_crop` crops of any number may be wanted, also of those that are not in the block.
+    """
 
     names: tuple[str, ...]
     codes: str
     checksums: bool = False
+    any_crop: bool = False
     struct: struct.Struct = field(init=False, repr=False)
     dtype: np.dtype[Any] = field(init=False, repr=False)
 
@@ -57,6 +61,8 @@ class ImageColumn(NamedTuple):
         The largest integer of each block.
     after : int64 (R,)
         Where the column ends.
+    of_all : int64
+        The integer of every image of all blocks, block after block.
     """
 
     values: IntArray
@@ -64,6 +70,7 @@ class ImageColumn(NamedTuple):
     total: IntArray
     largest: IntArray
     after: IntArray
+    of_all: IntArray
 
 
 class BlockRows:
@@ -85,12 +92,16 @@ class BlockRows:
         Height and width of each wanted image.
     image_crc32s : int64 (B,) or None
         CRC-32 of the file of each wanted image, if the label file stores them.
+    block_of_image : int64 (B,)
+        Which of the blocks each wanted image is in.
     image_rows : int64 (B,)
         Number of wanted crops of each image.
     owner : int64 (R,)
         Which of the wanted images each crop belongs to.
     number : int64 (R,)
         Crop number of each wanted crop.
+    slot : int64 (B,)
+        Position of each wanted image in its block.
     """
 
     def __init__(self, fields: Fields, contents: Sequence[bytes], block: IntArray, slot: IntArray, crops: IntArray | None) -> None:
@@ -98,12 +109,13 @@ class BlockRows:
         if (slot >= tables.num_images[block]).any():
             raise CorruptError(_FEW_IMAGES)
         image = tables.first_image[block] + slot
+        self.slot = slot
         self.image_sizes = tables.sizes[image]
         self.image_crc32s = None if tables.checksums is None else tables.checksums[image]
-        self.number, self.image_rows = _choose(crops, tables.image_crops[image])
+        self.number, self.image_rows = _choose(crops, tables.image_crops[image], fields.any_crop)
         owner = self.owner = np.repeat(np.arange(len(image)), self.image_rows)
         self.data, self._tables, self._block = tables.data, tables, block[owner]
-        self._image, self._block_of_image = image, block
+        self._image, self.block_of_image, self.slot = image, block, slot
         self.row = tables.first_row[image][owner] + self.number
         self.crop = tables.first_crop[image][owner] + self.number
         self.end, self.after, self.num_crops = (column[self._block] for column in (tables.end, tables.after, tables.num_crops))
@@ -132,11 +144,24 @@ class BlockRows:
         start, there = self.per_block(at), self.per_block(column_width)
         place = ragged(np.zeros(len(start), np.int64), tables.num_images)
         values = from_planes(self.data, start[block], tables.num_images[block], there[block], place)
-        before = exclusive_cumsum(values)
-        totals = np.add.reduceat(values, tables.first_image)
-        before -= before[tables.first_image][block]
+        before, total = self.sums_of_images(values)
         largest = np.maximum.reduceat(values, tables.first_image)
-        return ImageColumn(values[self._image], before[self._image], self.per_row(totals), largest, after)
+        return ImageColumn(values[self._image], before, total, largest, after, values)
+
+    def sums_of_images(self, values: IntArray) -> tuple[IntArray, IntArray]:
+        """Return sums of `values`, one for each image of all blocks.
+
+        Returns
+        -------
+        before : int64 (B,)
+            For each wanted image, the sum over those before it in its block.
+        total : int64 (R,)
+            For each row, the sum over its block.
+        """
+        first = self._tables.first_image
+        before = exclusive_cumsum(values)
+        totals = np.add.reduceat(values, first)
+        return before[self._image] - before[first][self.block_of_image], self.per_row(totals)
 
     def sums_before(self, values: NDArray[Any]) -> tuple[IntArray, IntArray]:
         """Return, for each row, the sum of `values` over the crops before it in its block, and over all crops of its block.
@@ -150,7 +175,7 @@ class BlockRows:
         inside = values[ragged(tables.first_crop[self._image], counts)]
         sums = np.cumsum(inside, dtype=np.int64)
         start = exclusive_cumsum(counts)
-        to_add = before_image[self._image] - before_image[tables.first_image][self._block_of_image] - sums[start] + inside[start]
+        to_add = before_image[self._image] - before_image[tables.first_image][self.block_of_image] - sums[start] + inside[start]
         place = start[self.owner] + self.number
         totals = np.add.reduceat(per_image, tables.first_image)
         return sums[place] - inside[place] + to_add[self.owner], self.per_row(totals)
@@ -167,7 +192,7 @@ class BlockRows:
 
     def per_image(self, values: IntArray) -> IntArray:
         """Return, for each wanted image, the element of `values` for the rows of its block."""
-        return self.per_block(values)[self._block_of_image]
+        return self.per_block(values)[self.block_of_image]
 
     def per_block(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return, for each block, the element of `values` for its rows: every block has rows, or no row is wanted at all."""
@@ -182,6 +207,12 @@ class BlockRows:
         """Number of images of each block."""
         num_images: IntArray = self._tables.num_images
         return num_images
+
+    @property
+    def crops_of_all(self) -> IntArray:
+        """Number of crops of every image of all blocks, block after block."""
+        image_crops: IntArray = self._tables.image_crops
+        return image_crops
 
     @property
     def block_crops(self) -> IntArray:
@@ -235,10 +266,10 @@ def _read_checksums(data: Bytes, start: IntArray, count: IntArray) -> NDArray[np
     return checksums
 
 
-def _choose(crops: IntArray | None, num_crops: IntArray) -> tuple[IntArray, IntArray]:
+def _choose(crops: IntArray | None, num_crops: IntArray, any_crop: bool) -> tuple[IntArray, IntArray]:
     """Return the chosen crop numbers, flat, and how many each image has."""
     if crops is None:
         return ragged(np.zeros(len(num_crops), np.int64), num_crops), num_crops
-    if (crops >= num_crops[:, None]).any():
+    if not any_crop and (crops >= num_crops[:, None]).any():
         raise CorruptError(FEW_CROPS)
     return crops.reshape(-1), np.full(len(crops), crops.shape[1], np.int64)

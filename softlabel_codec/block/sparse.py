@@ -12,11 +12,13 @@ from softlabel_codec.block.columns import Column, IntArray, from_planes, to_plan
 from softlabel_codec.block.indices import BAD_CLASS, LOOK_BACK, check_distinct, pack_indices
 from softlabel_codec.block.palettes import classes_of, pack_palettes, unpack_palettes
 from softlabel_codec.block.rows import BlockRows
-from softlabel_codec.block.tails import pack_tails, unpack_tails
+from softlabel_codec.block.tails import pack_full_tails, pack_tails, unpack_full_tails, unpack_tails
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, MAX_TABLE_ENTRIES, fits_block
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
+from softlabel_codec.quantise.full_tails import FullTailCodes
 from softlabel_codec.quantise.sparse import SparseCodes
+from softlabel_codec.quantise.tails import TailCodes
 from softlabel_codec.quantise.values import VALUE_WIDTH
 
 WIDE = "a column is wider than it may be"
@@ -55,7 +57,7 @@ class SparsePacker:
             fields += [("count_width", "B")]
         if self.codec.values == "log8":
             fields += [("remainder_base", "h"), ("remainder_width", "B")]
-        if self.codec.tail:
+        if self.codec.tail and not self.codec.full_tail:
             fields += [("tail_width", "B")]
         return fields
 
@@ -85,7 +87,9 @@ class SparsePacker:
         columns += _planes("indices", packed.codes, fields["index_width"])
         columns += self._pack_values(codes, kept)
         columns += pack_palettes(packed, self.num_classes)
-        if codes.tails is not None:
+        if isinstance(codes.tails, FullTailCodes):
+            columns += pack_full_tails(codes.tails)
+        elif codes.tails is not None:
             tail_fields, tail_columns = pack_tails(codes.tails)
             fields |= tail_fields
             columns += tail_columns
@@ -118,9 +122,14 @@ class SparsePacker:
         if thorough:
             check_distinct(indices)
         remainders = above_last if above_last is None or values is None else above_last + values[np.arange(len(kept)), entries.num - 1]
-        if not self.codec.tail:
+        tail = self.codec.tail
+        if not tail:
             return SparseCodes(indices, values, remainders), at
-        tails, at = unpack_tails(rows, at, self.codec.tail, self.num_classes)
+        tails: TailCodes | FullTailCodes
+        if isinstance(tail, int):
+            tails, at = unpack_tails(rows, at, tail, self.num_classes)
+        else:
+            tails, at = unpack_full_tails(rows, at, self.num_classes)
         return SparseCodes(indices, values, remainders, tails, rows.owner), at
 
     def _check_length(self, rows: BlockRows, at: IntArray, entries: Entries) -> None:

@@ -14,11 +14,12 @@ from softlabel_codec.block.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_
 from softlabel_codec.block.rows import SHORT
 from softlabel_codec.block.sparse import TOO_MANY, WASTEFUL, WIDE
 from softlabel_codec.block.tails import WASTEFUL as WASTEFUL_TAILS
-from softlabel_codec.block.tails import one_tail
+from softlabel_codec.block.tails import check_main_class, one_tail
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, fits_block, tails_fit_block
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import CorruptError
 from softlabel_codec.labels import SparseLabels, Tails
+from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails
 from softlabel_codec.quantise.tails import dequantise_tails
 from softlabel_codec.quantise.values import LOG8_ZERO, VALUE_WIDTH, Floats, Log8, ValueEncoding, value_encoding
 
@@ -61,7 +62,8 @@ class SparseOneImage:
         labels = self._decode(self._classes(palettes, codes, slot), steps, above_last)
         if not self._tail:
             return labels
-        tails = self._tails(content, fields, palettes.end, slot)
+        read_tail = self._listed_tail if isinstance(self._tail, int) else self._full_tail
+        tails = read_tail(content, fields, palettes.end, slot)
         return replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
 
     def _entries(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[_Entries, int]:
@@ -138,7 +140,19 @@ class SparseOneImage:
         mask = (1 << bits) - 1
         return [word >> place & mask for place in range(0, stop, bits)]
 
-    def _tails(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
+    def _full_tail(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
+        """Return the tail of an image over all classes; the columns of tails begin at `at`."""
+        num_images, num_classes = fields["num_images"], self._num_classes
+        if not tails_fit_block(num_images, num_classes):
+            raise CorruptError(WASTEFUL_TAILS)
+        if at + num_images * (2 + num_classes) > len(content):
+            raise CorruptError(SHORT)
+        main_class = content[at + slot] + 256 * content[at + num_images + slot]
+        check_main_class(main_class, num_classes)
+        codes = np.frombuffer(content, np.uint8, num_classes, at + 2 * num_images + slot * num_classes)
+        return dequantise_full_tails(FullTailCodes(codes[None], np.array([main_class])))
+
+    def _listed_tail(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
         """Return the tail of an image; the columns of tails begin at `at`."""
         num_images, width = fields["num_images"], fields["tail_width"]
         floors_at = at + 2 * num_images
@@ -153,7 +167,7 @@ class SparseOneImage:
             raise CorruptError(SHORT)
         classes = list(accumulate(_run(content, levels_at + total, total, width, before, size)))
         levels = content[levels_at + before : levels_at + before + size]
-        codes = one_tail(classes, levels, content[floors_at + slot], self._tail, self._num_classes)
+        codes = one_tail(classes, levels, content[floors_at + slot], int(self._tail), self._num_classes)
         return dequantise_tails(codes, self._num_classes)
 
     def _decode(self, classes: list[list[int]], steps: list[list[int]], above_last: list[int]) -> SparseLabels:

@@ -8,19 +8,22 @@ from softlabel_codec.block.columns import Column, IntArray, exclusive_cumsum, fr
 from softlabel_codec.block.rows import BlockRows
 from softlabel_codec.checks.limits import MAX_TABLE_ENTRIES
 from softlabel_codec.errors import CorruptError
+from softlabel_codec.quantise.full_tails import FullTailCodes
 from softlabel_codec.quantise.tails import NO_WEIGHT, TailCodes
 
 _BAD_CLASS = "a class of a tail is not below the number of classes"
 _BAD_LEVEL = "a class of a tail has no level"
 _TWICE = "a class appears twice in a tail"
 WASTEFUL = "a block has too many images for the longest of its tails"
+BYTES_PER_TABLE = 1000
+"""Images differ in how their codes are distributed: from about this many bytes on, a table of one image is smaller than it saves."""
 _TOO_LONG = "a tail lists more classes than the codec says"
 
 
 def pack_tails(tails: TailCodes) -> tuple[dict[str, int], list[Column]]:
     """Return the fields and columns of the tails of a block's images."""
     image, place = np.nonzero(tails.classes >= 0)
-    steps = _steps(tails.classes[image, place], image)
+    steps = steps_of_classes(tails.classes[image, place], image)
     width = width_of(int(steps.max(initial=0)))
     columns = [
         *(Column("tails", plane) for plane in to_planes(np.bincount(image, minlength=len(tails.floor)), 2)),
@@ -31,7 +34,7 @@ def pack_tails(tails: TailCodes) -> tuple[dict[str, int], list[Column]]:
     return {"tail_width": width}, columns
 
 
-def _steps(classes: IntArray, image: IntArray) -> IntArray:
+def steps_of_classes(classes: IntArray, image: IntArray) -> IntArray:
     """Return the differences between ascending classes and the previous class of the same image; the first is unchanged."""
     steps: IntArray = classes.copy()
     same = image[1:] == image[:-1]
@@ -60,6 +63,30 @@ def unpack_tails(rows: BlockRows, at: IntArray, tail: int, num_classes: int) -> 
     before = np.concatenate(([0], sums))[exclusive_cumsum(listed.values)]
     classes = sums - before[owner]
     return _tail_codes(owner, classes, levels, listed.values, floor.values, tail, num_classes), after
+
+
+def pack_full_tails(tails: FullTailCodes) -> list[Column]:
+    """Return the columns of the tails over all classes of a block's images; codes in parts that are worth an entropy table each."""
+    images = max(1, BYTES_PER_TABLE // tails.codes.shape[1])
+    parts = [tails.codes[first : first + images].tobytes() for first in range(0, len(tails.codes), images)]
+    return [Column("tails", part) for part in (*to_planes(tails.main_class, 2), *parts)]
+
+
+def unpack_full_tails(rows: BlockRows, at: IntArray, num_classes: int) -> tuple[FullTailCodes, IntArray]:
+    """Return the tails over all classes of the wanted images, whose columns begin at `at`, and where the columns end."""
+    if (rows.block_images * num_classes > MAX_TABLE_ENTRIES).any():
+        raise CorruptError(WASTEFUL)
+    main = rows.image_column(at, np.ones(len(at), np.int64), 2)
+    after = rows.advance(main.after, rows.per_row(rows.block_images) * num_classes)
+    first = rows.per_image(main.after) + rows.slot * num_classes
+    check_main_class(int(main.values.max(initial=0)), num_classes)
+    return FullTailCodes(rows.data[first[:, None] + np.arange(num_classes)], main.values), after
+
+
+def check_main_class(main_class: int, num_classes: int) -> None:
+    """Raise CorruptError if there is no such class."""
+    if main_class >= num_classes:
+        raise CorruptError("the main class of an image is not below the number of classes")
 
 
 def one_tail(classes: list[int], levels: bytes, floor: int, tail: int, num_classes: int) -> TailCodes:

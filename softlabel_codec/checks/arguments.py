@@ -115,10 +115,33 @@ def check_num_crops(num_crops: int) -> int:
 
 def check_flips(flips: ArrayLike, num_crops: int) -> NDArray[np.bool_]:
     """Return a copy of flips (M,) of bools."""
+    return np.array(check_flips_of(flips, (num_crops,)))
+
+
+def check_boxes(crops: ArrayLike, num_images: int) -> NDArray[Any]:
+    """Return crops (B, N, 4) in pixels, int64, or as finite fractions, float64, whose height and width are above 0."""
+    array = as_array("crops", crops)
+    if array.dtype.kind not in "iuf" or array.ndim != 3 or len(array) != num_images or array.shape[2] != 4 or not array.size:
+        raise ArgumentError(
+            f"crops: expected top, left, height, width in pixels (integers) or fractions (floats) of shape ({num_images}, N, 4), "
+            f"got {array.dtype} of shape {array.shape}"
+        )
+    numbers = array.astype(np.float64)
+    good = (np.abs(numbers) <= 2**31).all(axis=2) & (numbers[:, :, 2:] > 0).all(axis=2)  # no NaN
+    if not good.all():
+        image, crop = np.argwhere(~good)[0].tolist()
+        raise ArgumentError(
+            f"crops: row {image}, crop {crop}: expected finite numbers, height and width above 0, got {array[image, crop].tolist()}"
+        )
+    return numbers if array.dtype.kind == "f" else array.astype(np.int64)
+
+
+def check_flips_of(flips: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return flips of this shape, bool."""
     array = as_array("flips", flips)
-    if array.dtype != np.bool_ or array.shape != (num_crops,):
-        raise ArgumentError(f"flips: expected bool of shape ({num_crops},), got {array.dtype} of shape {array.shape}")
-    return np.array(array, np.bool_)
+    if array.dtype != np.bool_ or array.shape != shape:
+        raise ArgumentError(f"flips: expected bool of shape {shape}, got {array.dtype} of shape {array.shape}")
+    return np.asarray(array, np.bool_)
 
 
 def _check_shape(crops: ArrayLike, kinds: str, name: str) -> NDArray[Any]:

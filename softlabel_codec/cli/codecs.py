@@ -13,19 +13,24 @@ STRINGS = {
     "marginal_smoothing:t=0.02": "all classes with at least 2 %; the remainder spread evenly",
     "marginal_smoothing:t=0.1,tail=30": "all with at least 10 %; the remainder spread along a tail: the image's 30 next classes",
     "marginal_smoothing:t=0.05,tail=100": "the same with 5 % and 100 classes",
+    "marginal_smoothing:t=0.1,step=1,tail=all,mean=log": "the same with 10 % and all classes: for targets that are softened further",
+    "field": "nothing: one function for each image gives the label of every crop, also of those that the teacher did not see",
     "marginal_renorm:k=5": "the 5 most probable classes, scaled to sum to 1",
     "smoothing": "the top class and its probability; the remainder spread evenly",
     "hard": "the top class",
     "dense": "all probabilities",
+    "dense:values=log8": "all probabilities as logarithms in steps of 1, for high temperatures in few bytes",
     "dense:content=logits": "all logits; the temperature can be chosen later",
 }
 OPTIONS = {
     "k=5": "number of classes kept of each crop",
     "t=0.02": "instead of k: keep every class with at least this probability, and always the top class",
-    "tail=100": "number of classes in the tail, which is stored once per image",
-    "values=log8": "precision of the probabilities: log8 (log ratios as small integers), f16 or f32; for dense f32 or f16",
-    "step=0.2": "for log8: step in natural logarithms; the default is 0.5 with a tail",
+    "tail=100": "number of classes in the tail, which is stored once per image; or all",
+    "mean=arithmetic": "for tail=all: means of probabilities (arithmetic), or of their logarithms (log), which hold at high temperatures",
+    "values=log8": "precision of the probabilities: log8 (log ratios as small integers), f16 or f32; for dense f32 first",
+    "step=0.2": "for log8: step in natural logarithms; the default is 0.5 with a tail, 1 for dense",
     "content=probs": "for dense: probs or logits",
+    "cost=0.0005": "for field: a byte is spent if it lowers the KL from the teacher by this much",
 }
 
 
@@ -40,6 +45,7 @@ class _CodecString(click.ParamType):  # type: ignore[type-arg]  # no parameter b
             print_pairs(STRINGS.items())
             click.echo("\nOptions")
             print_pairs(OPTIONS.items())
+            click.echo("\nslcodec encode also takes auto, its default: it chooses a codec by the labels of 256 images.")
             ctx.exit()
         return value
 

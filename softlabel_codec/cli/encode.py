@@ -16,7 +16,7 @@ from softlabel_codec.cli.codecs import CODEC
 from softlabel_codec.cli.commands import FileToWrite, command, json_option, quiet_option
 from softlabel_codec.cli.label_maps import write_label_maps
 from softlabel_codec.cli.options import options_of
-from softlabel_codec.cli.output import print_json, print_pairs, progress_bar, shared_work
+from softlabel_codec.cli.output import print_json, print_pairs, progress_bar, shared_work, told_by
 from softlabel_codec.options.encode import CropOptions, EncodeConfig
 from softlabel_codec.padding import Padding
 from softlabel_codec.sampler import CropSampler
@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # imports torch
     from softlabel_codec.teacher import EncodeReport, SetProgress
 
 
-_LOGGERS = ("softlabel_codec.label_set.locks", "softlabel_codec.teacher.pace", "softlabel_codec.teacher.set_worker")
+_CHOOSING = "softlabel_codec.teacher.choosing"
+_LOGGERS = (_CHOOSING, "softlabel_codec.label_set.locks", "softlabel_codec.teacher.pace", "softlabel_codec.teacher.set_worker")
 _SPECIAL: dict[str, dict[str, Any]] = {"codec": {"type": CODEC, "is_eager": True}, "workers": {"default": None}}
 
 
@@ -66,8 +67,12 @@ def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
     options["workers"] = _default_workers(options["device"]) if options["workers"] is None else options["workers"]
     options["mean"], options["std"] = options["mean"] or None, options["std"] or None
     config = EncodeConfig(sampler=_sampler(**how), padding=padding, **options)
-    with shared_work("image", _LOGGERS, quiet) if config.shards else progress_bar("image", quiet) as progress:
-        report = encode(config, progress)
+    if config.shards:
+        with shared_work("image", _LOGGERS, quiet) as progress:
+            report = encode(config, progress)
+    else:
+        with told_by([_CHOOSING], quiet), progress_bar("image", quiet) as progress:
+            report = encode(config, progress)
     if as_json:
         print_json(report)
     else:
@@ -102,6 +107,10 @@ def _show(report: EncodeReport) -> None:
         print_pairs([("ignored", f"{len(report.other_files)} {are}: {first}")])
     for key, reason in report.skipped.items():
         print_pairs([("skipped", f"{key}: {reason}")])
+    if report.codec_choice is not None:
+        print_pairs(
+            [("codec", f"{report.codec_choice.codec}, chosen by the labels of {counted(report.codec_choice.pilot_images, 'image')}")]
+        )
     images, skipped = counted(report.num_images, "image"), f"{len(report.skipped)} skipped"
     if report.label_set is not None:
         _show_set(report, report.label_set, f"{images}, {skipped}")

@@ -43,17 +43,20 @@ def inspect_command(path: str, as_json: bool) -> None:
 @click.option("--against", metavar="OTHER", type=_PATH, help="Show what differs from the labels in OTHER instead.")
 @click.option("--plot", "picture", type=FileToWrite(), help="Draw confidence, kept classes and bytes by column (PNG, PDF, SVG).")
 @click.option("--images", "max_images", type=click.IntRange(1), default=2000, show_default=True, help="Largest number of images to read.")
+@click.option("--temperature", type=float, help="T of softmax(logits / T) to read the labels at.  [default: that of the labels]")
 @_json
-def stats_command(path: str, against: str | None, picture: str | None, max_images: int, as_json: bool) -> None:
+def stats_command(path: str, against: str | None, picture: str | None, max_images: int, temperature: float | None, as_json: bool) -> None:
     """Show what the labels say: confidence, entropy, classes.
 
     With --against: what differs between PATH and OTHER. Images in only one of them, provenance, crops, and how far the labels of the crops
-    that both have lie apart.
+    that both have lie apart, at T = 1, 4 and 20.
     """
     if against is not None:
+        if temperature is not None:
+            raise click.UsageError("--temperature does not apply to --against.", click.get_current_context())
         _show_against(path, against, picture, max_images, as_json)
         return
-    report = stats(path, max_images=max_images)
+    report = stats(path, max_images=max_images, temperature=temperature)
     if picture:
         plot_stats(report, picture)
     if as_json:

@@ -73,19 +73,23 @@ def progress_bar(unit: str, quiet: bool = False) -> Iterator[Progress]:
 @contextmanager
 def shared_work(unit: str, loggers: Sequence[str], quiet: bool = False) -> Iterator[Progress]:
     """Yield such a function for work that several processes share, and print what these loggers tell of it; a bar only on a terminal."""
-    if quiet:
-        yield lambda done, total: None
-        return
-    handler, named = _Echo(), [logging.getLogger(name) for name in loggers]
+    with told_by(loggers, quiet):
+        if sys.stderr.isatty() and not quiet:
+            yield from _bar(unit)
+        else:
+            yield lambda done, total: None
+
+
+@contextmanager
+def told_by(loggers: Sequence[str], quiet: bool = False) -> Iterator[None]:
+    """Print what these loggers tell, at the level INFO and above."""
+    handler, named = _Echo(), [logging.getLogger(name) for name in loggers if not quiet]
     levels = [logger.level for logger in named]
     for logger in named:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
-        if sys.stderr.isatty():
-            yield from _bar(unit)
-        else:
-            yield lambda done, total: None
+        yield
     finally:
         for logger, level in zip(named, levels, strict=True):
             logger.removeHandler(handler)

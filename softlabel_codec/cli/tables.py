@@ -10,7 +10,8 @@ import click
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.output import print_pairs, print_table
-from softlabel_codec.report import AgainstReport, FileReport, SetReport, StatsReport
+from softlabel_codec.report import AgainstReport, Fidelity, FileReport, SetReport, StatsReport
+from softlabel_codec.report.fidelity import CROPS_OF_A_MEAN
 
 if TYPE_CHECKING:  # imports torch
     from softlabel_codec.compare.outcome import CompareReport, Row
@@ -33,7 +34,8 @@ def show_inspection(report: FileReport) -> None:
 def show_stats(report: StatsReport) -> None:
     """Print what `stats` found: how sure the teacher is, what is kept of its labels, and where the bytes go."""
     sample = f"{counted(report.sampled_crops, 'crop')} of {report.sampled_images} of {counted(report.num_images, 'image')}"
-    click.echo(f"{report.codec}, {report.num_classes} classes: {sample}")
+    read_at = "" if report.temperature is None else f", read at temperature {report.temperature:g}"
+    click.echo(f"{report.codec}, {report.num_classes} classes: {sample}{read_at}")
     print_pairs(_geometry(report))
     click.echo()
     quantities = {
@@ -44,6 +46,8 @@ def show_stats(report: StatsReport) -> None:
         "top classes per image": report.top1_classes_per_image,
         "agreement on the top class": report.top1_agreement,
         "crop area / image area": report.crop_area,
+        **({} if report.fitted_kl is None else {"KL of fields, crops they are made from": report.fitted_kl}),
+        **({} if report.unseen_kl is None else {"KL of fields, other crops": report.unseen_kl}),
     }
     levels = list(report.confidence.quantiles)
     rows = [(name, f"{values.mean:.3f}", *(f"{values.quantiles[level]:.3f}" for level in levels)) for name, values in quantities.items()]
@@ -69,8 +73,22 @@ def show_against(report: AgainstReport) -> None:
         levels = list(found[0][1].quantiles)
         rows = [(name, f"{values.mean:.4f}", *(f"{values.quantiles[level]:.4f}" for level in levels)) for name, values in found]
         print_table("Labels, per crop", ["quantity", "mean", *levels], rows)
+    if report.fidelity:
+        click.echo()
+        print_table("At temperature T, means", _OF_FIDELITY, map(_fidelity_row, report.fidelity))
+    if report.mean_probability_spread is not None:
+        here, there = report.mean_probability_spread
+        click.echo(f"spread of the mean probability over {CROPS_OF_A_MEAN} crops: {here:.6f} in A, {there:.6f} in B")
     shares = {"the same top class": report.top1_agreement, "the same labels": report.identical, "infinite KL": report.infinite_kl or None}
     click.echo("; ".join(f"{name}: {share:.2%} of the crops" for name, share in shares.items() if share is not None))
+
+
+_OF_FIDELITY = ["T", "KL in nats", "share lost", "total variation"]
+
+
+def _fidelity_row(found: Fidelity) -> tuple[str, str, str, str]:
+    kl, lost = _number(found.kl, "{:.4f}", "infinite"), _number(found.lost, "{:.1%}")
+    return f"{found.temperature:g}", kl, lost, f"{found.total_variation:.4f}"
 
 
 def _common_images(report: AgainstReport) -> Iterator[tuple[str, str]]:
@@ -186,8 +204,16 @@ def show_comparison(report: CompareReport) -> None:
     seen = {row.name: row for row in report.rows if row.quality is not None}
     if seen:
         click.echo()
-        columns = ["labels", "confidence", "entropy", "agreement with classes", f"KL from {report.reference}", "cross-entropy"]
+        columns = ["labels", "confidence", "entropy", "agreement with classes", "spread", f"KL from {report.reference}", "cross-entropy"]
         print_table("Their labels, entropies in nats", columns, [_label_row(row, report.reference) for row in seen.values()])
+        rows = [(name, *_fidelity_row(found)) for name, row in seen.items() for found in _fidelities(row, report.reference)]
+        if rows:
+            click.echo()
+            print_table(f"How near they are to {report.reference}, both at temperature T", ["labels", *_OF_FIDELITY], rows)
+
+
+def _fidelities(row: Row, reference: str) -> Sequence[Fidelity]:
+    return [] if row.quality is None or row.name == reference else row.quality.fidelity.get(reference, [])
 
 
 def _student_row(row: Row) -> list[str]:
@@ -214,6 +240,7 @@ def _label_row(row: Row, reference: str) -> list[str]:
         f"{quality.confidence:.3f}",
         f"{quality.entropy:.3f}",
         _number(quality.agreement, "{:.3f}"),
+        f"{quality.mean_probability_spread:.5f}",
         _number(row.kl, "{:.3f}", "infinite" if known else ""),
         _number(quality.cross_entropy.get(reference), "{:.3f}", "infinite" if known else ""),
     ]

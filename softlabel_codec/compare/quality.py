@@ -18,6 +18,7 @@ from softlabel_codec.labels import ImageLabels
 from softlabel_codec.options.train import MAPS, TRUTH, is_stored, kind_of_labels
 from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.report.fidelity import Fidelity, FidelityMeter, SpreadMeter
 
 MAX_IMAGES = 200
 MAX_CROPS = 8
@@ -36,15 +37,22 @@ class LabelQuality:
         In nats.
     agreement : float or None
         Share of crops whose most probable class is that of their image, if it is known.
+    mean_probability_spread : float
+        How much the mean probability of a class varies from draw to draw, which predicts the student: see `SpreadMeter` in
+        `softlabel_codec.report.fidelity`.
     cross_entropy : dict
         For each source with labels of the same crops, the cross-entropy -sum p ln q in nats of its labels p and these labels q; None where
         it is infinite, because a class with p > 0 has q = 0.
+    fidelity : dict
+        For each of these sources, how near these labels are to its at T = 1, 4 and 20.
     """
 
     confidence: float
     entropy: float
     agreement: float | None
+    mean_probability_spread: float
     cross_entropy: dict[str, float | None]
+    fidelity: dict[str, list[Fidelity]]
 
     def kl(self, reference: str, entropy: float) -> float | None:
         """Return the divergence of these labels from those of a reference with that entropy, in nats; None if unknown or infinite."""
@@ -78,10 +86,23 @@ def label_quality(sources: Mapping[str, str], images: str, classes: str | None =
 
 def _quality(labels: _Probs, classes: NDArray[np.int64] | None, sources: Mapping[str, _Probs]) -> LabelQuality:
     agreement = None if classes is None else float((labels.rows.argmax(axis=1) == classes).mean())
-    comparable = {name: other.rows for name, other in sources.items() if other.same_crops and labels.same_crops}
-    cross = {name: _cross_entropy(rows, labels.rows) for name, rows in comparable.items()}
-    entropy = _cross_entropy(labels.rows, labels.rows)
-    return LabelQuality(float(labels.rows.max(axis=1).mean()), entropy or 0.0, agreement, cross)
+    comparable = {name: other for name, other in sources.items() if other.same_crops and labels.same_crops}
+    spread = SpreadMeter()
+    spread.add(labels.rows)
+    return LabelQuality(
+        confidence=float(labels.rows.max(axis=1).mean()),
+        entropy=_cross_entropy(labels.rows, labels.rows) or 0.0,
+        agreement=agreement,
+        mean_probability_spread=spread.result() or 0.0,
+        cross_entropy={name: _cross_entropy(other.rows, labels.rows) for name, other in comparable.items()},
+        fidelity={name: _fidelity(other, labels) for name, other in comparable.items()},
+    )
+
+
+def _fidelity(reference: _Probs, labels: _Probs) -> list[Fidelity]:
+    meter = FidelityMeter(reference.temperature, labels.temperature)
+    meter.add(reference.rows, labels.rows)
+    return meter.result()
 
 
 def _same_crops(image: ImageLabels, other: ImageLabels) -> bool:
@@ -97,8 +118,11 @@ def _cross_entropy(p: FloatArray, q: FloatArray) -> float | None:
 
 @dataclass(frozen=True)
 class _Probs:
+    """Targets of crops, (R, C), and the temperature at which they were made."""
+
     rows: FloatArray
     same_crops: bool = True
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +167,7 @@ class _Crops:
                 return None
             found = list(reader.read_batch(places, np.tile(self.numbers, (len(places), 1))))
             same = reader.padding == self.padding and all(map(_same_crops, found, self.labelled))
-        return _Probs(_normalised(np.concatenate([image.labels.dense() for image in found])), same)
+            return _Probs(_normalised(np.concatenate([image.labels.dense() for image in found])), same, reader.temperature)
 
     def _mapped(self, maps: LabelMaps) -> NDArray[np.float32]:
         sizes = [read_size(self.source.read(key), where_is(self.source, key), maps.exif_orientation) for key in self.keys]

@@ -12,6 +12,9 @@ from softlabel_codec.checks.arrays import as_array
 from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import ArgumentError
 
+ANY_CROPS = 2**32
+"""Number of crops that a sampler gives of an image (spec/crop-sampler-v1.md)."""
+
 
 class Lookup:
     """Finds the images and crops that callers name; raises errors for those that are not there.
@@ -25,6 +28,7 @@ class Lookup:
     def __init__(self, stored: StoredLabels) -> None:
         self._path, self._keys = stored.path, stored.keys
         self._num_images, self._num_crops = stored.num_images, stored.num_crops
+        self._any_crop = stored.layout.any_crop
 
     def image(self, image: int | str) -> int:
         """Return the number of an image, named by number (negative: from the end) or key; KeyError or IndexError if there is none."""
@@ -65,18 +69,22 @@ class Lookup:
     def crops(self, crops: Sequence[int] | NDArray[np.integer], number: int) -> list[int]:
         """Return crop numbers of one image; IndexError if it has no such crop."""
         chosen = crop_numbers(crops)
-        if chosen and not 0 <= min(chosen) <= max(chosen) < self._num_crops[number]:
+        if chosen and not 0 <= min(chosen) <= max(chosen) < self._end(number):
             raise self._no_such_crop(number, chosen)
         return chosen
 
     def batch_crops(self, crops: ArrayLike, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return crop numbers (B, N) of the images of these numbers (B,); IndexError if one has no such crop."""
         chosen = batch_crop_numbers(crops, len(numbers))
-        outside = (chosen < 0) | (chosen >= self._num_crops[numbers][:, None])
+        outside = (chosen < 0) | (chosen >= (ANY_CROPS if self._any_crop else self._num_crops[numbers][:, None]))
         if outside.any():
             row = int(outside.any(axis=1).argmax())
             raise self._no_such_crop(int(numbers[row]), chosen[row].tolist())
         return chosen.astype(np.int64)
+
+    def _end(self, number: int) -> int:
+        """Return the number after that of an image's last crop."""
+        return ANY_CROPS if self._any_crop else int(self._num_crops[number])
 
     def _no_such_image(self, number: int) -> IndexError:
         if not self._num_images:
@@ -84,6 +92,6 @@ class Lookup:
         return IndexError(f"{self._path}: image number: expected {-self._num_images} to {self._num_images - 1}, got {number}")
 
     def _no_such_crop(self, number: int, chosen: list[int]) -> IndexError:
-        last = int(self._num_crops[number]) - 1
+        last = self._end(number) - 1
         wrong = next(crop for crop in chosen if not 0 <= crop <= last)
         return IndexError(f"{self._path}: image {number} ({self._keys[number]!r}): crop number: expected 0 to {last}, got {wrong}")

@@ -20,6 +20,8 @@ from softlabel_codec.views import NAME as ALL_VIEWS
 
 IMAGES, CROPS, TRANSCODED, MERGED = "images", "crops_per_image", "transcoded_from", "merged_from"
 TEMPERATURE = "temperature"
+CHOICE = "codec_choice"
+"""Metadata that say how the codec was chosen: only true of labels and crops as they were labelled."""
 OWN = (IMAGES, CROPS, TRANSCODED, MERGED)
 """Metadata that a copy says itself."""
 OF_THE_TEACHER = ("teacher", "teacher_output", "precision", "preprocessing")
@@ -156,7 +158,7 @@ def _check_metadata(first: Head, other: Head, changes: Changes) -> None:
     own, theirs = first.metadata, other.metadata
     if TEMPERATURE in own and TEMPERATURE in theirs:
         _check_values(first, other, {TEMPERATURE: own[TEMPERATURE]}, {TEMPERATURE: theirs[TEMPERATURE]}, "")
-    left_out = {*changes.settled, *OWN, *NOTED}
+    left_out = {*changes.settled, *OWN, *NOTED, CHOICE}
     advice = "Pass metadata to set it for all (--metadata NAME=VALUE), or drop_metadata (--drop-metadata NAME)"
     _check_values(first, other, _without(own, left_out), _without(theirs, left_out), advice)
     if not changes.force:
@@ -216,7 +218,10 @@ def _said(head: Head, changes: Changes) -> Plain:
     if changes.codec is not None and not stored_alike(codec, changes.codec):
         before = said.get(TRANSCODED)
         said[TRANSCODED] = [*(before if isinstance(before, list) else []), str(codec)]
+        said.pop(CHOICE, None)
     if changes.crops is not None and isinstance(said.get(CROPS), int):
+        if said[CROPS] > changes.crops:
+            said.pop(CHOICE, None)
         said[CROPS] = min(said[CROPS], changes.crops)
     return said
 
@@ -225,8 +230,9 @@ def _joint_metadata(said: Sequence[Plain], changes: Changes, images: Plain | Non
     result = dict(said[0])
     if images is not None and any(IMAGES in values for values in said):
         result[IMAGES] = images
-    if any(values.get(CROPS) != result.get(CROPS) for values in said):
-        result.pop(CROPS, None)
+    for name in (CROPS, CHOICE):
+        if any(values.get(name) != said[0].get(name) for values in said):
+            result.pop(name, None)
     if len(said) > 1 or changes.settled:
         result.pop(MERGED, None)
         merged = _merged(said, changes)

@@ -13,6 +13,7 @@ from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.pending import PendingImage, check_fits_block
 from softlabel_codec.errors import LimitError, MismatchError
+from softlabel_codec.quantise.places import Places, is_measured
 from softlabel_codec.quantise.transcoding import Transcoder, stored_alike
 
 
@@ -62,12 +63,16 @@ class Recoder:
             codes = self._quantiser.rows(found.codes, rows, slot)
             try:
                 if labels is not None:
-                    codes = self._transcoder.codes(labels[rows], codes)
+                    codes = self._transcoder.codes(labels[rows], codes, self._places(found, slot, rows))
                 image = self._image(found, slot, rows, codes)
                 check_fits_block(image, self._layout)
             except (MismatchError, LimitError) as error:
                 raise type(error)(f"{self.source.source.path}: image {found.keys[slot]!r}: {error}") from None
             yield image
+
+    def _places(self, found: BlockImages, slot: int, rows: slice) -> Places:
+        heights, widths = np.repeat(found.sizes[slot : slot + 1], rows.stop - rows.start, axis=0).T
+        return Places(self._layout.edges(found.crops[rows], heights, widths), is_measured(found.keys[slot]))
 
     def _image(self, found: BlockImages, slot: int, rows: slice, codes: LabelCodes) -> PendingImage:
         height, width = found.sizes[slot].tolist()

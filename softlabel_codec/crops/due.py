@@ -13,6 +13,7 @@ from softlabel_codec.checks.arrays import as_array
 from softlabel_codec.crops.choice import choose_crops
 from softlabel_codec.errors import ArgumentError
 
+_ALL_CROPS, _FAR = 2**32, 0x9E3779B1
 _MAX_TURN = 2**40
 """So that the positions in an image's sequence of crops fit into 64 bits."""
 
@@ -25,6 +26,8 @@ def due_crops(
     turns: Any,
     stored_crops: int | None,
     path: object,
+    *,
+    any_crop: bool = False,
 ) -> IntArray:
     """Return the numbers of the crops that are due of some images, int64 (B, N).
 
@@ -42,20 +45,37 @@ def due_crops(
         Draw from the first so many crops of each image only.
     path : path
         The file, for messages.
+    any_crop : bool
+        There are crops of all numbers below 2^32: none is used again, unless `stored_crops` says so.
 
     Raises
     ------
     ArgumentError
         If an image has too few crops, or an argument is not as described.
     """
-    check_counts(num_crops, crops_per_image, stored_crops, path)
+    check_counts(num_crops, crops_per_image, stored_crops, path, any_crop=any_crop)
+    if any_crop and stored_crops is None:
+        return next_crops(len(images), crops_per_image, seed, turns)
     counts = num_crops if stored_crops is None else np.minimum(num_crops, stored_crops)
     return choose_crops(check_whole("seed", seed, 0), _check_turns(turns, len(images)), images, counts, crops_per_image)
 
 
-def check_counts(num_crops: NDArray[np.int64], crops_per_image: int, stored_crops: int | None, path: object) -> None:
-    """Raise ArgumentError if an image has fewer crops than are to be used, or drawn at once."""
-    fewest = int(num_crops.min(initial=2**63 - 1))
+def next_crops(num_images: int, crops_per_image: int, seed: int, turns: Any) -> IntArray:
+    """Return the crops that are due (B, N) where there are crops of all numbers below 2^32: none is used again.
+
+    They begin at 0 for seed 0, and far from there for other seeds. Arguments and errors are those of `due_crops`.
+    """
+    each = check_whole("crops_per_image", crops_per_image, 1)
+    first = check_whole("seed", seed, 0) * _FAR % _ALL_CROPS + np.broadcast_to(_check_turns(turns, num_images), num_images) * each
+    crops: IntArray = (first[:, None] + np.arange(each)) % _ALL_CROPS
+    return crops
+
+
+def check_counts(
+    num_crops: NDArray[np.int64], crops_per_image: int, stored_crops: int | None, path: object, *, any_crop: bool = False
+) -> None:
+    """Raise ArgumentError if an image has fewer crops than are to be used, or drawn at once; `any_crop` as for `due_crops`."""
+    fewest = int(num_crops.min(initial=2**63 - 1)) if not any_crop or stored_crops is not None else _ALL_CROPS
     for name, wanted in (("stored_crops", stored_crops), ("crops_per_image", crops_per_image)):
         if wanted is None:
             continue

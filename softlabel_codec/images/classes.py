@@ -129,7 +129,7 @@ def warn_of_other_classes(reader: SoftLabelReader, classes: NDArray[np.int64]) -
     """Warn if labels agree with the class folders hardly more often than by chance: their numbers are probably others."""
     chosen = np.unique(np.linspace(0, len(classes) - 1, _CROPS_COMPARED).astype(np.int64)) if len(classes) else np.zeros(0, np.int64)
     labels = reader.read_batch(chosen, np.zeros((len(chosen), 1), np.int64))
-    top = np.array([int(image.labels.dense()[0].argmax()) for image in labels])
+    top = np.array([int(image.labels.top1[0]) for image in labels])
     agreement = float((top == classes[labels.images]).mean()) if len(top) else 1.0
     chance = 1 / reader.num_classes
     if agreement < min(_BETTER_THAN_CHANCE * chance, (1 + chance) / 2):  # with few classes, three times chance is more than always

@@ -28,8 +28,9 @@ from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
 from softlabel_codec.image_source import where_is
 from softlabel_codec.images.cutting import Cutter, whole_image
 from softlabel_codec.images.sources import open_images
-from softlabel_codec.labels import DenseLabels
+from softlabel_codec.labels import DenseLabels, Labels
 from softlabel_codec.options.encode import MAX_INPUT_SIZE
+from softlabel_codec.quantise.temperature import to_power
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.teacher import load_teacher
 from softlabel_codec.torch.pixels import normalize, to_tensor
@@ -126,23 +127,26 @@ class MappedCrops:
         The maps.
     keys : sequence of str
         Keys of the images, by number.
+    temperature : float
+        T of softmax(logits / T).
     """
 
     maps: LabelMaps
     keys: Sequence[str]
+    temperature: float = 1.0
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], keys: Sequence[str]) -> MappedCrops:
+    def load(cls, path: str | os.PathLike[str], keys: Sequence[str], temperature: float = 1.0) -> MappedCrops:
         """Load the maps in a file; MismatchError unless each image has one."""
         maps = LabelMaps.load(path)
         missing = [key for key in keys if key not in maps.numbers]
         if missing:
             some = f"{len(missing)} of {counted(len(keys), 'image')}"
             raise MismatchError(f"{path}: there are no label maps of {some}, {missing[0]!r} first")
-        return cls(maps, keys)
+        return cls(maps, keys, temperature)
 
-    def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> DenseLabels:
-        return self.maps.labels(self.keys[number], crops, size)
+    def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> Labels:
+        return to_power(self.maps.labels(self.keys[number], crops, size), 1 / self.temperature)
 
 
 def _bin(start: NDArray[np.int64], length: NDArray[np.int64], num_pixels: int) -> NDArray[np.float64]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS, check_choice
 from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE, MAX_SHARDS
-from softlabel_codec.codec import Codec
+from softlabel_codec.choosing import Asked
+from softlabel_codec.codec import AUTO, Codec
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.options.fields import option
 from softlabel_codec.padding import NO_PADDING, PADDING_MODES, Padding
@@ -63,8 +64,29 @@ class EncodeConfig:
         kw_only=True,
     )
     teacher_output: str = option("What the teacher returns.", "logits", choices=TEACHER_OUTPUTS, kw_only=True)
-    codec: str = option("How labels are stored; 'help' lists the codecs.", "marginal_smoothing:k=5")
+    codec: str = option("How labels are stored: auto, which chooses by the labels of 256 images; or one of those that 'help' lists.", AUTO)
     crops: int | None = option(f"Crops per image.  [default: {DEFAULT_CROPS}; all with --all-views]", None)
+    fidelity: str | float | None = option(
+        "For auto: take the fewest bytes that lose at most this share of KL(teacher || uniform).  [default: 4%]",
+        None,
+        metavar="4%",
+        kw_only=True,
+    )
+    bytes_per_image: float | None = option(
+        "For auto: lose as little as possible in N bytes per image. Without --crops, the number of crops is chosen as well, from 5 to 200: "
+        "fewer crops leave more bytes to each. If an image is drawn more than 80 times, 5 crops count as 5 % lost, 10 as 3 %, 20 as 1 %.",
+        None,
+        metavar="N",
+        kw_only=True,
+    )
+    draws: int | None = option(
+        "With --bytes-per-image: how often each image will be drawn, epochs times crops per image. No more crops are stored.  "
+        "[default: often]",
+        None,
+        least=1,
+        metavar="N",
+        kw_only=True,
+    )
     sampler: CropSampler | AllViews = field(default_factory=CropSampler, metadata={"group": CropOptions})
     padding: Padding = field(default=NO_PADDING, metadata={"group": PaddingOptions})
     store_crops: bool = option("Store the coordinates of every crop, for readers without our crop sampler: 4 bytes per crop.", False)
@@ -100,7 +122,12 @@ class EncodeConfig:
     )
 
     def __post_init__(self) -> None:
-        codec = Codec.parse(self.codec)
+        codec = self.parsed_codec
+        asked = {"fidelity": self.fidelity, "bytes_per_image": self.bytes_per_image, "draws": self.draws}
+        if self.is_auto:
+            _ = self.asked
+        for name, value in asked.items():
+            _check(name, self.is_auto or value is None, "None, as the codec is not 'auto'", value)
         _check("codec", codec.content != "features", "a codec of probabilities or logits", self.codec)
         _check("crops", self.crops is None or 1 <= self.crops <= MAX_CROPS_PER_IMAGE, f"1 to {MAX_CROPS_PER_IMAGE}", self.crops)
         _check("crops", self.crops is None or isinstance(self.sampler, CropSampler), "None, as all views are labelled", self.crops)
@@ -124,6 +151,26 @@ class EncodeConfig:
             check_choice(name, getattr(self, name), choices)
         if self.interpolation is not None:
             check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the codec is to be chosen."""
+        return isinstance(self.codec, str) and self.codec.strip() == AUTO
+
+    @property
+    def parsed_codec(self) -> Codec:
+        """The codec; until one is chosen, one that keeps everything."""
+        return Codec("dense", values="f32") if self.is_auto else Codec.parse(self.codec)
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked of the codec that is to be chosen."""
+        return Asked.of(self.fidelity, self.bytes_per_image, self.draws)
+
+    @property
+    def chooses_crops(self) -> bool:
+        """Whether the number of crops is to be chosen as well."""
+        return self.bytes_per_image is not None and self.crops is None and isinstance(self.sampler, CropSampler)
 
     @property
     def chosen_shards(self) -> range | list[int]:

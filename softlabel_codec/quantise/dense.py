@@ -1,9 +1,9 @@
-"""Dense labels: a vector of C numbers for each crop, as the bits of its floats (spec/dense-v1.md)."""
+"""Dense labels: a vector of C numbers for each crop, as the bits of its floats or as quantised logarithms (spec/dense-v1.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, CorruptError
 from softlabel_codec.labels import DenseLabels
+from softlabel_codec.quantise.log_vectors import LogCodes, LogVectors
+from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import check_floats, check_probs, wrong_labels
 from softlabel_codec.quantise.values import FLOAT_TYPES, MAX_SUM, Floats
 
-DenseCodes = NDArray[np.unsignedinteger[Any]]
+FloatCodes = NDArray[np.unsignedinteger[Any]]
 """The bits of the vectors of R crops, (R, C)."""
+DenseCodes = FloatCodes | LogCodes
+"""The vectors of R crops as integers."""
+Codes = TypeVar("Codes")
 
 
 class DenseQuantiser:
@@ -23,25 +28,32 @@ class DenseQuantiser:
 
     def __init__(self, codec: Codec, num_classes: int) -> None:
         self._codec, self._num_classes = codec, num_classes
+        self._encoding: VectorEncoding[Any] = (
+            LogVectors(codec, num_classes) if codec.values == "log8" else FloatVectors(codec.values, codec.content)
+        )
 
-    def quantise(self, labels: Mapping[str, Any], num_crops: int) -> DenseCodes:
+    def quantise(self, labels: Mapping[str, Any], num_crops: int, places: Places | None = None) -> DenseCodes:
         wanted = "probs" if self._codec.content == "probs" else "vectors"
         if set(labels) != {wanted}:
             raise wrong_labels(self._codec, wanted, labels)
+        vectors: NDArray[Any]
         if wanted == "probs":
             vectors = check_probs(labels[wanted], num_crops, self._num_classes)
         else:
             vectors = check_floats(wanted, labels[wanted], (num_crops, self._num_classes))
-        return vectors_to_bits(vectors, self._codec.values)
+        codes: DenseCodes = self._encoding.quantise(vectors)
+        return codes
 
     def dequantise(self, codes: DenseCodes, policy: str) -> DenseLabels:
-        return DenseLabels(bits_to_vectors(codes, self._codec.values, self._codec.content), self._codec.content)
+        return DenseLabels(self._encoding.dequantise(codes), self._codec.content)
 
     def concatenate(self, parts: Sequence[DenseCodes]) -> DenseCodes:
-        return np.concatenate(parts)
+        codes: DenseCodes = self._encoding.concatenate(parts)
+        return codes
 
     def rows(self, codes: DenseCodes, rows: slice, image: int) -> DenseCodes:
-        return codes[rows]
+        chosen: DenseCodes = self._encoding.rows(codes, rows, image)
+        return chosen
 
     def policy(self, asked: str | None) -> str:
         if asked is not None:
@@ -52,10 +64,57 @@ class DenseQuantiser:
         return 0, 0, 0
 
     def expected_bytes(self, codes: DenseCodes) -> int:
-        return self.most_bytes(codes)
+        return self._encoding.num_bytes(codes)
 
     def most_bytes(self, codes: DenseCodes) -> int:
-        return int(codes.size * FLOAT_TYPES[self._codec.values].itemsize)
+        return self._encoding.most_bytes(codes)
+
+
+class VectorEncoding(Protocol[Codes]):
+    """One value encoding of vectors. Its methods are those of `Quantiser` that depend on it."""
+
+    def quantise(self, vectors: NDArray[np.floating[Any]]) -> Codes:
+        """Return the codes of an image's vectors (M, C), already checked."""
+
+    def dequantise(self, codes: Codes) -> Floats:
+        """Return the vectors (R, C) that codes represent; CorruptError if they are not valid."""
+
+    def concatenate(self, parts: Sequence[Codes]) -> Codes:
+        """Return the codes of several images as one."""
+
+    def rows(self, codes: Codes, rows: slice, image: int) -> Codes:
+        """Return the codes of some rows, all of the image with this place."""
+
+    def num_bytes(self, codes: Codes) -> int:
+        """Return about how many bytes codes take in columns before compression."""
+
+    def most_bytes(self, codes: Codes) -> int:
+        """Return an upper bound of this number."""
+
+
+class FloatVectors:
+    """`f32` and `f16`: the bits of the numbers."""
+
+    def __init__(self, values: str, content: str) -> None:
+        self._values, self._content = values, content
+
+    def quantise(self, vectors: NDArray[np.floating[Any]]) -> FloatCodes:
+        return vectors_to_bits(vectors, self._values)
+
+    def dequantise(self, codes: FloatCodes) -> Floats:
+        return bits_to_vectors(codes, self._values, self._content)
+
+    def concatenate(self, parts: Sequence[FloatCodes]) -> FloatCodes:
+        return np.concatenate(parts)
+
+    def rows(self, codes: FloatCodes, rows: slice, image: int) -> FloatCodes:
+        return codes[rows]
+
+    def num_bytes(self, codes: FloatCodes) -> int:
+        return self.most_bytes(codes)
+
+    def most_bytes(self, codes: FloatCodes) -> int:
+        return int(codes.size * FLOAT_TYPES[self._values].itemsize)
 
 
 def vectors_to_bits(vectors: NDArray[np.floating[Any]], values: str) -> NDArray[Any]:

@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
-from softlabel_codec.labels import SparseLabels, check_policy
+from softlabel_codec.errors import ArgumentError
+from softlabel_codec.labels import SparseLabels, Tails, check_policy
+from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
+from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import (
     Selection,
     check_left_out,
@@ -34,8 +37,8 @@ class SparseCodes(NamedTuple):
         Value codes, ascending within a row; arbitrary where padded. None if the codec stores no values.
     remainders : int64 (R,) or None
         Remainder codes; None if the encoding implies the remainder.
-    tails : TailCodes or None
-        Tails of I images, if the codec keeps them.
+    tails : TailCodes, FullTailCodes or None
+        Tails of I images, if the codec keeps them; FullTailCodes with `tail=all`.
     tail_of : int64 (R,) or None
         Index of the tail of each crop's image.
     """
@@ -43,7 +46,7 @@ class SparseCodes(NamedTuple):
     indices: NDArray[np.int64]
     values: NDArray[np.int64] | None
     remainders: NDArray[np.int64] | None
-    tails: TailCodes | None = None
+    tails: TailCodes | FullTailCodes | None = None
     tail_of: NDArray[np.int64] | None = None
 
 
@@ -54,29 +57,39 @@ class SparseQuantiser:
         self._codec, self._num_classes = codec, num_classes
         self._encoding: ValueEncoding = value_encoding(codec, num_classes)
 
-    def quantise(self, labels: Mapping[str, Any], num_crops: int) -> SparseCodes:
+    def quantise(self, labels: Mapping[str, Any], num_crops: int, places: Places | None = None) -> SparseCodes:
         tail = self._codec.tail
-        left_out: NDArray[Any]
         if set(labels) == {"probs"}:
             probs = check_probs(labels["probs"], num_crops, self._num_classes).astype(np.float32, copy=False)
             selection = select_from_probs(probs, self._codec)
-            left_out = left_out_of(probs, selection) if tail else np.empty(0)
-        elif set(labels) == {"indices", "values"} | ({"left_out"} if tail else set()):
-            topk = check_topk(labels["indices"], labels["values"], num_crops, self._num_classes)
-            selection = select_from_topk(*topk, self._codec, self._num_classes)
-            left_out = check_left_out(labels["left_out"], self._num_classes) if tail else np.empty(0)
-        else:
+            return self.of_selection(selection, self.tail_of_probs(probs, selection))
+        if self._codec.mean == "log":
+            raise _only_probs(self._codec, labels)
+        if set(labels) != {"indices", "values"} | ({"left_out"} if tail else set()):
             raise wrong_labels(self._codec, "probs, or indices and values" + (" and left_out" if tail else ""), labels)
-        return self.of_selection(selection, quantise_tail(left_out, selection, tail) if tail else None)
+        topk = check_topk(labels["indices"], labels["values"], num_crops, self._num_classes)
+        selection = select_from_topk(*topk, self._codec, self._num_classes)
+        left_out = check_left_out(labels["left_out"], self._num_classes) if tail else None
+        return self.of_selection(selection, None if left_out is None else self._tail_of_left_out(left_out, selection))
 
-    def of_selection(self, selection: Selection, tail: TailCodes | None) -> SparseCodes:
+    def tail_of_probs(self, probs: NDArray[np.float32], selection: Selection) -> TailCodes | FullTailCodes | None:
+        """Return the tail of an image with these probabilities (R, C), of which its crops keep a selection; None if the codec has none."""
+        if self._codec.mean == "log":
+            return quantise_full_tail(probs, selection)
+        return self._tail_of_left_out(left_out_of(probs, selection), selection) if self._codec.tail else None
+
+    def _tail_of_left_out(self, left_out: NDArray[np.float64], selection: Selection) -> TailCodes | FullTailCodes:
+        tail = self._codec.tail
+        return quantise_tail(left_out, selection, tail) if isinstance(tail, int) else full_tail_of_left_out(left_out, selection)
+
+    def of_selection(self, selection: Selection, tail: TailCodes | FullTailCodes | None) -> SparseCodes:
         """Return the codes of an image's selection, and of its tail."""
         codes = SparseCodes(selection.indices, *self._encoding.quantise(selection))
         return codes if tail is None else codes._replace(tails=tail, tail_of=np.zeros(len(selection.indices), np.int64))
 
     def dequantise(self, codes: SparseCodes, policy: str) -> SparseLabels:
         values, remainder = self._encoding.dequantise(codes.indices, codes.values, codes.remainders)
-        tails = None if codes.tails is None else dequantise_tails(codes.tails, self._num_classes)
+        tails = None if codes.tails is None else _dequantised(codes.tails, self._num_classes)
         return SparseLabels(codes.indices.astype(np.int32), values, remainder, self._num_classes, policy, tails, codes.tail_of)
 
     def concatenate(self, parts: Sequence[SparseCodes]) -> SparseCodes:
@@ -90,14 +103,14 @@ class SparseQuantiser:
             np.concatenate([_widen(part.indices, width, -1) for part in parts]),
             np.concatenate(values) if values else None,
             np.concatenate(remainders) if remainders else None,
-            concatenate_tails(tails) if tails else None,
+            _joined(tails) if tails else None,
             np.repeat(np.arange(len(parts)), [len(part.indices) for part in parts]) if tails else None,
         )
 
     def rows(self, codes: SparseCodes, rows: slice, image: int) -> SparseCodes:
         kept = codes.indices[rows]
         width = int((kept >= 0).sum(axis=1).max())
-        tails = None if codes.tails is None else tail_of_image(codes.tails, image)
+        tails = None if codes.tails is None else _of_image(codes.tails, image)
         return SparseCodes(
             kept[:, :width],
             None if codes.values is None else codes.values[rows, :width],
@@ -107,18 +120,46 @@ class SparseQuantiser:
         )
 
     def policy(self, asked: str | None) -> str:
-        return self._codec.policy if asked is None else check_policy(asked, self._codec.tail > 0)
+        return self._codec.policy if asked is None else check_policy(asked, bool(self._codec.tail))
 
     def num_entries(self, codes: SparseCodes) -> tuple[int, int, int]:
-        num_listed = 0 if codes.tails is None else codes.tails.classes.shape[1]
-        return int(np.count_nonzero(codes.indices >= 0)), codes.indices.shape[1], num_listed
+        return int(np.count_nonzero(codes.indices >= 0)), codes.indices.shape[1], _num_listed(codes.tails)
 
     def expected_bytes(self, codes: SparseCodes) -> int:
         num_entries, _, num_listed = self.num_entries(codes)
-        return num_entries * (1 + VALUE_WIDTH[self._codec.values]) + len(codes.indices) + 2 * num_listed
+        of_tail = num_listed * (1 if self._codec.full_tail else 2)
+        return num_entries * (1 + VALUE_WIDTH[self._codec.values]) + len(codes.indices) + of_tail
 
     def most_bytes(self, codes: SparseCodes) -> int:
-        return 8 * codes.indices.size + (0 if codes.tails is None else 8 * codes.tails.classes.size)
+        return 8 * (codes.indices.size + _num_listed(codes.tails))
+
+
+def _only_probs(codec: Codec, labels: Mapping[str, Any]) -> ArgumentError:
+    why = "Its tail is made of logarithms of all probabilities, for which left_out cannot stand; with mean=arithmetic it can"
+    return ArgumentError(f"{wrong_labels(codec, 'probs', labels)}. {why}")
+
+
+def _num_listed(tails: TailCodes | FullTailCodes | None) -> int:
+    if tails is None:
+        return 0
+    return int((tails.codes if isinstance(tails, FullTailCodes) else tails.classes).shape[1])
+
+
+def _dequantised(tails: TailCodes | FullTailCodes, num_classes: int) -> Tails:
+    return dequantise_full_tails(tails) if isinstance(tails, FullTailCodes) else dequantise_tails(tails, num_classes)
+
+
+def _of_image(tails: TailCodes | FullTailCodes, image: int) -> TailCodes | FullTailCodes:
+    if isinstance(tails, FullTailCodes):
+        return FullTailCodes(tails.codes[image : image + 1], tails.main_class[image : image + 1])
+    return tail_of_image(tails, image)
+
+
+def _joined(parts: Sequence[TailCodes | FullTailCodes]) -> TailCodes | FullTailCodes:
+    full = [part for part in parts if isinstance(part, FullTailCodes)]
+    if full:
+        return FullTailCodes(np.concatenate([part.codes for part in full]), np.concatenate([part.main_class for part in full]))
+    return concatenate_tails([part for part in parts if isinstance(part, TailCodes)])
 
 
 def _widen(array: NDArray[np.int64], width: int, fill: int) -> NDArray[np.int64]:

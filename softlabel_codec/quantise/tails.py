@@ -56,7 +56,7 @@ def quantise_tail(left_out: NDArray[np.float64], selection: Selection, tail: int
     tail : int
         Largest number of classes to list.
     """
-    weights = _weights(left_out, selection)
+    weights = weights_of_left_out(left_out, selection)
     largest = float(weights.max())
     if largest <= 0:
         return TailCodes(np.full((1, 1), -1), np.zeros((1, 1), np.int64), np.array([NO_WEIGHT]))
@@ -73,8 +73,8 @@ def quantise_tail(left_out: NDArray[np.float64], selection: Selection, tail: int
     return TailCodes(classes[order][None], levels[order][None], np.array([floor]))
 
 
-def _weights(left_out: NDArray[np.float64], selection: Selection) -> NDArray[np.float64]:
-    """Return each class's share of the remainders of the crops that do not keep it."""
+def weights_of_left_out(left_out: NDArray[np.float64], selection: Selection) -> NDArray[np.float64]:
+    """Return each class's share of the remainders of the crops that do not keep it, float64 (C,)."""
     kept = selection.indices >= 0
     remainders = np.broadcast_to(selection.remainder[:, None], kept.shape)[kept]
     of_keepers = np.bincount(selection.indices[kept], weights=remainders, minlength=len(left_out))

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.codec import Codec
+from softlabel_codec.codec import ALL, Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.quantise.dense import DenseCodes, DenseQuantiser
+from softlabel_codec.quantise.field import FieldCodes, FieldQuantiser
+from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import SUM_TOLERANCE, Selection, implied_remainder
 from softlabel_codec.quantise.sparse import SparseCodes, SparseQuantiser
-from softlabel_codec.quantise.tails import left_out_of, quantise_tail
 
-_STORED = ("kept_classes", "t", "values", "step", "tail")
+AnyCodes = SparseCodes | DenseCodes | FieldCodes
+_QUANTISERS: dict[str, type[SparseQuantiser | DenseQuantiser | FieldQuantiser]] = {
+    "sparse": SparseQuantiser,
+    "dense": DenseQuantiser,
+    "field": FieldQuantiser,
+}
+_STORED = ("kept_classes", "t", "values", "step", "tail", "mean")
 
 
 def stored_alike(one: Codec, other: Codec) -> bool:
@@ -26,13 +33,26 @@ def stored_alike(one: Codec, other: Codec) -> bool:
 
 def check_transcoding(source: Codec, target: Codec) -> None:
     """Raise ArgumentError if labels of one codec cannot become labels of another, whatever they are; the text says what is lost."""
-    reason = None if stored_alike(source, target) else _dense_reason(source, target) or _sparse_reason(source, target)
+    reason = None
+    if not stored_alike(source, target):
+        reason = _field_reason(source, target) or _dense_reason(source, target) or _sparse_reason(source, target)
     if reason:
         raise ArgumentError(f"codec: labels of {str(source)!r} cannot become {str(target)!r}: {reason}")
 
 
+def _field_reason(source: Codec, target: Codec) -> str:
+    """Return why it is not possible, if either codec is a field; else an empty text."""
+    if target.family == "field":
+        return "" if source.family == "dense" and source.content != "features" else "a field is made from the probabilities of all classes"
+    if source.family == "field" and target.family == "dense":
+        return "the source is an approximation of them. Readers give targets of all classes: labels.dense()"
+    return ""
+
+
 def _dense_reason(source: Codec, target: Codec) -> str:
     """Return why it is not possible, if either codec is dense; else an empty text."""
+    if "field" in (source.family, target.family):
+        return ""
     if source.family == "sparse":
         return "" if target.family == "sparse" else "what the source left out is lost. Readers give targets of all classes: labels.dense()"
     if source.content == target.content:
@@ -48,7 +68,7 @@ def _features_reason(target: Codec) -> str:
 
 def _sparse_reason(source: Codec, target: Codec) -> str:
     """Return why it is not possible, if both codecs are sparse; else an empty text."""
-    if "dense" in (source.family, target.family):
+    if not source.family == target.family == "sparse":
         return ""
     if source.values == "none":
         return "" if target.values == "none" else "the source keeps the top class without its probability"
@@ -58,10 +78,17 @@ def _sparse_reason(source: Codec, target: Codec) -> str:
     if wanted is not None and wanted > (source.kept_classes or 1):
         keeps = f"{source.kept_classes} of" if source.kept_classes else "as few as 1 of"
         return f"the source keeps {keeps} the {wanted} classes of each crop that are needed; the others are lost"
-    if target.tail > source.tail and not _drops(source, target):
+    if target.mean == "log" and source.mean != "log":
+        return "the source does not have the logarithms of what its crops left out; those of dense labels can be had"
+    if _longer(target.tail, source.tail) and not _drops(source, target):
         knows = f"lists {source.tail} classes in its tail" if source.tail else "does not know how the remainder is distributed"
         return f"the source {knows}; keep fewer classes of each crop, or ask for no longer tail"
     return ""
+
+
+def _longer(one: int | str, other: int | str) -> bool:
+    """Return whether a tail has more classes than another; each is a number or `all`."""
+    return other != ALL and (one == ALL or int(one) > int(other))
 
 
 def _drops(source: Codec, target: Codec) -> bool:
@@ -85,8 +112,8 @@ class Transcoder:
     target: Codec
     num_classes: int
 
-    def codes(self, labels: Labels, codes: SparseCodes | DenseCodes) -> SparseCodes | DenseCodes:
-        """Return the codes of all crops of one image, whose labels are known as such and as codes of the source.
+    def codes(self, labels: Labels, codes: AnyCodes, places: Places) -> AnyCodes:
+        """Return the codes of all crops of one image, whose labels are known as such and as codes of the source, and which are there.
 
         Raises
         ------
@@ -96,28 +123,30 @@ class Transcoder:
         if stored_alike(self.source, self.target):
             return codes
         try:
-            if isinstance(labels, DenseLabels):
-                return self._of_dense(labels)
+            if isinstance(labels, DenseLabels) or self.source.family == "field":
+                return self._of_dense(labels, places)
+            assert isinstance(labels, SparseLabels)
             assert isinstance(codes, SparseCodes)
             return self._of_sparse(labels, codes)
         except ArgumentError as error:
             raise MismatchError(str(error)) from None
 
-    def _of_dense(self, labels: DenseLabels) -> SparseCodes | DenseCodes:
-        quantiser = (SparseQuantiser if self.target.family == "sparse" else DenseQuantiser)(self.target, self.num_classes)
+    def _of_dense(self, labels: Labels, places: Places) -> AnyCodes:
+        quantiser = _QUANTISERS[self.target.family](self.target, self.num_classes)
         if self.target.content != "probs":
+            assert isinstance(labels, DenseLabels)
             return quantiser.quantise({"vectors": labels.vectors}, len(labels))
-        return quantiser.quantise({"probs": _normalised(labels.dense())}, len(labels))
+        return quantiser.quantise({"probs": _normalised(labels.dense())}, len(labels), places)
 
     def _of_sparse(self, labels: SparseLabels, codes: SparseCodes) -> SparseCodes:
         quantiser = SparseQuantiser(self.target, self.num_classes)
         selection = self._selection(labels)
         if not self.target.tail:
             return quantiser.of_selection(selection, None)
-        if self.target.tail == self.source.tail and not _drops(self.source, self.target):
+        if (self.target.tail, self.target.mean) == (self.source.tail, self.source.mean) and not _drops(self.source, self.target):
             return quantiser.of_selection(selection, codes.tails)
         spread = labels.with_policy("uniform") if labels.policy == "renorm" else labels
-        return quantiser.of_selection(selection, quantise_tail(left_out_of(spread.dense(), selection), selection, self.target.tail))
+        return quantiser.of_selection(selection, quantiser.tail_of_probs(spread.dense(), selection))
 
     def _selection(self, labels: SparseLabels) -> Selection:
         """Return what the target keeps of the classes that the source keeps."""

@@ -35,6 +35,7 @@ KEY, IMAGES = "key", ("bytes", "image")
 """Columns of a dataset: the key of each image, and what it is: the bytes of its file, or a uint8 array."""
 CROPS_PER_PART = 2**16
 """Crops that a teacher labels at a time, and that are labelled again if it is killed: a few seconds of a GPU."""
+DEFAULT_CODEC = "marginal_smoothing:k=5"
 logger = logging.getLogger(__name__)
 
 
@@ -74,7 +75,7 @@ def label_images(
     filesystem : pyarrow.fs.FileSystem or fsspec file system, optional
         Where `out` is a path, if not on the file system of the nodes.
     **options
-        Those of `EncodeConfig`.
+        Those of `EncodeConfig`. The codec cannot be `auto` and is `marginal_smoothing:k=5` by default.
 
     Returns
     -------
@@ -93,7 +94,12 @@ def label_images(
         As for `encode`. Labels so far are kept.
     """
     started = time.monotonic()
-    config = EncodeConfig("", os.fspath(out), teacher, shards=shards, **options)
+    config = EncodeConfig("", os.fspath(out), teacher, shards=shards, **{"codec": DEFAULT_CODEC, **options})
+    if config.is_auto:
+        advice = "Choose one with softlabel_codec.choose_codec, or by `slcodec encode` of some images"
+        raise ArgumentError(
+            f"codec: expected a codec string, as images of a Ray Dataset are not at hand to choose one by, got 'auto'. {advice}"
+        )
     if config.shard is not None:
         raise ArgumentError(f"shard: expected None, as all shards are made together, got {config.shard!r}")
     actors = _Actors(check_whole("concurrency", concurrency, 1), 1 + config.workers, num_gpus)

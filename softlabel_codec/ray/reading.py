@@ -38,8 +38,9 @@ def read_labels(path: str | os.PathLike[str], *, dense: bool = False) -> ray.dat
     Dataset
         With the columns `key` (str); `image_size` (2,), height and width in pixels, 0 if they are not known; `crops` (M, 4) and `flips`
         (M,), as in `ImageLabels`; `image_crc32`, if it is stored. Of sparse codecs `indices` and `values` (M, K) and `remainder`
-        (M,), as in `SparseLabels`, and if they keep tails `tail_classes` and `tail_weights` (N,) and `tail_floor`, as in `Tails`. Of
-        dense codecs `vectors` (M, C). With `dense`, in place of these, `target`, float32 (M, C).
+        (M,), as in `SparseLabels`, and if they keep tails `tail_classes` and `tail_weights` (N,) and `tail_floor`, as in `Tails`; with
+        `tail=all` also `tail_slopes` (C,) and `tail_main_class`. Of dense codecs `vectors` (M, C). With `dense`, in place of these,
+        `target`, float32 (M, C).
 
     Raises
     ------
@@ -113,7 +114,7 @@ class _Rows:
         columns = {name: _column([getattr(one, name) for one in labels]) for name in ("indices", "values", "remainder")}
         tails = [_listed(one.tails) for one in labels if one.tails is not None]
         if tails:
-            columns |= {f"tail_{name}": _column([tail[name] for tail in tails]) for name in ("classes", "weights", "floor")}
+            columns |= {f"tail_{name}": _column([tail[name] for tail in tails]) for name in tails[0]}
         return columns
 
 
@@ -126,7 +127,10 @@ def _as_few_classes(labels: SparseLabels) -> SparseLabels:
 def _listed(tail: Tails) -> dict[str, NDArray[Any]]:
     """Return the tail of one image, without padding."""
     listed = tail.classes[0] >= 0
-    return {"classes": tail.classes[0, listed], "weights": tail.weights[0, listed], "floor": tail.floor[0]}
+    found = {"classes": tail.classes[0, listed], "weights": tail.weights[0, listed], "floor": tail.floor[0]}
+    if tail.slopes is None or tail.main_class is None:
+        return found
+    return {**found, "slopes": tail.slopes[0], "main_class": tail.main_class[0]}
 
 
 def _column(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from softlabel_codec.report.against import AgainstReport, stats_against
 from softlabel_codec.report.checking import Problem
+from softlabel_codec.report.fidelity import Fidelity
 from softlabel_codec.report.file_report import FileReport
 from softlabel_codec.report.inspecting import inspect
 from softlabel_codec.report.set_report import SetReport
@@ -10,6 +11,7 @@ from softlabel_codec.report.verify_report import VerifyReport, verify
 
 __all__ = [
     "AgainstReport",
+    "Fidelity",
     "FileReport",
     "Problem",
     "SetReport",

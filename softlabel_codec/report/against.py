@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from softlabel_codec.labels import DenseLabels, ImageLabels, Labels
 from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.report.fidelity import Fidelity, FidelityMeter, SpreadMeter
 from softlabel_codec.report.stats_report import NUMBERS_PER_BATCH, Distribution
 
 MAX_IMAGES = 2000
-MAX_NUMBERS = 2**27
+MAX_NUMBERS = 2**26
 """Count of label values that are compared, unless one image has more."""
 _FIRST_KEYS = 5
 _KEYS_AT_A_TIME = 2**16
@@ -73,6 +74,11 @@ class AgainstReport:
         Share of crops where it is infinite: a class that A gives a probability has none in B.
     total_variation : Distribution or None
         Half the sum over classes of the differences of the targets, from 0 to 1.
+    fidelity : list of Fidelity
+        How near B is to A at T = 1, 4 and 20, each from the temperature at which it was made (1 where the metadata do not say it). Empty if
+        nothing was compared.
+    mean_probability_spread : (float, float) or None
+        How much the mean probability of a class varies from draw to draw in A and in B, which predicts the student: see `SpreadMeter`.
     top1_agreement : float or None
         Share of crops with the same most probable class.
     identical : float or None
@@ -97,6 +103,8 @@ class AgainstReport:
     kl: Distribution | None
     infinite_kl: float | None
     total_variation: Distribution | None
+    fidelity: list[Fidelity]
+    mean_probability_spread: tuple[float, float] | None
     top1_agreement: float | None
     identical: float | None
 
@@ -110,13 +118,15 @@ def stats_against(path: str | os.PathLike[str], against: str | os.PathLike[str],
     ------
     FormatError
         If a file is unfinished or damaged.
+    MismatchError
+        If the metadata of one say a temperature that is none.
     """
     with SoftLabelReader(path) as here, SoftLabelReader(against) as there:
         own, theirs = _said(here), _said(there)
         differences = {name: (own.get(name), theirs.get(name)) for name in {**own, **theirs} if own.get(name) != theirs.get(name)}
         pairs, only_here = _common(here, there)
         sample = _sample(pairs, here, max_images)
-        seen = _Seen(_obstacle(here, there))
+        seen = _Seen(_obstacle(here, there), (here.temperature, there.temperature))
         for rows in _batches(sample, here):
             for one, other in zip(here.read_batch(rows[:, 0]), there.read_batch(rows[:, 1]), strict=True):
                 seen.add(one, other)
@@ -206,8 +216,9 @@ def _obstacle(here: SoftLabelReader, there: SoftLabelReader) -> str:
 class _Seen:
     """What is seen of pairs of images, one by one."""
 
-    def __init__(self, not_comparable: str) -> None:
+    def __init__(self, not_comparable: str, temperatures: tuple[float, float]) -> None:
         self._not_comparable = not_comparable
+        self._fidelity, self._spreads = FidelityMeter(*temperatures), (SpreadMeter(), SpreadMeter())
         self._pictures = self._num_crops = self._crops = 0
         self._measures: dict[str, list[NDArray[Any]]] = {}
 
@@ -224,15 +235,29 @@ class _Seen:
         rows = np.flatnonzero(same)
         step = max(1, NUMBERS_PER_BATCH // one.labels.num_classes)
         for start in range(0, len(rows), step):
-            chosen = rows[start : start + step]
-            for name, values in _measures(one.labels[chosen], other.labels[chosen]).items():
-                self._measures.setdefault(name, []).append(values)
+            self._compare(one.labels[rows[start : start + step]], other.labels[rows[start : start + step]])
+
+    def _compare(self, one: Labels, other: Labels) -> None:
+        """Compare the labels of the same crops."""
+        if isinstance(one, DenseLabels) and isinstance(other, DenseLabels) and one.content == "features":
+            self._note({"identical": (one.vectors == other.vectors).all(axis=1)})
+            return
+        targets, others = one.dense(), other.dense()
+        self._note({"top1": one.top1 == other.top1, "identical": (targets == others).all(axis=1), **_distances(targets, others)})
+        self._fidelity.add(targets, others)
+        for spread, rows in zip(self._spreads, (targets, others), strict=True):
+            spread.add(rows)
+
+    def _note(self, measures: Mapping[str, NDArray[Any]]) -> None:
+        for name, values in measures.items():
+            self._measures.setdefault(name, []).append(values)
 
     def result(self) -> dict[str, Any]:
         """Return the part of the report that this is about."""
         found = {name: np.concatenate(parts) for name, parts in self._measures.items()}
         kl, identical = found.get("kl"), found.get("identical")
         finite = None if kl is None else np.isfinite(kl)
+        spreads = self._spreads[0].result(), self._spreads[1].result()
         return {
             "other_pictures": self._pictures,
             "other_num_crops": self._num_crops,
@@ -242,25 +267,19 @@ class _Seen:
             "kl": None if kl is None or finite is None or not finite.any() else Distribution.of(kl[finite]),
             "infinite_kl": None if finite is None else float(1 - finite.mean()),
             "total_variation": Distribution.of(found["variation"]) if "variation" in found else None,
+            "fidelity": self._fidelity.result(),
+            "mean_probability_spread": None if None in spreads else spreads,
             "top1_agreement": float(found["top1"].mean()) if "top1" in found else None,
             "identical": None if identical is None else float(identical.mean()),
         }
 
 
-def _measures(one: Labels, other: Labels) -> dict[str, NDArray[Any]]:
-    """Return what can be said of each of some crops."""
-    if isinstance(one, DenseLabels) and isinstance(other, DenseLabels) and one.content == "features":
-        return {"identical": (one.vectors == other.vectors).all(axis=1)}
-    targets, others = one.dense(), other.dense()
+def _distances(targets: NDArray[np.float32], others: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return how far the targets of each of some crops, (R, C), lie apart."""
     p, q = _normalised(targets), _normalised(others)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * np.log(p / q), 0.0)
-    return {
-        "kl": np.maximum(terms.sum(axis=1), 0.0),
-        "variation": np.abs(p - q).sum(axis=1) / 2,
-        "top1": one.top1 == other.top1,
-        "identical": (targets == others).all(axis=1),
-    }
+    return {"kl": np.maximum(terms.sum(axis=1), 0.0), "variation": np.abs(p - q).sum(axis=1) / 2}
 
 
 def _normalised(rows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -57,6 +57,8 @@ class StatsReport:
         Which labels, and how they are encoded.
     crops, sampler, padding
         How crops are stored, as in `FileReport`.
+    temperature : float or None
+        T of softmax(logits / T) at which the labels were read for confidence, entropy and remainder; None: as they are stored.
     num_images, sampled_images, sampled_crops : int
         How many images there are, and how many images and crops were sampled.
     bytes_per_crop : float
@@ -81,6 +83,10 @@ class StatsReport:
         Distinct most probable classes among the crops of an image.
     top1_agreement : Distribution
         Share of an image's crops that have its most frequent most probable class.
+    fitted_kl, unseen_kl : Distribution or None
+        Of label fields: mean KL of the teacher's labels from the field in nats, of each image, as the writer measured it: on the crops that
+        the field was made from; and, for some of the images, on crops that it was not made from. None of other codecs, or where the writer
+        did not measure it.
     crop_area : Distribution
         Area of a crop as a fraction of the image's without padding.
     flipped : float
@@ -93,6 +99,7 @@ class StatsReport:
     crops: str
     sampler: dict[str, Any] | None
     padding: dict[str, Any] | None
+    temperature: float | None
     num_images: int
     sampled_images: int
     sampled_crops: int
@@ -107,12 +114,16 @@ class StatsReport:
     top1_classes_seen: int
     top1_classes_per_image: Distribution
     top1_agreement: Distribution
+    fitted_kl: Distribution | None
+    unseen_kl: Distribution | None
     crop_area: Distribution
     flipped: float
 
 
-def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsReport:
+def stats(path: str | os.PathLike[str], *, max_images: int = 2000, temperature: float | None = None) -> StatsReport:
     """Return statistics of a container file, or of a label set, from at most `max_images` of its images, evenly spread.
+
+    With a temperature, those of the labels as `SoftLabelReader(path, temperature=...)` reads them.
 
     Raises
     ------
@@ -120,13 +131,15 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         If it is unfinished or damaged.
     MismatchError, OSError
         If a shard that is read is not the one of the set, or is not there.
+    ArgumentError, MismatchError
+        If the labels cannot be read at the temperature, or do not say their own.
     StateError
         If it holds no images, or features instead of labels.
     """
     report = inspect(path)
     if not report.num_images:
         raise StateError(f"{shown(path)}: there are no images")
-    with SoftLabelReader(path) as reader:
+    with SoftLabelReader(path, temperature=temperature) as reader:
         sample = np.unique(np.linspace(0, len(reader) - 1, min(max_images, len(reader))).astype(np.int64))
         seen = _Seen()
         for images in _batches(reader, sample):
@@ -140,6 +153,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         crops=report.crops,
         sampler=report.sampler,
         padding=report.padding,
+        temperature=temperature,
         num_images=report.num_images,
         sampled_images=len(sample),
         sampled_crops=len(confidence),
@@ -154,6 +168,8 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000) -> StatsRepor
         top1_classes_seen=len(seen.classes),
         top1_classes_per_image=Distribution.of(seen.joined("distinct")),
         top1_agreement=Distribution.of(seen.joined("agreement")),
+        fitted_kl=seen.known("fitted"),
+        unseen_kl=seen.known("unseen"),
         crop_area=Distribution.of(seen.joined("area")),
         flipped=float(seen.joined("flips").mean()),
     )
@@ -201,6 +217,7 @@ class _Seen:
 
     def add(self, reader: SoftLabelReader, images: NDArray[np.int64]) -> None:
         batch = reader.read_batch(images)
+        self._note_fields(reader, images)
         for name, values in _label_measures(batch.labels).items():
             self._parts.setdefault(name, []).append(values)
         ends = np.cumsum(batch.num_crops)
@@ -214,6 +231,18 @@ class _Seen:
             sides = sides / np.repeat(batch.image_sizes, batch.num_crops, axis=0)
         self._note("area", sides.prod(axis=1))
 
+    def _note_fields(self, reader: SoftLabelReader, images: NDArray[np.int64]) -> None:
+        if reader.container.layout.family.of_places:
+            fitted, unseen = reader.field_kl(images)
+            self._note("fitted", fitted)
+            self._note("unseen", unseen)
+
+    def known(self, name: str) -> Distribution | None:
+        """Return the distribution of a quantity over the images of which it is known, if there are any."""
+        values = self.joined(name) if name in self._parts else np.empty(0)
+        values = values[~np.isnan(values)]
+        return Distribution.of(values) if len(values) else None
+
     def joined(self, name: str) -> NDArray[np.float64]:
         return np.concatenate(self._parts[name]).astype(np.float64)
 
@@ -223,10 +252,11 @@ class _Seen:
 
 def _label_measures(labels: Labels) -> dict[str, NDArray[Any]]:
     if isinstance(labels, DenseLabels):
-        targets = labels.dense()
+        rows = max(1, NUMBERS_PER_BATCH // labels.num_classes)  # crops whose targets take little memory together
+        parts = [labels[first : first + rows] for first in range(0, len(labels), rows)]
         return {
-            "confidence": targets.max(axis=1),
-            "entropy": _entropy_terms(targets).sum(axis=1),
+            "confidence": np.concatenate([part.dense().max(axis=1) for part in parts]),
+            "entropy": np.concatenate([_entropy_terms(part.dense()).sum(axis=1) for part in parts]),
             "kept": np.full(len(labels), labels.num_classes),
             "remainder": np.zeros(len(labels)),
         }
@@ -238,8 +268,11 @@ def _sparse_measures(labels: SparseLabels) -> dict[str, NDArray[Any]]:
     values, rest = labels.values.astype(np.float64), labels.remainder.astype(np.float64)
     if labels.policy == "renorm":
         values, rest = values / values.sum(axis=1, keepdims=True), np.zeros(len(rest))
-    of_rest = _entropy_along_tail(labels) if labels.policy == "tail" else _entropy_of_even(rest, labels)
-    entropy = _entropy_terms(values).sum(axis=1) + of_rest
+    if labels.policy == "tail" and labels.tails is not None and labels.tails.slopes is not None:
+        entropy = _entropy_along_full_tail(labels)
+    else:
+        of_rest = _entropy_along_tail(labels) if labels.policy == "tail" else _entropy_of_even(rest, labels)
+        entropy = _entropy_terms(values).sum(axis=1) + of_rest
     return {"confidence": values[:, 0], "entropy": entropy, "kept": counts, "remainder": labels.remainder}
 
 
@@ -265,6 +298,13 @@ def _entropy_along_tail(labels: SparseLabels) -> NDArray[np.float64]:
     along = (total > 1e-6) & (rest > 0)
     scale = np.divide(rest, total, out=np.ones(len(rest)), where=along)
     return np.where(along, scale * terms - rest * np.log(scale), _entropy_of_even(rest, labels))
+
+
+def _entropy_along_full_tail(labels: SparseLabels) -> NDArray[np.float64]:
+    """Return the entropy (R,) of labels of which each crop has its own weights of all classes: few crops at a time."""
+    rows = max(1, NUMBERS_PER_BATCH // labels.num_classes)
+    parts = (labels[first : first + rows].dense() for first in range(0, len(labels), rows))
+    return np.concatenate([_entropy_terms(part).sum(axis=1) for part in parts])
 
 
 def _entropy_terms(probs: NDArray[Any]) -> NDArray[np.float64]:

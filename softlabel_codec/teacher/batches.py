@@ -77,7 +77,7 @@ class Plan(Sequence[list[Run]]):
     batch_size: int
 
     @property
-    def _group(self) -> int:
+    def images_per_batch(self) -> int:
         """Images of a batch, if it holds whole ones."""
         return max(1, self.batch_size // self.crops_per_image)
 
@@ -87,7 +87,7 @@ class Plan(Sequence[list[Run]]):
         return -(-self.crops_per_image // self.batch_size)
 
     def __len__(self) -> int:
-        return -(-self.num_images // self._group) * self._parts
+        return -(-self.num_images // self.images_per_batch) * self._parts
 
     @overload
     def __getitem__(self, place: int) -> list[Run]: ...
@@ -97,16 +97,16 @@ class Plan(Sequence[list[Run]]):
         if isinstance(place, slice):
             return [self[number] for number in range(*place.indices(len(self)))]
         group, part = divmod(range(len(self))[place], self._parts)
-        first = group * self._group
+        first = group * self.images_per_batch
         start = part * self.batch_size
         stop = min(start + self.batch_size, self.crops_per_image)
-        return [Run(image, start, stop) for image in range(first, min(first + self._group, self.num_images))]
+        return [Run(image, start, stop) for image in range(first, min(first + self.images_per_batch, self.num_images))]
 
     def due(self, done: Sequence[bool]) -> Iterator[int]:
         """Yield the places of the batches that hold an image which is not `done`."""
-        for first in range(0, self.num_images, self._group):
-            if not all(done[first : first + self._group]):
-                place = first // self._group * self._parts
+        for first in range(0, self.num_images, self.images_per_batch):
+            if not all(done[first : first + self.images_per_batch]):
+                place = first // self.images_per_batch * self._parts
                 yield from range(place, place + self._parts)
 
 

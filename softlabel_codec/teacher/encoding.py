@@ -9,6 +9,7 @@ from pathlib import Path
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.label_set.folder import SetFolder
 from softlabel_codec.options.encode import EncodeConfig
+from softlabel_codec.teacher.choosing import with_chosen_codec
 from softlabel_codec.teacher.finished import check_made_alike
 from softlabel_codec.teacher.interrupted import saying_what_is_kept
 from softlabel_codec.teacher.job import Job, prepare
@@ -49,10 +50,13 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
         many open files, a failing disk); or if the disk is full. Labels so far are kept.
     """
     started, told = time.monotonic(), progress or (lambda done, total: None)
-    if config.shards is not None:
-        place = SetFolder(config.out, config.shards)
-        return SetWorker(prepare(config), place, told).run(started)
-    return _encode_file(prepare(config), told, started)
+    place = None if config.shards is None else SetFolder(config.out, config.shards)
+    job = prepare(config)
+    if config.is_auto:
+        job = with_chosen_codec(job)
+    if place is not None:
+        return SetWorker(job, place, told).run(started)
+    return _encode_file(job, told, started)
 
 
 def _encode_file(job: Job, progress: Progress, started: float) -> EncodeReport:
@@ -72,7 +76,8 @@ def _encode_file(job: Job, progress: Progress, started: float) -> EncodeReport:
                 raise none_readable(job, skipped)
             writer.finish(skipped_keys=list(skipped))
     logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(skipped))
-    return EncodeReport(str(out), len(writer), resumed, crops_per_image, skipped, *_ending(job, out, started))
+    ending = _ending(job, out, started)
+    return EncodeReport(str(out), len(writer), resumed, crops_per_image, skipped, *ending, codec_choice=job.choice)
 
 
 def _ending(job: Job, out: Path, started: float) -> tuple[list[str], int, float]:

@@ -42,12 +42,12 @@ def check_made_alike(path: Path, wanted: Description, on_error: str) -> Finished
             found, num_images = file.description, file.trailer.num_images
             skipped: list[str] = file.summary.get("skipped_keys", [])
     except FormatError as error:
-        raise _exists(path, f"is not a finished label file ({type(error).__name__})") from None
+        raise exists(path, f"is not a finished label file ({type(error).__name__})") from None
     made, due = _compared(found), _compared(wanted)
     if made != due:
-        raise _exists(path, f"was made with other options: {difference(made, due)}")
+        raise exists(path, f"was made with other options: {difference(made, due)}")
     if skipped and on_error == "fail":
-        raise _exists(path, f"lacks {counted(len(skipped), 'image')} that could not be read, {skipped[0]!r} first")
+        raise exists(path, f"lacks {counted(len(skipped), 'image')} that could not be read, {skipped[0]!r} first")
     return FinishedFile(num_images, dict.fromkeys(skipped, "could not be read by the run that made the file"))
 
 
@@ -83,5 +83,6 @@ def _compared(description: Description) -> Description:
     return replace(description, metadata={name: value for name, value in metadata.items() if name not in NOT_COMPARED}, other={})
 
 
-def _exists(path: Path, what: str) -> FileExistsError:
+def exists(path: Path, what: str) -> FileExistsError:
+    """Return the error that a finished file is there which is not the one that a run would make."""
     return FileExistsError(errno.EEXIST, f"the file exists and {what}. Pass overwrite=True (--overwrite) to replace it", str(path))

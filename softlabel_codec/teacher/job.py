@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE
 from softlabel_codec.checks.wording import counted
+from softlabel_codec.choosing import CodecChoice
 from softlabel_codec.codec import Codec
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.summary import keys_sha256
@@ -21,9 +22,12 @@ from softlabel_codec.options.encode import DEFAULT_CROPS, EncodeConfig
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher
-from softlabel_codec.teacher.run import TeacherRun
+from softlabel_codec.teacher.run import LabelledImage, TeacherRun
 from softlabel_codec.version import PACKAGE, library_versions
 from softlabel_codec.writer import SoftLabelWriter
+
+CODEC_CHOICE = "codec_choice"
+"""Metadata that say how the codec was chosen."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Job:
         How many crops of each image are due.
     description : Description
         What the label file, or each shard of a label set, says of itself.
+    choice : CodecChoice or None
+        How the codec was chosen, if this run did it.
+    labelled : mapping
+        Images that were labelled to choose it, by their keys, with the labels of the same batches as in this run.
     """
 
     config: EncodeConfig
@@ -53,6 +61,18 @@ class Job:
     run: TeacherRun
     crops_per_image: int
     description: Description
+    choice: CodecChoice | None = None
+    labelled: Mapping[str, LabelledImage] = field(default_factory=dict)
+
+    def with_codec(self, codec: Codec, crops_per_image: int, choice: Mapping[str, Any]) -> Job:
+        """Return the same, to be stored in a codec that was chosen. `choice` is what files say of it."""
+        metadata = {**self.description.metadata, CODEC_CHOICE: dict(choice), "crops_per_image": crops_per_image}
+        return replace(
+            self,
+            run=self.run.with_codec(codec),
+            crops_per_image=crops_per_image,
+            description=replace(self.description, codec=codec, metadata=metadata),
+        )
 
     def writer(self, path: Path, partial: Path | None = None) -> SoftLabelWriter:
         """Return a writer of a file with this description, which continues an unfinished one: `partial`, or the usual one."""
@@ -68,7 +88,7 @@ class Job:
 
 def prepare(config: EncodeConfig) -> Job:
     """Open the images and load the teacher; see `encode` for errors."""
-    codec = Codec.parse(config.codec)
+    codec = config.parsed_codec
     source = open_images(config.images)
     keys = unique_keys(source.keys(), name_of(source))
     are_files = _are_files(source, keys)
@@ -94,7 +114,7 @@ def _are_files(source: ImageSource, keys: KeyList) -> bool:
 def _crops_per_image(config: EncodeConfig, source: ImageSource, keys: KeyList) -> int:
     """Return how many crops of each image are due: as many as are asked for, or as the first readable image has views."""
     if isinstance(config.sampler, CropSampler):
-        return config.crops or DEFAULT_CROPS
+        return config.crops or min(DEFAULT_CROPS, config.draws or DEFAULT_CROPS)
     key, size = _first_size(config, source, keys)
     views = config.sampler.num_crops(*config.padding.around(size))
     if not 1 <= views <= MAX_CROPS_PER_IMAGE:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from heapq import merge
+from operator import itemgetter
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import MismatchError
@@ -56,14 +58,34 @@ def none_readable(job: Job, skipped: Mapping[str, str]) -> OSError:
 def _label_images(
     job: Job, keys: Sequence[str], writer: SoftLabelWriter, progress: Progress, may_write: Callable[[], None]
 ) -> dict[str, str]:
+    done, skipped = set(writer.keys), dict[str, str]()
+    before = [(number, job.labelled[key]) for number, key in enumerate(keys) if key in job.labelled and key not in done]
+
+    def tell() -> None:
+        progress(len(writer) + len(skipped), len(keys))
+
+    progress(len(done), len(keys))
+    for image, labelled in merge(before, labelled_images(job, keys, {*done, *job.labelled}, skipped, tell), key=itemgetter(0)):
+        may_write()
+        job.run.store(labelled, writer, keys[image])
+    if before:
+        tell()
+    return skipped
+
+
+def labelled_images(
+    job: Job, keys: Sequence[str], done: Collection[str], skipped: dict[str, str], after_batch: Callable[[], None]
+) -> Iterator[tuple[int, LabelledImage]]:
+    """Yield images as the teacher labels them: their places in `keys`, and their labels.
+
+    Images that are `done` are left out, those that cannot be read are added to `skipped`, with the reason. `after_batch` is called after
+    each batch.
+    """
     config, run, plan = job.config, job.run, Plan(len(keys), job.crops_per_image, job.run.batch_size)
-    done = set(writer.keys)
     due = plan.due([key in done for key in keys])
     cutter = Cutter(run.size, run.interpolation, config.exif_orientation, padding=config.padding)
     batches = CropBatches(job.source, keys, plan, config.sampler, cutter, job.are_files)
-    skipped: dict[str, str] = {}
     waiting: dict[int, LabelledImage] = {}
-    progress(len(done), len(keys))
     for cut_runs, labels in run.label(load_batches(batches, due, config.workers, run.on_cuda)):
         for cut, labels_of_run in zip(cut_runs, labels, strict=True):
             key, image = keys[cut.run.image], cut.run.image
@@ -80,11 +102,8 @@ def _label_images(
             labelled.runs.append(cut)
             labelled.labels.append(labels_of_run)
             if cut.run.stop == plan.crops_per_image:
-                del waiting[image]
-                may_write()
-                run.store(labelled, writer, key)
-        progress(len(writer) + len(skipped), len(keys))
-    return skipped
+                yield image, waiting.pop(image)
+        after_batch()
 
 
 def _check_labelled(source: ImageSource, crc32s: Mapping[str, int | None]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from softlabel_codec.choosing import CodecChoice
+
 
 @dataclass(frozen=True)
 class MadeShard:
@@ -66,6 +68,8 @@ class EncodeReport:
         Whether the file, or the whole set, was finished already, by an earlier run with the same options.
     label_set : SetProgress, optional
         How far the set is; None of a file.
+    codec_choice : CodecChoice, optional
+        What was tried and chosen, if this run chose the codec.
     """
 
     path: str
@@ -78,3 +82,4 @@ class EncodeReport:
     seconds: float
     finished_before: bool = False
     label_set: SetProgress | None = None
+    codec_choice: CodecChoice | None = None

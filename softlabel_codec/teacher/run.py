@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,11 @@ class LabelledImage:
     labels: list[dict[str, np.ndarray[Any, Any]]] = field(default_factory=list)
 
     def add_to(self, writer: SoftLabelWriter, key: str, store_crops: bool) -> None:
+        """Add the labels to a writer; see `arguments`."""
+        writer.add(key, **self.arguments(key, store_crops))
+
+    def arguments(self, key: str, with_crops: bool) -> dict[str, Any]:
+        """Return what a writer's `add` takes; MismatchError if the image was replaced between two batches."""
         first = self.runs[0]
         if any((run.size, run.crc32) != (first.size, first.crc32) for run in self.runs):
             raise MismatchError(f"image {key!r}: was replaced while its crops were being labelled. Run the same command again")
@@ -43,9 +49,9 @@ class LabelledImage:
         joined: dict[str, Any] = {name: np.concatenate([part[name] for part in self.labels]) for name in names}
         if "left_out" in self.labels[0]:
             joined["left_out"] = np.sum([part["left_out"] for part in self.labels], axis=0)
-        if store_crops:
+        if with_crops:
             joined |= {name: np.concatenate([getattr(run, name) for run in self.runs]) for name in ("crops", "flips")}
-        writer.add(key, image_size=first.size, image_crc32=first.crc32, **joined)
+        return {"image_size": first.size, "image_crc32": first.crc32, **joined}
 
 
 class TeacherRun:
@@ -69,6 +75,19 @@ class TeacherRun:
             probe = self._forward(noise(self.size))
         self.num_classes = self._check(probe, 2, config.num_classes)
         check_output(probe, self._output, self._name)
+
+    def with_codec(self, codec: Codec) -> TeacherRun:
+        """Return the same, for labels that are stored in another codec."""
+        other = copy.copy(self)
+        other._codec = codec
+        return other
+
+    def for_codec(self, labelled: LabelledImage) -> LabelledImage:
+        """Return the labels of an image, which are probabilities, as this gives them for its codec."""
+        if not self._sends_less:
+            return labelled
+        probs = (torch.from_numpy(labels["probs"]).to(self.device) for labels in labelled.labels)
+        return LabelledImage(labelled.runs, [_to_numpy(device_labels(part, self._codec)) for part in probs])
 
     def label(self, batches: Any) -> Iterator[tuple[list[CutRun], list[dict[str, np.ndarray[Any, Any]]]]]:
         """Yield the runs of each batch and their labels, one batch behind: the device works while the labels before are stored."""
@@ -102,9 +121,12 @@ class TeacherRun:
         if self._codec.content == "logits":
             return {"vectors": logits}
         probs = torch.softmax(logits / self._temperature, dim=1)
-        if self._codec.family == "dense" or not self.on_cuda:
-            return {"probs": probs}
-        return device_labels(probs, self._codec)
+        return device_labels(probs, self._codec) if self._sends_less else {"probs": probs}
+
+    @property
+    def _sends_less(self) -> bool:
+        """Whether labels are made smaller on the device."""
+        return self.on_cuda and self._codec.family == "sparse"
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Return the teacher's output for crops: logits or probabilities."""
@@ -135,8 +157,11 @@ def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
     """Return what a sparse codec may keep of the probabilities (n, C) of crops of one image.
 
     `indices` and `values` (n, K) are the classes that it may keep, most probable first, equal ones by class; with a tail, `left_out`
-    (C,) is what the crops leave out. Runs on the device of `probs`, so that only a few numbers per crop are copied.
+    (C,) is what the crops leave out. Runs on the device of `probs`, so that only a few numbers per crop are copied; but a tail of
+    means of logarithms takes all of `probs`.
     """
+    if codec.mean == "log":
+        return {"probs": probs}
     kept = codec.kept_classes
     if kept is None:  # more classes cannot reach the threshold
         kept = min(int((1 + SUM_TOLERANCE) / (codec.t or 1)) + 1, probs.shape[1])

@@ -196,5 +196,6 @@ class SetWorker:
             file_bytes=sum(one.file_bytes for one in made.values()),
             seconds=time.monotonic() - started,
             finished_before=before,
+            codec_choice=self._job.choice,
             label_set=SetProgress(finished, place.num_shards, sorted(self._made), owners, missing),
         )

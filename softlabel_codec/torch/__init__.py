@@ -6,6 +6,7 @@
 from softlabel_codec.torch.check import TeacherCheck, WorstCrop, check_against_teacher
 from softlabel_codec.torch.collate import Sample, collate_crops, collate_dense
 from softlabel_codec.torch.dataset import SoftLabelDataset
+from softlabel_codec.torch.fields import LabelFields
 from softlabel_codec.torch.joining import cat_targets
 from softlabel_codec.torch.loss import SoftCrossEntropy, soft_cross_entropy
 from softlabel_codec.torch.pixels import normalize
@@ -17,6 +18,7 @@ from softlabel_codec.torch.turns import ImageTurn
 __all__ = [
     "DenseTargets",
     "ImageTurn",
+    "LabelFields",
     "LabelledCrops",
     "Sample",
     "SoftCrossEntropy",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.dataset import SoftLabelDataset
 from softlabel_codec.torch.loaders import Normalization, dataset_of, keys_of_rows, left_as_it_was, pixels_and_targets
 from softlabel_codec.torch.loss import soft_cross_entropy
@@ -29,6 +30,10 @@ MOST_DIFFERENCE = 0.025
 DIFFERENCE_PER_STEP = 0.04
 MORE_IN_BFLOAT16 = 0.02
 """How much more of both there may be where labels were made in bfloat16: its rounding changes them by that."""
+MORE_THAN_A_FIELD = 1.25, 0.05
+"""How much larger than the KL that the file states of its fields that of the crops that are looked at may be: a factor, and nats."""
+FIELDS = 256
+"""Of so many images the stated KL is read."""
 NUM_WORST = 5
 _TINY = 1e-12
 _EDGE = 0.5 / 255
@@ -131,7 +136,7 @@ def check_against_teacher(
     teacher_mean, teacher_std : three floats, optional
         Normalisation that the teacher expects. By default from the label file.
     temperature : float, optional
-        T of softmax(logits / T) that the labels were made with. By default from the label file, or 1.
+        T of softmax(logits / T) that the labels were made with. By default that of the `SoftLabelDataset`'s labels.
     progress : callable, optional
         Called with the number of batches done and in all, for a loader that has a length.
 
@@ -154,6 +159,9 @@ def check_against_teacher(
     with steps of 1, 0.029. Of the wrong uses, the nearest are another JPEG compression of the images at quality 95 (0.015 and 0.035),
     Pillow's bicubic filter instead of the bilinear one (0.027 and 0.045), and half of the crops mirrored (0.041 and 0.063); a second
     random crop has 1.2 and 0.31. Crops of one image fail together: look at 30 images or more, 4 crops of each.
+    Label fields (`codec="field"`) are an approximation. They are accepted if KL(teacher || label) is at most 1.25 times what the file
+    states of crops that fields were not made from, and 0.05 nats: this detects other images, crops that are cut a second time and other
+    teachers, but not what changes pixels a little.
     `hard` labels have no difference: they do not tell one temperature from another, nor depend on it.
     """
     dataset = dataset_of(loader)
@@ -177,13 +185,17 @@ def check_against_teacher(
 
 
 class _Look(NamedTuple):
-    """What was seen of the crops of a batch, float64 (B,) each; whether all labels are sure; the share of pixel values outside of 0..1."""
+    """What was seen of the crops of a batch, float64 (B,) each; whether all labels are sure; the share of pixel values outside of 0..1.
+
+    `from_teacher` is KL(teacher || label).
+    """
 
     agree: _Floats
     margin: _Floats
     difference: _Floats
     cross_entropy: _Floats
     entropy: _Floats
+    from_teacher: _Floats
     sure: bool
     outside: float
 
@@ -204,24 +216,38 @@ def _look(
         difference=_numpy((of_label.exp() - said).abs()),
         cross_entropy=_numpy(soft_cross_entropy(logits, targets, "none")),
         entropy=_numpy(-(dense * dense.clamp(min=_TINY).log()).sum(dim=1)),
+        from_teacher=_numpy((log_p.double().exp() * (log_p.double() - dense.clamp(min=_TINY).log())).sum(dim=1)),
         sure=sure,
         outside=float(((pixels < -_EDGE) | (pixels > 1 + _EDGE)).double().mean()),
     )
 
 
 class _Tolerance(NamedTuple):
+    """How large margin and difference may be, or else, for fields, KL(teacher || label)."""
+
     margin: float
     difference: float
+    from_teacher: float | None = None
 
 
 def _tolerance(dataset: SoftLabelDataset | None) -> _Tolerance:
-    """Return how large margin and difference may be for the labels of a file."""
+    """Return what may be for the labels of a file."""
     if dataset is None:
         return _Tolerance(MOST_MARGIN, MOST_DIFFERENCE)
     codec = Codec.parse(dataset.reader.codec)
     of_steps = DIFFERENCE_PER_STEP * codec.step if codec.values == "log8" else 0.0
     more = MORE_IN_BFLOAT16 if dataset.reader.metadata.get("precision") == "bfloat16" else 0.0
-    return _Tolerance(MOST_MARGIN + more, max(MOST_DIFFERENCE, of_steps) + more)
+    return _Tolerance(MOST_MARGIN + more, max(MOST_DIFFERENCE, of_steps) + more, _stated_by_fields(dataset.reader))
+
+
+def _stated_by_fields(reader: SoftLabelReader) -> float | None:
+    """Return how large KL(teacher || label) may be for labels that are fields; None for others."""
+    if reader.parsed_codec.family != "field":
+        return None
+    fitted, unseen = reader.field_kl(np.unique(np.linspace(0, len(reader) - 1, min(FIELDS, len(reader))).astype(np.int64)))
+    measured = unseen[~np.isnan(unseen)]
+    factor, more = MORE_THAN_A_FIELD
+    return factor * max(float(np.nanmean(fitted)), float(measured.mean()) if len(measured) else 0.0) + more
 
 
 def _judge(looked: Sequence[_Look], most: _Tolerance, key_of: Callable[[int, int], str] | None) -> TeacherCheck:
@@ -237,6 +263,8 @@ def _judge(looked: Sequence[_Look], most: _Tolerance, key_of: Callable[[int, int
         worst.append(WorstCrop(batch, row, None if key_of is None else key_of(batch, row), float(margin[number]), apart))
     mean_difference = None if difference is None else float(difference.mean())
     ok, reason = _verdict(float(agree.mean()), float(margin.mean()), mean_difference, outside, most)
+    if most.from_teacher is not None:
+        ok, reason = _verdict_on_fields(float(np.mean(np.concatenate([look.from_teacher for look in looked]))), most.from_teacher, reason)
     return TeacherCheck(
         ok=ok,
         reason=reason,
@@ -271,6 +299,12 @@ def _verdict(agreement: float, margin: float, difference: float | None, outside:
         return False, "almost no top class agrees: other images, another teacher, another order of classes, or pixels of another scale"
     what = "cut, mirrored or coloured a second time, another interpolation, another normalisation, another copy of the images"
     return False, f"the teacher's output for these pixels differs from the labels: {what}, or another version of the teacher"
+
+
+def _verdict_on_fields(kl: float, most: float, otherwise: str) -> tuple[bool, str]:
+    if kl <= most:
+        return True, f"the labels are as near to the teacher's output as their fields are said to be: KL {kl:.3f}, of at most {most:.3f}"
+    return False, f"KL {kl:.3f}, where the fields are said to have at most {most:.3f}: {otherwise}"
 
 
 def _logits(teacher: Callable[[Tensor], Any], images: Tensor, targets: Targets) -> Tensor:
@@ -313,10 +347,14 @@ def _expected_by_teacher(dataset: SoftLabelDataset | None, mean: Sequence[float]
 
 
 def _temperature(dataset: SoftLabelDataset | None) -> float:
-    if dataset is None or Codec.parse(dataset.reader.codec).content == "logits":
+    """Return the temperature of the labels; ArgumentError if they were made of stored ones, and are not the teacher's for that."""
+    if dataset is None:
         return 1.0
-    said = dataset.reader.metadata.get("temperature")
-    return float(said) if isinstance(said, int | float) else 1.0
+    reader = dataset.reader
+    if reader.approximated:
+        advice = "Check a dataset without temperature=: these labels are made of those"
+        raise ArgumentError(f"loader: expected labels as they are stored, got them at temperature {reader.temperature:g}. {advice}")
+    return reader.temperature
 
 
 def _check_size(pixels: Tensor, dataset: SoftLabelDataset | None) -> None:

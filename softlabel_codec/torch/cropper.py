@@ -22,6 +22,7 @@ from softlabel_codec.images.files import agreed_exif_orientation, check_image, c
 from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.cutting import TorchCutter
 from softlabel_codec.torch.geometry import WHY, refuse_geometry
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize_into
@@ -67,13 +68,15 @@ class Cropper:
         seed: int,
         options: CropOptions,
         policy: str | None,
+        temperature: float | None,
         on_corrupt: str,
         check_images: bool,
         stored_crops: int | None,
+        sampler: CropSampler | None,
         cache: str | os.PathLike[str] | bool,
     ) -> None:
         refuse_geometry("after_crop", options.after_crop)
-        self.reader = SoftLabelReader(labels, policy=policy, on_corrupt=on_corrupt, cache=cache)
+        self.reader = SoftLabelReader(labels, policy=policy, temperature=temperature, on_corrupt=on_corrupt, cache=cache)
         self.crops_per_image, self.size = check_whole("crops_per_image", crops_per_image, 1), check_whole("size", size, 1)
         self.seed = check_whole("seed", seed, 0)
         teacher = self.reader.metadata.get("preprocessing")
@@ -87,6 +90,9 @@ class Cropper:
         self._fast = _fast_cutter(self._cutter, options.backend, options.after_crop is not None)
         self._normalized, self._after_crop = options.normalized, options.after_crop
         self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
+        self._sampler = sampler
+        if sampler is not None:
+            self.reader.check_sampler(sampler, stored_crops)
         self._check_images, self._checked = check_images, np.zeros(0, np.bool_)
         self._chosen_for_caller = self.normalization is not None and (options.mean is None or options.std is None)
 
@@ -117,7 +123,7 @@ class Cropper:
 
     def _draw(self, numbers: NDArray[np.int64], turns: NDArray[np.int64]) -> BatchLabels:
         """Return crops, flips and labels that are due of images at their turns; numbers and turns are int64 (B,)."""
-        return self.reader.draw(numbers, self.crops_per_image, self.seed, turns, stored_crops=self._stored_crops)
+        return self.reader.draw(numbers, self.crops_per_image, self.seed, turns, stored_crops=self._stored_crops, sampler=self._sampler)
 
     def _sound(self, number: int, labelled: ImageLabels, image: ImageData) -> ImageData:
         """Return an image, the first time in this process after comparing the bytes of its file with those that were labelled.

@@ -20,6 +20,7 @@ from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageData, ImageSource
 from softlabel_codec.images.finding import find_images
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.collate import Sample
 from softlabel_codec.torch.cropper import CropOptions, Cropper
 from softlabel_codec.torch.shared import SharedTensor
@@ -79,7 +80,10 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         PIL image (of `size` x `size` pixels) to tensor, applied to each crop instead of the normalisation: for further changes of
         colours, for erasing. The crop is cut and mirrored already, as its label says: what moves, cuts or mirrors is refused.
     policy : str, optional
-        Remainder policy to read sparse labels with, if not the codec's own.
+        Remainder policy to read sparse labels with, if not the codec's own: `uniform`, `renorm`, `tail` or `bucket`.
+    temperature : float, optional
+        T of softmax(logits / T) to read labels at, if not the one that they are stored at, as for `SoftLabelReader`. Divide the student's
+        logits by it too: `SoftCrossEntropy(temperature=dataset.reader.temperature)`.
     num_classes : int, optional
         Number of classes that the student predicts, to be checked against the file.
     backend : str
@@ -103,6 +107,8 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         it (about 1 % of the time of its decoding). False for copies that are known to differ. PIL images and arrays are not compared.
     stored_crops : int, optional
         Draw from the first so many crops of each image only, as if no more had been stored.
+    sampler : CropSampler, optional
+        With label fields (`codec="field"`): draw crops of this sampler, new ones at each turn, instead of those of the file.
     exif_orientation : str, optional
         Whether images are turned as a camera's EXIF tag says, `applied` or `ignored`. By default as for the teacher, from the file, or else
         ignored.
@@ -136,8 +142,8 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         no folders, or in more or fewer than there are classes; on reading, if an image has another size than the labelled one, or its
         file other bytes.
     ArgumentError
-        If more crops are asked for than an image has, or another argument cannot be; on reading, if the mapping of images holds
-        something that is none.
+        If more crops are asked for than an image has, the labels cannot be read at the temperature, or another argument cannot be; on
+        reading, if the mapping of images holds something that is none.
     FormatError
         If the container file is not sound; on reading, if labels are damaged, and with `on_corrupt="skip"` those of a whole batch.
     """
@@ -156,6 +162,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         normalized: bool = True,
         after_crop: Callable[[Image.Image], Tensor] | None = None,
         policy: str | None = None,
+        temperature: float | None = None,
         num_classes: int | None = None,
         backend: str = "pillow",
         reduced_decoding: bool = False,
@@ -165,6 +172,7 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         on_missing: str = "raise",
         check_images: bool = True,
         stored_crops: int | None = None,
+        sampler: CropSampler | None = None,
         exif_orientation: str | None = None,
         target_of: TargetOf | None = None,
         cache: str | os.PathLike[str] | bool = True,
@@ -173,12 +181,15 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         if transform is not None:
             self.transform = transform
         options = CropOptions(mean, std, interpolation, normalized, after_crop, backend, reduced_decoding, exif_orientation)
-        super().__init__(labels, crops_per_image, size, seed, options, policy, on_corrupt, check_images, stored_crops, cache)
+        super().__init__(
+            labels, crops_per_image, size, seed, options, policy, temperature, on_corrupt, check_images, stored_crops, sampler, cache
+        )
         if num_classes is not None:
             self.reader.check_classes(num_classes)
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)
         num_crops = self.reader.num_crops if self._numbers is None else self.reader.num_crops[self._numbers]
-        check_counts(num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
+        endless = self.reader.any_crop or sampler is not None
+        check_counts(num_crops, self.crops_per_image, self._stored_crops, self.reader.path, any_crop=endless)
         self._truth = find_truth(target_of, self.reader, self.keys)
         self._mention_normalisation()
         self._turns = Turns(len(self))

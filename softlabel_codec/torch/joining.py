@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.torch.collated import check_collated
-from softlabel_codec.torch.targets import DenseTargets, SparseTargets, Targets
+from softlabel_codec.torch.targets import OF_TAILS, DenseTargets, SparseTargets, Targets
 from softlabel_codec.torch.tensorlike import overrides
 
 
@@ -20,7 +20,7 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
 
     Batches may keep different numbers of classes per crop, have tails or not, and come from files of different codecs: each crop keeps its
     target. Sparse targets of different policies take one that serves all (so `with_policy` may be of no use afterwards). If some are
-    dense, all become dense.
+    dense, all become dense. Those of the policy `bucket` are joined with each other only.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
     Raises
     ------
     MismatchError
-        If classes or devices differ.
+        If classes or devices differ, or some have the policy `bucket` and others another one.
     ArgumentError
         If there are none, or something else is among them.
 
@@ -57,7 +57,10 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
 
 
 def _cat_sparse(parts: list[SparseTargets]) -> SparseTargets:
-    if len({part.policy for part in parts}) > 1:
+    policies = sorted({part.policy for part in parts})
+    if "bucket" in policies and len(policies) > 1:
+        raise MismatchError(f"policy: expected 'bucket' for all, as it has no targets of all classes, got {', '.join(policies)}")
+    if len(policies) > 1:
         parts = [_without_remainder(part) if part.policy == "renorm" else part for part in parts]
     policy = "tail" if any(part.policy == "tail" for part in parts) else parts[0].policy
     if policy == "tail":
@@ -68,8 +71,8 @@ def _cat_sparse(parts: list[SparseTargets]) -> SparseTargets:
         torch.cat([_padded(part.values, width, 0) for part in parts]),
         torch.cat([part.remainder for part in parts]),
     )
-    has_tails = all(part.tail_classes is not None for part in parts)
-    return SparseTargets(*of_rows, parts[0].num_classes, policy, *(_cat_tails(parts) if has_tails else ()))
+    has_tails = all(part.tail_weights is not None for part in parts)
+    return SparseTargets(*of_rows, parts[0].num_classes, policy, **(_cat_tails(parts) if has_tails else {}))
 
 
 def _without_remainder(part: SparseTargets) -> SparseTargets:
@@ -86,29 +89,45 @@ def _with_even_tail(part: SparseTargets) -> SparseTargets:
     return SparseTargets(part.indices, part.values, part.remainder, part.num_classes, "tail", classes, weights, floor, tail_of)
 
 
-def _cat_tails(parts: list[SparseTargets]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return classes, weights and floors of all tails, and which is whose; rows of one batch share theirs."""
-    different: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
+def _cat_tails(parts: list[SparseTargets]) -> dict[str, Tensor]:
+    """Return all tails, and which is whose; rows of one batch share theirs. If some have all classes, all have."""
+    kinds = [_tails_of(part) for part in parts]
+    if len({"tail_slopes" in tails for tails in kinds}) > 1:
+        kinds = [tails if "tail_slopes" in tails else _as_full_tails(tails, parts[0].num_classes) for tails in kinds]
+    different: dict[tuple[int, ...], dict[str, Tensor]] = {}
     starts, tail_of, num_tails = {}, [], 0
-    for part in parts:
-        classes, weights, floor = part.tail_classes, part.tail_weights, part.tail_floor
-        assert classes is not None
-        assert weights is not None
-        assert floor is not None
-        which = id(classes), id(weights), id(floor)
+    for part, tails in zip(parts, kinds, strict=True):
+        which = tuple(map(id, _tails_of(part).values()))
         if which not in different:
-            different[which], starts[which] = (classes, weights, floor), num_tails
-            num_tails += len(floor)
-        own = torch.arange(len(floor), device=part.device) if part.tail_of is None else part.tail_of
+            different[which], starts[which] = tails, num_tails
+            num_tails += len(tails["tail_weights"])
+        own = torch.arange(len(tails["tail_weights"]), device=part.device) if part.tail_of is None else part.tail_of
         tail_of.append(own + starts[which])
-    tails = list(different.values())
-    width = max(classes.shape[1] for classes, _, _ in tails)
-    return (
-        torch.cat([_padded(classes, width, parts[0].num_classes) for classes, _, _ in tails]),
-        torch.cat([_padded(weights, width, 0) for _, weights, _ in tails]),
-        torch.cat([floor for _, _, floor in tails]),
-        torch.cat(tail_of),
-    )
+    joined = {name: _cat_padded([tails[name] for tails in different.values()], parts[0].num_classes) for name in kinds[0]}
+    if "tail_slopes" in joined:
+        known = [part.remainder.new_zeros(len(part)) if part.tail_main_values is None else part.tail_main_values for part in parts]
+        joined["tail_main_values"] = torch.cat(known)
+    return {**joined, "tail_of": torch.cat(tail_of)}
+
+
+def _tails_of(part: SparseTargets) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in part.tensors().items() if name in OF_TAILS}
+
+
+def _as_full_tails(tails: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
+    """Return tails with a weight for each class, which are the same for all crops of an image."""
+    places = tails["tail_classes"]
+    weights = tails["tail_floor"][:, None].repeat(1, num_classes + 1)  # padding names the class after the last
+    weights = weights.scatter(1, places, tails["tail_weights"])[:, :num_classes]
+    return {"tail_weights": weights, "tail_slopes": torch.zeros_like(weights)}
+
+
+def _cat_padded(tensors: list[Tensor], num_classes: int) -> Tensor:
+    """Return tensors one after another; of two dimensions, padded to the widest: classes with C, floats with 0."""
+    if tensors[0].ndim == 1:
+        return torch.cat(tensors)
+    width = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([_padded(tensor, width, 0 if tensor.is_floating_point() else num_classes) for tensor in tensors])
 
 
 def _padded(tensor: Tensor, width: int, fill: int) -> Tensor:

@@ -23,7 +23,12 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
 
         loss = -sum over the few of (v_k - u) q_k  -  u * sum over all c of q_c
 
-    Value and gradient equal those of the dense formula. Logits of reduced precision are converted to float32.
+    Value and gradient equal those of the dense formula, which is used itself where a tail has all classes. Logits of reduced precision are
+    converted to float32.
+
+    Labels read with the policy `bucket` have K + 1 classes: the kept ones, with values p_k, and all others as one, with the remainder r:
+
+        loss = -sum over the kept of p_k q_k  -  r * (logsumexp of z over the others - logsumexp of z over all)
 
     Parameters
     ----------
@@ -70,7 +75,7 @@ class SoftCrossEntropy(nn.Module):
         (1 - w) * T^2 * soft_cross_entropy(z / T, t)  +  w * cross_entropy(z, y)
 
     As in that paper, only the first part has the temperature, and the factor T^2 keeps the size of its gradient at any temperature, so that
-    w need not change with it. Labels must have been made at the same temperature: see `reader.metadata["temperature"]`. (Others divide by
+    w need not change with it. Labels must be at the same temperature: `SoftLabelDataset(temperature=T)` reads them at T. (Others divide by
     T only, or leave out T^2: use `soft_cross_entropy` for that.)
 
     Parameters
@@ -174,8 +179,10 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
 
 
 def _losses_of(logits: Tensor, labels: Targets) -> Tensor:
-    if not isinstance(labels, SparseTargets):
-        return -(labels.probs * torch.log_softmax(_wide(logits), dim=1)).sum(dim=1)
+    if isinstance(labels, SparseTargets) and labels.policy == "bucket":
+        return _losses_with_bucket(_wide(logits), labels)
+    if not isinstance(labels, SparseTargets) or labels.has_full_tail:
+        return -(labels.dense() * torch.log_softmax(_wide(logits), dim=1)).sum(dim=1)
     parts = labels.above_background()
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # these differentiate the formula themselves
         return _losses(logits, *parts)[0]
@@ -190,6 +197,19 @@ def _losses(logits: Tensor, classes: Tensor, extra: Tensor, background: Tensor) 
     chosen = wide.gather(1, classes) - log_total[:, None]
     rest = wide.sum(dim=1) - logits.shape[1] * log_total
     return -(extra * chosen).sum(dim=1) - background * rest, log_total
+
+
+def _losses_with_bucket(logits: Tensor, labels: SparseTargets) -> Tensor:
+    """Return the losses, (B,), with the classes that are not kept as one class."""
+    kept = labels.indices >= 0
+    classes = labels.indices.clamp(min=0).long()
+    is_kept = torch.zeros_like(logits).scatter_add(1, classes, kept.to(logits.dtype)) > 0
+    has_bucket = (labels.remainder > 0) & (kept.sum(dim=1) < labels.num_classes)
+    log_total = torch.logsumexp(logits, dim=1)
+    log_kept = torch.where(kept, logits.gather(1, classes) - log_total[:, None], 0.0)
+    # Where nothing is left for others, no class is masked: the logarithm of their sum, and its gradient, stay finite.
+    log_others = torch.logsumexp(logits.masked_fill(is_kept & has_bucket[:, None], -math.inf), dim=1) - log_total
+    return -(labels.values * log_kept).sum(dim=1) - torch.where(has_bucket, labels.remainder, 0.0) * log_others
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from softlabel_codec.crops.due import check_counts
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.image_source import ImageData
 from softlabel_codec.labels import BatchLabels
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.torch.collate import Sample
 from softlabel_codec.torch.cropper import CropOptions, Cropper
 from softlabel_codec.torch.turns import Turns
@@ -58,7 +59,9 @@ class LabelledCrops(Cropper):
         EXIF tag says; `cast_column("image", Image(decode=False))` gives their bytes.
     target : str or callable, optional
         The field that holds the true class, or a function that returns it from a sample; then batches have it as their third part.
-    mean, std, interpolation, normalized, after_crop, policy, backend, reduced_decoding, check_images, stored_crops, exif_orientation, cache
+    mean, std, interpolation, normalized, after_crop, policy, temperature, backend, reduced_decoding
+        As for `SoftLabelDataset`.
+    check_images, stored_crops, sampler, exif_orientation, cache
         As for `SoftLabelDataset`.
 
     Raises
@@ -88,16 +91,22 @@ class LabelledCrops(Cropper):
         normalized: bool = True,
         after_crop: Callable[[Image.Image], Tensor] | None = None,
         policy: str | None = None,
+        temperature: float | None = None,
         backend: str = "pillow",
         reduced_decoding: bool = False,
         check_images: bool = True,
         stored_crops: int | None = None,
+        sampler: CropSampler | None = None,
         exif_orientation: str | None = None,
         cache: str | os.PathLike[str] | bool = True,
     ) -> None:
         options = CropOptions(mean, std, interpolation, normalized, after_crop, backend, reduced_decoding, exif_orientation)
-        super().__init__(labels, crops_per_image, size, seed, options, policy, "raise", check_images, stored_crops, cache)
-        check_counts(self.reader.num_crops, self.crops_per_image, self._stored_crops, self.reader.path)
+        super().__init__(
+            labels, crops_per_image, size, seed, options, policy, temperature, "raise", check_images, stored_crops, sampler, cache
+        )
+        counts = self.reader.num_crops
+        endless = self.reader.any_crop or sampler is not None
+        check_counts(counts, self.crops_per_image, self._stored_crops, self.reader.path, any_crop=endless)
         self.match, self._key, self._image, self._target = match, key, image, target
         self._mention_normalisation()
         self._turns = Turns(len(self.reader))

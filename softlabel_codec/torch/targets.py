@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softlabel_codec.errors import ArgumentError
-from softlabel_codec.labels import DenseLabels, Labels, check_policy
+from softlabel_codec.errors import ArgumentError, StateError
+from softlabel_codec.labels import NO_TARGETS, DenseLabels, Labels, check_policy
 from softlabel_codec.torch.tails import AlongTail, along_tail, background, is_kept, shares
 from softlabel_codec.torch.tensorlike import TensorLike, as_rows, register_pytree
 
@@ -36,11 +36,13 @@ class SparseTargets(TensorLike):
         C.
     policy : str
         `uniform`: the remainder is spread over the other classes; `renorm`: it is dropped and the rest renormalised;
-        `tail`: it is spread along the image's tail.
+        `tail`: it is spread along the image's tail; `bucket`: the other classes are one class more, whose target it is.
     tail_classes, tail_weights, tail_floor : int64 (I, N), float32 (I, N), float32 (I,), or None
-        Tails of I images as in `Tails`, padded with C at the end.
+        Tails of I images as in `Tails`, padded with C at the end. With `tail=all` only the weights, of all classes: float32 (I, C).
     tail_of : int64 (B,) or None
         Index of the tail of each crop's image. None although there are tails: each crop has its own, in the same order.
+    tail_slopes, tail_main_values : float32 (I, C), float32 (B,), or None
+        With `tail=all` only: as in `Tails`; and by what the tails change, the value of its image's main class in each crop.
 
     Examples
     --------
@@ -58,6 +60,8 @@ class SparseTargets(TensorLike):
     tail_weights: Tensor | None = None
     tail_floor: Tensor | None = None
     tail_of: Tensor | None = None
+    tail_slopes: Tensor | None = None
+    tail_main_values: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -66,7 +70,7 @@ class SparseTargets(TensorLike):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that there are, by their names."""
-        named = {name: getattr(self, name) for name in (*_OF_ROWS, *_OF_TAILS)}
+        named = {name: getattr(self, name) for name in (*_OF_ROWS, *OF_TAILS)}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def with_tensors(self, tensors: dict[str, Tensor]) -> SparseTargets:
@@ -78,7 +82,7 @@ class SparseTargets(TensorLike):
         return self._at(as_rows(rows, len(self)))
 
     def _at(self, rows: Any) -> SparseTargets:
-        shared = _OF_TAILS if self.tail_of is not None else ()
+        shared = OF_TAILS if self.tail_of is not None else ()
         return self.with_tensors({name: tensor if name in shared else tensor[rows] for name, tensor in self.tensors().items()})
 
     def batch_of_one(self) -> SparseTargets:
@@ -87,7 +91,7 @@ class SparseTargets(TensorLike):
 
     def with_policy(self, policy: str) -> SparseTargets:
         """Return the same labels, read with another remainder policy."""
-        policy = check_policy(policy, self.tail_classes is not None)
+        policy = check_policy(policy, self.tail_weights is not None)
         return SparseTargets(num_classes=self.num_classes, policy=policy, **self.tensors())
 
     def with_tail_per_crop(self) -> SparseTargets:
@@ -96,7 +100,7 @@ class SparseTargets(TensorLike):
             return self
         tensors = self.tensors()
         of = tensors.pop("tail_of")
-        return self.with_tensors({name: tensor[of] if name in _OF_TAILS else tensor for name, tensor in tensors.items()})
+        return self.with_tensors({name: tensor[of] if name in OF_TAILS else tensor for name, tensor in tensors.items()})
 
     @property
     def top1(self) -> Tensor:
@@ -105,6 +109,8 @@ class SparseTargets(TensorLike):
 
     def argmax(self, dim: int = -1, keepdim: bool = False) -> Tensor:
         """Return the class with the largest target of each crop, under the policy; the lowest of several.
+
+        With the policy `bucket`, the largest of those that are kept.
 
         Parameters
         ----------
@@ -118,6 +124,8 @@ class SparseTargets(TensorLike):
         int64 (B,)
         """
         _check_class_dim(dim)
+        if self.has_full_tail:
+            return DenseTargets(self.dense()).argmax(dim, keepdim)
         listed = self._listed()
         other = _first_absent(listed)
         of_other = torch.where(other < self.num_classes, listed.background, -1.0)
@@ -128,14 +136,26 @@ class SparseTargets(TensorLike):
         return largest
 
     def entropy(self) -> Tensor:
-        """Return the entropy of each target, float32 (B,), in nats."""
+        """Return the entropy of each target, float32 (B,), in nats; with the policy `bucket`, that over K + 1 classes."""
+        if self.has_full_tail:
+            return DenseTargets(self.dense()).entropy()
         listed = self._listed()
         few: Tensor = torch.special.entr(torch.where(listed.is_listed, listed.targets, 0.0)).sum(dim=1)
+        if self.policy == "bucket":
+            bucket: Tensor = torch.special.entr(self.remainder)
+            return few + bucket
         others: Tensor = (self.num_classes - listed.is_listed.sum(dim=1)) * torch.special.entr(listed.background)
         return few + others
 
+    @property
+    def has_full_tail(self) -> bool:
+        """Whether remainders are spread along tails of all classes: then no class is like the others, and targets are built densely."""
+        return self.policy == "tail" and self.tail_slopes is not None
+
     def above_background(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the targets in sparse form: a background value for every class, and differences from it for some.
+
+        With full tails, no class is like the others: the background is 0, and there is a difference for each class.
 
         Returns
         -------
@@ -145,7 +165,17 @@ class SparseTargets(TensorLike):
             Target less background of each; 0 where padded.
         background : float32 (B,)
             Target of every other class.
+
+        Raises
+        ------
+        StateError
+            If the policy is `bucket`, which gives these no targets of their own.
         """
+        if self.policy == "bucket":
+            raise StateError(f"labels: {NO_TARGETS}")
+        if self.has_full_tail:
+            every = torch.arange(self.num_classes, device=self.device).expand(len(self), -1)
+            return every, self._along_full_tail(), torch.zeros_like(self.remainder)
         kept = self.indices >= 0
         classes = self.indices.clamp(min=0).long()
         if self.policy == "renorm":
@@ -165,16 +195,30 @@ class SparseTargets(TensorLike):
         return torch.where(others > 0, self.remainder / others.clamp(min=1), 0.0)
 
     def _along_tail(self, classes: Tensor, even: Tensor) -> AlongTail:
-        listed, weights, floor = (getattr(self, name) for name in _OF_TAILS)
+        listed, weights, floor = (getattr(self, name) for name in OF_TAILS[:3])
         if self.tail_of is not None:
             listed, weights, floor = listed[self.tail_of], weights[self.tail_of], floor[self.tail_of]
         return along_tail((listed, weights, floor), self.indices, classes, self.remainder, even, self.num_classes)
+
+    def _along_full_tail(self) -> Tensor:
+        weights, slopes, of_main = (getattr(self, name) for name in _OF_FULL_TAILS)
+        if self.tail_of is not None:
+            weights, slopes = weights[self.tail_of], slopes[self.tail_of]
+        kept = self.indices >= 0
+        classes = torch.where(kept, self.indices, self.indices[:, :1]).long()  # padding names the top class once more
+        others = (weights * (slopes * of_main[:, None]).exp()).scatter(1, classes, 0.0)
+        total = others.sum(dim=1, keepdim=True)
+        along = others * (self.remainder[:, None] / total.clamp(min=torch.finfo(torch.float32).tiny))
+        targets = torch.where(total > 0, along, self._even(kept)[:, None])
+        return targets.scatter(1, classes, torch.where(kept, self.values, self.values[:, :1]))
 
     def _listed(self) -> _Listed:
         kept = self.indices >= 0
         classes = self.indices.clamp(min=0).long()
         if self.policy == "renorm":
             return _Listed(classes, self.values / self.values.sum(dim=1, keepdim=True), kept, torch.zeros_like(self.remainder))
+        if self.policy == "bucket":
+            return _Listed(classes, self.values, kept, torch.full_like(self.remainder, -1.0))
         even = self._even(kept)
         if self.policy == "uniform":
             return _Listed(classes, self.values, kept, even)
@@ -187,13 +231,16 @@ class SparseTargets(TensorLike):
         )
 
     def dense(self) -> Tensor:
-        """Return the targets of all classes, float32 (B, C)."""
+        """Return the targets of all classes, float32 (B, C); StateError if the policy is `bucket`."""
+        if self.has_full_tail:
+            return self._along_full_tail()
         classes, extra, background = self.above_background()
         return background[:, None].repeat(1, self.num_classes).scatter_add_(1, classes, extra)
 
 
-_OF_ROWS = ("indices", "values", "remainder", "tail_of")
-_OF_TAILS = ("tail_classes", "tail_weights", "tail_floor")
+_OF_ROWS = ("indices", "values", "remainder", "tail_of", "tail_main_values")
+_OF_FULL_TAILS = ("tail_weights", "tail_slopes", "tail_main_values")
+OF_TAILS = ("tail_classes", "tail_weights", "tail_floor", "tail_slopes")
 
 
 class _Listed(NamedTuple):
@@ -300,6 +347,13 @@ def to_targets(labels: Labels) -> Targets:
     indices, values, remainder = (torch.from_numpy(array) for array in (labels.indices, labels.values, labels.remainder))
     if labels.tails is None:
         return SparseTargets(indices, values, remainder, labels.num_classes, labels.policy)
+    tails = labels.tails
+    if tails.slopes is not None:
+        full = dict(
+            zip((*_OF_FULL_TAILS, "tail_of"), (tails.weights, tails.slopes, labels.values_of_main_class(), labels.tail_of), strict=True)
+        )
+        tensors = {name: torch.from_numpy(array) for name, array in full.items()}
+        return SparseTargets(indices, values, remainder, labels.num_classes, labels.policy, **tensors)
     classes = np.where(labels.tails.classes < 0, labels.num_classes, labels.tails.classes.astype(np.int64))
     tail = (classes, labels.tails.weights, labels.tails.floor, labels.tail_of)
     return SparseTargets(indices, values, remainder, labels.num_classes, labels.policy, *map(torch.from_numpy, tail))

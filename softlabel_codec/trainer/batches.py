@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import MismatchError, SoftLabelError
 from softlabel_codec.images.files import crops_in_pixels
-from softlabel_codec.labels import DenseLabels, Labels, concatenate_labels
+from softlabel_codec.labels import concatenate_labels
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.padding import Padding
 from softlabel_codec.torch import ImageTurn, collate_crops, to_targets
@@ -77,9 +77,7 @@ class StepBatches(Dataset[Batch | Exception]):
         return Batch(pixels, labels, None if repeated is None else torch.from_numpy(repeated))
 
     def _cut(self, turns: Sequence[ImageTurn]) -> tuple[Any, Targets]:
-        samples = self._setup.crops.__getitems__(turns)
-        softened = [sample._replace(labels=at_temperature(sample.labels, self._setup.temperature)) for sample in samples]
-        pixels, labels = collate_crops(softened)
+        pixels, labels = collate_crops(self._setup.crops.__getitems__(turns))
         return (pixels.numpy() if self._as_array else pixels), labels
 
     def _place(self, turns: Sequence[ImageTurn], image_size: tuple[int, int]) -> tuple[tuple[Tensor, Tensor, Tensor], Targets]:
@@ -89,14 +87,7 @@ class StepBatches(Dataset[Batch | Exception]):
         which = torch.tensor([int(turn) for turn in turns]).repeat_interleave(crops.crops_per_image)
         flips = torch.from_numpy(np.concatenate([image.flips for image in found]))
         labels = concatenate_labels([image.labels for image in found])
-        return (which, torch.from_numpy(np.concatenate(boxes)), flips), to_targets(at_temperature(labels, self._setup.temperature))
-
-
-def at_temperature(labels: Labels, temperature: float) -> Labels:
-    """Return logits divided by a temperature; other labels unchanged, since they were made at a temperature."""
-    if isinstance(labels, DenseLabels) and labels.content == "logits":
-        return replace(labels, vectors=labels.vectors / np.float32(temperature))
-    return labels
+        return (which, torch.from_numpy(np.concatenate(boxes)), flips), to_targets(labels)
 
 
 class Loader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.codec import Codec
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import MismatchError
 from softlabel_codec.evaluate import Evaluator, TestImages
@@ -118,22 +117,24 @@ def _set_up_stored(config: TrainConfig) -> Setup:
         interpolation=config.interpolation,
         normalized=False,
         policy=config.policy,
+        temperature=config.temperature,
         stored_crops=config.stored_crops,
         exif_orientation=config.exif_orientation,
     )
     reader = crops.reader
-    temperature = _temperature_of(reader, config.temperature)
+    _warn_of_other_temperature(reader)
     classes, num_classes, folders = _classes(config, crops.source, crops.source_keys, reader.num_classes)
     if classes is not None:
         warn_of_other_classes(reader, classes)
     facts = {"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint}
-    return Setup(crops, classes, num_classes, folders, temperature, facts, _images_sha256(crops, classes))
+    return Setup(crops, classes, num_classes, folders, reader.temperature, facts, _images_sha256(crops, classes))
 
 
 def _set_up_fresh(config: TrainConfig) -> Setup:
     source = open_images(config.images)
     keys = unique_keys(source.keys(), name_of(source))
-    mapped = MappedCrops.load(config.labels, keys) if kind_of_labels(config.labels) == MAPS else None
+    temperature = config.temperature or 1.0
+    mapped = MappedCrops.load(config.labels, keys, temperature) if kind_of_labels(config.labels) == MAPS else None
     teacher = _load_teacher(config) if config.labels == ONLINE else None
     classes, num_classes, folders = _classes(config, source, keys, None if mapped is None else mapped.maps.num_classes)
     label_of: LabelOf
@@ -164,7 +165,7 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
     if config.all_views is not None:
         crops.labels_of([ImageTurn(0, 0)])  # an image that has no such views is an error before anything is trained
     facts = {"labels": config.labels, "fingerprint": fingerprint}
-    return Setup(crops, classes, num_classes, folders, config.temperature or 1.0, facts, _images_sha256(crops, classes), teacher)
+    return Setup(crops, classes, num_classes, folders, temperature, facts, _images_sha256(crops, classes), teacher)
 
 
 def _classes(
@@ -191,15 +192,12 @@ def _classes(
     return None, num_classes, []
 
 
-def _temperature_of(reader: SoftLabelReader, wanted: float | None) -> float:
-    """Return the temperature of the labels in a file, at which the student is trained too; logits can be used at any temperature."""
-    said = reader.metadata.get("temperature")
-    if said is not None and (isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < math.inf):
-        raise MismatchError(f"{reader.path}: its metadata say temperature={said!r}, expected a positive number")
-    if Codec.parse(reader.codec).content != "logits" and said is not None and wanted not in (None, said):
-        advice = "Leave temperature out, or label again with it"
-        raise MismatchError(f"{reader.path}: its labels were made with temperature={said:g}, expected {wanted:g}. {advice}")
-    return float(wanted or said or 1.0)
+def _warn_of_other_temperature(reader: SoftLabelReader) -> None:
+    """Warn if labels are learnt at another temperature than that for which their codec was chosen, unless they are exact at any."""
+    if reader.approximated:
+        chosen = f"{reader.path}: {reader.codec!r} was chosen for labels at temperature {reader.stored_temperature or 1.0:g}"
+        advice = "See how near they are to those of 'dense': slcodec stats DENSE --against LABELS"
+        warnings.warn(f"{chosen}; at {reader.temperature:g} they may be much further from the teacher's. {advice}", stacklevel=2)
 
 
 def _load_teacher(config: TrainConfig) -> Teacher:

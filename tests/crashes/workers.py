@@ -128,7 +128,8 @@ def _work(out: Path, log: Path, machine: str) -> None:
     for name in ("softlabel_codec.label_set.locks", "softlabel_codec.teacher.set_worker"):
         logging.getLogger(name).addHandler(logging.FileHandler(log))
     folder = log.parent
-    encode(EncodeConfig(str(folder / "images"), str(out), f"{folder / 'teacher.py'}:build", crops=CROPS, shards=SHARDS, device="cpu"))
+    how = {"crops": CROPS, "shards": SHARDS, "device": "cpu"}
+    encode(EncodeConfig(str(folder / "images"), str(out), f"{folder / 'teacher.py'}:build", "marginal_smoothing:k=5", **how))
 
 
 def check_same(found: Path, wanted: Path) -> None:

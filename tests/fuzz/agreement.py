@@ -47,12 +47,15 @@ def comparable_metadata(data: bytes) -> bool:
     return str(parsed) == codec and not (parsed.tail and isinstance(num_classes, int) and num_classes > MAX_SLOW_CLASSES)
 
 
-def same_image(image: minimal_reader.Image, size: Sequence[int], crops: Any, flips: Any, labels: Labels) -> None:
+def same_image(image: minimal_reader.Image, size: Sequence[int], crops: Any, flips: Any, labels: Labels, codec: Codec) -> None:
     """Compare what the package found of an image with what the minimal reader did."""
     require(list(image.size) == list(size), "size of an image")
     require(np.array_equal(np.array(image.crops, np.float64), np.asarray(crops, np.float64)), "crops")
     require(image.flips == flips.tolist(), "flips")
-    if isinstance(labels, DenseLabels):
+    if isinstance(labels, DenseLabels) and codec.values == "log8":
+        for mine, theirs in zip(image.vectors, labels.vectors, strict=True):
+            _close(mine, theirs, "vectors")
+    elif isinstance(labels, DenseLabels):
         require(np.array_equal(np.array(image.vectors), labels.vectors.astype(np.float64)), "vectors")
     else:
         _same_sparse(image, labels)
@@ -69,6 +72,11 @@ def _same_sparse(image: minimal_reader.Image, labels: SparseLabels) -> None:
         weights = labels.tails.dense(labels.num_classes)[labels.tail_of]
         for row in weights:
             _close(image.tail or [], row, "tail")
+        slopes = labels.tails.slopes
+        require((image.slopes is None) == (slopes is None), "whether a tail has slopes")
+        if slopes is not None and image.slopes is not None:
+            require((slopes[labels.tail_of] == 1.5 * np.array(image.slopes)).all(), "slopes of a tail")
+            require((labels.tails.main_class[labels.tail_of] == image.main_class).all(), "main class")  # type: ignore[index]
 
 
 def _close(mine: Sequence[float], theirs: Any, what: str) -> None:
@@ -98,6 +106,10 @@ def _same_tail(mine: Any, one: int, theirs: Any, other: int, what: str) -> None:
         listed = [getattr(tails, name)[place][tails.classes[place] >= 0] for tails, place in ((mine, one), (theirs, other))]
         require(np.array_equal(*listed), f"{what}: {name}")
     require(mine.floor[one] == theirs.floor[other], f"{what}: floor")
+    for name in ("slopes", "main_class"):
+        arrays = [getattr(tails, name) for tails in (mine, theirs)]
+        require((arrays[0] is None) == (arrays[1] is None), f"{what}: whether there are {name}")
+        require(arrays[0] is None or np.array_equal(arrays[0][one], arrays[1][other]), f"{what}: {name}")
 
 
 def _widened(array: Any, width: int, fill: int) -> Any:

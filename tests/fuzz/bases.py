@@ -63,6 +63,16 @@ BASES = (
     MANY,
     Base("hard", padding=Padding(4, "reflect"), sampler=AllViews(*SIZE)),
     Base("marginal_smoothing:k=2", crops="derived", padding=Padding(3, fill=(1, 2, 3)), sampler=AllViews(40, 50)),
+    Base("field"),
+    Base("field:step=1.0,cost=1e-07", 2),
+    Base("field:cost=1e-05", 300, crops="derived", counts=(9, 4), keys=("a", "b")),
+    Base("field", crops="fractions:f32"),
+    Base("field", crops="derived", padding=Padding(3, fill=(1, 2, 3)), sampler=AllViews(40, 50)),
+    Base("dense:values=log8", 9),
+    Base("dense:values=log8,step=0.04,content=logits", 7, counts=(60, 1), keys=("a", "b")),
+    Base("marginal_smoothing:k=2,tail=all"),
+    Base("marginal_smoothing:t=0.1,values=f16,tail=all,mean=log", 20),
+    Base("marginal_smoothing:t=0.1,tail=all,mean=log", crops="derived"),
 )
 """A number in a kept input says which: new ones go to the end."""
 

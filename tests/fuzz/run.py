@@ -163,7 +163,8 @@ def _command(target: str) -> list[str]:
 
 def _environment() -> dict[str, str]:
     folder = _memory_folder()
-    return {**os.environ, "PYTHONPATH": str(HERE.parent), "OPENBLAS_NUM_THREADS": "1", **({"TMPDIR": folder} if folder else {})}
+    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])  # the package that this process has, too
+    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", **({"TMPDIR": folder} if folder else {})}
 
 
 def _empty_folder() -> tempfile.TemporaryDirectory[str]:

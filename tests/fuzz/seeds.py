@@ -22,7 +22,10 @@ CODEC_STRINGS = (
     "marginal_renorm:t=1e-3",
     "marginal_renorm:t=.5,step=0.04",
     "marginal_smoothing:k=65535,values=f32,tail=65535",
+    "marginal_smoothing:tail=all,mean=log,k=5",
     "marginal_smoothing:t=3.0517578125e-05,tail=1,step=0.5",
+    "field:step=1/4,cost=1e-4",
+    "field,cost=.1",
 )
 
 

@@ -73,11 +73,12 @@ def codec_string(data: bytes) -> None:
             return
         text = str(codec)
         require(Codec.parse(text) == codec and str(Codec.parse(text)) == text, f"{text!r} is not parsed to what it prints")
-    theirs = minimal_reader.parse_codec(text, 2**31)
+    theirs = minimal_reader.parse_codec(text, 65535 if codec.full_tail else 2**31)
     values = None if codec.values == "none" else codec.values
     require((theirs.name, theirs.k, theirs.t) == (codec.name, codec.kept_classes, codec.t), f"{text!r}: what is kept")
     require((theirs.values, theirs.tail or 0, theirs.content) == (values, codec.tail, codec.content), f"{text!r}: how it is stored")
-    require(codec.values != "log8" or theirs.step == codec.step, f"{text!r}: step")
+    require((codec.values != "log8" and codec.family != "field") or theirs.step == codec.step, f"{text!r}: step")
+    require(theirs.cost == codec.cost, f"{text!r}: cost")
 
 
 def block(data: bytes) -> None:
@@ -180,6 +181,8 @@ def _read_slot(layout: Layout, content: bytes, slot: int, whole: BlockImages | N
             require(len(found) == 1 + FewCropsReader.serves(layout), "a sound block is refused")
             rows = int(whole.num_crops[:slot].sum()) + np.array(crops)
             found.append((whole.crops[rows], whole.flips[rows], tuple(whole.sizes[slot].tolist()), labels[rows]))
+            if layout.family.of_places:
+                found.append(_at_places(layout, content, slot, found[0]))
         for one, other in pairwise(found):
             require(np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1]) and one[2] == other[2], "crops of two ways")
             same_labels(one[3], other[3], "two ways")
@@ -199,6 +202,14 @@ def _by_numpy(layout: Layout, content: bytes, slot: int, crops: list[int], strea
     return rows.crops, rows.flips, tuple(found.image_sizes[1].tolist()), labels[second]
 
 
+def _at_places(layout: Layout, content: bytes, slot: int, known: Chosen) -> Chosen:
+    """Return the same crops as a caller describes them."""
+    crops, flips, size, _ = known
+    codes, rows = layout.unpack_at([content], np.zeros(1, np.int64), np.array([slot]), len(crops))
+    codes = codes.at(layout.edges(crops, rows.height, rows.width), rows.owner)
+    return crops, flips, size, label_quantiser(layout.codec, layout.num_classes).dequantise(codes, layout.codec.policy)
+
+
 def _by_short_way(layout: Layout, content: bytes, slot: int, crops: list[int], stream: int) -> Chosen | None:
     if not FewCropsReader.serves(layout):
         return None
@@ -212,6 +223,8 @@ def _compare_block(layout: Layout, content: bytes, whole: BlockImages | None, la
     values: dict[str, Any] = {"num_classes": layout.num_classes, "codec": str(layout.codec), "crops": layout.crops}
     if layout.sampler is not None:
         values["crop_sampler"] = layout.sampler.describe()
+    if layout.padding.pixels:
+        values["padding"] = layout.padding.describe()
     images: list[minimal_reader.Image] = []
     theirs = _minimal_refusal(lambda: images.extend(minimal_reader.read_block(store_columns([content]), values)))
     same_verdict(mine, theirs, "block")
@@ -221,7 +234,7 @@ def _compare_block(layout: Layout, content: bytes, whole: BlockImages | None, la
     start = 0
     for image, size, count in zip(images, whole.sizes.tolist(), whole.num_crops.tolist(), strict=True):
         rows = slice(start, start + count)
-        same_image(image, size, whole.crops[rows], whole.flips[rows], labels[rows])
+        same_image(image, size, whole.crops[rows], whole.flips[rows], labels[rows], layout.codec)
         start += count
 
 
@@ -260,6 +273,10 @@ def _everything(reader: SoftLabelReader, sound: bool) -> list[Any] | None:
         rows = np.array([last, 0])
         require(np.array_equal(few.crops, image.crops[rows]) and np.array_equal(few.flips, image.flips[rows]), "a few crops")
         same_labels(few.labels, image.labels[rows], "a few crops of an image")
+        if reader.any_crop:
+            beyond = reader.read(number, [2**32 - 1, 0])
+            _use(beyond.labels)
+            same_labels(beyond.labels[1:], image.labels[:1], "a crop beside one that is not stored")
         images.append(image)
     try:
         keys = list(reader.keys)
@@ -287,4 +304,4 @@ def _compare_file(file: bytes, mine: str | None, reader: SoftLabelReader | None,
         return
     require(theirs[0].metadata["metadata"] == reader.metadata and theirs[0].summary == reader.summary, "metadata or summary")
     for image, other in zip(images, theirs[0].images, strict=True):
-        same_image(other, image.image_size, image.crops, image.flips, image.labels)
+        same_image(other, image.image_size, image.crops, image.flips, image.labels, reader.parsed_codec)

@@ -30,6 +30,7 @@ from softlabel_codec.checks import limits
 from softlabel_codec.container.framing import BLOCK_HEAD, HEADER, TRAILER, Header
 from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.padding import NO_PADDING
+from softlabel_codec.quantise.field import FieldCodes
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.views import sampler_of
@@ -100,11 +101,14 @@ def _base(name: str) -> bytes:
         "all-classes": ("marginal_smoothing:k=4", 4, "pixels", [2, 2, 3], "abc", 6144),
         "palettes": ("marginal_smoothing:k=3", 1000, "pixels", [100], "a", 6144),
         "tail": ("marginal_smoothing:k=2,tail=3", 10, "pixels", [2, 2, 3], "abc", 6144),
+        "tail-all": ("marginal_smoothing:k=2,tail=all,mean=log", 10, "pixels", [2, 2, 3], "abc", 6144),
         "derived": ("hard", 10, "derived", [2, 2, 3], "abc", 6144),
         "checksums": ("hard", 10, "pixels", [2, 2, 3], "abc", 6144),
         "fractions": ("hard", 10, "fractions:f32", [2, 2, 3], "abc", 6144),
         "dense": ("dense", 4, "pixels", [2, 2, 3], "abc", 6144),
+        "field": ("field", 10, "pixels", [2, 2, 3], "abc", 6144),
         "logits": ("dense:values=f16,content=logits", 4, "pixels", [2, 2, 3], "abc", 6144),
+        "log-vectors": ("dense:values=log8", 6, "pixels", [2, 2, 3], "abc", 6144),
         "padded": ("marginal_smoothing:k=3", 10, "pixels", [2, 2, 3], "abc", 6144),
         "views": ("hard", 10, "derived", [2, 2, 3], "abc", 6144),
     }[name]
@@ -306,10 +310,20 @@ case("UnknownFeatureError", "codec-option", lambda: with_values(codec="marginal_
 case("UnknownFeatureError", "codec-option-of-another-codec", lambda: with_values(codec="hard:k=3"))
 case("UnknownFeatureError", "codec-option-twice", lambda: with_values(codec="marginal_smoothing:k=3,k=3"))
 case("UnknownFeatureError", "codec-value-out-of-range", lambda: with_values(codec="marginal_smoothing:k=0"))
+case("UnknownFeatureError", "codec-step-of-a-field-out-of-range", lambda: with_values("field", codec="field:step=0.09"))
+case("UnknownFeatureError", "codec-cost-of-a-field-out-of-range", lambda: with_values("field", codec="field:cost=0.2"))
 case("UnknownFeatureError", "codec-k-above-num-classes", lambda: with_values(codec="marginal_smoothing:k=11"))
+case(
+    "UnknownFeatureError",
+    "codec-tail-all-of-65536-classes",
+    lambda: with_values(codec="marginal_smoothing:k=3,tail=all", num_classes=65536),
+)
+case("UnknownFeatureError", "codec-mean-log-without-tail-all", lambda: with_values(codec="marginal_smoothing:k=3,tail=3,mean=log"))
 case("UnknownFeatureError", "codec-values", lambda: with_values(codec="marginal_smoothing:k=3,values=f64"))
 case("UnknownFeatureError", "codec-without-k-or-t", lambda: with_values(codec="marginal_smoothing"))
 case("UnknownFeatureError", "codec-with-k-and-t", lambda: with_values(codec="marginal_smoothing:k=3,t=0.5"))
+case("UnknownFeatureError", "codec-step-of-dense-above-2", lambda: with_values("log-vectors", codec="dense:values=log8,step=2.5"))
+case("UnknownFeatureError", "codec-log8-of-features", lambda: with_values("log-vectors", codec="dense:values=log8,content=features"))
 case("CorruptError", "image-checksum-of-another-type", lambda: with_values("checksums", image_checksum=True))
 case("UnknownFeatureError", "image-checksum", lambda: with_values("checksums", image_checksum="xxh64"))
 case("UnknownFeatureError", "crop-mode", lambda: with_values(crops="circles"))
@@ -493,11 +507,26 @@ found("CorruptError", "unused-flip-bit")(
 
 def hard_block(counts: list[int]) -> bytes:
     """Return a file of one block of `hard` labels with so many crops of each image."""
+    return derived_block(counts, SparseCodes(np.ones((sum(counts), 1), np.int64), None, None))
+
+
+def field_block(counts: list[int], listed: list[int], num_classes: int) -> bytes:
+    """Return a file of one block of fields with so many crops, and so many listed classes, of each image."""
+    classes = np.where(np.arange(max(listed)) < np.array(listed)[:, None], np.arange(max(listed)), -1)
+    images = np.zeros(len(counts), np.int64)
+    slopes = np.zeros((len(counts), 7, max(listed)), np.int64)
+    codes = FieldCodes(classes, np.ones_like(classes), slopes, images, images, np.empty((0, 4)), images[:0])
+    return derived_block(counts, codes, codec="field", num_classes=num_classes)
+
+
+def derived_block(counts: list[int], codes: SparseCodes | FieldCodes, **values: Any) -> bytes:
+    """Return a file of one block with so many derived crops of each image, and other values in its metadata."""
     pieces = base("derived")
-    layout = Content(pieces).layout
+    pieces.set_values(**values)
+    known = pieces.values()
+    layout = Layout(Codec.parse(known["codec"]), known["num_classes"], "derived", SAMPLER)
     keys = [f"{number:05d}" for number in range(len(counts))]
     sampled = [SAMPLER.sample(key, (2, 2), range(count)) for key, count in zip(keys, counts, strict=True)]
-    codes = SparseCodes(np.ones((sum(counts), 1), np.int64), None, None)
     crops, flips = (np.concatenate(parts) for parts in zip(*sampled, strict=True))
     images = BlockImages(keys, np.full((len(counts), 2), 2), np.array(counts), crops, flips, codes)
     pieces.set_content(b"".join(column.data for column in layout.pack(images)))
@@ -538,6 +567,7 @@ for _name, _base_name, _value in (
     ("count_width", "counts", 3),
     ("remainder_width", "plain", 3),
     ("tail_width", "tail", 5),
+    ("class_width", "field", 5),
 ):
     case(
         "CorruptError",
@@ -654,6 +684,23 @@ def _() -> bytes:
         return path.read_bytes()
 
 
+@refused("CorruptError", "tail-with-a-main-class-not-below-num-classes")
+def _() -> bytes:
+    return Content(base("tail-all")).set_bytes("tails", 0, 1, b"\x0a").join()
+
+
+@refused("CorruptError", "more-images-times-all-classes-than-allowed")
+def _() -> bytes:
+    crops = {"image_size": (1, 1), "crops": [[0, 0, 1, 1]], "flips": [False]}
+    large = patch.object(writer, "TARGET_BYTES_PER_BLOCK", 2**30), patch.object(limits, "MAX_TABLE_ENTRIES", 2**30)
+    with tempfile.TemporaryDirectory() as folder, large[0], large[1]:
+        path = Path(folder) / "a.slc"
+        with SoftLabelWriter(path, 65535, "marginal_smoothing:k=1,tail=all") as out:
+            for number in range(65):
+                out.add(f"{number}", probs=np.eye(1, 65535), **crops)
+        return path.read_bytes()
+
+
 def tail_file(classes: list[list[int]], levels: list[list[int]]) -> bytes:
     """Return a file of one image with this tail, without palettes."""
     pieces = base("tail")
@@ -670,6 +717,43 @@ def tail_file(classes: list[list[int]], levels: list[list[int]]) -> bytes:
     return content.set_field("tail_width", 1).join()
 
 
+def without_classes() -> bytes:
+    """Return a file of fields none of which lists a class."""
+    content = Content(base("field"))
+    kept = [column for column in content.columns if column.name not in ("classes", "levels", "masks", "slopes")]
+    content.columns = [Column("counts", bytes(len(column.data))) if column.name == "counts" else column for column in kept]
+    return content.join()
+
+
+def field_file(classes: list[int], masks: Sequence[int] = (), slopes: bytes = b"") -> bytes:
+    """Return a file of three images, of which the first lists these classes and the others one; masks are 0 unless they are given."""
+    content = Content(base("field"))
+    listed = [*classes, 1, 1]
+    columns = {
+        "counts": b"".join(to_planes(np.array([len(classes), 1, 1]), 2)),
+        "fit": bytes(6),
+        "classes": bytes([*np.diff(classes, prepend=0).tolist(), 1, 1]),
+        "levels": b"\x05" * len(listed),
+        "masks": bytes([*masks, *[0] * (len(listed) - len(masks))]),
+        "slopes": slopes,
+    }
+    first = content.places("counts")[0]
+    others = [column for column in content.columns if column.name not in columns]
+    content.columns = [*others[:first], *(Column(name, data) for name, data in columns.items()), others[-1]]
+    assert len(others) == first + 1
+    return content.set_field("class_width", 1).join()
+
+
+case("CorruptError", "field-with-a-class-not-below-num-classes", lambda: field_file([3, 10]))
+case("CorruptError", "field-with-a-class-twice", lambda: field_file([3, 3]))
+case("CorruptError", "field-without-a-class", lambda: field_file([]))
+case("CorruptError", "field-of-all-classes", lambda: field_file(list(range(10))))
+case("CorruptError", "fields-without-any-class", without_classes)
+case("CorruptError", "field-with-bit-7-of-a-mask", lambda: field_file([3, 5], [0, 128], b"\x01"))
+case("CorruptError", "field-with-a-slope-of-0", lambda: field_file([3, 5], [1, 2], b"\x01\x00"))
+case("CorruptError", "field-shorter-than-its-slopes", lambda: field_file([3, 5], [127, 127], b""))
+case("CorruptError", "more-images-times-classes-of-a-field-than-allowed", lambda: field_block([1] * 9, [65535] + [1] * 8, 70000))
+case("CorruptError", "more-crops-times-classes-of-a-field-than-allowed", lambda: field_block([65535], [65], 70))
 case("CorruptError", "dense-number-not-finite", lambda: Content(base("logits")).set_bytes("values", 1, 0, b"\x7e").join())
 case("CorruptError", "value-minus-0", lambda: Content(base("f32")).set_codes(values=with_last_value(0x80000000)).join())
 case("CorruptError", "values-add-up-to-more-than-1", lambda: Content(base("f32")).set_codes(values=with_first_value(0x7149F2CA)).join())
@@ -684,6 +768,31 @@ def _() -> bytes:
     changed_images = BlockImages(images.keys, images.sizes, images.num_crops, images.crops, images.flips, bits)
     content.columns = content.layout.pack(changed_images)
     return content.join()
+
+
+for _field, _width in (("profile_width", 0), ("profile_width", 3), ("count_width", 5), ("exception_width", 0), ("exception_width", 3)):
+    case(
+        "CorruptError",
+        f"dense-{_field.replace('_', '-')}-{_width}",
+        lambda field=_field, width=_width: Content(base("log-vectors")).set_field(field, width).join(),
+    )
+case("CorruptError", "dense-shift-9", lambda: Content(base("log-vectors")).set_bytes("profiles", 1, 2, b"\x09").join())
+
+
+@refused("CorruptError", "dense-exceptions-of-another-crop")
+def _() -> bytes:
+    content = Content(base("log-vectors"))
+    counts = list(content.columns[content.places("values")[1]].data)
+    more, fewer = counts.index(max(counts)), counts.index(min(counts))
+    counts[more], counts[fewer] = counts[more] - 1, counts[fewer] + 1
+    return content.set_column("values", 1, bytes(counts)).join()
+
+
+@found("CorruptError", "dense-unused-digit")
+def _() -> bytes:
+    content = Content(base("log-vectors"))
+    last = content.columns[content.places("values")[0]].data[1]
+    return content.set_bytes("values", 0, 1, bytes([last | 0x40])).join()
 
 
 @found("CorruptError", "class-twice-in-a-crop")

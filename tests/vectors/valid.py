@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import zstandard
-from blocks_by_hand import PALETTES
+from blocks_by_hand import PALETTES, WIDE_FIELD, Written
 from dissect import Pieces
 
 from softlabel_codec import AllViews, Padding, SoftLabelReader, SoftLabelWriter
@@ -108,6 +108,13 @@ CASES = {
     "dense-features-f16": Case("dense:values=f16,content=features", num_classes=20, labels="vectors"),
     "dense-logits-f16-derived-crops": Case("dense:values=f16,content=logits", num_classes=20, labels="vectors", crops="derived", **FEW),
     "dense-features-fractions-f32": Case("dense:content=features", num_classes=20, labels="vectors", crops="fractions:f32", **FEW),
+    "dense-log8": Case("dense:values=log8", num_classes=30, labels="together"),
+    "dense-log8-fine": Case("dense:values=log8,step=0.04", num_classes=301, labels="together", **FEW),
+    "dense-log8-logits-derived-crops": Case(
+        "dense:values=log8,step=0.25,content=logits", num_classes=22, labels="vectors", crops="derived", **many(9, 3)
+    ),
+    "dense-log8-of-two-classes": Case("dense:values=log8", num_classes=2),
+    "dense-log8-of-zeros": Case("dense:values=log8,step=2.0", num_classes=20, labels="sure", **FEW),
     "derived-crops": Case("marginal_smoothing:k=5", crops="derived"),
     "derived-crops-several-blocks": Case("marginal_smoothing:t=0.05", crops="derived", **many(30, 50)),
     "tail-k3": Case("marginal_smoothing:k=3,tail=10"),
@@ -115,6 +122,11 @@ CASES = {
     "tail-no-palette": Case("marginal_smoothing:t=0.05,tail=7", num_classes=3000, labels="flat", **many(9, 2)),
     "tail-of-nothing": Case("marginal_smoothing:k=12,tail=12", num_classes=12),
     "tail-f16-fractions-f16": Case("marginal_smoothing:k=3,values=f16,tail=20", crops="fractions:f16", **FEW),
+    "tail-all": Case("marginal_smoothing:t=0.1,tail=all,mean=log", num_classes=300),
+    "tail-all-derived-crops": Case("marginal_smoothing:k=3,tail=all,mean=log", num_classes=100, crops="derived", **many(20, 4)),
+    "tail-all-f16-fractions-f32": Case("marginal_smoothing:k=2,values=f16,tail=all", num_classes=50, crops="fractions:f32", **FEW),
+    "tail-all-of-nothing": Case("marginal_smoothing:k=12,tail=all,mean=log", num_classes=12, **FEW),
+    "tail-all-of-most-classes": Case("marginal_smoothing:k=1,tail=all,mean=log", num_classes=65535, labels="one-tail", **many(1, 2)),
     "tail-f32": Case("marginal_smoothing:k=2,values=f32,tail=200", num_classes=300),
     "image-checksums": Case("marginal_smoothing:k=5", image_checksums=True),
     "image-checksums-derived-crops": Case("marginal_smoothing:t=0.1,tail=9", crops="derived", image_checksums=True, **FEW),
@@ -173,6 +185,30 @@ CASES = {
     "all-views-without-flips": Case(
         "hard", keys=("a.png", "b.png"), sizes=((5, 6), (7, 4)), counts=(8, 5), crops="derived", sampler=AllViews(4, 3, flips=False)
     ),
+    "field": Case("field", labels="smooth"),
+    "field-step-and-cost": Case("field:step=0.25,cost=5e-05", num_classes=12, labels="smooth"),
+    "field-derived-crops-several-blocks": Case("field", num_classes=300, labels="smooth", crops="derived", **many(70, 12)),
+    "field-fractions-f32-beyond-the-image": Case(
+        "field", num_classes=50, labels="smooth", crops="fractions:f32", known_sizes=False, crops_of="beyond"
+    ),
+    "field-fractions-f16-of-known-images": Case("field", num_classes=50, labels="smooth", crops="fractions:f16"),
+    "field-two-classes": Case("field", num_classes=2, labels="smooth"),
+    "field-many-classes": Case("field", num_classes=70000, labels="smooth", **FEW),
+    "field-constant-labels": Case("field", num_classes=20, labels="constant"),
+    "field-sure-of-everything": Case("field:step=1.0,cost=1e-07", num_classes=20, labels="sure"),
+    "field-one-crop-each": Case("field", num_classes=30, labels="smooth", image_checksums=True, **many(9, 1)),
+    "field-padding": Case("field", num_classes=30, labels="smooth", padding=Padding(9, "reflect"), **FEW),
+    "field-padding-derived-crops": Case("field", num_classes=30, labels="smooth", crops="derived", padding=Padding(4, "edge"), **FEW),
+    "field-all-views": Case(
+        "field",
+        num_classes=9,
+        labels="smooth",
+        keys=("a.png", "b.png"),
+        sizes=((5, 6), (7, 4)),
+        counts=(8, 5),
+        crops="derived",
+        sampler=AllViews(4, 3, flips=False),
+    ),
     "metadata-nested-32-deep": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), nested=29),
     "smallest": Case("hard", num_classes=2, keys=("a",), sizes=((1, 1),), counts=(1,), metadata=False),
 }
@@ -206,14 +242,14 @@ def _with_zstd_checksums() -> bytes:
     return pieces.join()
 
 
-def _with_a_block_by_hand() -> bytes:
-    """Return a file with the block that section 15.1 of the container decodes."""
+def _with_a_block_by_hand(block: Written = PALETTES) -> bytes:
+    """Return a file with a block that was written by hand, for one the block that section 15.1 of the container decodes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.slc"
-        images: dict[str, Any] = {"keys": ("a", "b"), "sizes": PALETTES.sizes, "counts": (2, 1)}
-        write_case(path, Case(PALETTES.codec, num_classes=PALETTES.num_classes, **images))
+        images: dict[str, Any] = {"keys": ("a", "b"), "sizes": block.sizes, "counts": (2, 1)}
+        write_case(path, Case(block.codec, num_classes=block.num_classes, **images))
         pieces = Pieces.of(path)
-    pieces.set_content(PALETTES.content)
+    pieces.set_content(block.content)
     return pieces.join()
 
 
@@ -235,6 +271,7 @@ CHANGED: dict[str, Callable[[], bytes]] = {
     "without-writer": lambda: _with_metadata(writer=...),
     "zstd-checksums": _with_zstd_checksums,
     "block-by-hand": _with_a_block_by_hand,
+    "field-by-hand": lambda: _with_a_block_by_hand(WIDE_FIELD),
     "crop-sampler-with-integers-for-floats": _with_integers_for_floats,
 }
 """Files that our writer does not write."""
@@ -271,17 +308,21 @@ def write_case(path: Path, case: Case) -> None:
                     1 + np.arange(count) % 2,
                     size[1] - 3 - np.arange(count),
                 )
+            edges = geometry / np.tile(case.padding.around(size), 2)
+            if case.crops_of == "beyond":
+                edges = 3 * edges - 0.7
             if case.crops.startswith("fractions"):
-                geometry = (geometry / np.array([*size, *size])).astype("f4" if case.crops.endswith("32") else "f2")
+                geometry = edges.astype("f4" if case.crops.endswith("32") else "f2")
             image_size = size if case.known_sizes else None
-            labels = make_labels(rng, case, count)
+            labels = make_labels(rng, case, count, edges)
             if case.image_checksums:
                 labels["image_crc32"] = zlib.crc32(key.encode())
             writer.add(key, image_size=image_size, crops=geometry, flips=flips, **labels)
         writer.finish(skipped_keys=case.skipped_keys)
 
 
-def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, Any]:
+def make_labels(rng: np.random.Generator, case: Case, count: int, edges: np.ndarray) -> dict[str, Any]:
+    """Return labels of an image's crops, which are these fractions of it: top, left, height, width."""
     if case.labels == "top-k":
         classes = rng.choice(case.num_classes, 12, replace=False)[rng.permuted(np.tile(np.arange(12), (count, 1)), axis=1)[:, :3]]
         return {"indices": classes, "values": rng.dirichlet([1.0] * 4, count)[:, :3].astype(np.float32)}
@@ -301,8 +342,13 @@ def make_labels(rng: np.random.Generator, case: Case, count: int) -> dict[str, A
     if case.labels == "flat":
         profile[:] = 0
     logits = profile + rng.normal(0, 1.5, (count, case.num_classes)) + rng.exponential(2, (count, 1)) * (profile == profile.max())
+    if case.labels in ("smooth", "constant"):
+        slopes = 6 * rng.normal(0, 1, (4, case.num_classes)) * (case.labels == "smooth")
+        logits = 2 * profile + (edges - 0.5) @ slopes
     if case.labels == "sure":
         logits = logits * 100
+    if case.labels == "together":
+        logits += rng.normal(0, 2, (count, 2)) @ rng.normal(0, 1, (2, case.num_classes))
     if case.labels == "vectors":
         return {"vectors": logits.astype(np.float32)}
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -346,6 +392,18 @@ def contents(path: Path) -> dict[str, Any]:
             found |= {"indices": batch.labels.indices, "values": batch.labels.values, "remainder": batch.labels.remainder}
             if batch.labels.tails is not None:
                 found["tails"] = batch.labels.tails.dense(reader.num_classes)
+                if batch.labels.tails.slopes is not None:
+                    found["tail_slopes"] = batch.labels.tails.slopes
+                    found["tail_main_class"] = batch.labels.tails.main_class
+        if reader.codec.startswith("field"):
+            found |= labels_of_other_crops(reader)
         if "features" not in reader.codec and reader.num_classes <= MOST_TARGETS:
             found["targets"] = np.concatenate([reader.read(number, [0]).labels.dense() for number in range(len(reader))])
         return found
+
+
+def labels_of_other_crops(reader: SoftLabelReader) -> dict[str, Any]:
+    """Return a crop of each image, as fractions of it, that need not be one of those that are stored; and its label."""
+    place = np.arange(len(reader))
+    boxes = np.stack([place % 3 / 8, place % 5 / 16, 1 / 2 - place % 2 / 4, 5 / 8 - place % 7 / 16], axis=1)
+    return {"other_crops": boxes, "other_targets": reader.labels_at(place, boxes[:, None]).labels.dense()}
