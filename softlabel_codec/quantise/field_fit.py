@@ -20,7 +20,7 @@ _FEWEST_BITS = 5
 _FEWEST_CHANGES = 8
 _RIDGE = 0.003
 """Weight of the squared slopes against the squared errors of logs in the least-squares start."""
-_PULL = 0.1
+_PULL = 0.01
 """Weight of half the squared slopes, times the root of the class's mean probability, against the KL in Newton's method."""
 _PULL_OF_FEW = 0.2
 """The same while numbers are rounded, times the number of crops: fields of few crops would follow them too closely."""
