@@ -1,6 +1,7 @@
 """The benchmarks run, on few labels; the committed report is that of the committed result, and its goals are the issue's."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from conftest import random_probs
 
 from benchmarks.measure import copying, distortion, epochs, images, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
-from benchmarks.report import figures, many
+from benchmarks.report import figures, frontier, many
 from benchmarks.report import write as report
 from softlabel_codec.sampler import CropSampler
 
@@ -95,6 +96,12 @@ def test_the_committed_report_is_that_of_the_committed_result():
 
 def test_the_committed_page_of_many_machines_is_that_of_the_committed_results():
     assert many.PAGE.read_text() == many.render()
+
+
+def test_the_committed_page_of_the_frontier_is_that_of_the_committed_results():
+    assert frontier.PAGE.read_text() == frontier.render()
+    for picture in re.findall(r"\]\((figures/.*?)\)", frontier.render()):
+        assert (frontier.BENCHMARKS / picture).exists()
 
 
 def test_the_model_counts_what_an_adaptive_coder_would_need():
