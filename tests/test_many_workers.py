@@ -192,7 +192,7 @@ def test_torchrun_that_does_not_restart_its_processes(desk, tmp_path):
 
 def test_more_processes_than_shards(desk, tmp_path):
     out = tmp_path / "labels"
-    command = [*options(desk, out)[:-1], "2"]
+    command = ["2" if word == str(SHARDS) else word for word in options(desk, out)]
     run = [sys.executable, "-m", *TORCHRUN, "-m", "softlabel_codec.teacher", *command]
     done = subprocess.run(run, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
