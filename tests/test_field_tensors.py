@@ -54,6 +54,12 @@ def test_crops_of_other_shapes_or_types_are_refused(labels, boxes):
         LabelFields.read(reader, [0, 1, 2]).at(boxes)
 
 
+@pytest.mark.parametrize("box", [[0.0, 0.0, 30.0, 40.0], [-0.1, 0.0, 0.5, 0.5], [0.6, 0.0, 0.5, 0.5], [float("nan"), 0.0, 0.5, 0.5]])
+def test_crops_in_pixels_or_outside_of_the_image_are_refused(labels, box):
+    with SoftLabelReader(labels) as reader, pytest.raises(ArgumentError, match="divide pixels by its height and width"):
+        LabelFields.read(reader, [0]).at(torch.tensor([[[0, 0, 1, 1], box]]))
+
+
 def test_fields_are_refused_of_labels_of_certain_crops(tmp_path):
     path = tmp_path / "a.slc"
     with SoftLabelWriter(path, 3, "hard") as writer:

@@ -15,6 +15,9 @@ from softlabel_codec.errors import ArgumentError
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.torch.targets import SparseTargets
 
+ROUNDING = 1e-5
+"""So much may fractions of an image be beyond its edge."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelFields:
@@ -76,11 +79,14 @@ class LabelFields:
         Raises
         ------
         ArgumentError
-            If they have another shape, or integers.
+            If they have another shape, are integers, or are not inside of the images, as crops in pixels are not.
         """
         if crops.ndim != 3 or crops.shape[::2] != (len(self.classes), 4) or not crops.is_floating_point():
             expected = f"floats of shape ({len(self.classes)}, n, 4): fractions of each image"
             raise ArgumentError(f"crops: expected {expected}, got {crops.dtype} of shape {tuple(crops.shape)}")
+        edges = torch.cat([crops[..., :2], crops[..., :2] + crops[..., 2:]], dim=2)
+        if not bool(((edges >= -ROUNDING) & (edges <= 1 + ROUNDING)).all()):
+            raise ArgumentError("crops: expected fractions of each image, inside of it: divide pixels by its height and width")
         logits = torch.bmm(_features(crops.float()), self.weights)
         listed = (self.classes >= 0)[:, None].expand_as(logits)
         logits = logits.masked_fill(~listed, -torch.inf)
