@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,16 @@ _BAD_SHIFT = f"a profile is finer than 2^-{UNIT_BITS} steps"
 _TOO_MANY = "a crop has more exceptions than classes"
 _TOO_LARGE = f"a block has more than {MAX_DENSE_NUMBERS} numbers"
 _UNUSED = "unused digits of a crop are not 0"
+
+
+class _OfImages(NamedTuple):
+    """Profiles, shifts and ranks of the wanted images (B,), and where the components and coefficients of each begin."""
+
+    profiles: list[NDArray[np.int16]]
+    shifts: IntArray
+    ranks: IntArray
+    components: IntArray
+    coefficients: IntArray
 
 
 @dataclass(frozen=True)
@@ -94,21 +105,37 @@ class LogPacker:
         exceptions = from_planes(
             rows.data, exceptions_at[owner], num_exceptions[owner], exception_width[owner], ragged(exceptions_before, counts)
         )
-        profiles = self._profiles(rows, profiles_at, num_profiles, width)
-        first_components = rows.per_image(components_at) + ranks.before * self.num_classes
-        first_coefficients = rows.per_image(coefficients_at) + before
+        of_images = _OfImages(
+            profiles=self._profiles(rows, profiles_at, num_profiles, width),
+            shifts=shifts.values,
+            ranks=ranks.values,
+            components=rows.per_image(components_at) + ranks.before * self.num_classes,
+            coefficients=rows.per_image(coefficients_at) + before,
+        )
+        return self._images(rows, of_images, digits, counts, exceptions, refinements), after
+
+    def _images(
+        self,
+        rows: BlockRows,
+        of_images: _OfImages,
+        digits: NDArray[np.uint8],
+        counts: IntArray,
+        exceptions: IntArray,
+        refinements: NDArray[np.int8],
+    ) -> LogCodes:
+        """Return the codes of the wanted images, from what is known of each, and of their crops (R, ...)."""
         ends = np.cumsum(rows.image_rows)
         exception_ends = np.concatenate(([0], np.cumsum(counts)))
         images = []
         for place, end in enumerate(ends.tolist()):
             crops = slice(end - int(rows.image_rows[place]), end)
-            rank, at_components = int(ranks.values[place]), int(first_components[place])
+            rank, at_components = int(of_images.ranks[place]), int(of_images.components[place])
             components = rows.data[at_components : at_components + rank * self.num_classes]
-            where = first_coefficients[place] + rows.number[crops, None] * rank + np.arange(rank)
+            where = of_images.coefficients[place] + rows.number[crops, None] * rank + np.arange(rank)
             images.append(
                 ImageLogs(
-                    profiles[place],
-                    int(shifts.values[place]),
+                    of_images.profiles[place],
+                    int(of_images.shifts[place]),
                     components.view(np.int8).reshape(rank, self.num_classes),
                     rows.data[where].view(np.int8),
                     digits[crops],
@@ -117,7 +144,7 @@ class LogPacker:
                     refinements[crops],
                 )
             )
-        return tuple(images), after
+        return tuple(images)
 
     def _unpack_counts(self, rows: BlockRows, at: IntArray) -> tuple[IntArray, IntArray]:
         """Return the number of exceptions of every crop of all blocks, and where these columns end."""
