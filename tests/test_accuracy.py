@@ -13,11 +13,12 @@ from benchmarks.accuracy import plan, tables
 from benchmarks.accuracy.experiment import Experiment, TimeUpError, run_name
 from benchmarks.accuracy.images import unpack
 from benchmarks.accuracy.labels import softmax
-from benchmarks.accuracy.plan import DEFAULT, FEW, FULL, MAPS, ONLINE, PADDED, TAIL, TRUTH, UNSURE, VIEWS, Row
+from benchmarks.accuracy.plan import DEFAULT, FEW, FIELD, FULL, MAPS, ONLINE, PADDED, TAIL, TRUTH, UNSURE, VIEWS, Row
 from benchmarks.accuracy.results import read_results
 from softlabel_codec import MismatchError, SoftLabelReader, StateError
 from softlabel_codec.teacher import load_teacher
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*was chosen for labels at temperature")  # which is what such rows measure
 NUM_CLASSES, SIDE = 100, 64
 ROWS = {
     Row(TRUTH): 1,
@@ -27,6 +28,7 @@ ROWS = {
     Row(DEFAULT, UNSURE, stored=8): 2,
     Row(TAIL, UNSURE, FEW, stored=4): 1,
     Row(FULL, UNSURE, stored=8, temperature=4.0): 1,
+    Row(FIELD, UNSURE, FEW, stored=8, temperature=4.0): 1,
     Row(VIEWS, UNSURE, PADDED, stored=0, crops_per_image=1): 1,
 }
 
@@ -55,9 +57,10 @@ def write_data(path):
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     scale = plan.SCALES["check"]
-    scale = replace(scale, images_per_class=2, few_per_class=1, rows=ROWS, teachers={UNSURE: scale.teachers[UNSURE]})
+    scale = replace(scale, images_per_class=2, few_per_class=1, groups=(ROWS,), teachers={UNSURE: scale.teachers[UNSURE]})
     monkeypatch.setitem(plan.SCALES, "check", scale)
     monkeypatch.setattr("benchmarks.accuracy.experiment.MOST_CROPS", 8)
+    monkeypatch.setattr("benchmarks.accuracy.experiment.MOST_OF_FEW", 8)
     monkeypatch.setitem(tables.TITLES, "check", "Check")
     monkeypatch.setitem(tables.COMMANDS, "check", "the same command")
     write_data(tmp_path / "data.npz")
@@ -126,7 +129,7 @@ def test_stored_labels_are_what_the_teacher_says(small, monkeypatch):
     """The logits are read back as logits: probabilities in their place once gave labels that nothing in the file could show wrong."""
     run(small, minutes=5)
     labels = small / "work" / "labels"
-    with SoftLabelReader(labels / "unsure-logits.slc") as logits:
+    with SoftLabelReader(labels / "unsure-all.slc") as logits:
         expected = softmax(logits.read(0).labels.vectors, 4.0)
         online = logits.read(0).labels.dense()
     for temperature, probs in ((4.0, expected), (1.0, online)):

@@ -18,7 +18,22 @@ import torch
 from benchmarks.accuracy import networks
 from benchmarks.accuracy.images import MARGIN, SIDE
 from benchmarks.accuracy.labels import SAMPLER, VIEW_SAMPLER, write_labels, write_views
-from benchmarks.accuracy.plan import ALL, FEW, HERE, MAPS, MOST_CROPS, ONLINE, PADDED, SCALES, TRUTH, VIEWS, Row, Scale
+from benchmarks.accuracy.plan import (
+    ALL,
+    FEW,
+    HERE,
+    MAPS,
+    MOST_CROPS,
+    MOST_OF_FEW,
+    ONLINE,
+    PADDED,
+    SCALES,
+    SOFTENED,
+    TRUTH,
+    VIEWS,
+    Row,
+    Scale,
+)
 from benchmarks.accuracy.results import add_result, read_results
 from softlabel_codec.compare.outcome import machine
 from softlabel_codec.container.whole_files import read_result, whole_file
@@ -35,6 +50,7 @@ LOGITS = "dense:values=f32,content=logits"
 SECONDS_BETWEEN_LOOKS = 0.2
 BEGUN, DONE, FAILED = "begun", "done", "failed"
 """Folders with an empty file for each task in that state."""
+LABELS = "labels"
 OTHER_TEACHER = "Put the weights of that teacher there, or take another folder with --results"
 
 
@@ -96,8 +112,8 @@ class Experiment:
         """
         for state in (BEGUN, FAILED):
             shutil.rmtree(self._work / state, ignore_errors=True)
-        for state in (BEGUN, FAILED, DONE):
-            (self._work / state).mkdir(parents=True, exist_ok=True)
+        for folder in (BEGUN, FAILED, DONE, LABELS):
+            (self._work / folder).mkdir(parents=True, exist_ok=True)
         self._results.parent.mkdir(parents=True, exist_ok=True)
         for marked in (self._work / DONE).iterdir():
             if marked.name not in self._known:  # its result was lost, or goes to another file now
@@ -177,11 +193,14 @@ class Experiment:
     def _tasks(self) -> Iterator[Task]:
         for teacher in self.scale.teachers:
             yield Task(f"teacher-{teacher}", (), partial(self._train_teacher, teacher))
-            yield Task(f"logits-{teacher}", (f"teacher-{teacher}",), partial(self._label, teacher))
-        made = set()
+        made: set[Path] = set()
         for row, seed in self.scale.runs():
             needs = [f"teacher-{row.teacher}"] if row.source == ONLINE else []
             for path, labels in self._files(row):
+                logits = self._logits(labels)
+                if labels.source not in (MAPS, VIEWS) and logits not in made:
+                    yield Task(f"logits-{logits.stem}", (f"teacher-{row.teacher}",), partial(self._label, labels, logits))
+                    made.add(logits)
                 if path not in made:
                     yield Task(_label_name(path), self._needs_of_labels(labels), partial(self._write_labels, path, labels))
                 made.add(path)
@@ -194,8 +213,8 @@ class Experiment:
     def _weights(self, teacher: str) -> Path:
         return self._work / f"teacher-{teacher}.pt"
 
-    def _logits(self, teacher: str) -> Path:
-        return self._work / "labels" / f"{teacher}-logits.slc"
+    def _logits(self, row: Row) -> Path:
+        return self._work / LABELS / f"{row.teacher}-{row.images}.slc"
 
     def _network(self, teacher: str) -> str:
         return f"{HERE / 'networks.py'}:trained_{self.scale.teachers[teacher]['student'].rpartition(':')[2]}"
@@ -203,12 +222,12 @@ class Experiment:
     def _files(self, row: Row) -> Iterator[tuple[Path, Row]]:
         """Yield the label file of a row, if it has one, with the row reduced to what the file depends on."""
         if row.source not in (TRUTH, ONLINE):
-            reduced = Row(row.source, row.teacher, row.images, row.stored, temperature=row.temperature)
+            reduced = Row(row.source, row.teacher, row.images, row.stored, temperature=row.made_at)
             suffix = ".npz" if row.source == MAPS else ".slc"
-            yield self._work / "labels" / f"{run_name(reduced)}{suffix}", reduced
+            yield self._work / LABELS / f"{run_name(reduced)}{suffix}", reduced
 
     def _needs_of_labels(self, row: Row) -> tuple[str, ...]:
-        return (f"teacher-{row.teacher}" if row.source in (MAPS, VIEWS) else f"logits-{row.teacher}",)
+        return (f"teacher-{row.teacher}" if row.source in (MAPS, VIEWS) else f"logits-{self._logits(row).stem}",)
 
     def _options(self, out: Path, images: str, **more: Any) -> dict[str, Any]:
         folders = {"images": str(self._images(images, "train")), "val": str(self._images(images, "val"))}
@@ -235,17 +254,16 @@ class Experiment:
             raise StateError(f"{self._results}: has results of another teacher than {kept}. {OTHER_TEACHER}")
         self._write("teacher", f"teacher-{teacher}", time.monotonic() - started, **about, evaluation=evaluation)
 
-    def _label(self, teacher: str) -> None:
-        """Run a teacher once over all crops, keeping its logits."""
-        started = time.monotonic()
-        self._logits(teacher).parent.mkdir(exist_ok=True)
-        if not self._logits(teacher).exists():
+    def _label(self, row: Row, path: Path) -> None:
+        """Run a teacher once over all crops of the images of a row, keeping its logits."""
+        started, crops = time.monotonic(), MOST_OF_FEW if row.images == FEW else MOST_CROPS
+        if not path.exists():
             config = EncodeConfig(
-                images=str(self._images(ALL, "train")),
-                out=str(self._logits(teacher)),
-                teacher=self._network(teacher),
+                images=str(self._images(row.images, "train")),
+                out=str(path),
+                teacher=self._network(row.teacher),
                 codec=LOGITS,
-                crops=MOST_CROPS,
+                crops=crops,
                 sampler=SAMPLER,
                 size=self.scale.common["size"],
                 batch_size=1024 if self.scale.device == "cuda" else 256,
@@ -254,7 +272,8 @@ class Experiment:
                 precision="float32",
             )
             encode(config, self._check_time)
-        self._write("encode", f"logits-{teacher}", time.monotonic() - started, teacher=teacher, crops=MOST_CROPS)
+        found = {"teacher": row.teacher, "images": row.images, "crops": crops}
+        self._write("encode", f"logits-{path.stem}", time.monotonic() - started, **found)
 
     def _write_labels(self, path: Path, row: Row) -> None:
         started = time.monotonic()
@@ -267,8 +286,7 @@ class Experiment:
         elif row.source == VIEWS:
             found = write_views(self._images(row.images, "train"), unfinished, self._network(row.teacher), self.scale.device)
         else:
-            images = self._images(row.images, "train")
-            found = write_labels(self._logits(row.teacher), unfinished, row.source, row.stored, row.temperature, images)
+            found = write_labels(self._logits(row), unfinished, row.source, row.stored, row.temperature)
         self._write("labels", _label_name(path), time.monotonic() - started, row=dataclasses.asdict(row), **found)
         unfinished.replace(path)
 
@@ -284,7 +302,7 @@ class Experiment:
             options |= {"scale": sampler.scale, "ratio": sampler.ratio, "flip_probability": sampler.flip_probability}
         if row.source == ONLINE:
             options["teacher"] = self._network(row.teacher)
-        if row.source in (ONLINE, MAPS):
+        if row.source in (ONLINE, MAPS, *SOFTENED):
             options["temperature"] = row.temperature
         report = train(TrainConfig.from_mapping(self._options(out, row.images, **options)), self._check_time, self._memory)
         result = read_result(out / "result.json") or {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,18 @@ FULL = "dense:values=f32"
 DEFAULT = "marginal_smoothing:k=5"
 TAIL = "marginal_smoothing:t=0.05,tail=100"
 TAILS = ("marginal_smoothing:t=0.1,tail=30", TAIL, "marginal_smoothing:t=0.02,tail=100")
+FIELD = "field:step=0.35,cost=0.0005"
+LOGARITHMS = "dense:values=log8"
+LOG_TAIL = "marginal_smoothing:t=0.1,step=1,tail=all,mean=log"
+SOFTENED = (FIELD, LOGARITHMS, LOG_TAIL)
+"""Codecs whose labels are made at T = 1 and softened in reading."""
 CODECS = (FULL, DEFAULT, "marginal_smoothing:k=10", *TAILS, "marginal_renorm:k=5", "smoothing", "hard")
 SURE, UNSURE = "sure", "unsure"
 ALL, FEW, PADDED = "all", "few", "padded"
 STORED_CROPS = (4, 10, 25)
 MOST_CROPS = 50
+MOST_OF_FEW = 200
+"""Stored crops of each of the few images."""
 CROPS_PER_IMAGE = (1, 2, 8, 16)
 USUAL_CROPS_PER_IMAGE = 4
 HIGH_TEMPERATURE = 4.0
@@ -65,6 +72,11 @@ class Row:
         if self.source == TRUTH:
             object.__setattr__(self, "teacher", "")
 
+    @property
+    def made_at(self) -> float:
+        """Temperature at which the labels are made; those of some codecs are softened to that of the student in reading."""
+        return 1.0 if self.source in SOFTENED else self.temperature
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -74,8 +86,8 @@ class Scale:
     ----------
     images_per_class, few_per_class : int or None
         Training images of each class in `all` and in `few`; None: as many as there are.
-    rows : mapping of Row to int
-        What is trained, with how many seeds each.
+    groups : sequence of mappings of Row to int
+        What is trained, with how many seeds each; what matters most comes first. No row is in two of them.
     teachers : mapping of str to dict
         Options of the training of each teacher.
     students : mapping of str to dict
@@ -90,7 +102,7 @@ class Scale:
 
     images_per_class: int | None
     few_per_class: int
-    rows: Mapping[Row, int]
+    groups: Sequence[Mapping[Row, int]]
     teachers: Mapping[str, dict[str, Any]]
     students: Mapping[str, dict[str, Any]]
     few_epochs: int
@@ -99,27 +111,40 @@ class Scale:
     common: dict[str, Any] = field(default_factory=dict)
 
     def runs(self) -> Iterator[tuple[Row, int]]:
-        """Yield all rows and seeds, those of one seed before those of the next: a part of the experiment is a small whole one."""
-        for seed in range(max(self.rows.values())):
-            yield from ((row, seed) for row, seeds in self.rows.items() if seed < seeds)
-
-
-def _codecs(teacher: str) -> Iterator[Row]:
-    yield from (Row(source, teacher) for source in (FULL, TRUTH, ONLINE, MAPS, *CODECS[1:]))
-
-
-def _crops() -> Iterator[Row]:
-    yield from (Row(source, stored=stored) for stored in STORED_CROPS for source in (FULL, TAIL, DEFAULT))
+        """Yield all rows and seeds, group by group: of each group those of one seed before those of the next, so that pairs grow evenly."""
+        for group in self.groups:
+            for seed in range(max(group.values())):
+                yield from ((row, seed) for row, seeds in group.items() if seed < seeds)
 
 
 def _few() -> Iterator[Row]:
     for source in (TRUTH, ONLINE):
         yield Row(source, images=FEW)
-    yield from (Row(source, images=FEW, stored=stored) for stored in (*STORED_CROPS, MOST_CROPS) for source in (FULL, TAIL, DEFAULT))
+    for stored in (*STORED_CROPS, MOST_CROPS, MOST_OF_FEW):
+        yield from (Row(source, images=FEW, stored=stored) for source in (FULL, TAIL))
+    yield from (Row(DEFAULT, images=FEW, stored=stored) for stored in (10, MOST_CROPS, MOST_OF_FEW))
+    yield from (Row(FIELD, images=FEW, stored=stored) for stored in (MOST_CROPS, MOST_OF_FEW))
+
+
+def _few_softened() -> Iterator[Row]:
+    for source in (FULL, ONLINE, DEFAULT, TAIL, FIELD, LOGARITHMS, LOG_TAIL):
+        yield Row(source, images=FEW, stored=MOST_OF_FEW, temperature=HIGH_TEMPERATURE)
 
 
 def _exact() -> Iterator[Row]:
     yield from (Row(source, images=PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
+
+
+def _main(teacher: str) -> Iterator[Row]:
+    yield from (Row(source, teacher) for source in (FULL, TRUTH, ONLINE, DEFAULT, TAIL))
+
+
+def _codecs(teacher: str) -> Iterator[Row]:
+    yield from (Row(source, teacher) for source in (MAPS, *CODECS[1:]))
+
+
+def _crops() -> Iterator[Row]:
+    yield from (Row(source, stored=stored) for stored in STORED_CROPS for source in (FULL, TAIL, DEFAULT))
 
 
 def _settings() -> Iterator[Row]:
@@ -134,12 +159,15 @@ def _large() -> Iterator[Row]:
     yield from (Row(source, student="large") for source in (FULL, TRUTH, TAIL, DEFAULT))
 
 
-def _seeds(**numbers: tuple[Iterator[Row], int]) -> dict[Row, int]:
-    found: dict[Row, int] = {}
-    for rows, seeds in numbers.values():
-        for row in rows:
-            found.setdefault(row, seeds)
-    return found
+def _groups(seeds: Iterable[int]) -> tuple[dict[Row, int], ...]:
+    """Return the groups of all rows; the numbers are the seeds of each."""
+    kinds = (_few(), _few_softened(), _exact(), _main(SURE), _main(UNSURE), _large(), _settings(), _crops(), _codecs(SURE), _codecs(UNSURE))
+    known: set[Row] = set()
+    groups = []
+    for rows, number in zip(kinds, seeds, strict=True):
+        groups.append({row: number for row in rows if row not in known})
+        known |= groups[-1].keys()
+    return tuple(groups)
 
 
 _SGD = {"optimizer": "sgd", "nesterov": True, "weight_decay": 5e-4, "warmup_epochs": 2.0}
@@ -149,15 +177,7 @@ SCALES = {
     "gpu": Scale(
         images_per_class=None,
         few_per_class=22,
-        rows=_seeds(
-            sure=(_codecs(SURE), 5),
-            few=(_few(), 5),
-            crops=(_crops(), 5),
-            unsure=(_codecs(UNSURE), 5),
-            exact=(_exact(), 8),
-            settings=(_settings(), 5),
-            large=(_large(), 3),
-        ),
+        groups=_groups((5, 5, 8, 5, 5, 3, 5, 5, 5, 5)),
         teachers={
             UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM},
             SURE: {"student": f"{NETWORKS}:resnet18", "epochs": 60, "batch_size": 512, "learning_rate": 0.4, **_SGD},
@@ -174,7 +194,7 @@ SCALES = {
     "cpu": Scale(
         images_per_class=None,
         few_per_class=22,
-        rows=dict.fromkeys(_codecs(UNSURE), 5),
+        groups=(dict.fromkeys((*_main(UNSURE), *_codecs(UNSURE)), 5),),
         teachers={UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM}},
         students={"usual": {"student": f"{NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM}},
         few_epochs=200,
@@ -185,15 +205,7 @@ SCALES = {
     "check": Scale(
         images_per_class=4,
         few_per_class=2,
-        rows=_seeds(
-            sure=(_codecs(SURE), 2),
-            few=(_few(), 1),
-            crops=(_crops(), 1),
-            unsure=(_codecs(UNSURE), 1),
-            exact=(_exact(), 1),
-            settings=(_settings(), 1),
-            large=(_large(), 1),
-        ),
+        groups=_groups((1,) * 10),
         teachers={
             UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 2, "batch_size": 64, "learning_rate": 4e-3, **_ADAM},
             SURE: {"student": f"{NETWORKS}:resnet18", "epochs": 1, "batch_size": 64, "learning_rate": 0.1, **_SGD},

@@ -54,7 +54,14 @@ class Results:
 
     def known_of(self, row: Row) -> dict[str, Any]:
         """Return what is known of the labels of a row."""
-        return self.labels.get(Row(row.source, row.teacher, row.images, row.stored, temperature=row.temperature), {})
+        return self.labels.get(Row(row.source, row.teacher, row.images, row.stored, temperature=row.made_at), {})
+
+    def kl(self, row: Row) -> float | None:
+        """Return the KL of the labels of a row at the temperature of its students, in nats; None if it is infinite, or not known."""
+        known = self.known_of(row)
+        of_all = {one["temperature"]: one["kl"] for one in known.get("fidelity", ())}
+        kl: float | None = of_all[row.temperature] if of_all else known.get("kl")
+        return kl
 
     def difference(self, row: Row, other: Row) -> Interval | None:
         """Return by how much a row is above another, of students with the same seed, and its 95 % interval; None for fewer than two."""
@@ -202,7 +209,7 @@ def _rows(one: Results, rows: Sequence[Row], reference: Row) -> str:
         values, known = list(one.runs[row].values()), one.known_of(row)
         size = known["bytes"] / known["num_images"] if known else None
         difference = "" if row == reference else _interval(one.difference(row, reference))
-        lines.append((_name(row), _mean(values), len(values), difference, _number(size, 0), _number(known.get("kl"), 3)))
+        lines.append((_name(row), _mean(values), len(values), difference, _number(size, 0), _number(one.kl(row), 3)))
     return _table(["labels", "top-1", "n", "above full labels", "bytes per image", "KL"], lines)
 
 
