@@ -113,9 +113,10 @@ def test_results_of_another_teacher_are_not_gone_on_with(small):
         run(small, minutes=5)
 
 
-def test_a_task_that_fails_fails_what_needs_it_and_nothing_else(small, monkeypatch):
+@pytest.mark.parametrize("error", [MismatchError("no labels today"), ValueError("a bug")])
+def test_a_task_that_fails_fails_what_needs_it_and_nothing_else(small, monkeypatch, error):
     def fails(*arguments):
-        raise MismatchError("no labels today")
+        raise error
 
     monkeypatch.setattr("benchmarks.accuracy.experiment.write_views", fails)
     views = run_name(Row(VIEWS, UNSURE, PADDED, stored=0, crops_per_image=1))

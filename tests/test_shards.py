@@ -27,7 +27,7 @@ from softlabel_codec.label_set.index_file import SetIndex
 from softlabel_codec.label_set.locks import Lock, Owner
 from softlabel_codec.teacher import EncodeConfig, encode, job
 from softlabel_codec.teacher import pace as pace_module
-from softlabel_codec.teacher.run import device_of_rank
+from softlabel_codec.teacher.run import device_of_rank, use_gpu
 
 CROPS = 150  # several blocks for a shard of three images
 
@@ -625,6 +625,12 @@ def test_processes_of_torchrun_begin_at_different_shards_and_use_a_gpu_each(make
     assert device_of_rank("cuda:0") == "cuda:0"
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert device_of_rank("auto") == "auto"
+    use_gpu(torch.device("cuda"))  # `cuda` alone, for which torch.cuda.set_device raises ValueError
+    used = []
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        use_gpu(torch.device(name))
+    assert used == [torch.device("cuda:1")]
 
 
 def test_what_is_reported_is_plain(make):

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -157,8 +158,11 @@ class Experiment:
             return True
         try:
             task.make()
-        except SoftLabelError as error:
-            print(f"{task.name}: {error}", file=sys.stderr)
+        except TimeUpError:
+            raise
+        except Exception as error:  # whatever it is: what does not need this task goes on
+            said = [str(error)] if isinstance(error, SoftLabelError) else traceback.format_exception(error)
+            print(f"{task.name}: {''.join(said)}", file=sys.stderr)
             self._mark(FAILED, task.name)
             return False
         self._mark(DONE, task.name)

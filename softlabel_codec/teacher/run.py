@@ -60,8 +60,7 @@ class TeacherRun:
     def __init__(self, teacher: Teacher, config: EncodeConfig, codec: Codec) -> None:
         self.device = device_by_name(device_of_rank(config.device))
         self.on_cuda = self.device.type == "cuda"
-        if self.on_cuda:
-            torch.cuda.set_device(self.device)  # or each process would also take memory of the first GPU
+        use_gpu(self.device)
         self.precision = ("float16" if self.on_cuda else "float32") if config.precision == "auto" else config.precision
         self.batch_size = config.batch_size or (16 if self.device.type == "cpu" else 256)
         self.size = config.size or teacher.input_size
@@ -186,6 +185,12 @@ def device_of_rank(name: str) -> str:
     if name not in ("auto", "cuda") or not rank or not torch.cuda.is_available():
         return name
     return f"cuda:{rank % torch.cuda.device_count()}"
+
+
+def use_gpu(device: torch.device) -> None:
+    """Make a GPU that was named by its number the usual one of this process, which would else take memory of the first GPU too."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 @contextmanager
