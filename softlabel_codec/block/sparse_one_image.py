@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.block.indices import BAD_CLASS, BAD_RANK, LOOK_BACK, class_bits
+from softlabel_codec.block.indices import BAD_CLASS, BAD_PALETTE, BAD_RANK, LOOK_BACK, class_bits
 from softlabel_codec.block.rows import SHORT
 from softlabel_codec.block.sparse import TOO_MANY, WASTEFUL, WIDE
 from softlabel_codec.block.tails import WASTEFUL as WASTEFUL_TAILS
@@ -127,7 +127,7 @@ class SparseOneImage:
             except IndexError:
                 raise CorruptError(BAD_RANK) from None
         if max(map(max, classes)) >= self._num_classes:
-            raise CorruptError(BAD_CLASS)
+            raise CorruptError(BAD_CLASS if palettes.bits is None else BAD_PALETTE)
         return classes
 
     def _palette(self, palettes: _Palettes, slot: int, longest: int) -> list[int]:
