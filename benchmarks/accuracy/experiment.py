@@ -306,6 +306,8 @@ class Experiment:
             options |= {"scale": sampler.scale, "ratio": sampler.ratio, "flip_probability": sampler.flip_probability}
         if row.source == ONLINE:
             options["teacher"] = self._network(row.teacher)
+        if row.fitted_only:
+            options["stored_crops"] = row.stored
         if row.source in (ONLINE, MAPS, *SOFTENED):
             options["temperature"] = row.temperature
         report = train(TrainConfig.from_mapping(self._options(out, row.images, **options)), self._check_time, self._memory)

@@ -55,6 +55,8 @@ class Row:
         Alpha of mixup.
     student : str
         `usual` or `large`.
+    fitted_only : bool
+        Whether only the crops that a field was fitted to are drawn, and not crops without end.
     """
 
     source: str
@@ -65,6 +67,7 @@ class Row:
     temperature: float = 1.0
     mixup: float = 0.0
     student: str = "usual"
+    fitted_only: bool = False
 
     def __post_init__(self) -> None:
         if self.source in (TRUTH, ONLINE, MAPS):
@@ -131,6 +134,16 @@ def _few_softened() -> Iterator[Row]:
         yield Row(source, images=FEW, stored=MOST_OF_FEW, temperature=HIGH_TEMPERATURE)
 
 
+def _fields() -> Iterator[Row]:
+    """Yield what fields are compared with where images are few, at both temperatures."""
+    stored: dict[str, Any] = {"teacher": UNSURE, "images": FEW, "stored": MOST_CROPS}
+    for source in (TRUTH, ONLINE, FULL, DEFAULT, TAIL, FIELD):
+        yield Row(source, **stored)
+    yield Row(FIELD, **stored, fitted_only=True)
+    for source in (ONLINE, FULL, DEFAULT, TAIL, FIELD, LOG_TAIL):
+        yield Row(source, **stored, temperature=HIGH_TEMPERATURE)
+
+
 def _exact() -> Iterator[Row]:
     yield from (Row(source, images=PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
 
@@ -194,10 +207,10 @@ SCALES = {
     "cpu": Scale(
         images_per_class=None,
         few_per_class=22,
-        groups=(dict.fromkeys((*_main(UNSURE), *_codecs(UNSURE)), 5),),
+        groups=(dict.fromkeys(_fields(), 3),),
         teachers={UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM}},
         students={"usual": {"student": f"{NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM}},
-        few_epochs=200,
+        few_epochs=120,
         padded_epochs=150,
         device="cpu",
         common={"size": 32},

@@ -15,6 +15,7 @@ from benchmarks.accuracy.plan import (
     ALL,
     DEFAULT,
     FEW,
+    FIELD,
     FULL,
     HIGH_TEMPERATURE,
     MAPS,
@@ -103,6 +104,7 @@ def render(results: Sequence[Results]) -> str:
         parts += [_describe(one), _claims(one)]
         parts += [_sources(one, teacher) for teacher in one.teachers]
         parts += [_crops(one, images) for images in (ALL, FEW)]
+        parts += [_few(one, temperature) for temperature in (1.0, HIGH_TEMPERATURE)]
         parts += [_settings(one), _missing(one)]
     return "\n\n".join(part.strip() for part in parts if part)
 
@@ -161,6 +163,15 @@ def _claims(one: Results) -> str:
         judge(f"{teacher}: `{DEFAULT}` is within {KEPT} of full labels", k5, full, _small_loss)
         judge(f"{teacher}: `{TAIL}` is within {KEPT} of full labels", tail, full, _small_loss)
         judge(f"{teacher}: `{TAIL}` is at least as good as `{DEFAULT}`", tail, k5, _not_below)
+        most = _most(one, teacher=teacher, images=FEW)
+        for temperature in (1.0, HIGH_TEMPERATURE) if most else ():
+            full, fresh, k5, tail, field = (
+                Row(source, teacher, FEW, most, temperature=temperature) for source in (FULL, ONLINE, DEFAULT, TAIL, FIELD)
+            )
+            about = f"{teacher}, few images, T = {temperature:g}:"
+            judge(f"{about} {most} stored crops with full labels are as good as the teacher in every step", full, fresh, _no_loss)
+            for row in (k5, tail, field):
+                judge(f"{about} `{row.source}` is within {KEPT} of full labels", row, full, _small_loss)
     if SURE in one.teachers:
         views, fresh = (Row(source, images=PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
         judge("all 50 views of a padded image, stored, are as good as the teacher in every step", views, fresh, _no_loss)
@@ -233,6 +244,21 @@ def _crops(one: Results, images: str) -> str:
     return f"Stored crops of each image, {what}:\n\n" + _table(["labels", *map(str, numbers)], lines)
 
 
+def _few(one: Results, temperature: float) -> str:
+    """Return the table of few images, of which there are many draws each: all codecs at the largest number of stored crops."""
+    rows = [row for row in one.runs if row.images == FEW and (row.temperature == temperature or row.source == TRUTH)]
+    most = max((row.stored for row in rows), default=0)
+    rows = [row for row in rows if row.stored in (most, 0)]
+    teacher = next((row.teacher for row in rows if row.teacher), "")
+    if not any(row.stored for row in rows):
+        return ""
+    epochs = SCALES[one.scale].few_epochs
+    what = (
+        f"Few images (22 of each class) and {epochs} draws of each, {most} crops stored, temperature {temperature:g}, teacher `{teacher}`"
+    )
+    return f"{what}:\n\n{_rows(one, rows, Row(FULL, teacher, FEW, most, temperature=temperature))}"
+
+
 def _settings(one: Results) -> str:
     """Return the tables of rows with another setting than usual, each beside its own full labels."""
     most = _most(one, teacher=SURE, images=ALL)
@@ -268,7 +294,10 @@ def _missing(one: Results) -> str:
 
 
 def _name(row: Row) -> str:
-    return NAMES.get(row.source, f"`{row.source}`")
+    name = NAMES.get(row.source, f"`{row.source}`")
+    if row.source == FIELD:
+        name += ", fitted crops only" if row.fitted_only else ", a new crop in each draw"
+    return name
 
 
 def _mean(values: Sequence[float]) -> str:
