@@ -34,7 +34,7 @@ class Strategy(NamedTuple):
 STRATEGIES = {
     "hard": Strategy("sparse", ()),
     "smoothing": Strategy("sparse", ("values", "step")),
-    "marginal_smoothing": Strategy("sparse", ("k", "t", "values", "step", "tail")),
+    "marginal_smoothing": Strategy("sparse", ("k", "t", "gain", "values", "step", "tail")),
     "marginal_renorm": Strategy("sparse", ("k", "t", "values", "step")),
     "dense": Strategy("dense", ("values", "content")),
 }
@@ -45,6 +45,7 @@ CONTENTS = ("probs", "logits", "features")
 DEFAULT_STEP, DEFAULT_STEP_WITH_TAIL = 0.2, 0.5
 MIN_STEP, MAX_STEP = 0.04, 1.0
 MIN_THRESHOLD = 2.0**-15
+MIN_GAIN, MAX_GAIN = 2.0**-15, 1.0
 
 _MAX_CHARACTERS = 256
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -66,6 +67,9 @@ class Codec:
         Number of kept classes, the same for every crop.
     t : float or None
         Keep every class with at least this probability, and always the top one.
+    gain : float or None
+        Keep every class that lowers the divergence from the teacher by more than this, in nats, over what the tail makes of it, and
+        always the top one.
     values : str
         Encoding of the values: `none` (only `hard`), `log8`, `f32` or `f16`.
     step : float
@@ -92,6 +96,7 @@ class Codec:
     name: str
     k: int | None
     t: float | None
+    gain: float | None
     values: str
     step: float
     tail: int
@@ -103,6 +108,7 @@ class Codec:
         *,
         k: int | None = None,
         t: float | None = None,
+        gain: float | None = None,
         values: str | None = None,
         step: float | None = None,
         tail: int = 0,
@@ -114,6 +120,7 @@ class Codec:
             name=name,
             k=None if k is None else _count("k", k),
             t=None if t is None else _number("t", t, MIN_THRESHOLD, 1.0),
+            gain=None if gain is None else _number("gain", gain, MIN_GAIN, MAX_GAIN),
             values=_choose("values", values, _possible_values(name)),
             step=default_step(tail) if step is None else _number("step", step, MIN_STEP, MAX_STEP),
             tail=tail,
@@ -124,14 +131,17 @@ class Codec:
     def _check_together(self) -> None:
         """Raise ArgumentError if the options do not go together."""
         options = STRATEGIES[self.name].options
-        for option, default in (("k", None), ("t", None), ("tail", 0), ("content", CONTENTS[0])):
+        for option, default in (("k", None), ("t", None), ("gain", None), ("tail", 0), ("content", CONTENTS[0])):
             if getattr(self, option) != default and option not in options:
                 raise _no_option(self.name, option, f"{option}={getattr(self, option)}")
-        if "k" in options and (self.k is None) == (self.t is None):
+        if "k" in options and (self.k, self.t, self.gain).count(None) != 2:
+            by_gain = ", or gain=NATS with a tail" if "gain" in options else ""
             raise ArgumentError(
-                f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
+                f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold){by_gain}, "
                 f"for example '{self.name}:k=5'"
             )
+        if self.gain is not None and not self.tail:
+            raise ArgumentError("gain is what a class gains over its target in the tail: expected tail=NUMBER beside it")
         if self.values != "log8" and self.step != default_step(self.tail):
             raise ArgumentError(f"step belongs to values=log8, not to values={self.values}")
 
@@ -156,6 +166,8 @@ class Codec:
             options.append(f"k={self.k}")
         if self.t is not None:
             options.append(f"t={self.t!r}")
+        if self.gain is not None:
+            options.append(f"gain={self.gain!r}")
         if self.values not in ("none", VALUES[self.family][0]):
             options.append(f"values={self.values}")
         if self.step != default_step(self.tail):
@@ -171,7 +183,7 @@ class Codec:
         """Return the codec that a codec string describes.
 
         Options follow the name after a colon, separated by commas; a value encoding may stand alone (`dense:f16`);
-        `step` and `t` may be fractions (`step=1/4`).
+        `step`, `t` and `gain` may be fractions (`step=1/4`).
 
         Raises
         ------
@@ -226,7 +238,7 @@ def _parse_options(name: str, rest: str) -> dict[str, int | float | str]:
 def _parse_value(option: str, value: str) -> int | float | str:
     if option in ("k", "tail"):
         return _count(option, int(value) if _COUNT.fullmatch(value) else value)
-    if option in ("t", "step") and _NUMBER.fullmatch(value):
+    if option in ("t", "gain", "step") and _NUMBER.fullmatch(value):
         with contextlib.suppress(ValueError, ZeroDivisionError, OverflowError):
             return float(Fraction(value))
     return value

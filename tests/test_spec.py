@@ -70,7 +70,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
         parsed = Codec.parse(text)
         present = {
             "always": True,
-            "if the codec has t": parsed.t is not None,
+            "if the codec has t or gain": parsed.kept_classes is None,
             "if the codec has tail": parsed.tail > 0,
             "if values are log8": parsed.values == "log8",
         }
@@ -83,6 +83,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
         "marginal_smoothing:k=5,values=f16",
         "marginal_smoothing:t=0.1",
         "marginal_smoothing:t=0.1,tail=10",
+        "marginal_smoothing:gain=0.1,tail=10",
         "marginal_renorm:t=0.1,values=f32",
     ):
         fields = Layout(Codec.parse(text), 10).fields
@@ -123,9 +124,11 @@ def test_codec_strings():
     names = table(section("## 11. Codec strings"), "name", "family")
     assert [(row["name"], row["family"]) for row in names] == [(name, strategy.family) for name, strategy in codec.STRATEGIES.items()]
     options = {row["option"]: row for row in table(section("## 11. Codec strings"), "option", "of", "values", "default")}
-    assert list(options) == ["k", "t", "values", "step", "tail", "content"]
+    assert list(options) == ["k", "t", "gain", "values", "step", "tail", "content"]
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
+    assert options["gain"]["values"].startswith(f"float, 2^-15 to {codec.MAX_GAIN:g}:")
+    assert codec.MIN_GAIN == 2.0**-15
     assert options["step"]["values"].startswith(f"float, {codec.MIN_STEP:g} to {codec.MAX_STEP:g}:")
     assert options["step"]["default"] == f"{codec.default_step(0):g}; {codec.default_step(1):g} with `tail"
     assert (

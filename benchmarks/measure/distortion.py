@@ -36,7 +36,7 @@ def measure(labels: Labels, folder: Path) -> dict[str, Any]:
             "codec": codec,
             "stored": stored / labels.num_crops,
             "derived": derived / labels.num_crops,
-            **_distortion(labels, folder / "derived.slc", entropy),
+            **distortion_of(labels, folder / "derived.slc", entropy),
         }
     return {"families": {name: [points[codec] for codec in family if codec in points] for name, family in FAMILIES.items()}, "floor": FLOOR}
 
@@ -49,12 +49,13 @@ def _product(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
     return float(np.einsum("rc,rc->r", left, right).sum(dtype=np.float64))
 
 
-def _distortion(labels: Labels, path: Path, entropy: float) -> dict[str, float | None]:
+def distortion_of(labels: Labels, path: Path, entropy: float | None = None) -> dict[str, float | None]:
     """Return means over crops of KL(teacher || decoded) in nats, total variation, and the shares whose top class is the teacher's.
 
     `top1` is that of the dense target, where log8 makes near ones equal and the lowest class wins; `first` is the class
-    that is stored first.
+    that is stored first. `entropy` is the sum of those of the teacher's labels, if it is known.
     """
+    entropy = _entropy(labels) if entropy is None else entropy
     cross = variation = agreed = first = 0.0
     with SoftLabelReader(path) as reader:
         renormalised = reader.codec.startswith("marginal_renorm")

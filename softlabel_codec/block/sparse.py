@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.block.columns import Column, IntArray, from_planes, to_planes, width_of
-from softlabel_codec.block.indices import BAD_CLASS, LOOK_BACK, check_distinct, pack_indices
+from softlabel_codec.block.indices import BAD_CLASS, LOOK_BACK, OWN_PALETTES, TAIL_PALETTES, check_distinct, pack_indices
 from softlabel_codec.block.palettes import classes_of, pack_palettes, unpack_palettes
 from softlabel_codec.block.rows import BlockRows
+from softlabel_codec.block.tail_palettes import TailPalettes
 from softlabel_codec.block.tails import pack_tails, unpack_tails
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, MAX_TABLE_ENTRIES, fits_block
 from softlabel_codec.codec import Codec
@@ -51,7 +52,7 @@ class SparsePacker:
     def fields(self) -> list[tuple[str, str]]:
         """Names and struct codes of the label fields of a block."""
         fields = [("palettes", "B"), ("index_width", "B")]
-        if self.codec.t is not None:
+        if self.codec.kept_classes is None:
             fields += [("count_width", "B")]
         if self.codec.values == "log8":
             fields += [("remainder_base", "h"), ("remainder_width", "B")]
@@ -70,10 +71,10 @@ class SparsePacker:
     def pack(self, codes: SparseCodes, num_crops: IntArray) -> tuple[dict[str, int], list[Column]]:
         """Return the fields and columns of the labels of a block, whose images have `num_crops` crops."""
         kept = codes.indices >= 0
-        packed = pack_indices(codes.indices, num_crops, self.num_classes)
-        fields = {"palettes": int(packed.sizes is not None), "index_width": width_of(int(packed.codes.max()))}
+        packed = pack_indices(codes.indices, num_crops, self.num_classes, None if codes.tails is None else TailPalettes(codes.tails))
+        fields = {"palettes": packed.palettes, "index_width": width_of(int(packed.codes.max()))}
         columns: list[Column] = []
-        if self.codec.t is not None:
+        if self.codec.kept_classes is None:
             more = kept.sum(axis=1) - 1
             fields["count_width"] = width_of(int(more.max()))
             columns += _planes("counts", more, fields["count_width"])
@@ -109,19 +110,19 @@ class SparsePacker:
         above_last, at = self._unpack_remainders(rows, at)
         index_codes, at = _unpack_index_codes(rows, at, entries, kept)
         values, at = self._unpack_values(rows, at, entries, kept)
-        palettes, at = unpack_palettes(rows, at, self.num_classes)
+        palettes, at = unpack_palettes(rows, at, self.num_classes, TAIL_PALETTES if self.codec.tail else OWN_PALETTES)
         if thorough:
             palettes.check(self.num_classes)
-        indices = np.where(kept, classes_of(rows, index_codes, kept, palettes), -1)
+        tails = None
+        if self.codec.tail:
+            tails, at = unpack_tails(rows, at, self.codec.tail, self.num_classes)
+        indices = np.where(kept, classes_of(rows, index_codes, kept, palettes, tails, self.num_classes), -1)
         if int(indices.max(initial=0)) >= self.num_classes:
             raise CorruptError(BAD_CLASS)
         if thorough:
             check_distinct(indices)
         remainders = above_last if above_last is None or values is None else above_last + values[np.arange(len(kept)), entries.num - 1]
-        if not self.codec.tail:
-            return SparseCodes(indices, values, remainders), at
-        tails, at = unpack_tails(rows, at, self.codec.tail, self.num_classes)
-        return SparseCodes(indices, values, remainders, tails, rows.owner), at
+        return SparseCodes(indices, values, remainders, tails, None if tails is None else rows.owner), at
 
     def _check_length(self, rows: BlockRows, at: IntArray, entries: Entries) -> None:
         """Raise CorruptError if blocks are too short for their entries, before arrays for these are allocated."""

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.codec import Codec
+from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import SparseLabels, check_policy
+from softlabel_codec.quantise.gain import select_by_gain
 from softlabel_codec.quantise.selection import (
     Selection,
     check_left_out,
@@ -59,8 +61,13 @@ class SparseQuantiser:
         left_out: NDArray[Any]
         if set(labels) == {"probs"}:
             probs = check_probs(labels["probs"], num_crops, self._num_classes).astype(np.float32, copy=False)
+            if self._codec.gain is not None:
+                return self.of_selection(*select_by_gain(probs, self._codec.gain, tail))
             selection = select_from_probs(probs, self._codec)
             left_out = left_out_of(probs, selection) if tail else np.empty(0)
+        elif self._codec.gain is not None:
+            why = "Which classes gain enough is not known of the most probable ones alone"
+            raise ArgumentError(f"{wrong_labels(self._codec, 'probs', labels)}. {why}")
         elif set(labels) == {"indices", "values"} | ({"left_out"} if tail else set()):
             topk = check_topk(labels["indices"], labels["values"], num_crops, self._num_classes)
             selection = select_from_topk(*topk, self._codec, self._num_classes)

@@ -15,7 +15,7 @@ from softlabel_codec.quantise.selection import SUM_TOLERANCE, Selection, implied
 from softlabel_codec.quantise.sparse import SparseCodes, SparseQuantiser
 from softlabel_codec.quantise.tails import left_out_of, quantise_tail
 
-_STORED = ("kept_classes", "t", "values", "step", "tail")
+_STORED = ("kept_classes", "t", "gain", "values", "step", "tail")
 
 
 def stored_alike(one: Codec, other: Codec) -> bool:
@@ -52,6 +52,10 @@ def _sparse_reason(source: Codec, target: Codec) -> str:
         return ""
     if source.values == "none":
         return "" if target.values == "none" else "the source keeps the top class without its probability"
+    if target.gain is not None and target.gain != source.gain:
+        return "which classes gain enough depends on the probabilities of all of them, which only dense labels have"
+    if source.gain is not None and target.t is not None:
+        return "the source keeps classes by what they gain, and not all that are as probable"
     if target.t is not None and not (source.t is None or source.t <= target.t):
         return f"the source keeps classes with at least {source.t:g} only; the others are lost"
     wanted = target.kept_classes
@@ -66,7 +70,7 @@ def _sparse_reason(source: Codec, target: Codec) -> str:
 
 def _drops(source: Codec, target: Codec) -> bool:
     """Return whether a sparse codec keeps fewer classes than another."""
-    return (target.kept_classes, target.t) != (source.kept_classes, source.t)
+    return (target.kept_classes, target.t, target.gain) != (source.kept_classes, source.t, source.gain)
 
 
 @dataclass(frozen=True)

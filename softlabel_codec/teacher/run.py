@@ -102,7 +102,7 @@ class TeacherRun:
         if self._codec.content == "logits":
             return {"vectors": logits}
         probs = torch.softmax(logits / self._temperature, dim=1)
-        if self._codec.family == "dense" or not self.on_cuda:
+        if self._codec.family == "dense" or self._codec.gain is not None or not self.on_cuda:
             return {"probs": probs}
         return device_labels(probs, self._codec)
 

@@ -63,6 +63,7 @@ BASES = (
     MANY,
     Base("hard", padding=Padding(4, "reflect"), sampler=AllViews(*SIZE)),
     Base("marginal_smoothing:k=2", crops="derived", padding=Padding(3, fill=(1, 2, 3)), sampler=AllViews(40, 50)),
+    Base("marginal_smoothing:gain=0.01,tail=8", 30, counts=(5, 4, 6), keys=("a", "b", "c"), crops="derived"),
 )
 """A number in a kept input says which: new ones go to the end."""
 

@@ -23,6 +23,7 @@ CODEC_STRINGS = (
     "marginal_renorm:t=.5,step=0.04",
     "marginal_smoothing:k=65535,values=f32,tail=65535",
     "marginal_smoothing:t=3.0517578125e-05,tail=1,step=0.5",
+    "marginal_smoothing:gain=1/64,tail=9,step=0.25",
 )
 
 
