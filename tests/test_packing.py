@@ -330,6 +330,18 @@ def test_packing_with_palettes_that_follow_from_tails():
     assert packed.codes.tolist() == [0, 1, 1, 0, 0, 0, 0]
 
 
+def test_palettes_that_follow_from_tails_are_for_much_fewer_bits():
+    """They take a reader longer than palettes that are stored; here they take a little less, or much less."""
+    rng = np.random.default_rng(0)
+    classes = np.sort(rng.choice(1000, 40, replace=False))
+    tails = TailCodes(classes[None], np.arange(40)[None], np.array([50]))
+    for places, palettes in ((rng.integers(0, 40, 4000), OWN_PALETTES), (rng.integers(0, 40, 60), TAIL_PALETTES)):
+        packed = pack_indices(classes[places][:, None], np.array([len(places)]), 1000, TailPalettes(tails))
+        own = pack_indices(classes[places][:, None], np.array([len(places)]), 1000)
+        assert estimated_bits(places.tolist()) < estimated_bits(own.codes.tolist()) + len(own.palette) * 10 + 16
+        assert packed.palettes == palettes
+
+
 @pytest.mark.parametrize("row", [[1, 2, 1], [0, 0, 3], [3, -1, 3]])
 def test_classes_twice_in_a_crop(row):
     with refused("a class is not below the number of classes, or appears twice in a crop"):

@@ -15,6 +15,8 @@ LOOK_BACK = 8
 MAX_PALETTE = 65535
 NO_PALETTES, OWN_PALETTES, TAIL_PALETTES = range(3)
 """Codes are the classes themselves, ranks in palettes that are stored, or ranks in those that follow from the images' tails."""
+TAILS_PAY = 0.92
+"""Palettes that follow from tails take a reader longer: they are used where they take less than this share of the bits of anything else."""
 
 BAD_RANK = "a rank is not in the palette"
 BAD_PALETTE = "a class of a palette is not below the number of classes, or appears in it twice"
@@ -57,13 +59,16 @@ def pack_indices(indices: NDArray[np.int64], counts: IntArray, num_classes: int,
     kept = indices >= 0
     entries = indices[kept]
     image = np.repeat(np.repeat(np.arange(len(counts)), counts), kept.sum(axis=1))
-    possible = [PackedIndices(NO_PALETTES, entries)]
+    packed, bits = PackedIndices(NO_PALETTES, entries), _bits(entries)
     own = _with_palettes(kept, entries, image, len(counts), num_classes)
-    if own.sizes.max() <= MAX_PALETTE:
-        possible.append(own)
+    own_bits = _bits(own.codes) + len(own.palette) * class_bits(num_classes) + 16 * len(counts)
+    if own_bits < bits and own.sizes.max() <= MAX_PALETTE:
+        packed, bits = own, own_bits
     if tails is not None and int((ranks := tails.ranks(image, entries)).max()) < MAX_PALETTE:
-        possible.append(PackedIndices(TAIL_PALETTES, _codes_of_ranks(kept, ranks)))
-    return min(possible, key=lambda packed: _bits(packed.codes) + len(packed.palette) * class_bits(num_classes) + 16 * len(packed.sizes))
+        by_tail = PackedIndices(TAIL_PALETTES, _codes_of_ranks(kept, ranks))
+        if _bits(by_tail.codes) < TAILS_PAY * bits:
+            packed = by_tail
+    return packed
 
 
 def _with_palettes(kept: NDArray[np.bool_], entries: IntArray, image: IntArray, num_images: int, num_classes: int) -> PackedIndices:
