@@ -41,11 +41,15 @@ READ_CROPS, BATCH, BATCHES, ROUNDS = 4, 256, 8, 9
 
 
 def of_tiny_images(work: Path, folder: Path) -> dict[str, Any]:
-    """Return sizes, fidelity and reading times of the labels of 22 images of each class, written to a folder."""
+    """Return sizes, fidelity and reading times of the labels of 22 images of each class, written to a folder.
+
+    Images and logits stay in the folder `few-crops` of `work`, for another call.
+    """
     os.environ[networks.WORK] = str(work.absolute())
-    unpack(DATA, folder / "images", 1, IMAGES_PER_CLASS)
-    images, logits = folder / "images" / "few" / "train", folder / "logits.slc"
-    how: dict[str, Any] = {"crops": max(CROPS), "sampler": SAMPLER, "size": SIDE, "batch_size": 1024, "precision": "float32", "workers": 0}
+    kept = work / "few-crops"
+    unpack(DATA, kept / "images", 1, IMAGES_PER_CLASS)
+    images, logits = kept / "images" / "few" / "train", kept / "logits.slc"
+    how: dict[str, Any] = {"crops": max(CROPS), "sampler": SAMPLER, "size": SIDE, "batch_size": 1024, "precision": "float32"}
     teacher = f"{HERE / 'networks.py'}:{networks.trained_small_teacher.__name__}"
     encode(EncodeConfig(images=str(images), out=str(logits), teacher=teacher, codec="dense:values=f16,content=logits", **how))
     rows: dict[str, Any] = {codec: {} for codec in CODECS}
