@@ -30,7 +30,7 @@ from softlabel_codec.quantise.values import value_encoding
 
 def refused(error, message):
     """Expect an error that says this."""
-    return pytest.raises(error, match=re.escape(message))
+    return pytest.raises(error, match="^" + re.escape(message))
 
 
 def encoding(codec, num_classes=1000):

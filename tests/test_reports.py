@@ -32,7 +32,7 @@ def run(*arguments, code=0):
     return result.output
 
 
-@pytest.mark.parametrize("codec", ["marginal_smoothing:k=5", "marginal_smoothing:t=0.1,values=f16", "hard", "dense"])
+@pytest.mark.parametrize("codec", ["marginal_smoothing:k=5", "marginal_smoothing:t=0.1,values=f16", "hard", "dense", "field"])
 def test_every_byte_is_in_the_budget(tmp_path, codec):
     write_labels(tmp_path / "a.slc", codec, counts=[150, 20, 20, 300, 5])
     report = inspect(tmp_path / "a.slc")

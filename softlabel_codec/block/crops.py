@@ -24,7 +24,7 @@ MAX_WORD_BYTES = 6
 PLAIN_CROP_BYTES = 8
 """Bytes of a crop stored as four 16-bit numbers, which is used where words would be longer."""
 OUTSIDE = "a crop is not inside its image"
-_WIDTH = "crop_width is not 0 to 6 or 8"
+BAD_WIDTH = "crop_width is not 0 to 6 or 8"
 _HALF_KNOWN = "an image has a height or a width, but not both"
 _NOT_FINITE = "a crop fraction is not finite"
 
@@ -92,7 +92,7 @@ class PixelCrops:
     def end(self, rows: BlockRows, at: IntArray) -> IntArray:
         word_bytes = rows.field("crop_width")
         if not is_crop_width(word_bytes).all():
-            raise CorruptError(_WIDTH)
+            raise CorruptError(BAD_WIDTH)
         return rows.advance(at, ((rows.num_crops + 7) >> 3) + rows.num_crops * word_bytes)
 
     def unpack(self, rows: BlockRows, at: IntArray, streams: IntArray | None) -> tuple[NDArray[Any], Flips]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.block.crops import NO_RATIO_BOUND, OUTSIDE, PLAIN_CROP_BYTES, is_crop_width
+from softlabel_codec.block.crops import BAD_WIDTH, NO_RATIO_BOUND, OUTSIDE, PLAIN_CROP_BYTES, is_crop_width
 from softlabel_codec.block.layout import Layout
 from softlabel_codec.block.rows import CHECKSUM_BYTES, FEW_CROPS, IMAGE_BYTES, MANY_CROPS, SHORT
 from softlabel_codec.checks.limits import MAX_CROPS_PER_BLOCK, MAX_IMAGE_SIDE, MAX_IMAGES_PER_BLOCK
@@ -102,7 +102,9 @@ def _stored_crops(
 ) -> tuple[list[tuple[int, int, int, int]], int]:
     width = fields["crop_width"]
     after = at + num_crops * width
-    if after > len(content) or not is_crop_width(width):
+    if not is_crop_width(width):
+        raise CorruptError(BAD_WIDTH)
+    if after > len(content):
         raise CorruptError(SHORT)
     words = [int.from_bytes(content[at + row : after : num_crops], "little") for row in rows]
     if width == PLAIN_CROP_BYTES:

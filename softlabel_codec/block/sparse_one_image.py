@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from softlabel_codec.block.indices import (
     BAD_CLASS,
+    BAD_PALETTE,
     BAD_RANK,
     LOOK_BACK,
     MAX_PALETTE,
@@ -73,14 +74,13 @@ class SparseOneImage:
             steps.append(_run(content, values_at, num_values, self._value_width, first - lead * row, count - lead))
         palettes = self._palettes(content, fields, after, slot)
         listed = self._listed(content, fields, palettes.end, slot) if self._listed_tail else None
-        labels = self._decode(self._classes(palettes, codes, slot, listed), steps, above_last)
+        tails = None
         if listed is not None:
             tails = dequantise_tails(one_tail(*listed, self._listed_tail, self._num_classes), self._num_classes)
         elif self._full_tail:
             tails = self._tail_of_all(content, fields, palettes.end, slot)
-        else:
-            return labels
-        return replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
+        labels = self._decode(self._classes(palettes, codes, slot, listed), steps, above_last)
+        return labels if tails is None else replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
 
     def _entries(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[_Entries, int]:
         """Return where the entries of the rows are, and the position after the counts."""
@@ -148,7 +148,7 @@ class SparseOneImage:
             except IndexError:
                 raise CorruptError(BAD_RANK) from None
         if max(map(max, classes)) >= self._num_classes:
-            raise CorruptError(BAD_CLASS)
+            raise CorruptError(BAD_PALETTE if palettes.kind == OWN_PALETTES else BAD_CLASS)
         return classes
 
     def _palette(self, palettes: _Palettes, slot: int, longest: int) -> list[int]:

@@ -30,6 +30,8 @@ MAX_MEMORY_BYTES = 8 * 2**30
 SURVIVED, KILLED, TIMED_OUT, NOT_IMPORTED = "survived", "killed", "timed out", "not imported"
 _EXIT_NOT_IMPORTED = 77
 MOST_LIKELY = 8
+WRAPPED = ("fget", "func", "__func__", "__wrapped__")
+"""Where properties, cached properties, class and static methods, and cached functions keep the function that was decorated."""
 _PLACE = struct.Struct("<I")
 _OPTIONS = ["-q", "--tb=native", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:doctest"]
 
@@ -142,7 +144,7 @@ def _become(module: ModuleType, source: str) -> None:
 
 def _functions(namespace: dict[str, Any], module: str) -> Iterator[tuple[str, FunctionType]]:
     for name, value in namespace.items():
-        bare = getattr(value, "fget", None) or getattr(value, "__func__", value)
+        bare = next((inner for way in WRAPPED if (inner := getattr(value, way, None)) is not None), value)
         if isinstance(bare, FunctionType) and bare.__module__ == module and bare.__code__.co_filename.endswith(".py"):
             yield name, bare
         elif isinstance(value, type) and value.__module__ == module:
