@@ -32,7 +32,8 @@ def log8_target(probs: list[float], step: float, k: int | None = None, t: float 
     num_classes = len(probs)
     kept = kept_classes(probs, k, t)
     top = probs[kept[0]]
-    rest = max(0.0, 1 - sum(probs[c] for c in kept)) if len(kept) < num_classes else 0.0
+    rest = rest_of(probs, kept)
+    rest = sum(probs[c] for c in range(num_classes) if c not in kept) if rest < 1e-5 else rest
 
     def rounded(value: float, of_zero: float) -> float:
         if value == 0:

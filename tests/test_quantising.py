@@ -22,7 +22,16 @@ from softlabel_codec.quantise.field import FieldCodes, check_listed, features_of
 from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
 from softlabel_codec.quantise.gain import select_by_gain
 from softlabel_codec.quantise.places import Places, edges_of
-from softlabel_codec.quantise.selection import Selection, check_left_out, check_probs, check_topk, select_from_probs, select_from_topk
+from softlabel_codec.quantise.selection import (
+    Selection,
+    check_left_out,
+    check_others,
+    check_probs,
+    check_topk,
+    select_from_probs,
+    select_from_topk,
+    sum_small_remainders,
+)
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail
 from softlabel_codec.quantise.values import value_encoding
@@ -244,6 +253,35 @@ def test_errors_name_the_first_bad_row():
             check_topk([*good, row], [*values, wrong], 3, 10)
     with refused(ArgumentError, "indices: row 2: holds a class twice"):
         check_topk([*good, [3, 3], [4, 4]], values * 2, 4, 10)
+
+
+def test_small_remainders_are_summed_up():
+    """Of a crop whose top probability is rounded to 1, the rounding would be all that 1 - sum leaves of the others."""
+    probs = np.float32([[1.0, 3e-9, 1e-9, 2e-12], [0.999995, 2e-6, 2e-6, 1e-6], [0.5, 0.25, 0.125, 0.125]])
+    wanted = [1e-9 + 2e-12, 3e-6, 0.25]
+    for given in (probs, np.ascontiguousarray(probs[:, ::-1])):
+        codec = Codec.parse("marginal_smoothing:k=2")
+        selection = sum_small_remainders(select_from_probs(given, codec), given)
+        np.testing.assert_allclose(selection.remainder, wanted, rtol=1e-6)
+    assert select_from_probs(probs, codec).remainder[0] == 0
+    indices = np.array([[0, 1, 2]] * 3)
+    for text in ("marginal_smoothing:k=2", "marginal_smoothing:t=0.3"):
+        of_these = select_from_topk(indices, probs[:, :3], Codec.parse(text), 4, probs[:, 3].astype(np.float64))
+        of_all = sum_small_remainders(select_from_probs(probs, Codec.parse(text)), probs)
+        np.testing.assert_allclose(of_these.remainder, of_all.remainder, rtol=1e-12)
+    every = Codec.parse("marginal_smoothing:k=4")
+    assert sum_small_remainders(select_from_probs(probs, every), probs).remainder.tolist() == [0, 0, 0]
+
+
+def test_what_all_other_classes_have():
+    values = np.float32([[0.5, 0.25], [0.75, 0.25]])
+    assert check_others(np.float32([0.25, 0]), values).dtype == np.float64
+    assert check_others([0.2505, 0.0], values).tolist() == [0.2505, 0]
+    for wrong in ([0.25, -1e-9], [0.252, 0.0], [0.25, np.nan], [0.0, 0.0]):
+        with refused(ArgumentError, "others: row"):
+            check_others(wrong, values)
+    with refused(ArgumentError, "others: expected floats of shape (2,), got float64 of shape (1,)"):
+        check_others([0.25], values)
 
 
 def test_what_was_left_out():

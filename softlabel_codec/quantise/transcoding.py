@@ -13,7 +13,7 @@ from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.quantise.dense import DenseCodes, DenseQuantiser
 from softlabel_codec.quantise.field import FieldCodes, FieldQuantiser
 from softlabel_codec.quantise.places import Places
-from softlabel_codec.quantise.selection import SUM_TOLERANCE, Selection, implied_remainder
+from softlabel_codec.quantise.selection import SMALL_REMAINDER, SUM_TOLERANCE, Selection, implied_remainder
 from softlabel_codec.quantise.sparse import SparseCodes, SparseQuantiser
 
 AnyCodes = SparseCodes | DenseCodes | FieldCodes
@@ -160,7 +160,9 @@ class Transcoder:
         width = int(kept.sum(axis=1).max())
         indices = np.where(kept, labels.indices, -1)[:, :width].astype(np.int64)
         values = np.where(kept, labels.values, np.float32(0))[:, :width]
-        return Selection(indices, values, implied_remainder(values, indices, self.num_classes))
+        implied = implied_remainder(values, indices, self.num_classes)
+        left_out = labels.remainder + np.where(kept, 0, labels.values).sum(axis=1, dtype=np.float64)
+        return Selection(indices, values, np.where(implied < SMALL_REMAINDER, left_out, implied))
 
     def _first(self, labels: SparseLabels) -> NDArray[np.bool_]:
         return np.broadcast_to(np.arange(labels.indices.shape[1]) < (self.target.kept_classes or 0), labels.indices.shape)
