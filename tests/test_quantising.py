@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from softlabel_codec.quantise.dense import bits_to_vectors, vectors_to_bits
 from softlabel_codec.quantise.field import FieldCodes, check_listed, features_of, kl_code, kl_of_codes
 from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
 from softlabel_codec.quantise.gain import select_by_gain
-from softlabel_codec.quantise.places import Places, edges_of
+from softlabel_codec.quantise.places import Places, edges_of, is_measured
 from softlabel_codec.quantise.selection import (
     Selection,
     check_left_out,
@@ -1261,3 +1262,104 @@ def test_the_same_labels_make_the_same_field():
 def test_labels_that_no_field_can_be_made_of(labels, message):
     with refused(ArgumentError, message):
         label_quantiser(Codec.parse("field"), 3).quantise(labels, 2, Places(random_edges(np.random.default_rng(0), 2)))
+
+
+# Dense codes of several images, and logarithms (dense-v1.md, section 4)
+
+
+def images_of_probs(codec, num_crops, num_classes=10, seed=0):
+    """Return a quantiser, and the probabilities and codes of images with so many crops."""
+    rng, quantiser = np.random.default_rng(seed), label_quantiser(Codec.parse(codec), num_classes)
+    base = rng.normal(0, 2, (len(num_crops), 1, num_classes))
+    logits = [mean + rng.normal(0, 1.5, (count, num_classes)) for mean, count in zip(base, num_crops, strict=True)]
+    probs = [(np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)).astype(np.float32) for rows in logits]
+    return quantiser, probs, [quantiser.quantise({"probs": rows}, len(rows)) for rows in probs]
+
+
+@pytest.mark.parametrize("codec", ["dense:values=f32", "dense:values=f16", "dense:values=log8", "marginal_smoothing:k=3"])
+def test_rows_of_the_codes_of_several_images(codec):
+    quantiser, _, parts = images_of_probs(codec, [3, 9, 40])
+    codes = quantiser.concatenate(parts)
+    policy = quantiser.policy(None)
+    every = quantiser.dequantise(codes, policy).dense()
+    np.testing.assert_array_equal(every, np.concatenate([quantiser.dequantise(part, policy).dense() for part in parts]))
+    for image, rows in ((0, slice(0, 3)), (1, slice(3, 4)), (1, slice(5, 12)), (2, slice(20, 52)), (2, slice(51, 52))):
+        chosen = quantiser.rows(codes, rows, image)
+        np.testing.assert_array_equal(quantiser.dequantise(chosen, policy).dense(), every[rows])
+    assert quantiser.expected_bytes(codes) == sum(quantiser.expected_bytes(part) for part in parts)
+    assert quantiser.expected_bytes(codes) <= quantiser.most_bytes(codes)
+
+
+def test_dense_labels_have_no_policy():
+    codec = Codec.parse("dense:values=log8")
+    quantiser = label_quantiser(codec, 10)
+    assert quantiser.policy(None) == codec.policy
+    with refused(ArgumentError, f"policy: labels of {str(codec)!r} have no remainder, so none is expected, got 'x'"):
+        quantiser.policy("x")
+
+
+def test_logarithms_of_many_crops_are_decoded_in_parts():
+    """A part has 2^18 numbers at most: of 2^16 classes, four crops."""
+    rng, quantiser = np.random.default_rng(0), label_quantiser(Codec.parse("dense:values=log8,content=logits"), 2**16)
+    logits = rng.normal(0, 2, (9, 2**16)).astype(np.float32)
+    logits[:, 7] += np.arange(9) * 30  # exceptions, more in later crops
+    codes = quantiser.quantise({"vectors": logits}, 9)
+    found = quantiser.dequantise(codes, "none").vectors
+    assert found.dtype == np.float32
+    for row in range(9):
+        one = quantiser.dequantise(quantiser.rows(codes, slice(row, row + 1), 0), "none").vectors
+        np.testing.assert_array_equal(found[row], one[0])
+    np.testing.assert_allclose(found, logits - logits.mean(axis=1, keepdims=True), atol=0.76)
+    other = quantiser.quantise({"vectors": logits + 5}, 9)
+    np.testing.assert_array_equal(quantiser.dequantise(other, "none").vectors, found)
+
+
+def test_logarithms_that_are_refused_say_where():
+    quantiser = label_quantiser(Codec.parse("dense:values=log8,content=logits"), 3)
+    logits = np.zeros((4, 3), np.float32)
+    logits[2, 1] = np.inf
+    with refused(ArgumentError, "vectors: row 2: expected finite numbers. Of masked classes, pass probabilities of 0 (content=probs)"):
+        quantiser.quantise({"vectors": logits}, 4)
+    logits[2, 1], logits[3, 0] = 4000, 4001
+    with refused(ArgumentError, "vectors: row 3: expected numbers within 4000 of each other, got 4001. Use values=f32"):
+        quantiser.quantise({"vectors": logits}, 4)
+
+
+@pytest.mark.parametrize(("num_crops", "shift"), [(1, 0), (7, 0), (8, 1), (31, 1), (32, 2), (60, 2)])
+def test_a_profile_of_more_crops_is_finer(num_crops, shift):
+    ((image,),) = images_of_probs("dense:values=log8", [num_crops])[2]
+    assert image.shift == shift
+
+
+def test_what_the_crops_of_an_image_have_in_common_costs_no_exceptions():
+    """The spread between classes is in the profile; the principal direction of the crops in a component, which makes digits 0."""
+    rng, quantiser = np.random.default_rng(1), label_quantiser(Codec.parse("dense:values=log8,content=logits"), 200)
+    direction = rng.normal(0, 4, 200)
+    logits = (rng.normal(0, 6, 200) + rng.normal(0, 1, (64, 1)) * direction).astype(np.float32)
+    ((image,),) = (quantiser.quantise({"vectors": logits}, 64),)
+    assert len(image.components) == 1
+    assert (image.counts.sum(), np.count_nonzero(image.digits)) == (0, 0)
+    noise = quantiser.quantise({"vectors": rng.normal(0, 4, (64, 200)).astype(np.float32)}, 64)
+    assert len(noise[0].components) == 0
+    assert noise[0].counts.sum() > 0
+
+
+def test_differences_up_to_two_thirds_of_a_step_are_0():
+    quantiser = label_quantiser(Codec.parse("dense:values=log8,content=logits"), 8)
+    logits = np.array([[0.6, -0.6, 0.7, -0.7, 1.6, -1.6, 2.7, -2.7]], np.float32) + np.float32(0)
+    ((image,),) = (quantiser.quantise({"vectors": logits}, 1),)
+    assert image.profile.tolist() == [1, -1, 1, -1, 2, -2, 3, -3]  # of one crop, the profile says all
+    many = np.repeat(np.zeros((1, 8), np.float32), 400, axis=0)
+    many[0] = logits
+    (image,) = quantiser.quantise({"vectors": many}, 400)
+    digits = [image.digits[0, place // 4] >> 2 * (place % 4) & 3 for place in range(8)]
+    assert digits == [0, 0, 1, 2, 1, 2, 3, 3]
+    assert (image.counts[0], image.exceptions.tolist(), len(image.components)) == (2, [2, 3], 0)
+
+
+def test_one_image_of_eight_is_measured():
+    keys = [f"n{number}.JPEG" for number in range(8000)]
+    measured = [key for key in keys if is_measured(key)]
+    assert measured == [key for key in keys if zlib.crc32(key.encode()) & 7 == 0]
+    assert 800 < len(measured) < 1200
+    assert Places(np.zeros((0, 4))).measured is False
