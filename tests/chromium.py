@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +19,9 @@ KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Home
 TO_BROWSER, FROM_BROWSER = 3, 4
 """Descriptors on which Chromium expects commands, and writes answers, each ended by a NUL."""
 
+MOST_SECONDS = 60.0
+"""An answer that takes longer never comes."""
+
 
 class Page:
     """An open page.
@@ -25,7 +29,8 @@ class Page:
     Attributes
     ----------
     complaints : list of str
-        What it wrote to the console as warning or error, exceptions that nothing caught, and requests that failed or went anywhere.
+        What it wrote to the console as warning or error, what Chromium calls an error, exceptions that nothing caught, and requests that
+        failed or went anywhere.
     """
 
     def __init__(self, commands: int, answers: int) -> None:
@@ -36,9 +41,10 @@ class Page:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            part = os.read(self._answers, 2**16)
+            ready, _, _ = select.select([self._answers], [], [], MOST_SECONDS)
+            part = os.read(self._answers, 2**16) if ready else b""
             if not part:
-                raise RuntimeError("Chromium has ended")
+                raise RuntimeError("Chromium has ended, or says nothing")
             self._buffer += part
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
@@ -61,7 +67,7 @@ class Page:
             self.complaints.append(str(said["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
             self.complaints.append(str(said["args"]))
-        elif method == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
+        elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
             self.complaints.append(said["entry"]["text"])
         elif method == "Network.requestWillBeSent" and not said["request"]["url"].startswith(("file:", "data:")):
             self.complaints.append(f"asked for {said['request']['url']}")
@@ -118,9 +124,10 @@ class Page:
 
     def tap(self, x: float, y: float) -> None:
         """Tap on a point in the window."""
+        self.value("window.tapped = new Promise(done => addEventListener('click', () => done(), { once: true })), undefined")
         self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-        self.settle()
+        self.value("window.tapped")  # Chromium makes a click of it when it is certain that nothing else follows
 
     def press(self, key: str) -> None:
         """Press a key of `KEYS`."""

@@ -123,7 +123,9 @@ def _print_image(found: ImagesView, image: ImageView) -> None:
     apart = [] if image.variation is None else [("distance", f"total variation {image.variation:.3f} from {found.against}, on average")]
     print_pairs([("image", image.key), *size, *true, ("entropy", f"{image.entropy:.3f} nats on average"), *apart, *_tail(image, name)])
     columns = ["crop", "height x width at top, left", "flip", "entropy", "rest", *(["KL"] if found.against else []), "classes"]
-    title = f"{counted(len(image.crops), 'crop')}" + (f"; the rest, classes that are not kept, is {found.remainder}" if found.remainder else "")
+    title = f"{counted(len(image.crops), 'crop')}" + (
+        f"; the rest, classes that are not kept, is {found.remainder}" if found.remainder else ""
+    )
     print_table(title, columns, [_row(number, crop, name, found.against is not None) for number, crop in enumerate(image.crops)])
 
 

@@ -263,8 +263,14 @@ class _Theirs(NamedTuple):
 
 
 def _top_classes(labels: Labels) -> list[list[int]]:
+    """Return the classes with the largest targets of each crop, of those that labels tell from others."""
     classes: list[list[int]] = labels.topk(min(SHOWN_CLASSES, labels.num_classes))[0].tolist()
-    return classes
+    if not isinstance(labels, SparseLabels):
+        return classes
+    listed = set() if labels.tails is None else set(labels.tails.classes[0].tolist())  # the one tail of the image
+    return [
+        [number for number in row if number in kept or number in listed] for row, kept in zip(classes, labels.indices.tolist(), strict=True)
+    ]
 
 
 def _tail(labels: Labels) -> TailView | None:

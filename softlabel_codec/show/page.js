@@ -145,32 +145,31 @@ class Card {
   }
 
   drawField() {
-    const { field, picture } = this.image;
+    const { field } = this.image;
     const details = this.find(".field");
     if (field === null) {
       details.remove();
       return;
     }
-    const sizes = field.scales.map((scale) => `${100 * scale} %`).join(", ");
-    details.firstElementChild.textContent = `Label field: the same classes for crops anywhere, of ${sizes} of the image's height and width`;
-    const pixels = this.find("img");
+    details.firstElementChild.textContent = "Label field: the same classes for crops anywhere in the image";
     field.classes.forEach((number, rank) => {
       const figure = make("figure", "");
       const caption = make("figcaption", "");
-      const dot = make("span", "dot");
-      dot.style.background = this.colors.color(number);
-      caption.append(dot, make("span", "name", nameOf(number)));
+      const most = Math.max(...field.targets.map((targets) => Math.max(...targets[rank].flat())));
+      caption.append(make("b", "", nameOf(number)), ` full colour: ${short(most)}`);
       const scales = make("div", "scales");
+      figure.append(caption, scales);
+      details.lastElementChild.append(figure);
+      figure.style.setProperty("--dot", this.colors.color(number));
+      figure.style.color = "var(--dot)";
+      const { color } = getComputedStyle(figure);
       field.scales.forEach((scale, level) => {
         const cell = make("div", "");
         const canvas = make("canvas", "");
-        const most = Math.max(...field.targets[level][rank].flat());
-        cell.append(canvas, make("small", "", `up to ${short(most)}`));
+        cell.append(canvas, make("small", "", `crops of ${100 * scale} %`));
         scales.append(cell);
-        drawMap(canvas, pixels, field, level, rank, dot);
+        drawMap(canvas, this.find("img"), field, field.targets[level][rank], scale, most, color);
       });
-      figure.append(caption, scales);
-      details.lastElementChild.append(figure);
     });
   }
 
@@ -200,7 +199,8 @@ class Card {
     place(frame, left, top, wide, high);
     frame.style.stroke = color;
     const position = this.order.indexOf(number);
-    place(this.find(".strip .chosen"), position - 0.5, 0, 2, 200);
+    const mark = Math.max(1, this.order.length / 100); // wide enough to be seen
+    place(this.find(".strip .chosen"), position + (1 - mark) / 2, 0, mark, 200);
     const strip = this.find(".strip");
     strip.setAttribute("aria-valuenow", position + 1);
     strip.setAttribute("aria-valuetext", `crop ${number}: ${nameOf(crop.classes[0])} ${short(crop.targets[0])}`);
@@ -234,14 +234,26 @@ class Card {
       return row;
     });
     if (crop.remainder !== null && crop.num_kept < data.num_classes) {
-      const row = this.row(`${data.num_classes - crop.num_kept} classes not kept, ${data.remainder}`, short(crop.remainder), crop.remainder, "var(--c-other)");
+      const others = data.num_classes - crop.num_kept;
+      const row = this.row(`${others} ${others === 1 ? "class" : "classes"} not kept, ${data.remainder}`, short(crop.remainder), crop.remainder, "var(--c-other)");
       row.classList.add("spread", "remainder");
       rows.push(row);
     } else {
-      const listed = total(crop.targets);
-      if (crop.classes.length < data.num_classes) rows.push(this.row("all others", short(Math.max(0, 1 - listed)), 1 - listed, "var(--c-other)"));
+      const rest = ({ targets }) => Math.max(0, 1 - total(targets));
+      const row = this.row("all others", short(rest(crop)), rest(crop), "var(--c-other)");
+      if (crop.other) this.addOther(row, rest(crop.other));
+      if (crop.classes.length < data.num_classes) rows.push(row);
     }
+    if (crop.other) rows.unshift(this.sides());
     return rows;
+  }
+
+  sides() {
+    const row = make("li", "sides");
+    const value = make("span", "value", "A");
+    value.append(make("i", "", "B"));
+    row.append(make("span", "name"), value);
+    return row;
   }
 
   addOther(row, target) {
@@ -309,26 +321,27 @@ class Card {
   }
 }
 
-// A class's targets over the places of a crop of one size, over the picture: full colour is probability 1.
-function drawMap(canvas, pixels, field, level, rank, colored) {
-  const { rows, columns, scales, targets } = field;
-  canvas.width = 200;
-  canvas.height = Math.round((200 * pixels.naturalHeight) / pixels.naturalWidth);
+// A class's targets over the places of a crop of one size, over the picture: full colour is the largest target of any size.
+function drawMap(canvas, pixels, { rows, columns }, targets, scale, most, color) {
+  canvas.width = 240;
+  canvas.height = Math.round((240 * pixels.naturalHeight) / pixels.naturalWidth);
   const context = canvas.getContext("2d");
-  context.globalAlpha = 0.45;
+  context.globalAlpha = 0.5;
   context.filter = "grayscale(1)";
   context.drawImage(pixels, 0, 0, canvas.width, canvas.height);
   context.filter = "none";
-  context.fillStyle = getComputedStyle(colored).backgroundColor;
+  const cells = make("canvas", "");
+  [cells.width, cells.height] = [columns, rows];
+  const cell = cells.getContext("2d");
+  cell.fillStyle = color;
+  targets.forEach((line, row) => line.forEach((target, column) => {
+    cell.globalAlpha = target / most;
+    cell.fillRect(column, row, 1, 1);
+  }));
   // The middles of these crops lie between half a crop from one edge and half a crop from the other.
-  const [wide, high] = [canvas.width * (1 - scales[level]), canvas.height * (1 - scales[level])];
-  const [left, top] = [(canvas.width - wide) / 2, (canvas.height - high) / 2];
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      context.globalAlpha = targets[level][rank][row][column];
-      context.fillRect(left + (column * wide) / columns, top + (row * high) / rows, wide / columns + 0.5, high / rows + 0.5);
-    }
-  }
+  const [wide, high] = [canvas.width * (1 - scale), canvas.height * (1 - scale)];
+  context.globalAlpha = 1;
+  context.drawImage(cells, (canvas.width - wide) / 2, (canvas.height - high) / 2, wide, high);
 }
 
 const cards = data.images.map((image) => new Card(image));

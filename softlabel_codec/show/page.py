@@ -178,9 +178,8 @@ def _render(sets: Sets, shown: Sequence[tuple[ImageView, Picture]], crop_size: i
         facts=facts,
         other=other,
         charts=_charts([(facts.name, here), *([(other.name, there)] if other and there else [])], reader.num_classes),
-        compared=[] if comparison is None or partner is None else _compared(comparison, partner.note),
-        looked_at=f"Of all {len(here.maxima):,} crops of {here.num_images:,} images"
-        + (" that both have." if comparison else ", evenly spread." if here.num_images < len(reader) else "."),
+        compared=[] if comparison is None else _compared(comparison),
+        looked_at=_said_of_distributions(here, len(reader), comparison, "" if partner is None else partner.note),
         chosen=chosen,
         orders=_orders([view for view, _ in shown]),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
@@ -201,24 +200,27 @@ def _charts(sets: Sequence[tuple[str, Sureness]], num_classes: int) -> list[Char
     ]
 
 
-def _compared(found: Comparison, note: str) -> list[tuple[str, str]]:
-    """Return what is said of the distance between two sets."""
-    rows = [
-        ("images in both", f"{found.common_images:,}, {found.here.num_images:,} compared"),
-        ("crops compared", f"{found.num_crops:,}" if found.num_crops else note or "none: the crops of A and B lie elsewhere"),
-    ]
-    for name, values in (
-        ("KL(A ‖ B), nats", found.kl),
-        ("cross-entropy of A and B, nats", found.cross_entropy),
-        ("total variation", found.variation),
-    ):
-        if values is not None:
-            rows.append((name, f"mean {values.mean:.3f}, 95 % below {values.quantiles['95%']:.3f}"))
+def _compared(found: Comparison) -> list[tuple[str, str, str]]:
+    """Return how far two sets lie apart: names, means over crops, and what 95 % of the crops are below."""
+    quantities = {"KL(A ‖ B), nats": found.kl, "cross-entropy, nats": found.cross_entropy, "total variation": found.variation}
+    rows = [(name, f"{of.mean:.3f}", f"{of.quantiles['95%']:.3f}") for name, of in quantities.items() if of is not None]
     if found.infinite:
-        rows.append(("KL is infinite", f"for {found.infinite:.1%} of the crops"))
+        rows.append(("crops with infinite KL", f"{found.infinite:.1%}", ""))
     if found.same_top is not None:
-        rows.append(("same top class", f"{found.same_top:.1%} of the crops"))
+        rows.append(("same top class", f"{found.same_top:.1%}", ""))
     return rows
+
+
+def _said_of_distributions(here: Sureness, num_images: int, comparison: Comparison | None, note: str) -> str:
+    """Return of which crops the distributions are, and which were compared."""
+    crops = f"All {len(here.maxima):,} crops of {here.num_images:,} images"
+    if comparison is None:
+        return f"{crops}, evenly spread." if here.num_images < num_images else f"{crops}."
+    spread = f", of {comparison.common_images:,}," if here.num_images < comparison.common_images else ""
+    compared = (
+        f"{comparison.num_crops:,} crops are known to both" if comparison.num_crops else note or "no crop lies at the same place in both"
+    )
+    return f"{crops}{spread} that both have; {compared}."
 
 
 def _orders(views: Sequence[ImageView]) -> list[tuple[str, str]]:
