@@ -67,7 +67,7 @@ ALLOWED = {
     "botocore": {"storage.s3"},
     "pyarrow": {"images.sources.tables", "ray"},
     "ray": {"ray"},
-    "jinja2": {"show.page"},
+    "jinja2": {"show.rendering"},
     "click": {"cli", "demo"},
     "rich": {"cli.output"},
     "tqdm": {"cli.output"},

@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # imports Pillow
     from softlabel_codec.show import ImagesView
     from softlabel_codec.show.looking import CropView, ImageView
 
-_CLASSES = 3
+_CLASSES_OF_TAIL = 3
+_ROOM_FOR_CLASSES = 52
 _LONGEST_NAME = 24
 
 
@@ -84,7 +85,8 @@ def show_command(
         if as_json:
             print_json(found)
         else:
-            for image in found.images:
+            for number, image in enumerate(found.images):
+                click.echo(nl=number > 0)
                 _print_image(found, image)
 
 
@@ -122,26 +124,41 @@ def _print_image(found: ImagesView, image: ImageView) -> None:
     true = [] if image.true_class is None else [("class", f"{name(image.true_class)}: {image.of_true_class:.3f} on average")]
     apart = [] if image.variation is None else [("distance", f"total variation {image.variation:.3f} from {found.against}, on average")]
     print_pairs([("image", image.key), *size, *true, ("entropy", f"{image.entropy:.3f} nats on average"), *apart, *_tail(image, name)])
-    columns = ["crop", "height x width at top, left", "flip", "entropy", "rest", *(["KL"] if found.against else []), "classes"]
-    title = f"{counted(len(image.crops), 'crop')}" + (
-        f"; the rest, classes that are not kept, is {found.remainder}" if found.remainder else ""
-    )
+    columns = ["crop", "place", "flip", "entropy", "rest", *(["KL"] if found.against else []), "classes"]
+    rest = f"; the rest is {found.remainder}" if found.remainder else ""
+    title = f"{counted(len(image.crops), 'crop')}: height x width at top, left{rest}"
     print_table(title, columns, [_row(number, crop, name, found.against is not None) for number, crop in enumerate(image.crops)])
 
 
 def _row(number: int, crop: CropView, name: Callable[[int], str], compared: bool) -> list[str]:
     top, left, height, width = (f"{side:g}" if isinstance(side, int) else f"{side:.3f}" for side in crop.crop)
-    largest = ", ".join(f"{name(of)} {target:.3f}" for of, target in list(zip(crop.classes, crop.targets, strict=True))[:_CLASSES])
     rest = "" if crop.remainder is None else f"{crop.remainder:.3f}"
     kl = "" if crop.other is None else "infinite" if crop.other.kl is None else f"{crop.other.kl:.3f}"
     flip = "yes" if crop.flipped else ""
-    return [str(number), f"{height} x {width} at {top}, {left}", flip, f"{crop.entropy:.3f}", rest, *([kl] if compared else []), largest]
+    return [
+        str(number),
+        f"{height} x {width} at {top}, {left}",
+        flip,
+        f"{crop.entropy:.3f}",
+        rest,
+        *([kl] if compared else []),
+        _largest(crop, name),
+    ]
+
+
+def _largest(crop: CropView, name: Callable[[int], str]) -> str:
+    """Return the most probable classes of a crop, as many as a line has room for, and their targets."""
+    classes = [f"{name(of)} {target:.3f}" for of, target in zip(crop.classes, crop.targets, strict=True)]
+    lengths = [len(", ".join(classes[: count + 1])) for count in range(len(classes))]
+    return ", ".join(classes[: max(1, sum(length <= _ROOM_FOR_CLASSES for length in lengths))])
 
 
 def _tail(image: ImageView, name: Callable[[int], str]) -> list[tuple[str, str]]:
     if image.tail is None:
         return []
-    largest = ", ".join(f"{name(of)} {share:.3f}" for of, share in list(zip(image.tail.classes, image.tail.shares, strict=True))[:_CLASSES])
+    largest = ", ".join(
+        f"{name(of)} {share:.3f}" for of, share in list(zip(image.tail.classes, image.tail.shares, strict=True))[:_CLASSES_OF_TAIL]
+    )
     return [("tail", f"{counted(image.tail.num_listed, 'class', 'classes')}: {largest}, ...; {image.tail.floor:.2g} each other one")]
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from softlabel_codec.container.matching import KeyFinder
 from softlabel_codec.errors import MismatchError, StateError
 from softlabel_codec.labels import ImageLabels, Labels, SparseLabels
 from softlabel_codec.reader import SoftLabelReader
@@ -157,10 +158,12 @@ def check_has_targets(reader: SoftLabelReader) -> None:
 
 def numbers_of_keys(reader: SoftLabelReader, keys: Sequence[str]) -> list[int]:
     """Return the numbers of the images with these keys, in their order, each once; MismatchError if one is not in the file."""
-    try:
-        return list(dict.fromkeys(reader.find(keys).tolist()))
-    except KeyError as error:
-        raise MismatchError(str(error.args[0])) from None
+    numbers = dict(zip(keys, reader.find(keys, missing=-1).tolist(), strict=True))
+    unknown = next((key for key, number in numbers.items() if number < 0), None)
+    if unknown is not None:
+        nearest = ", ".join(map(repr, KeyFinder(reader.keys, reader.path).nearest(unknown)))
+        raise MismatchError(f"{reader.path}: expected keys of labelled images, got {unknown!r}. The nearest are {nearest}")
+    return list(numbers.values())
 
 
 def look(
@@ -222,7 +225,7 @@ def _crops(image: ImageLabels, rows: slice, targets: Floats, other: OtherLabels 
     found = []
     for row, place in enumerate(range(image.num_crops)[rows]):
         of_other = theirs if other is not None and other.known[place] else None
-        classes = top[row] if of_other is None else list(dict.fromkeys([*top[row], *of_other.top[row]]))
+        classes = top[row] if of_other is None else _by_target({*top[row], *of_other.top[row]}, targets[row])
         kept = set(labels.indices[row].tolist()) if isinstance(labels, SparseLabels) else None
         view = CropView(
             crop=image.crops[place].tolist(),
@@ -260,6 +263,11 @@ class _Theirs(NamedTuple):
             shortened(kl) if np.isfinite(kl) else None,
             shortened(self.apart.variation[row]),
         )
+
+
+def _by_target(classes: set[int], targets: Floats) -> list[int]:
+    """Return classes by their targets (C,), the largest first, of equal ones the lowest class."""
+    return sorted(classes, key=lambda number: (-targets[number], number))
 
 
 def _top_classes(labels: Labels) -> list[list[int]]:

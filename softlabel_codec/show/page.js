@@ -29,12 +29,12 @@ function place(rect, x, y, width, height) {
   for (const [name, value] of Object.entries({ x, y, width, height })) rect.setAttribute(name, value);
 }
 
-// Colours of classes, by how many crops of an image they are on top of.
+// Colours of classes, by how many crops of an image they are on top of; and of those in the maps of its label field.
 function colorsOf(image) {
   const counts = new Map();
   for (const { classes } of image.crops) counts.set(classes[0], (counts.get(classes[0]) ?? 0) + 1);
   const often = [...counts.keys()].sort((one, other) => counts.get(other) - counts.get(one) || one - other);
-  const ranks = new Map(often.map((number, rank) => [number, rank]));
+  const ranks = new Map([...new Set([...often, ...(image.field?.classes ?? [])])].map((number, rank) => [number, rank]));
   const color = (number) => ((ranks.get(number) ?? COLORED) < COLORED ? `var(--c${ranks.get(number)})` : "var(--c-other)");
   return { rank: (number) => ranks.get(number), color };
 }
@@ -349,7 +349,7 @@ const list = document.getElementById("images");
 const filter = document.getElementById("filter");
 const sort = document.getElementById("sort");
 const orders = {
-  file: (image) => image.number,
+  file: () => 0,
   unsure: (image) => -image.entropy,
   sure: (image) => image.entropy,
   disagreement: (image) => image.of_true_class ?? 2,
@@ -375,7 +375,7 @@ function update() {
 
 function arrange() {
   const key = orders[sort.value];
-  list.append(...[...cards].sort((one, other) => key(one.image) - key(other.image) || one.image.number - other.image.number).map(({ element }) => element));
+  list.append(...[...cards].sort((one, other) => key(one.image) - key(other.image)).map(({ element }) => element));
 }
 
 filter.addEventListener("input", update);
