@@ -277,6 +277,30 @@ def test_label_sets(tmp_path):
     assert "<dt>shards</dt><dd>4</dd>" in (tmp_path / "page.html").read_text()
 
 
+def test_crops_as_fractions_and_keys_without_endings(photos, tmp_path):
+    with SoftLabelWriter(tmp_path / "labels.slc", 3, "hard", crops="fractions:f32") as writer:
+        for key in KEYS[:2]:
+            writer.add(key.removesuffix(".png"), crops=np.float32([[0.25, 0.5, 0.5, 0.25]]), flips=[True], probs=[[0.2, 0.3, 0.5]])
+    write_page(tmp_path / "labels.slc", photos, tmp_path / "page.html")
+    images = data_of(tmp_path / "page.html")["images"]
+    assert [image["crops"][0]["crop"] for image in images] == [[12, 32, 24, 16], [16, 24, 32, 12]]
+    assert [image["image_size"] for image in images] == [[48, 64], [64, 48]]
+    assert "0.500 x 0.250 at 0.250, 0.500" in run("show", tmp_path / "labels.slc", "cat/a")
+    field = write(photos, tmp_path / "field.slc", "field", keys=KEYS[:2])
+    with pytest.raises(MismatchError, match="no key in common"):
+        write_page(tmp_path / "labels.slc", photos, tmp_path / "page.html", against=field)
+
+
+def test_labels_in_object_storage(photos, labels, tmp_path, files):
+    from flaky_storage import put
+
+    url = put(files, labels)
+    write_page(url, photos, tmp_path / "page.html", against=url)
+    write_page(labels, photos, tmp_path / "local.html", against=labels)
+    assert data_of(tmp_path / "page.html") == data_of(tmp_path / "local.html")
+    assert run("show", url, KEYS[0]) == run("show", labels, KEYS[0])
+
+
 def test_what_inspect_knows_is_on_the_page(photos, labels, tmp_path):
     write_page(labels, photos, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
@@ -436,7 +460,7 @@ def test_images_that_are_not_the_labelled_ones(photos, labels, tmp_path):
     with pytest.raises(MismatchError, match="expected 30 x 30 pixels .* got 31 x 30"):
         write_page(labels, uncheckable, tmp_path / "page.html", KEYS[:3])
     image.unlink()
-    assert "1 of 5 labelled images are not in" in show()
+    assert re.search("1 of 5 labelled images are not in .*Name images that are there, by KEY", show())
     image.write_bytes(original[:-9])
     assert "expected the file that was labelled" in show()
     assert not (tmp_path / "page.html").exists()

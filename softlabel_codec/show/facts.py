@@ -65,7 +65,7 @@ def facts_of(report: FileReport) -> Facts:
         ("fingerprint", report.fingerprint),
     ]
     return Facts(
-        PurePosixPath(shown(report.path)).name,
+        PurePosixPath(shown(report.path)).name.removesuffix(".index.json"),
         report.codec,
         figures,
         identity,

@@ -79,7 +79,9 @@ class Pictures:
     """
 
     def __init__(self, images: Any, reader: SoftLabelReader, numbers: Sequence[int]) -> None:
-        self._found = find_images(images, reader, [reader.keys[number] for number in numbers])[0]
+        self._found = find_images(images, reader, [reader.keys[number] for number in numbers], advice="Name images that are there, by KEY")[
+            0
+        ]
         self._reader = reader
         said = reader.metadata.get("preprocessing")
         said = said if isinstance(said, Mapping) else {}

@@ -54,10 +54,9 @@ def opened(
     with ExitStack() as stack:
         reader = stack.enter_context(SoftLabelReader(labels))
         check_has_targets(reader)
-        names = names_of_folders(reader.keys, reader.num_classes)
-        if class_names is not None:
-            found = read_class_names(class_names, reader.num_classes)
-            names = ClassNames(found.names, found.folders or names.folders)
+        found = ClassNames({}, {}) if class_names is None else read_class_names(class_names, reader.num_classes)
+        by_folder = found if found.folders else names_of_folders(reader.keys, reader.num_classes)
+        names = ClassNames(found.names or by_folder.names, by_folder.folders)
         partner = None
         if against is not None:
             other = stack.enter_context(SoftLabelReader(against))
