@@ -378,6 +378,34 @@ def test_a_field_knows_crops_that_lie_elsewhere(photos, tmp_path):
     assert "no crop lies at the same place in both" in (tmp_path / "page.html").read_text()
 
 
+def test_only_the_same_crops_are_compared(tmp_path):
+    crops, flips, probs = np.tile([0, 0, 5, 5], (4, 1)), np.array([False, True, True, True]), np.tile([[0.2, 0.8]], (4, 1))
+    for name, some, other_flips in (("a", 4, flips), ("b", 3, ~flips), ("c", 2, flips)):
+        with SoftLabelWriter(tmp_path / f"{name}.slc", 2, "dense") as writer:
+            own = np.where(np.arange(4) == 2, flips, other_flips)
+            writer.add("x", image_size=(9, 9), crops=crops[:some], flips=own[:some], probs=probs[:some])
+    for other, known in (("b", [False, False, True, False]), ("c", [True, True, False, False])):
+        view = look_at(tmp_path / "a.slc", ["x"], against=tmp_path / f"{other}.slc").images[0]
+        assert [crop.other is not None for crop in view.crops] == known
+
+
+@pytest.mark.parametrize(
+    ("codec", "what"),
+    [
+        ("marginal_smoothing:k=2", "spread evenly"),
+        ("marginal_smoothing:k=2,tail=2", "spread along the tail"),
+        ("marginal_renorm:k=2", "dropped"),
+        ("dense", ""),
+    ],
+)
+def test_what_becomes_of_remainders(photos, tmp_path, codec, what):
+    labels = write(photos, tmp_path / "labels.slc", codec, num_classes=12)
+    assert look_at(labels, KEYS[:1]).remainder == what
+    assert (f"the rest is {what}" in run("show", labels, KEYS[0])) == bool(what)
+    write_page(labels, photos, tmp_path / "page.html", KEYS[:1])
+    assert data_of(tmp_path / "page.html")["remainder"] == what
+
+
 def test_sets_with_some_common_images(photos, tmp_path):
     labels = write(photos, tmp_path / "a.slc")
     other = write(photos, tmp_path / "b.slc", keys=KEYS[2:], num_crops=4)
@@ -394,10 +422,11 @@ def test_nothing_on_the_page_comes_from_elsewhere_or_runs(photos, tmp_path):
     key = "dog/<b>&.png"
     with SoftLabelWriter(tmp_path / "labels.slc", 3, "hard", {"note": "</dl><script>alert(1)</script>"}) as writer:
         writer.add(key, image_size=(30, 30), crops=[[0, 0, 30, 30]], flips=[False], probs=[[0.2, 0.3, 0.5]])
-    (tmp_path / "names.json").write_text(json.dumps(["cat", "</script><img src=x onerror=alert(2)>", "owl"]))
+    (tmp_path / "names.json").write_text(json.dumps(["cat", "dog", "</script><img src=x onerror=alert(2)>"]))
     run("show", tmp_path / "labels.slc", "--images", photos, "--out", tmp_path / "page.html", "--class-names", tmp_path / "names.json")
     page = (tmp_path / "page.html").read_text()
     assert data_of(tmp_path / "page.html")["images"][0]["key"] == key
+    assert list(data_of(tmp_path / "page.html")["names"].values()) == ["</script><img src=x onerror=alert(2)>"]
     assert page.count("<script") == 2
     assert "<img src=x" not in page
     assert set(re.findall(r"\w+://[^\s\"'<>]*", page)) <= {"http://www.w3.org/2000/svg"}  # the name of SVG
