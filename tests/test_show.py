@@ -145,6 +145,16 @@ def test_only_classes_that_labels_tell_from_others_are_listed(photos, tmp_path):
     )
 
 
+def test_fields_of_which_no_class_stands_out(photos, tmp_path):
+    with SoftLabelWriter(tmp_path / "labels.slc", 50, "field:cost=0.1") as writer:
+        crops, flips = CropSampler(seed=1).sample("x", (48, 64), range(20))
+        probs = np.random.default_rng(0).dirichlet(np.full(50, 0.1), 20)
+        writer.add("x", image_size=(48, 64), crops=crops, flips=flips, probs=probs)
+    view = look_at(tmp_path / "labels.slc", ["x"]).images[0]
+    with SoftLabelReader(tmp_path / "labels.slc") as reader:
+        assert [crop.classes for crop in view.crops] == reader["x"].labels.indices.tolist()  # it lists one class
+
+
 def test_maps_of_fields_are_labels_at_these_places(photos, tmp_path):
     labels = write(photos, tmp_path / "labels.slc", "field", num_classes=12, num_crops=40)
     write_page(labels, photos, tmp_path / "page.html", ["cat/b.png"])

@@ -220,7 +220,7 @@ def _view(key: str, number: int, image: ImageLabels, true_class: int | None, oth
 def _crops(image: ImageLabels, rows: slice, targets: Floats, other: OtherLabels | None) -> list[CropView]:
     """Return some crops of an image, whose targets are (R, C)."""
     labels = image.labels[rows]
-    top, entropies = _top_classes(labels), entropy(targets)
+    top, entropies = _top_classes(labels, targets), entropy(targets)
     theirs = None if other is None else _Theirs.of(targets, other.labels[rows])
     found = []
     for row, place in enumerate(range(image.num_crops)[rows]):
@@ -253,7 +253,7 @@ class _Theirs(NamedTuple):
     @classmethod
     def of(cls, ours: Floats, labels: Labels) -> _Theirs:
         targets = targets_of(labels)
-        return cls(targets, _top_classes(labels), entropy(targets), distances(ours, targets))
+        return cls(targets, _top_classes(labels, targets), entropy(targets), distances(ours, targets))
 
     def label(self, row: int, classes: list[int]) -> OtherLabel:
         kl = self.apart.kl[row]
@@ -270,15 +270,16 @@ def _by_target(classes: set[int], targets: Floats) -> list[int]:
     return sorted(classes, key=lambda number: (-targets[number], number))
 
 
-def _top_classes(labels: Labels) -> list[list[int]]:
-    """Return the classes with the largest targets of each crop, of those that labels tell from others."""
-    classes: list[list[int]] = labels.topk(min(SHOWN_CLASSES, labels.num_classes))[0].tolist()
+def _top_classes(labels: Labels, targets: Floats) -> list[list[int]]:
+    """Return the classes with the largest targets of each crop, (R, C), of those that labels tell from others."""
     if not isinstance(labels, SparseLabels):
-        return classes
-    listed = set() if labels.tails is None else set(labels.tails.classes[0].tolist())  # the one tail of the image
-    return [
-        [number for number in row if number in kept or number in listed] for row, kept in zip(classes, labels.indices.tolist(), strict=True)
-    ]
+        return [row.tolist() for row in labels.topk(min(SHOWN_CLASSES, labels.num_classes))[0]]
+    listed = np.zeros(0, np.int32) if labels.tails is None else labels.tails.classes[0]  # of the one tail of the image
+    found = []
+    for row, kept in zip(targets, labels.indices, strict=True):
+        told_apart = np.union1d(kept[kept >= 0], listed[listed >= 0])
+        found.append(told_apart[np.argsort(-row[told_apart], kind="stable")[:SHOWN_CLASSES]].tolist())
+    return found
 
 
 def _tail(labels: Labels) -> TailView | None:
