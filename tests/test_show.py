@@ -526,6 +526,15 @@ def test_labels_that_cannot_be_shown(photos, labels, tmp_path):
     assert "no key in common" in run("show", here, "--images", photos, "--out", tmp_path / "page.html", "--against", there, code=1)
 
 
+def test_billions_of_classes_are_refused(photos, tmp_path):
+    indices, values = np.tile(np.arange(3), (2, 1)), np.full((2, 3), 0.25, np.float32)
+    with SoftLabelWriter(tmp_path / "labels.slc", 2**31, "marginal_smoothing:k=3") as writer:
+        places = {"crops": np.tile([0, 0, 5, 5], (2, 1)), "flips": [False, True], "image_size": (48, 64)}
+        writer.add(KEYS[0], indices=indices, values=values, **places)
+    for more in ((KEYS[0],), ("--images", photos, "--out", tmp_path / "page.html")):
+        assert "expected labels of at most 4194304 classes" in run("show", tmp_path / "labels.slc", *more, code=1)
+
+
 def test_wrong_usage(photos, labels, tmp_path):
     page, grid = ("--out", tmp_path / "page.html"), ("--image", tmp_path / "crops.png")
     cases = [

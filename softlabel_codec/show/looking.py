@@ -20,6 +20,8 @@ from softlabel_codec.show.rounding import rounded, shortened
 SHOWN_CLASSES = 6
 """So many classes are shown of each crop; and of the other set, if there is one."""
 SHOWN_OF_TAIL = 8
+MOST_CLASSES = 2**22
+"""Targets of all classes are computed; with more, a file of a few bytes would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,11 @@ class ImageView:
 
 
 def check_has_targets(reader: SoftLabelReader) -> None:
-    """Raise StateError if labels are none of classes, or there are no images."""
+    """Raise StateError if labels are none of classes, or of too many, or there are no images."""
     if reader.parsed_codec.content == "features":
         raise StateError(f"{reader.path}: expected labels of classes, got features")
+    if reader.num_classes > MOST_CLASSES:
+        raise StateError(f"{reader.path}: expected labels of at most {MOST_CLASSES} classes to show, got {reader.num_classes}")
     if not len(reader):
         raise StateError(f"{reader.path}: there are no images")
 

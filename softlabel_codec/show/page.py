@@ -89,7 +89,7 @@ def write_page(
         If a key is not in the labels; an image is missing, or is not the one that was labelled; the two label sets have other classes or
         padding, or no image in common; or there are not as many class names as classes.
     StateError
-        If there are no images, or the labels are not of classes.
+        If there are no images, or the labels are not of classes, or of more than 4 million.
     ArgumentError
         If there are no such images, the class names cannot be read, or a number is not positive.
     FormatError, OSError
