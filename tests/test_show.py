@@ -102,7 +102,7 @@ def assert_says(view, labelled, crop):
 @pytest.mark.parametrize(
     "codec",
     ["hard", "smoothing", "marginal_smoothing:k=2", "marginal_renorm:k=3", "marginal_smoothing:t=0.1,tail=6"]
-    + ["marginal_smoothing:t=0.1,step=1,tail=all,mean=log", "dense", "dense:values=log8", "field"],
+    + ["marginal_smoothing:t=0.1,step=1,tail=all,mean=log", "marginal_smoothing:gain=0.02,tail=6", "dense", "dense:values=log8", "field"],
 )
 def test_the_page_says_what_the_labels_say(photos, tmp_path, codec):
     labels = write(photos, tmp_path / "labels.slc", codec, num_classes=12)

@@ -16,6 +16,7 @@ from softlabel_codec.torch.targets import to_targets
 
 WARM = {"temperature": 1.0}
 POSSIBLE = [
+    "marginal_smoothing:gain=0.005,tail=15",
     "marginal_smoothing:t=0.05,tail=6",
     "marginal_smoothing:k=3,tail=2",
     "marginal_smoothing:t=0.01,step=0.04,tail=20",

@@ -41,12 +41,17 @@ def select_from_probs(probs: NDArray[np.float32], codec: Codec) -> Selection:
     if codec.kept_classes == 1:
         top = probs.argmax(axis=1)[:, None]
         return _finish(top.astype(np.int64), np.take_along_axis(probs, top, axis=1), probs.shape[1])
-    rows, classes = np.nonzero(_candidates(probs, codec))
+    return select_where(_candidates(probs, codec), probs, codec.k)
+
+
+def select_where(kept: NDArray[np.bool_], probs: NDArray[np.float32], most: int | None = None) -> Selection:
+    """Return the selection of the classes that are marked in `kept` (R, C), at least one of each crop: at most the `most` most probable."""
+    rows, classes = np.nonzero(kept)
     values = probs[rows, classes]
     order = np.lexsort((-values, rows))  # stable: nonzero has already put the classes of a row in ascending order
     place = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    if codec.k is not None:  # ties at the k-th value may have let too many in
-        order, rows, place = order[place < codec.k], rows[place < codec.k], place[place < codec.k]
+    if most is not None:  # ties at the last value may have let too many in
+        order, rows, place = order[place < most], rows[place < most], place[place < most]
     indices = np.full((len(probs), int(place.max()) + 1), -1, np.int64)
     kept_values = np.zeros(indices.shape, np.float32)
     indices[rows, place] = classes[order]

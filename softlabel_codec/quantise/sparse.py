@@ -12,6 +12,7 @@ from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import SparseLabels, Tails, check_policy
 from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
+from softlabel_codec.quantise.gain import select_by_gain
 from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import (
     Selection,
@@ -61,9 +62,11 @@ class SparseQuantiser:
         tail = self._codec.tail
         if set(labels) == {"probs"}:
             probs = check_probs(labels["probs"], num_crops, self._num_classes).astype(np.float32, copy=False)
+            if self._codec.gain is not None:
+                return self.of_selection(*select_by_gain(probs, self._codec.gain, int(tail)))
             selection = select_from_probs(probs, self._codec)
             return self.of_selection(selection, self.tail_of_probs(probs, selection))
-        if self._codec.mean == "log":
+        if self._codec.mean == "log" or self._codec.gain is not None:
             raise _only_probs(self._codec, labels)
         if set(labels) != {"indices", "values"} | ({"left_out"} if tail else set()):
             raise wrong_labels(self._codec, "probs, or indices and values" + (" and left_out" if tail else ""), labels)
@@ -135,7 +138,10 @@ class SparseQuantiser:
 
 
 def _only_probs(codec: Codec, labels: Mapping[str, Any]) -> ArgumentError:
-    why = "Its tail is made of logarithms of all probabilities, for which left_out cannot stand; with mean=arithmetic it can"
+    if codec.gain is not None:
+        why = "Which classes gain enough is not known of the most probable ones alone"
+    else:
+        why = "Its tail is made of logarithms of all probabilities, for which left_out cannot stand; with mean=arithmetic it can"
     return ArgumentError(f"{wrong_labels(codec, 'probs', labels)}. {why}")
 
 

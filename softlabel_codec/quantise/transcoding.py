@@ -22,7 +22,7 @@ _QUANTISERS: dict[str, type[SparseQuantiser | DenseQuantiser | FieldQuantiser]] 
     "dense": DenseQuantiser,
     "field": FieldQuantiser,
 }
-_STORED = ("kept_classes", "t", "values", "step", "tail", "mean")
+_STORED = ("kept_classes", "t", "gain", "values", "step", "tail", "mean")
 
 
 def stored_alike(one: Codec, other: Codec) -> bool:
@@ -72,6 +72,10 @@ def _sparse_reason(source: Codec, target: Codec) -> str:
         return ""
     if source.values == "none":
         return "" if target.values == "none" else "the source keeps the top class without its probability"
+    if target.gain is not None and target.gain != source.gain:
+        return "which classes gain enough depends on the probabilities of all of them, which only dense labels have"
+    if source.gain is not None and target.t is not None:
+        return "the source keeps classes by what they gain, and not all that are as probable"
     if target.t is not None and not (source.t is None or source.t <= target.t):
         return f"the source keeps classes with at least {source.t:g} only; the others are lost"
     wanted = target.kept_classes
@@ -93,7 +97,7 @@ def _longer(one: int | str, other: int | str) -> bool:
 
 def _drops(source: Codec, target: Codec) -> bool:
     """Return whether a sparse codec keeps fewer classes than another."""
-    return (target.kept_classes, target.t) != (source.kept_classes, source.t)
+    return (target.kept_classes, target.t, target.gain) != (source.kept_classes, source.t, source.gain)
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,13 @@ class Facts:
 def facts_of(report: FileReport) -> Facts:
     """Return what a page says of a label set."""
     crops = str(report.fewest_crops) if report.fewest_crops == report.most_crops else f"{report.fewest_crops} to {report.most_crops}"
-    per_image = report.file_bytes / max(1, report.num_images)
     figures = [
         (f"{report.num_images:,}", "images"),
         (f"{report.num_crops:,}", f"crops, {crops} of each image"),
         (f"{report.num_classes:,}", "classes"),
         (size_of(report.file_bytes), "in all"),
         (f"{report.bytes_per_crop:.2f}", "bytes per crop"),
-        (f"{per_image:,.0f}", "bytes per image"),
+        (f"{report.bytes_per_image:,.0f}", "bytes per image"),
     ]
     identity = [
         ("path", shown(report.path)),

@@ -125,7 +125,7 @@ class TeacherRun:
     @property
     def _sends_less(self) -> bool:
         """Whether labels are made smaller on the device."""
-        return self.on_cuda and self._codec.family == "sparse"
+        return self.on_cuda and self._codec.family == "sparse" and self._codec.gain is None
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Return the teacher's output for crops: logits or probabilities."""
