@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import chromium
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -77,13 +78,15 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what needs libraries or data that are not there, unless somebody insists (as CI does)."""
+    """Leave out what needs libraries, programs or data that are not there, unless somebody insists (as CI does)."""
     choose_apart(config, items)
-    if SHARED.is_dir() or os.environ.get("SOFTLABEL_REQUIRE_SHARED"):
-        return
-    for item in items:
-        if item.get_closest_marker("shared"):
-            item.add_marker(pytest.mark.skip(reason=f"{SHARED} is not there"))
+    needed = {"shared": (SHARED.is_dir(), SHARED), "chromium": (chromium.PROGRAM is not None, "Chromium")}
+    for mark, (is_there, what) in needed.items():
+        if is_there or os.environ.get(f"SOFTLABEL_REQUIRE_{mark.upper()}"):
+            continue
+        for item in items:
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=f"{what} is not there"))
 
 
 def choose_apart(config, items):

@@ -92,7 +92,7 @@ def test_the_table_is_that_of_the_results(told):
 def test_it_fits_a_screen(told):
     _, printed = told
     assert len(printed) <= 30
-    assert [line for line in printed[:-3] if len(line) > 100] == []  # the rest are commands
+    assert [line for line in printed[:-4] if len(line) > 100] == []  # the rest are commands
 
 
 def test_what_it_shows_of_a_file_is_what_inspect_prints(told, monkeypatch):
@@ -109,12 +109,13 @@ def test_what_it_shows_of_a_file_is_what_inspect_prints(told, monkeypatch):
 def test_what_next_works(told, monkeypatch):
     out, printed = told
     monkeypatch.chdir(out.parent)
-    for line in printed[-3:]:
+    for line in printed[-4:]:
         program, *words = shlex.split(line)
         assert program.endswith("slcodec")
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 0, done.output
     assert (out / "my-student" / "weights.pt").exists()
+    assert (out / "labels.html").exists()
 
 
 def test_pieces_are_those_of_the_photographs_and_lie_in_one_folder_each(told):

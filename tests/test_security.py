@@ -209,6 +209,8 @@ def test_nothing_of_a_file_commands_the_terminal(tmp_path, capsys):
         ["inspect", path],
         ["inspect", path, "--json"],
         ["stats", path],
+        ["show", path, keys[0]],
+        ["show", path, ESCAPES],
         ["verify", path, "--deep"],
         ["verify", tmp_path / "damaged.slc", "--deep"],
         ["recover", tmp_path / "damaged.slc", tmp_path / "kept.slc"],

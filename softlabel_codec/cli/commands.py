@@ -15,7 +15,7 @@ from softlabel_codec.cli.streams import open_standard_streams
 from softlabel_codec.errors import ArgumentError, SoftLabelError, StateError
 from softlabel_codec.storage.location import is_remote
 
-_EXTRAS = {"torch": "torch", "PIL": "torch", "matplotlib": "plot", "scipy": "compare", "skimage": "demo"}
+_EXTRAS = {"torch": "torch", "PIL": "show", "jinja2": "show", "matplotlib": "plot", "scipy": "compare", "skimage": "demo"}
 
 
 class _RefusesRepeats(click.Command):

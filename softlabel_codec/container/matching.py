@@ -98,12 +98,12 @@ class KeyFinder:
     def _unknown(self, asked: Sequence[str], unknown: NDArray[np.bool_], match: Match) -> KeyError:
         first, number = asked[int(unknown.argmax())], int(unknown.sum())
         got = repr(first) + (f" and {number - 1} more that are unknown, of {len(asked)}" if number > 1 else "")
-        nearest = ", ".join(map(repr, self._nearest(first))) or "none"
+        nearest = ", ".join(map(repr, self.nearest(first))) or "none"
         other = self._fitting(asked, match)
         advice = f"Pass match={other!r}, which fits all keys" if other else "Pass missing=-1 to get -1 for unknown keys"
         return KeyError(f"{self._path}: keys: expected keys of labelled images by match={match!r}, got {got}. Nearest: {nearest}. {advice}")
 
-    def _nearest(self, key: str) -> list[str]:
+    def nearest(self, key: str) -> list[str]:
         """Return the three stored keys that are most like a key: of all if they are few, else of its neighbours and a sample."""
         compared = dict.fromkeys(self._keys.spread(_COMPARED_KEYS)) | dict.fromkeys(self._keys.around(key, _COMPARED_KEYS))
         matcher = SequenceMatcher(autojunk=False, b=key[-_COMPARED_CHARACTERS:])

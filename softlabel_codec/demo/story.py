@@ -139,10 +139,11 @@ def _tell(out: Path, quiet: bool) -> Outcome:
 
 
 def next_commands(out: Path) -> list[str]:
-    """Return commands to try next: inspect the labels, make others, train a student from them."""
+    """Return commands to try next: look at the labels, make others, train a student from them."""
     program = "slcodec" if shutil.which("slcodec") else os.path.relpath(Path(sys.executable).with_name("slcodec"))
     return [
         f"{program} stats {out / FILES[SHOWN]}",
+        f"{program} show {out / FILES[SHOWN]} --images {out / 'train'} --out {out / 'labels.html'}",
         f"{program} encode {out / 'train'} {out / 'my.slc'} --teacher {_teacher(out)}",
         f"{program} train --config {out / 'recipe.json'} --labels {out / 'my.slc'} --out {out / 'my-student'}",
     ]

@@ -27,7 +27,12 @@ KeyOf = Callable[[str], str]
 
 
 def find_images(
-    images: Any, reader: SoftLabelReader, keys: Iterable[str] | None = None, on_missing: str = "raise", key_of: KeyOf | None = None
+    images: Any,
+    reader: SoftLabelReader,
+    keys: Iterable[str] | None = None,
+    on_missing: str = "raise",
+    key_of: KeyOf | None = None,
+    advice: str = "Leave them out with on_missing='skip'",
 ) -> tuple[FoundImages, NDArray[np.int64] | None, int]:
     """Look for the images of a label file, or for some of them.
 
@@ -43,6 +48,8 @@ def find_images(
         What to do if wanted images are missing: `raise` an error, or `skip` them with a warning.
     key_of : callable, optional
         Returns the key in `images` of an image, given its key in the label file. By default they are equal.
+    advice : str
+        What to do about missing images, in the words of the caller's user.
 
     Returns
     -------
@@ -71,7 +78,7 @@ def find_images(
     pairs: Iterable[tuple[int, str]] = enumerate(reader.keys) if wanted is None else ((n, reader.keys[n]) for n in wanted.tolist())
     found = search(source, len(reader), pairs if key_of is None else _translated(pairs, key_of))
     found = found._replace(images=replace(found.images, key_of=key_of))
-    _say_missing(found, len(reader) if wanted is None else len(wanted), reader, on_missing)
+    _say_missing(found, len(reader) if wanted is None else len(wanted), reader, on_missing, advice)
     unlabelled = _not_skipped(found.others, reader, key_of) if wanted is None else set()
     if unlabelled:
         have, are = ("has", "is") if len(unlabelled) == 1 else ("have", "are")
@@ -124,7 +131,7 @@ class _Found(NamedTuple):
     others: set[str]
 
 
-def _say_missing(found: _Found, num_wanted: int, reader: SoftLabelReader, on_missing: str) -> None:
+def _say_missing(found: _Found, num_wanted: int, reader: SoftLabelReader, on_missing: str, advice: str) -> None:
     if not found.missing:
         return
     named = _named([reader.keys[number] for number in found.missing[: _NAMED + 1]])
@@ -132,7 +139,7 @@ def _say_missing(found: _Found, num_wanted: int, reader: SoftLabelReader, on_mis
     none_is_left = len(found.missing) == num_wanted
     if on_missing == "raise" or none_is_left:
         folder = subfolder_of_keys(found.others, [reader.keys[number] for number in found.missing])
-        advice = "None is left" if on_missing == "skip" else "Leave them out with on_missing='skip'"
+        advice = "None is left" if on_missing == "skip" else advice
         if isinstance(found.images.source, FolderSource) and folder is not None:
             advice = f"They are in {found.images.source.folder / folder}"
         elif found.others:
