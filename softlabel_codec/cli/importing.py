@@ -20,7 +20,7 @@ _LOGGER = "softlabel_codec.formats"
 
 @command("import")
 @click.argument("words", nargs=-1, required=True, metavar="[FORMAT] SOURCE OUT")
-@click.option("--from", "format", type=click.Choice(IMPORTED), help="Format of SOURCE, or write it before SOURCE.  [default: found out]")
+@click.option("--from", "format", type=click.Choice(IMPORTED), help="Format of SOURCE; or say it first.  [default: found out]")
 @click.option(
     "--label-type",
     help="For fkd: label type given to FKD's generator: hard, smoothing, marginal_smoothing_k5, marginal_renorm_k5, ...",
@@ -42,8 +42,8 @@ _LOGGER = "softlabel_codec.formats"
 def import_command(ctx: click.Context, /, words: tuple[str, ...], format: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert label files of another project. No code in them is run.
 
-    SOURCE is a folder of FKD (fkd) or TinyViT (tinyvit); a .npz or .safetensors file; Parquet files or WebDataset shards (webdataset): one, a
-    folder, or a pattern such as 'labels-{000..146}.tar'. What was found, and what will be lost, is said before the work begins.
+    SOURCE is a folder of FKD or TinyViT; a .npz or .safetensors file; Parquet files or WebDataset shards: one, a folder, or a pattern such
+    as 'labels-{000..146}.tar'. What was found, and what will be lost, is said before the work begins.
     """
     format, source, out = _named(ctx, words, format)
     from softlabel_codec.formats import import_labels  # noqa: PLC0415  only needed here
