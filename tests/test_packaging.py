@@ -15,14 +15,14 @@ def floors() -> dict[str, Version]:
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    lines = "\n".join([setup["options"]["install_requires"], extras["torch"], extras["plot"], extras["sources"]])
+    lines = "\n".join([setup["options"]["install_requires"], extras["torch"], extras["plot"], extras["sources"], extras["formats"]])
     found = dict(re.findall(r"^(\w+)>=([\d.]+)$", lines, re.MULTILINE))
     return {name: Version(version) for name, version in found.items() if name != "torch"}
 
 
 def test_the_lowest_versions_that_are_promised_are_tested():
     pinned = dict(re.findall(r"^(\w+)==([\d.]+)$", (ROOT / "constraints-floors.txt").read_text(), re.MULTILINE))
-    assert len(floors()) == 10
+    assert len(floors()) == 11
     assert {name: Version(pinned[name]) for name in floors()} == floors()
     assert "make test-floors" in (ROOT / ".ci" / "run").read_text().splitlines()
 
