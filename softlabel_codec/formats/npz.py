@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -22,6 +23,8 @@ from softlabel_codec.formats.arrays import KEYS
 
 _ENDING = ".npy"
 _KEYS_AT_ONCE = 4096
+_MOST_BYTES = 2**28
+"""The most bytes of an array that is read as a whole."""
 _BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError, NotImplementedError, SyntaxError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of all members, so that the same labels give the same file."""
@@ -42,35 +45,33 @@ class NpzFile:
     ----------
     path : path
         The file.
-    data : bytes, optional
-        Its contents, if it lies in another file, of which `path` then says what and where it is.
 
     Raises
     ------
     CorruptError
-        If it is damaged or no such file.
-    MismatchError
-        If it holds something else than plain arrays.
+        If it is damaged, no such file, or holds something else than plain arrays.
     """
 
     format = "npz"
 
-    def __init__(self, path: Path, data: bytes | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        with self._readable():
-            self._zip = zipfile.ZipFile(path if data is None else io.BytesIO(data))
-            names = self._zip.namelist()
-        if len(set(names)) < len(names):
-            raise CorruptError(f"{path}: holds an array twice")
-        self._members = {name.removesuffix(_ENDING): self._member(name) for name in names if name.endswith(_ENDING)}
+        with _readable(path):
+            self._zip = zipfile.ZipFile(path)
+            self._members = {}
+            for name in _names(self._zip):
+                with self._zip.open(name) as stream:
+                    self._members[name.removesuffix(_ENDING)] = _Member(name, *_checked_header(stream, name))
 
     def shapes(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         return {name: (member.shape, member.dtype) for name, member in self._members.items()}
 
     def whole(self, name: str) -> NDArray[Any]:
-        shape = self._members[name].shape
+        shape, dtype = self._members[name].shape, self._members[name].dtype
+        if prod(shape) * dtype.itemsize > _MOST_BYTES:
+            raise MismatchError(f"{self.path}: {name}: expected at most {_MOST_BYTES} bytes, got {dtype} of shape {shape}")
         parts = [*self.parts(name, max(1, shape[0]))] if shape else [*self.parts(name, 1)]
-        return parts[0] if parts else np.zeros(shape, self._members[name].dtype)
+        return parts[0] if parts else np.zeros(shape, dtype)
 
     def text(self, name: str) -> str | None:
         if name not in self._members:
@@ -94,8 +95,8 @@ class NpzFile:
         member = self._members[name]
         row = np.dtype((member.dtype, member.shape[1:])) if member.shape else member.dtype
         left = member.shape[0] if member.shape else 1
-        with self._readable(), self._zip.open(member.name) as stream:
-            _read_header(stream)
+        with _readable(self.path), self._zip.open(member.name) as stream:
+            _checked_header(stream, name)
             while left:
                 count = min(rows, left)
                 left -= count
@@ -107,40 +108,63 @@ class NpzFile:
                 part = np.frombuffer(data, member.dtype).reshape((count, *member.shape[1:]))
                 yield part if member.shape else part.reshape(())
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return all arrays, of a file that holds one image."""
-        return {name: self.whole(name) for name in self._members}
 
-    def _member(self, name: str) -> _Member:
-        with self._readable(), self._zip.open(name) as stream:
-            shape, in_columns, dtype = _read_header(stream)
-        if dtype.hasobject or dtype.kind not in "biufUS":
-            raise MismatchError(f"{self.path}: {name}: expected numbers or text, got {dtype}. Objects are pickles, which are never read")
-        if in_columns and len(shape) > 1:
-            raise MismatchError(f"{self.path}: {name}: expected an array in C order. Save np.ascontiguousarray of it")
-        if dtype.itemsize == 0 or (shape and shape[0] and prod(shape) == 0):
-            raise MismatchError(f"{self.path}: {name}: expected numbers, got an empty array of shape {shape}")
-        return _Member(name, shape, dtype)
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, PermissionError, IsADirectoryError):
-            raise
-        except _BROKEN as error:
-            raise CorruptError(f"{self.path}: not a readable .npz file: {error}") from None
+def read_npz(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """Return all arrays of a small `.npz` file in memory; errors as for `NpzFile`, with `where` in place of its path."""
+    found = {}
+    with _readable(where), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for name in _names(archive):
+            if archive.getinfo(name).file_size > _MOST_BYTES:
+                raise ValueError(f"{name}: expected at most {_MOST_BYTES} bytes, got {archive.getinfo(name).file_size}")
+            stream = io.BytesIO(archive.read(name))
+            shape, dtype = _checked_header(stream, name)
+            numbers = stream.getbuffer()[stream.tell() :]
+            if len(numbers) != prod(shape) * dtype.itemsize:
+                raise ValueError(f"{name}: expected {prod(shape) * dtype.itemsize} bytes of numbers, got {len(numbers)}")
+            found[name.removesuffix(_ENDING)] = np.frombuffer(numbers, dtype).reshape(shape)
+    return found
 
 
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = npy.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"expected arrays of version 1 or 2, got {version}")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, in_columns, dtype = read(stream)
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of the arrays in a file."""
+    names = [name for name in archive.namelist() if name.endswith(_ENDING)]
+    if len(set(names)) < len(names):
+        raise ValueError("holds an array twice")
+    return names
+
+
+def _checked_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and type of an array, after whose header the stream then is."""
+    start = stream.read(npy.MAGIC_LEN + 2)
+    version, length = npy.read_magic(io.BytesIO(start)), int.from_bytes(start[-2:], "little")
+    if version != (1, 0):
+        raise ValueError(f"{name}: expected an array of version 1.0, got {version}")
+    shape, in_columns, dtype = _parsed(start[-2:] + stream.read(length))
     if any(side < 0 for side in shape):
-        raise ValueError(f"expected sides of 0 and more, got {shape}")
-    return shape, in_columns, dtype
+        raise ValueError(f"{name}: expected sides of 0 and more, got {shape}")
+    if dtype.hasobject or dtype.kind not in "biufUS":
+        raise ValueError(f"{name}: expected numbers or text, got {dtype}. Objects are pickles, which are never read")
+    if in_columns and len(shape) > 1:
+        raise ValueError(f"{name}: expected an array in C order. Save np.ascontiguousarray of it")
+    if dtype.itemsize == 0 or prod(shape) == 0:
+        raise ValueError(f"{name}: expected numbers, got an empty array of shape {shape}")
+    return shape, dtype
+
+
+@lru_cache(256)
+def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, order and type that a header says, which is the same for many members of shards."""
+    return npy.read_array_header_1_0(io.BytesIO(header))
+
+
+@contextmanager
+def _readable(where: object) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except _BROKEN as error:
+        raise CorruptError(f"{where}: not a .npz file of plain arrays: {error}") from None
 
 
 class StoredArray(NamedTuple):

@@ -22,11 +22,11 @@ from softlabel_codec.checks.limits import MAX_METADATA_BYTES
 from softlabel_codec.errors import CorruptError, MismatchError
 from softlabel_codec.formats.arrays import NUM_CLASSES, OF_IMAGE, WHY_NO_CROPS, About, Form, whole_number
 from softlabel_codec.formats.importing import NO_CROPS, Entry, Found, SourceImage
-from softlabel_codec.formats.npz import NpzFile, write_npz
+from softlabel_codec.formats.npz import read_npz, write_npz
 from softlabel_codec.storage.patterns import open_file
 
 ENDING, ABOUT_MEMBER, KEY = ".labels.npz", "__softlabel_codec__", "key"
-_MOST_BYTES = 2**30
+_MOST_BYTES = 2**28
 """The most bytes of one image's labels."""
 
 
@@ -79,8 +79,8 @@ class WebDatasetSource:
             for name, data in _members(shard, _is_labels):
                 where = f"{shard}: {name}"
                 try:
-                    arrays = NpzFile(Path(where), data).arrays()
-                except (CorruptError, MismatchError) as error:
+                    arrays = read_npz(data, where)
+                except CorruptError as error:
                     yield Entry(name.removesuffix(ENDING), where, _failing(error))
                     continue
                 yield Entry(_key(arrays, name), where, lambda arrays=arrays: self._image(form, arrays))  # type: ignore[misc]
@@ -114,7 +114,7 @@ class WebDatasetSource:
         for shard in self.shards:
             for name, data in _members(shard, _is_labels):
                 where = f"{shard}: {name}"
-                arrays = NpzFile(Path(where), data).arrays()
+                arrays = read_npz(data, where)
                 stated = _classes(arrays)
                 if None not in (stated, self.num_classes) and stated != self.num_classes:
                     raise MismatchError(f"{where}: expected {self.num_classes} classes, got {stated}")
@@ -129,7 +129,7 @@ def _classes(arrays: Mapping[str, NDArray[Any]]) -> int | None:
     return whole_number(arrays[NUM_CLASSES], NUM_CLASSES, "labels") if NUM_CLASSES in arrays else None
 
 
-def _failing(error: CorruptError | MismatchError) -> Any:
+def _failing(error: CorruptError) -> Any:
     def load() -> SourceImage:
         raise error
 
