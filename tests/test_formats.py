@@ -14,7 +14,7 @@ from conftest import random_probs, write_labels
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
-from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter, copy_labels
+from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelError, SoftLabelReader, SoftLabelWriter, copy_labels
 from softlabel_codec.cli.importing import EXPORTED as EXPORTED_OF_COMMAND
 from softlabel_codec.cli.importing import IMPORTED
 from softlabel_codec.cli.main import main
@@ -672,3 +672,43 @@ def test_a_shard_is_never_in_memory_as_a_whole(tmp_path):
         tracemalloc.stop()
     assert (tmp_path / "a.tar").stat().st_size > 8_000_000
     assert peak < 100_000_000
+
+
+@pytest.mark.parametrize("format", SOURCES)
+def test_damage_is_an_error_of_ours_or_does_no_harm(tmp_path, format, arrays):
+    path = write_source(tmp_path, format, arrays)
+    good, rng = path.read_bytes(), np.random.default_rng(0)
+    for number in range(60):
+        data = bytearray(good)
+        for place in rng.integers(0, len(good.rstrip(b"\0")), 1 + number % 3):
+            data[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        try:
+            import_labels(path, tmp_path / "a.slc", num_classes=30, overwrite=True)
+        except SoftLabelError:
+            continue
+
+
+def test_arrays_that_claim_too_much(tmp_path, arrays):
+    """A few bytes that say to be large are refused before memory is taken."""
+    np.savez(tmp_path / "good.npz", **arrays)
+
+    def claim(name, shape, descr="<f4", data=bytes(4096)):
+        with zipfile.ZipFile(tmp_path / "good.npz") as good, zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            for member in good.namelist():
+                if member != f"{name}.npy":
+                    archive.writestr(member, good.read(member))
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
+                stream.write(data)
+
+    for name, shape, descr, message in (
+        ("values", (3, 2, 2**40), "<f4", "expected at most 268435456 numbers of an image"),
+        ("num_classes", (2**40,), "<i8", "expected at most 268435456 bytes"),
+        ("keys", (3,), f"<U{2**20}", "keys: expected texts"),
+        ("about", (), f"<U{2**28}", "about: expected a text"),
+        ("keys", (2**40,), "<U9", "keys ends too early"),
+    ):
+        claim(name, shape, descr)
+        with pytest.raises(SoftLabelError, match=message):
+            import_labels(tmp_path / "a.npz", tmp_path / "a.slc")

@@ -258,12 +258,15 @@ def _floats(name: str, array: NDArray[Any], width: int, kind: Kind) -> NDArray[A
         raise MismatchError(f"{name}: expected float{8 * (kind.float_bytes or 4)}, as in the first image, got {array.dtype}")
     if array.ndim != 2 or array.shape[1] != width:
         raise MismatchError(f"{name}: expected (M, {width}), as in the first image, got shape {array.shape}")
+    if array.dtype.itemsize > 4:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
     finite = np.isfinite(array).all(axis=1)
     if not finite.all():
         raise MismatchError(f"{name}: crop {int(finite.argmin())}: holds NaN or infinity")
     if name == PROBS and (array < 0).any():
         raise MismatchError(f"{name}: crop {int((array < 0).any(axis=1).argmax())}: a probability is negative. {_ADVICE[PROBS]}")
-    return array.astype(np.float32) if array.dtype.itemsize > 4 else array
+    return array
 
 
 def _without_padding(indices: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:

@@ -101,8 +101,9 @@ class ParquetSource:
     def _schema(self) -> Any:
         with _opened(self.files[0]) as opened:
             schema = opened.schema_arrow
-        if KEY not in schema.names:
-            raise MismatchError(f"{self.files[0]}: expected a column 'key' with the names of the images, got {', '.join(schema.names)}")
+            names = schema.names  # damaged ones are found here
+        if KEY not in names:
+            raise MismatchError(f"{self.files[0]}: expected a column 'key' with the names of the images, got {', '.join(names)}")
         return schema
 
     @cached_property
@@ -150,7 +151,9 @@ class ParquetSource:
 
     @cached_property
     def _form(self) -> Form:
-        _, first = self._counted, next(self._images())
+        _, first = self._counted, next(self._images(), None)
+        if first is None:
+            raise CorruptError(f"{self.files[0]}: expected rows, got none")
         stated = self._stated_classes()
         if None not in (stated, self.num_classes) and stated != self.num_classes:
             raise MismatchError(f"{self.files[0]}: expected {self.num_classes} classes, got {stated}")
@@ -303,7 +306,7 @@ def _opened(file: str) -> Iterator[Any]:
     try:
         with open_file(file) as opened:
             yield parquet.ParquetFile(opened)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise CorruptError(f"{file}: not a readable Parquet file: {error}") from None
