@@ -142,6 +142,8 @@ def test_what_arrays_cannot_say_is_refused_or_written_as_targets(tmp_path, forma
         assert report.lost[-1] == f"how labels were stored, in {reader.codec}"
     import_labels(out, tmp_path / "b.slc")
     assert_same(tmp_path / "a.slc", tmp_path / "b.slc", exact=False)
+    with SoftLabelReader(tmp_path / "b.slc") as reader:
+        assert reader.metadata["transcoded_from"] == [codec]
 
 
 @pytest.mark.parametrize("format", EXPORTED)
@@ -176,6 +178,17 @@ def test_several_files_and_sets(tmp_path):
     (tmp_path / "shards").mkdir()
     (tmp_path / "l-00.tar").rename(tmp_path / "shards" / "l-00.tar")
     assert import_labels(tmp_path / "shards", tmp_path / "c.slc").format == "webdataset"
+
+
+@pytest.mark.parametrize("format", EXPORTED)
+def test_what_was_left_out_once_is_not_known_later(tmp_path, format):
+    """Targets of all classes that were made of five of them say nothing of the others at a higher temperature."""
+    write_labels(tmp_path / "a.slc", "marginal_smoothing:k=5", counts=[2], metadata={"temperature": 1.0})
+    out = tmp_path / f"a{ENDINGS[format]}"
+    export_labels(tmp_path / "a.slc", out, dense=True)
+    import_labels(out, tmp_path / "b.slc")
+    with pytest.raises(ArgumentError, match="labels of 'marginal_smoothing:k=5', of which these were made"):
+        SoftLabelReader(tmp_path / "b.slc", temperature=4)
 
 
 # Files that others write.

@@ -91,6 +91,7 @@ class ArraysSource:
             source_bytes=self.file.path.stat().st_size,
             provenance={"file": self.file.path.name},
             metadata=about.metadata,
+            stored_as=about.codec,
             image_checksums=form.image_checksums,
             lost=(*form.lost, *self._unread()),
             why_no_crops=WHY_NO_CROPS if form.crops == NO_CROPS else "",

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.checks.wording import counted
+from softlabel_codec.codec import Codec
+from softlabel_codec.copying.belonging import in_another_codec
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.formats.arrays import ABOUT, KEYS, NUM_CLASSES, PLURALS, About
 from softlabel_codec.formats.labels import INDICES, PROBS, VALUES
@@ -24,6 +26,7 @@ from softlabel_codec.formats.parquet import ParquetWriter
 from softlabel_codec.formats.safetensors import write_safetensors
 from softlabel_codec.formats.webdataset import ShardWriter
 from softlabel_codec.labels import BatchLabels, DenseLabels, ImageLabels, SparseLabels
+from softlabel_codec.quantise.transcoding import stored_alike
 from softlabel_codec.reader import UNKNOWN_CROPS, SoftLabelReader
 
 logger = logging.getLogger(__name__)
@@ -99,7 +102,9 @@ class Exporter:
             ways = ways if codec.tail else "Write the targets of all classes (--dense)"
             raise ArgumentError(f"{reader.path}: labels of {str(codec)!r} have {what}, for which there are no arrays. {ways}")
         self._float = np.dtype("<f2") if codec.values == "f16" and not dense else np.dtype("<f4")
-        self.about = About(codec, reader.metadata) if not dense else About(type(codec)("dense"), reader.metadata)
+        targets = Codec("dense")
+        changes = dense and not stored_alike(codec, targets)
+        self.about = About(targets, in_another_codec(reader.metadata, codec)) if changes else About(codec, reader.metadata)
 
     def lost(self) -> Iterator[str]:
         """Yield what the label file says and arrays do not."""

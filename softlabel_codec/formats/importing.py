@@ -17,9 +17,11 @@ from softlabel_codec.checks.arguments import ON_ERROR, check_choice
 from softlabel_codec.checks.interrupted import saying_what_is_kept
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
+from softlabel_codec.copying.belonging import in_another_codec
 from softlabel_codec.errors import ArgumentError, LimitError, MismatchError, SoftLabelError
 from softlabel_codec.formats.fractions import exact_crops
 from softlabel_codec.formats.labels import Kind, Notes
+from softlabel_codec.quantise.transcoding import stored_alike
 from softlabel_codec.reader import UNKNOWN_CROPS
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.writer import SoftLabelWriter
@@ -50,6 +52,8 @@ class Found:
         What the metadata of the file say of it.
     metadata : dict
         Metadata that the source has from a label file of ours.
+    stored_as : Codec or None
+        The codec that its labels had in that file.
     image_checksums : bool
         Whether it has the checksums of the images' files.
     lost : tuple of str
@@ -66,6 +70,7 @@ class Found:
     source_bytes: int
     provenance: dict[str, Any]
     metadata: dict[str, Any] = field(default_factory=dict)
+    stored_as: Codec | None = None
     image_checksums: bool = False
     lost: tuple[str, ...] = ()
     why_no_crops: str = ""
@@ -125,7 +130,7 @@ class ImportReport:
     labels : str
         What labels it has, in words.
     lost, notes : list of str
-        What the container file does not keep, and what was repaired or not as it should be, a line each.
+        What the container file does not keep, and what this run had to repair, a line each.
     """
 
     path: str
@@ -186,6 +191,9 @@ def import_source(
     found.kind.check_codec(stored)
     mode = _crop_mode(found, sizes)
     metadata = {**found.metadata, "source": {"format": found.format, **found.provenance}, "package": PACKAGE}
+    before = found.stored_as or found.kind.codec
+    if not stored_alike(before, stored):
+        metadata = in_another_codec(metadata, before)
     if found.crops == NO_CROPS:
         metadata[UNKNOWN_CROPS] = found.why_no_crops
     checksums = found.image_checksums

@@ -86,6 +86,7 @@ class ParquetSource:
             source_bytes=num_bytes,
             provenance={"files": len(self.files)},
             metadata=about.metadata,
+            stored_as=about.codec,
             image_checksums=form.image_checksums,
             lost=(*form.lost, *self._unread()),
             why_no_crops=WHY_NO_CROPS.replace("array", "column") if form.crops == NO_CROPS else "",

@@ -67,6 +67,7 @@ class WebDatasetSource:
             source_bytes=num_bytes,
             provenance={"shards": len(self.shards)},
             metadata=about.metadata,
+            stored_as=about.codec,
             image_checksums=form.image_checksums,
             lost=form.lost,
             why_no_crops=WHY_NO_CROPS if form.crops == NO_CROPS else "",
