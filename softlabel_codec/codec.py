@@ -34,7 +34,7 @@ class Strategy(NamedTuple):
 STRATEGIES = {
     "hard": Strategy("sparse", ()),
     "smoothing": Strategy("sparse", ("values", "step")),
-    "marginal_smoothing": Strategy("sparse", ("k", "t", "values", "step", "tail", "mean")),
+    "marginal_smoothing": Strategy("sparse", ("k", "t", "gain", "values", "step", "tail", "mean")),
     "marginal_renorm": Strategy("sparse", ("k", "t", "values", "step")),
     "dense": Strategy("dense", ("values", "step", "content")),
     "field": Strategy("field", ("step", "cost")),
@@ -54,6 +54,7 @@ STEPS = {"sparse": (0.04, 1.0), "dense": (0.04, 2.0), "field": (0.1, 1.0)}
 """Smallest and largest step of each family."""
 MIN_THRESHOLD = 2.0**-15
 DEFAULT_COST, MIN_COST, MAX_COST = 0.0005, 1e-7, 0.1
+MIN_GAIN, MAX_GAIN = 2.0**-15, 1.0
 
 _MAX_CHARACTERS = 256
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -75,6 +76,9 @@ class Codec:
         Number of kept classes, the same for every crop.
     t : float or None
         Keep every class with at least this probability, and always the top one.
+    gain : float or None
+        Keep every class that lowers the divergence from the teacher by more than this, in nats, over what the tail makes of it, and
+        always the top one.
     values : str
         Encoding of the values: `none` (only `hard` and `field`), `log8`, `f32` or `f16`.
     step : float
@@ -106,6 +110,7 @@ class Codec:
     name: str
     k: int | None
     t: float | None
+    gain: float | None
     values: str
     step: float
     tail: int | str
@@ -119,6 +124,7 @@ class Codec:
         *,
         k: int | None = None,
         t: float | None = None,
+        gain: float | None = None,
         values: str | None = None,
         step: float | None = None,
         tail: int | str = 0,
@@ -132,6 +138,7 @@ class Codec:
             name=name,
             k=None if k is None else _count("k", k),
             t=None if t is None else _number("t", t, MIN_THRESHOLD, 1.0),
+            gain=None if gain is None else _number("gain", gain, MIN_GAIN, MAX_GAIN),
             values=_choose("values", values, _possible_values(name)),
             step=default_step(name, tail) if step is None else _number("step", step, *STEPS[STRATEGIES[name].family]),
             tail=tail,
@@ -144,15 +151,20 @@ class Codec:
     def _check_together(self) -> None:
         """Raise ArgumentError if the options do not go together."""
         options = STRATEGIES[self.name].options
-        defaults = (("k", None), ("t", None), ("tail", 0), ("mean", MEANS[0]), ("content", CONTENTS[0]), ("cost", DEFAULT_COST))
-        for option, default in defaults:
+        defaults = {"k": None, "t": None, "gain": None, "tail": 0, "mean": MEANS[0], "content": CONTENTS[0], "cost": DEFAULT_COST}
+        for option, default in defaults.items():
             if getattr(self, option) != default and option not in options:
                 raise _no_option(self.name, option, f"{option}={getattr(self, option)}")
-        if "k" in options and (self.k is None) == (self.t is None):
+        if "k" in options and (self.k, self.t, self.gain).count(None) != 2:
+            by_gain = ", or gain=NATS with a tail" if "gain" in options else ""
             raise ArgumentError(
-                f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold), "
+                f"{self.name!r} needs exactly one of k=NUMBER (classes to keep) and t=PROBABILITY (threshold){by_gain}, "
                 f"for example '{self.name}:k=5'"
             )
+        if self.gain is not None and not self.tail:
+            raise ArgumentError("gain is what a class gains over its target in the tail: expected tail=NUMBER beside it")
+        if self.gain is not None and self.full_tail:
+            raise ArgumentError("gain says what the tail lists as well: expected tail=NUMBER beside it, got tail=all. Use t=PROBABILITY")
         if self.values != "log8" and self.family != "field" and self.step != default_step(self.name, self.tail):
             raise ArgumentError(f"step belongs to values=log8, not to values={self.values}")
         if self.family == "dense" and self.values == "log8" and self.content == "features":
@@ -199,6 +211,8 @@ class Codec:
             options.append(f"k={self.k}")
         if self.t is not None:
             options.append(f"t={self.t!r}")
+        if self.gain is not None:
+            options.append(f"gain={self.gain!r}")
         if self.values not in ("none", VALUES[self.family][0]):
             options.append(f"values={self.values}")
         if self.step != default_step(self.name, self.tail):
@@ -218,7 +232,7 @@ class Codec:
         """Return the codec that a codec string describes.
 
         Options follow the name after a colon, separated by commas; a value encoding may stand alone (`dense:f16`);
-        `step` and `t` may be fractions (`step=1/4`).
+        `step`, `t` and `gain` may be fractions (`step=1/4`).
 
         Raises
         ------
@@ -285,7 +299,7 @@ def _parse_value(option: str, value: str) -> int | float | str:
         return value
     if option in ("k", "tail"):
         return _count(option, int(value) if _COUNT.fullmatch(value) else value)
-    if option in ("t", "step", "cost") and _NUMBER.fullmatch(value):
+    if option in ("t", "gain", "step", "cost") and _NUMBER.fullmatch(value):
         with contextlib.suppress(ValueError, ZeroDivisionError, OverflowError):
             return float(Fraction(value))
     return value

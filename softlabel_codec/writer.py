@@ -190,6 +190,7 @@ class SoftLabelWriter:
         probs: ArrayLike | None = None,
         indices: ArrayLike | None = None,
         values: ArrayLike | None = None,
+        others: ArrayLike | None = None,
         left_out: ArrayLike | None = None,
         vectors: ArrayLike | None = None,
         image_crc32: int | None = None,
@@ -211,7 +212,9 @@ class SoftLabelWriter:
         probs : float (M, C)
             The teacher's probabilities; or else
         indices, values : integer (M, K), float (M, K)
-            its K most probable classes, in any order, and their probabilities; with
+            its K most probable classes, in any order, and their probabilities; and if they are known, with
+        others : float (M,)
+            the probability of all other classes together, without which remainders below 1e-7 are lost to rounding; with
         left_out : float (C,)
             the sum, for each class, of its probability over the crops that do not keep it, if the codec has a tail (but for `mean=log`,
             which needs `probs`); or else
@@ -232,7 +235,7 @@ class SoftLabelWriter:
             If the writer is finished or closed, or failed before.
         """
         self._check_open()
-        labels = {"probs": probs, "indices": indices, "values": values, "left_out": left_out, "vectors": vectors}
+        labels = {"probs": probs, "indices": indices, "values": values, "others": others, "left_out": left_out, "vectors": vectors}
         try:
             given = {name: value for name, value in labels.items() if value is not None}
             image = self._prepare(key, image_size, crops, flips, given, image_crc32)

@@ -293,6 +293,18 @@ TAIL_WITH_PALETTES = replace(  # palettes 9 7 and 299; in the tail of a are 7, 3
     indices=[[9], [7], [299]],
     tails=TailCodes(np.array([[3, 7, 258], [299, -1, -1]]), np.array([[5, 11, 6], [254, 0, 0]]), np.array([12, 255])),
 )
+PALETTES_OF_TAILS = replace(  # palette of a: 7 258 3, then 0 1 2 4 ...; of b: 299, then 0 1 2 ...
+    TAIL,
+    label_fields=b"\x02\x01\x02",
+    label_columns=bytes([1, 5, 6])
+    + planes([0, 0, 0], 4)
+    + planes([3, 1], 2)
+    + bytes([12, 255])
+    + bytes([7, 6, 6, 254])
+    + planes([3, 4, 251, 299], 2),
+    indices=[[258], [2], [5]],
+    tails=TailCodes(np.array([[3, 7, 258], [299, -1, -1]]), np.array([[7, 6, 6], [254, 0, 0]]), np.array([12, 255])),
+)
 WIDE_TAIL = replace(TAIL, label_fields=b"\x00\x01\x04", label_columns=TAIL.label_columns[:-3] + planes([2, 253, 44], 4))
 SAID_DIFFERENTLY = {
     "plain crops": PLAIN_CROPS,
@@ -302,6 +314,7 @@ SAID_DIFFERENTLY = {
     "palettes": PALETTES,
     "palettes, threshold": PALETTES_THRESHOLD,
     "tail with palettes": TAIL_WITH_PALETTES,
+    "palettes of tails": PALETTES_OF_TAILS,
     "wide tail": WIDE_TAIL,
 }
 

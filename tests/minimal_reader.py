@@ -64,6 +64,7 @@ class Codec:
     name: str
     k: int | None = None
     t: float | None = None
+    gain: float | None = None
     values: str | None = None
     step: float = 0.0
     tail: int | str | None = None
@@ -315,6 +316,9 @@ def parse_codec(string: str, num_classes: int) -> Codec:
     if "t" in options:
         codec.t = decimal(options["t"])
         known &= marginal and 2.0**-15 <= codec.t <= 1
+    if "gain" in options:
+        codec.gain = decimal(options["gain"])
+        known &= name == "marginal_smoothing" and options.get("tail", "all") != "all" and 2.0**-15 <= codec.gain <= 1
     codec.step = 0.35 if fields else 1.0 if dense else 0.5 if "tail" in options else 0.2
     if "step" in options:
         codec.step = decimal(options["step"])
@@ -331,8 +335,8 @@ def parse_codec(string: str, num_classes: int) -> Codec:
     if "content" in options:
         codec.content = options["content"]
         known &= dense and codec.content in (("probs", "logits") if codec.values == "log8" else ("probs", "logits", "features"))
-    known &= options.keys() <= {"k", "t", "values", "step", "tail", "mean", "content", "cost"}
-    known &= marginal == (("k" in options) != ("t" in options))
+    known &= options.keys() <= {"k", "t", "gain", "values", "step", "tail", "mean", "content", "cost"}
+    known &= len(options.keys() & {"k", "t", "gain"}) == (1 if marginal else 0)
     require(known, f"unknown codec {string}", UnknownFeatureError)
     return codec
 
@@ -618,9 +622,9 @@ def read_label_fields(fields: Fields, codec: Codec) -> dict[str, int]:
         require(class_width <= 4, "class_width")
         return {"class_width": class_width}
     found = {"palettes": fields.number("B"), "index_width": fields.number("B")}
-    require(found["palettes"] <= 1, "palettes")
+    require(found["palettes"] <= (1 if codec.tail in (None, "all") else 2), "palettes")
     require(found["index_width"] <= 4, "index_width")
-    if codec.t is not None:
+    if codec.k is None:
         found["count_width"] = fields.number("B")
         require(found["count_width"] <= 2, "count_width")
     if codec.values == "log8":
@@ -650,18 +654,21 @@ def read_label_columns(
         require(codec.content != "probs" or all(abs(math.fsum(p) - 1) <= slack for p in vectors), "probabilities do not add up to 1")
         return {"vectors": vectors}, tails, changes
 
-    counts = [codec.k] * num_crops if codec.t is None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
+    counts = [codec.k] * num_crops if codec.k is not None else [n + 1 for n in fields.planes(num_crops, found["count_width"])]
     require(max(counts) <= min(num_classes, 65535), "too many classes are kept")
     require(num_crops * max(counts) <= max(4194304, sum(counts)), "too many crops for the most classes kept")
     require(found["index_width"] > 0 or max(counts) <= 9, "index_width is 0 where classes cannot be distinct")
     remainders = fields.planes(num_crops, found["remainder_width"]) if codec.values == "log8" else []
     codes = split(fields.planes(sum(counts), found["index_width"]), counts)
     differences = read_differences(fields, codec, counts)
-    palettes = read_palettes(fields, num_classes, len(crops_of_images)) if found["palettes"] else None
+    palettes = read_palettes(fields, num_classes, len(crops_of_images)) if found["palettes"] == 1 else None
     if codec.tail == "all":
         tails, changes = read_full_tails(fields, len(tails), num_classes)
     elif codec.tail is not None:
-        tails = read_tails(fields, found["tail_width"], len(tails), codec.tail, num_classes)
+        listed = read_tails(fields, found["tail_width"], len(tails), codec.tail, num_classes)
+        tails = [tail_weights(levels, floor, num_classes) for levels, floor in listed]
+        if found["palettes"] == 2:
+            palettes = [palette_of_tail(levels, num_classes) for levels, _ in listed]
 
     palette_of_crop = repeated(palettes, crops_of_images) if palettes else [None] * num_crops
     indices = [decode_indices(*crop, num_classes) for crop in zip(codes, palette_of_crop, strict=True)]
@@ -748,6 +755,12 @@ def read_palettes(fields: Fields, num_classes: int, num_images: int) -> list[lis
     return palettes
 
 
+def palette_of_tail(levels: dict[int, int], num_classes: int) -> list[int]:
+    """S4: the palette that follows from a tail."""
+    listed = sorted(levels, key=lambda c: (levels[c], c))
+    return [*listed, *(c for c in range(num_classes) if c not in levels)][:65535]
+
+
 def decode_indices(codes: list[int], palette: list[int] | None, num_classes: int) -> list[int]:
     """S4: the classes of a crop."""
     classes = codes if palette is None else [palette[rank] for rank in decode_ranks(codes, len(palette))]
@@ -799,8 +812,8 @@ def weight(code: float, step: float) -> float:
     return 0.0 if code == 255 else math.exp(-code * step)
 
 
-def read_tails(fields: Fields, tail_width: int, num_images: int, most: int, num_classes: int) -> list[list[float]]:
-    """S6: the tail of each image."""
+def read_tails(fields: Fields, tail_width: int, num_images: int, most: int, num_classes: int) -> list[tuple[dict[int, int], int]]:
+    """S6: the levels of the listed classes of each image, and its floor."""
     sizes = fields.planes(num_images, 2)
     require(num_images * max(sizes) <= 4194304, "too many images for the longest tail")
     floors = fields.column("B", num_images)
@@ -813,7 +826,7 @@ def read_tails(fields: Fields, tail_width: int, num_images: int, most: int, num_
         require(all(c < num_classes for c in classes), "a class of a tail is not below C")
         require(len(set(classes)) == len(classes), "a class stands twice in a tail")
         require(255 not in of_classes, "a level is 255")
-        tails.append(tail_weights(dict(zip(classes, of_classes, strict=True)), floor, num_classes))
+        tails.append((dict(zip(classes, of_classes, strict=True)), floor))
     return tails
 
 

@@ -32,7 +32,8 @@ def log8_target(probs: list[float], step: float, k: int | None = None, t: float 
     num_classes = len(probs)
     kept = kept_classes(probs, k, t)
     top = probs[kept[0]]
-    rest = max(0.0, 1 - sum(probs[c] for c in kept)) if len(kept) < num_classes else 0.0
+    rest = rest_of(probs, kept)
+    rest = sum(probs[c] for c in range(num_classes) if c not in kept) if rest < 1e-5 else rest
 
     def rounded(value: float, of_zero: float) -> float:
         if value == 0:
@@ -160,3 +161,47 @@ def mean_kl(rows: list[list[float]], targets: list[list[float]]) -> float:
     """Return the mean over crops of the KL divergence of targets from probabilities, in nats."""
     pairs = [(p, q) for probs, target in zip(rows, targets, strict=True) for p, q in zip(probs, target, strict=True) if p > 0]
     return math.fsum(p * math.log(p / q) for p, q in pairs) / len(rows)
+
+
+def kept_by_gain(rows: list[list[float]], gain: float, tail: int) -> tuple[list[set[int]], list[int]]:
+    """Return the classes that each crop keeps with `gain`, and those that the tail lists for their weight (sparse-v1.md, section 6)."""
+    num_classes = len(rows[0])
+    tops = [max(range(num_classes), key=lambda c, probs=probs: (probs[c], -c)) for probs in rows]
+    kept = [{c for c in range(num_classes) if probs[c] >= 8 * gain} | {top} for probs, top in zip(rows, tops, strict=True)]
+    for _ in range(3):
+        weights, listed = _tail_by_gain(rows, kept, gain, tail)
+        others = [weights[c] for c in range(num_classes) if c not in listed]
+        shared = [weights[c] if c in listed else sum(others) / len(others) for c in range(num_classes)]
+        chosen = []
+        for probs, classes, top in zip(rows, kept, tops, strict=True):
+            rest = sum(probs[c] for c in range(num_classes) if c not in classes)
+            total = sum(shared[c] for c in range(num_classes) if c not in classes)
+            q = [max(rest * share / max(total, 1e-30), 1e-30) for share in shared]
+            gains = [divergence(p, q_c) if p > q_c and p > gain / 16 else 0.0 for p, q_c in zip(probs, q, strict=True)]
+            chosen.append({c for c in range(num_classes) if gains[c] > gain} | {top})
+        kept = chosen
+    return kept, _tail_by_gain(rows, kept, gain, tail)[1]
+
+
+def divergence(p: float, q: float) -> float:
+    """Return what a target q instead of the probability p adds to a divergence."""
+    return p * math.log(p / q) - p + q
+
+
+def _tail_by_gain(rows: list[list[float]], kept: list[set[int]], gain: float, tail: int) -> tuple[list[float], list[int]]:
+    """Return the weights of all classes, and those that are worth to be listed."""
+    num_classes = len(rows[0])
+    rests = [sum(probs[c] for c in range(num_classes) if c not in classes) for probs, classes in zip(rows, kept, strict=True)]
+    weights = []
+    for c in range(num_classes):
+        others = [crop for crop, classes in enumerate(kept) if c not in classes]
+        total = sum(rests[crop] for crop in others)
+        weights.append(sum(rows[crop][c] for crop in others) / total if total else 0.0)
+    ranked = sorted(range(num_classes), key=lambda c: (-weights[c], c))
+    shares = [weights[c] / max(sum(weights), 1e-30) for c in ranked]
+
+    def cost(number: int) -> float:
+        mean = sum(shares[number:]) / (num_classes - number)
+        return gain * number + sum(rests) * sum(share * math.log(share / mean) for share in shares[number:] if share)
+
+    return weights, ranked[: min(min(range(1, num_classes), key=cost), tail)]

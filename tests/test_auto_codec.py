@@ -320,7 +320,7 @@ def test_the_command_line_says_where_auto_is_not_possible(tmp_path):
     assert "slcodec encode also takes auto" in run("encode", "--codec", "help")
 
 
-@pytest.mark.parametrize("codec", ["field", "dense", "marginal_smoothing:t=0.05,tail=8", "hard"])
+@pytest.mark.parametrize("codec", ["field", "dense", "marginal_smoothing:t=0.05,tail=8", "marginal_smoothing:gain=0.01,tail=8", "hard"])
 def test_what_a_gpu_sends_is_what_the_codec_needs(config, codec, monkeypatch):
     """Labels of sparse codecs are made small on a GPU; all others need every probability. A pilot is made small afterwards."""
     expected = encode(config("a.slc", codec=codec))

@@ -113,6 +113,24 @@ def test_few_crops(num_crops, tmp_path):
     assert len(choice.lines()) == 2 + len(choice.tried)
 
 
+def test_classes_named_by_gain_take_the_fewest_bytes_where_crops_are_few(tmp_path):
+    """A tail lists as much as so few crops are worth; thresholds with long and short tails take more for as little loss."""
+    rng = np.random.default_rng(8)
+    pilot = pilot_of(rng.normal(0, 2, (40, 1, 60)) + rng.normal(0, 0.7, (40, 5, 60)))
+    choice = choose_codec(pilot, 60)
+    assert Codec.parse(choice.codec).gain is not None
+    _, chosen = written(tmp_path / "chosen.slc", pilot, choice.codec)
+    tried = 0
+    for threshold in (0.2, 0.1, 0.05, 0.03, 0.02, 0.01):
+        for tail in ("", ",tail=10", ",tail=30", ",tail=60", ",tail=all"):
+            path = tmp_path / f"{tried}.slc"
+            lost, file_bytes = written(path, pilot, f"marginal_smoothing:t={threshold}{tail}")
+            tried += lost <= 0.04
+            assert lost > 0.04 or file_bytes > 1.1 * chosen
+            path.unlink()
+    assert tried > 5
+
+
 def test_two_classes(tmp_path):
     pilot = pilot_of(smooth_logits(np.random.default_rng(6), 10, 10, 2, 2.0))
     choice = choose_codec(pilot, 2)

@@ -54,6 +54,7 @@ def test_a_comparison(shapes, sources, tmp_path):
     assert small.within_margin == (None if found is None else found.low >= -0.5 and found.high <= 0.5)
     with SoftLabelReader(sources["small"]) as reader:
         assert small.bytes_per_crop == (shapes / "labels.slc").stat().st_size / reader.num_crops.sum()
+        assert small.bytes_per_image == (shapes / "labels.slc").stat().st_size / len(reader)
     assert rows["truth"].bytes_per_crop is None
     assert rows["maps"].bytes_per_crop == (tmp_path / "maps.npz").stat().st_size / 480
     assert rows["truth"].quality.agreement == 1.0

@@ -535,9 +535,10 @@ def test_logits_in_steps_stay_logits_or_become_probabilities(tmp_path):
     np.testing.assert_allclose(contents(tmp_path / "c.slc")["a"].labels.dense(), in_steps.dense(), rtol=1e-6)
 
 
-def test_a_tail_is_made_of_full_probabilities(tmp_path):
-    _, found, _ = transcoded(tmp_path, "dense", "marginal_smoothing:t=0.1,tail=5", counts=[9] * 6)
-    same(found, contents(write(tmp_path / "c.slc", "abcdef", "marginal_smoothing:t=0.1,tail=5", counts=[9] * 6)))
+@pytest.mark.parametrize("target", ["marginal_smoothing:t=0.1,tail=5", "marginal_smoothing:gain=0.02,tail=5"])
+def test_a_tail_is_made_of_full_probabilities(tmp_path, target):
+    _, found, _ = transcoded(tmp_path, "dense", target, counts=[9] * 6)
+    same(found, contents(write(tmp_path / "c.slc", "abcdef", target, counts=[9] * 6)))
 
 
 def test_logits_become_probabilities(tmp_path):
@@ -632,6 +633,10 @@ def test_a_shorter_tail_and_a_tail_of_what_is_dropped(tmp_path):
         ("marginal_smoothing:k=5,tail=all", "marginal_smoothing:k=5,tail=all,mean=log", "the source does not have the logarithms"),
         ("marginal_smoothing:k=9", "marginal_smoothing:k=5,tail=all,mean=log", "the source does not have the logarithms"),
         ("marginal_smoothing:k=5,tail=3", "marginal_smoothing:k=5,tail=4", "the source lists 3 classes in its tail"),
+        ("marginal_smoothing:t=0.01,tail=9", "marginal_smoothing:gain=0.1,tail=9", "which classes gain enough depends on .* all"),
+        ("marginal_smoothing:gain=0.01,tail=9", "marginal_smoothing:gain=0.1,tail=9", "which classes gain enough depends on .* all"),
+        ("marginal_smoothing:gain=0.01,tail=9", "marginal_smoothing:t=0.1,tail=9", "the source keeps classes by what they gain"),
+        ("marginal_smoothing:gain=0.01,tail=9", "marginal_smoothing:k=2,tail=9", "the source keeps as few as 1 of the 2 classes"),
     ],
 )
 def test_what_is_lost_cannot_be_made(tmp_path, source, target, reason):

@@ -107,6 +107,26 @@ def test_a_dataset_may_keep_to_the_crops_that_the_teacher_saw(labels):
         assert sorted(crops_and_labels(stream, epoch)[0]) == stored
 
 
+def test_crops_of_which_a_field_knows_little_are_mentioned(tmp_path, images, recwarn):
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), (3, 20)).astype(np.float32)
+    for most in (20, 19):
+        path = tmp_path / f"{most}.slc"
+        with SoftLabelWriter(path, 3, "field", crops="derived", sampler=CropSampler(seed=3)) as writer:
+            for image, count in enumerate((20, most, 20)):
+                writer.add(f"{image}.jpg", image_size=SIZES[image], probs=probs[image, :count])
+        SoftLabelDataset(images, path, size=16, stored_crops=19, **NORMALISED)
+        assert not recwarn.list
+        for _ in range(2):  # it is said once
+            SoftLabelDataset(images, path, size=16, **NORMALISED)
+            LabelledCrops(path, size=16, sampler=CropSampler(seed=9), **NORMALISED)
+    (said,) = {str(warning.message) for warning in recwarn.list}
+    assert said == (
+        f"{path}: fields that were made from 19 crops of an image know less of its other crops, which are drawn too. "
+        "`slcodec stats` says how well; stored_crops=19 draws only crops that they were made from"
+    )
+    assert len(recwarn.list) == 1
+
+
 def test_crops_of_another_policy(labels, images):
     policy = CropSampler(seed=8, scale=(0.9, 1.0), ratio=(1.0, 1.0))
     dataset = SoftLabelDataset(images, labels, crops_per_image=4, size=16, sampler=policy, **NORMALISED)

@@ -251,7 +251,7 @@ def test_a_sampler_that_differs_is_found(name: str) -> None:
     [
         ("derived-crops", 2, None, "crops_crc32"),
         ("derived-crops", 6, 2, "palettes"),
-        ("tail-k3", 11, 2, "palettes"),
+        ("tail-k3", 11, 3, "palettes"),
         ("tail-k3", 12, 5, "index_width"),
         ("tail-k3", 15, 3, "remainder_width"),
         ("tail-k3", 16, 5, "tail_width"),

@@ -24,6 +24,7 @@ from blocks_by_hand import (
     LOG8,
     NO_WIDTH,
     PALETTES,
+    PALETTES_OF_TAILS,
     PLAIN_CROPS,
     SAID_DIFFERENTLY,
     TAIL,
@@ -57,11 +58,12 @@ from softlabel_codec.block.columns import (
 )
 from softlabel_codec.block.crops import CROP_MODES, STORED_CROPS, crop_mode, crops_crc32
 from softlabel_codec.block.families import label_quantiser
-from softlabel_codec.block.indices import check_distinct, class_bits, pack_indices, unpack_ranks
+from softlabel_codec.block.indices import NO_PALETTES, OWN_PALETTES, TAIL_PALETTES, check_distinct, class_bits, pack_indices, unpack_ranks
 from softlabel_codec.block.keys import decode_key, pack_keys, unpack_keys
 from softlabel_codec.block.layout import BlockImages, Layout
 from softlabel_codec.block.one_image import FewCropsReader
 from softlabel_codec.block.rows import Fields
+from softlabel_codec.block.tail_palettes import TailPalettes, one_palette
 from softlabel_codec.block.tails import one_tail, pack_tails
 from softlabel_codec.container.zstd_frames import store_columns
 from softlabel_codec.padding import Padding
@@ -279,7 +281,7 @@ def test_palettes_are_there_if_they_are_estimated_to_pay():
         width = max(1, (num_classes - 1).bit_length())
         pays = estimated_bits(codes) + sum(sizes) * width + 16 * len(images) < estimated_bits(entries)
         packed = pack_indices(np.array([row for rows in images for row in rows]), counts, num_classes)
-        assert (packed.sizes is not None) == pays
+        assert (packed.palettes == OWN_PALETTES) == pays
         assert packed.codes.tolist() == (codes if pays else entries)
         choices[pays] += 1
     assert min(choices.values()) > 20
@@ -287,7 +289,7 @@ def test_palettes_are_there_if_they_are_estimated_to_pay():
 
 def test_packing_without_palettes_where_they_do_not_pay():
     packed = pack_indices(np.array([[5, 900], [7, -1], [8, 3]]), np.array([1, 2]), 1000)
-    assert packed.sizes is None
+    assert packed.palettes == NO_PALETTES
     assert packed.palette.tolist() == []
     assert packed.codes.tolist() == [5, 900, 7, 8, 3]
 
@@ -296,7 +298,55 @@ def test_a_palette_has_at_most_65535_classes():
     classes = np.random.default_rng(0).choice(2**31, 65536, replace=False)
     for size, has_palettes in ((65535, True), (65536, False)):  # however much a palette would save
         packed = pack_indices(np.tile(classes[:size, None], (6, 1)), np.array([6 * size]), 2**31)
-        assert (packed.sizes is not None) == has_palettes
+        assert (packed.palettes == OWN_PALETTES) == has_palettes
+
+
+TAILS = TailCodes(
+    np.array([[2, 5, 900, -1], [1, -1, -1, -1], [-1] * 4]), np.array([[3, 0, 0, 0], [9, 0, 0, 0], [0] * 4]), np.array([4, 5, 255])
+)
+IN_ORDER = [[5, 900, 2, 0, 1, 3, 4, 6], [1, 0, 2, 3], [0, 1, 2, 3]]
+"""How the palettes that follow from these tails begin: by level, then by class."""
+
+
+def test_palettes_that_follow_from_tails():
+    palettes = TailPalettes(TAILS)
+    for image, classes in enumerate(IN_ORDER):
+        ranks = np.arange(len(classes))
+        assert palettes.ranks(np.full(len(classes), image), np.array(classes)).tolist() == ranks.tolist()
+        assert palettes.classes(np.full(len(classes), image), ranks).tolist() == classes
+        listed, levels = [row[image][TAILS.classes[image] >= 0].tolist() for row in TAILS[:2]]
+        for longest in range(1, len(classes) + 1):
+            assert one_palette(listed, bytes(levels), longest) == classes[:longest]
+
+
+def test_ranks_and_classes_are_inverse_to_each_other():
+    rng = np.random.default_rng(0)
+    classes = np.array([np.sort(rng.choice(2000, 30, replace=False)) for _ in range(5)])
+    palettes = TailPalettes(TailCodes(classes, rng.integers(0, 6, (5, 30)), np.zeros(5, np.int64)))
+    image, wanted = np.repeat(np.arange(5), 2000), np.tile(np.arange(2000), 5)
+    ranks = palettes.ranks(image, wanted)
+    assert np.array_equal(np.sort(ranks.reshape(5, 2000), axis=1), np.tile(np.arange(2000), (5, 1)))
+    assert np.array_equal(palettes.classes(image, ranks), wanted)
+
+
+def test_packing_with_palettes_that_follow_from_tails():
+    """What crops keep is what the tails list early; crops are few, so that a palette would cost more than it saves."""
+    indices = np.array([[5, 2], [900, 5], [1, 0], [1, -1]])
+    packed = pack_indices(indices, np.array([2, 2, 0]), 1000, TailPalettes(TAILS))
+    assert packed.palettes == TAIL_PALETTES
+    assert packed.codes.tolist() == [0, 1, 1, 0, 0, 0, 0]
+
+
+def test_palettes_that_follow_from_tails_are_for_much_fewer_bits():
+    """They take a reader longer than palettes that are stored; here they take a little less, or much less."""
+    rng = np.random.default_rng(0)
+    classes = np.sort(rng.choice(1000, 40, replace=False))
+    tails = TailCodes(classes[None], np.arange(40)[None], np.array([50]))
+    for places, palettes in ((rng.integers(0, 40, 4000), OWN_PALETTES), (rng.integers(0, 40, 60), TAIL_PALETTES)):
+        packed = pack_indices(classes[places][:, None], np.array([len(places)]), 1000, TailPalettes(tails))
+        own = pack_indices(classes[places][:, None], np.array([len(places)]), 1000)
+        assert estimated_bits(places.tolist()) < estimated_bits(own.codes.tolist()) + len(own.palette) * 10 + 16
+        assert packed.palettes == palettes
 
 
 @pytest.mark.parametrize("row", [[1, 2, 1], [0, 0, 3], [3, -1, 3]])
@@ -544,6 +594,14 @@ REFUSED = [
     ),
     (replace(LOG8, flip_bytes=b"\x0d"), "unused flip bits are not 0"),
     (replace(LOG8, label_fields=struct.pack("<BBhB", 2, 2, 0, 2)), "undefined palette format"),
+    (replace(TAIL, label_fields=b"\x03\x01\x02"), "undefined palette format"),
+    (replace(TAIL_OF_ALL, label_fields=b"\x02" + TAIL_OF_ALL.label_fields[1:]), "undefined palette format"),
+    (
+        replace(
+            PALETTES_OF_TAILS, label_fields=b"\x02\x02\x02", label_columns=planes([300, 5, 6], 2) + PALETTES_OF_TAILS.label_columns[3:]
+        ),
+        "a rank is not in the palette",
+    ),
     (replace(LOG8, label_fields=struct.pack("<BBhB", 0, 5, 0, 2)), WIDE),
     (replace(LOG8, label_fields=struct.pack("<BBhB", 0, 2, 0, 3)), WIDE),
     (replace(THRESHOLD, label_fields=struct.pack("<BBBhB", 0, 1, 3, 0, 1)), WIDE),
@@ -1215,6 +1273,7 @@ CODECS = [
     "marginal_smoothing:t=0.3,tail=12,values=f32",
     "marginal_smoothing:t=0.3,tail=all,mean=log",
     "marginal_smoothing:k=2,tail=all,values=f16",
+    "marginal_smoothing:gain=0.01,tail=40",
     "dense:f32",
     "dense:f16",
     "dense:log8",
@@ -1316,7 +1375,7 @@ def test_the_short_way_is_for_sparse_labels_of_crops_in_pixels():
     assert not any(FewCropsReader.serves(Layout(Codec.parse(codec), 9, "pixels", None, False)) for codec in ("dense:f32", "field"))
     assert {block.crop_mode for block in BY_THE_SHORT_WAY.values()} == {"pixels"}
     assert FewCropsReader.serves(derived_block()[0].layout)
-    assert len(BY_THE_SHORT_WAY) == 17
+    assert len(BY_THE_SHORT_WAY) == 18
 
 
 @pytest.mark.parametrize("name", BY_THE_SHORT_WAY)

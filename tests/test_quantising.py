@@ -13,15 +13,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from blocks_by_hand import FIELD, FIELD_OF_FRACTIONS
-from reference import field_features, field_target, mean_kl
+from reference import field_features, field_target, kept_by_gain, mean_kl
 
 from softlabel_codec import ArgumentError, Codec, CorruptError
 from softlabel_codec.block.families import label_quantiser
 from softlabel_codec.quantise.dense import bits_to_vectors, vectors_to_bits
 from softlabel_codec.quantise.field import FieldCodes, check_listed, features_of, kl_code, kl_of_codes
 from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
+from softlabel_codec.quantise.gain import select_by_gain
 from softlabel_codec.quantise.places import Places, edges_of
-from softlabel_codec.quantise.selection import Selection, check_left_out, check_probs, check_topk, select_from_probs, select_from_topk
+from softlabel_codec.quantise.selection import (
+    Selection,
+    check_left_out,
+    check_others,
+    check_probs,
+    check_topk,
+    select_from_probs,
+    select_from_topk,
+    sum_small_remainders,
+)
 from softlabel_codec.quantise.sparse import SparseCodes
 from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail
 from softlabel_codec.quantise.values import value_encoding
@@ -243,6 +253,35 @@ def test_errors_name_the_first_bad_row():
             check_topk([*good, row], [*values, wrong], 3, 10)
     with refused(ArgumentError, "indices: row 2: holds a class twice"):
         check_topk([*good, [3, 3], [4, 4]], values * 2, 4, 10)
+
+
+def test_small_remainders_are_summed_up():
+    """Of a crop whose top probability is rounded to 1, the rounding would be all that 1 - sum leaves of the others."""
+    probs = np.float32([[1.0, 3e-9, 1e-9, 2e-12], [0.999995, 2e-6, 2e-6, 1e-6], [0.5, 0.25, 0.125, 0.125]])
+    wanted = [1e-9 + 2e-12, 3e-6, 0.25]
+    for given in (probs, np.ascontiguousarray(probs[:, ::-1])):
+        codec = Codec.parse("marginal_smoothing:k=2")
+        selection = sum_small_remainders(select_from_probs(given, codec), given)
+        np.testing.assert_allclose(selection.remainder, wanted, rtol=1e-6)
+    assert select_from_probs(probs, codec).remainder[0] == 0
+    indices = np.array([[0, 1, 2]] * 3)
+    for text in ("marginal_smoothing:k=2", "marginal_smoothing:t=0.3"):
+        of_these = select_from_topk(indices, probs[:, :3], Codec.parse(text), 4, probs[:, 3].astype(np.float64))
+        of_all = sum_small_remainders(select_from_probs(probs, Codec.parse(text)), probs)
+        np.testing.assert_allclose(of_these.remainder, of_all.remainder, rtol=1e-12)
+    every = Codec.parse("marginal_smoothing:k=4")
+    assert sum_small_remainders(select_from_probs(probs, every), probs).remainder.tolist() == [0, 0, 0]
+
+
+def test_what_all_other_classes_have():
+    values = np.float32([[0.5, 0.25], [0.75, 0.25]])
+    assert check_others(np.float32([0.25, 0]), values).dtype == np.float64
+    assert check_others([0.2505, 0.0], values).tolist() == [0.2505, 0]
+    for wrong in ([0.25, -1e-9], [0.252, 0.0], [0.25, np.nan], [0.0, 0.0]):
+        with refused(ArgumentError, "others: row"):
+            check_others(wrong, values)
+    with refused(ArgumentError, "others: expected floats of shape (2,), got float64 of shape (1,)"):
+        check_others([0.25], values)
 
 
 def test_what_was_left_out():
@@ -796,6 +835,67 @@ def test_tails_of_several_images():
     ]
     joined = label_quantiser(Codec.parse("marginal_smoothing:k=1,tail=1"), 5).concatenate(parts)
     assert (joined.tail_of.tolist(), joined.tails.floor.tolist()) == ([0, 0, 1], [9, 8])
+
+
+# What is kept, and listed, if it gains enough
+
+
+def soft(rng, num_crops, num_classes):
+    """Return probabilities of crops that are much alike."""
+    logits = rng.normal(0, 2, num_classes) + rng.normal(0, 1, (num_crops, num_classes))
+    powers = np.exp(logits)
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_classes_are_kept_and_listed_by_gain(seed):
+    rng = np.random.default_rng(seed)
+    probs = soft(rng, int(rng.integers(1, 9)), int(rng.integers(3, 30)))
+    gain, tail = float(rng.choice([0.002, 0.01, 0.05])), int(rng.integers(1, 31))
+    chosen, codes = select_by_gain(probs, gain, tail)
+    wanted, listed = kept_by_gain(probs.astype(np.float64).tolist(), gain, tail)
+    assert [{c for c in row if c >= 0} for row in chosen.indices.tolist()] == wanted
+    for row in chosen.values.tolist():
+        assert sorted(row, reverse=True) == row
+    always = set.intersection(*wanted) if len(probs) >= 4 else set()
+    found = {c: level for c, level in zip(codes.classes[0].tolist(), codes.levels[0].tolist(), strict=True) if c >= 0}
+    assert len(found) <= tail
+    assert set(found) <= always | set(listed)
+    assert all(found[c] == 0 for c in always & set(found))
+    if len(always) + len(listed) <= tail:
+        assert set(found) == always | set(listed)
+
+
+def test_naming_by_gain_is_more_faithful_for_its_entries():
+    """As many entries chosen by gain lose less than those above a threshold."""
+    rng = np.random.default_rng(0)
+    lost: dict[str, list[float]] = {"t=0.02": [], "gain=0.004": []}
+    entries = dict.fromkeys(lost, 0)
+    for _ in range(20):
+        probs = soft(rng, 10, 60)
+        for option, of_option in lost.items():
+            quantiser = label_quantiser(Codec.parse(f"marginal_smoothing:{option},tail=60"), 60)
+            codes = quantiser.quantise({"probs": probs}, 10)
+            targets = quantiser.dequantise(codes, "tail").dense()
+            of_option.append(float((probs * np.log(probs / targets)).sum(axis=1).mean()))
+            entries[option] += np.count_nonzero(codes.indices >= 0) + np.count_nonzero(codes.tails.classes >= 0)
+    assert entries["gain=0.004"] < entries["t=0.02"]
+    assert np.mean(lost["gain=0.004"]) < np.mean(lost["t=0.02"])
+
+
+def test_gain_is_not_known_of_some_classes():
+    labels = {"indices": np.array([[0, 1]]), "values": np.array([[0.5, 0.25]], np.float32), "left_out": np.zeros(4)}
+    message = "expected probs, got indices and values and left_out. Which classes gain enough is not known of the most probable ones alone"
+    with refused(ArgumentError, f"codec 'marginal_smoothing:gain=0.01,tail=2': {message}"):
+        quantised("marginal_smoothing:gain=0.01,tail=2", labels, 1)
+
+
+@pytest.mark.parametrize("probs", [[[1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]] * 5, [[1 / 3] * 3] * 5, [[0.5, 0.5]], [[0.5, 0.5], [1.0, 0.0]] * 3])
+def test_gain_where_little_or_nothing_is_left(probs):
+    probs = np.array(probs, np.float32)
+    quantiser = label_quantiser(Codec.parse("marginal_smoothing:gain=0.01,tail=2"), probs.shape[1])
+    targets = quantiser.dequantise(quantiser.quantise({"probs": probs}, len(probs)), "tail").dense()
+    np.testing.assert_allclose(targets, probs, atol=0.06)
 
 
 # Fields: from edges to labels (field-v1.md, sections 3 and 4)

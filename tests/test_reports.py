@@ -32,14 +32,16 @@ def run(*arguments, code=0):
     return result.output
 
 
-@pytest.mark.parametrize("codec", ["marginal_smoothing:k=5", "marginal_smoothing:t=0.1,values=f16", "hard", "dense"])
+@pytest.mark.parametrize("codec", ["marginal_smoothing:k=5", "marginal_smoothing:t=0.1,values=f16", "hard", "dense", "field"])
 def test_every_byte_is_in_the_budget(tmp_path, codec):
     write_labels(tmp_path / "a.slc", codec, counts=[150, 20, 20, 300, 5])
     report = inspect(tmp_path / "a.slc")
     size = (tmp_path / "a.slc").stat().st_size
     assert report.file_bytes == size
     assert abs(sum(part.file_bytes for part in report.budget) - size) <= len(report.budget)  # rounding
-    assert report.bytes_per_crop == size / 495
+    assert (report.bytes_per_crop, report.bytes_per_image) == (size / 495, size / 5)
+    for part in report.budget:
+        assert (part.bytes_per_crop, part.bytes_per_image) == (part.file_bytes / 495, part.file_bytes / 5)
     assert (report.fewest_crops, report.most_crops, report.num_images, report.num_crops) == (5, 300, 5, 495)
 
 
@@ -134,9 +136,12 @@ def test_inspect_and_stats_for_people_and_programs(labels, tmp_path):
     assert all(word in text for word in ("marginal_smoothing:k=5", "teacher.name", "tiny", "indices", "together", "fingerprint"))
     found = json.loads(run("inspect", labels, "--json"))
     assert (found["num_images"], found["codec"], found["metadata"]) == (4, "marginal_smoothing:k=5", {"teacher": {"name": "tiny"}})
-    assert {"name", "file_bytes", "bytes_per_crop"} == set(found["budget"][0])
+    assert {"name", "file_bytes", "bytes_per_crop", "bytes_per_image"} == set(found["budget"][0])
+    per_image = found["file_bytes"] / 4
+    assert f" per crop, {per_image:.1f} per image, in 4 blocks" in text
     text = run("stats", labels, "--plot", tmp_path / "a.png")
     assert "confidence (top class)" in text
+    assert f" bytes per crop, {per_image:.1f} per image" in text
     assert (tmp_path / "a.png").exists()
     assert json.loads(run("stats", labels, "--json"))["sampled_crops"] == 397
 

@@ -38,6 +38,7 @@ def test_a_set_is_described_like_a_file(tmp_path, num_crops):
     assert report.file_bytes == sum(file.stat().st_size for file in folder.iterdir())
     assert abs(sum(part.file_bytes for part in report.budget) - report.file_bytes) <= len(report.budget)  # rounding
     assert report.bytes_per_crop == report.file_bytes / report.num_crops
+    assert report.bytes_per_image == report.file_bytes / report.num_images
     assert (report.num_shards, report.read_shards, report.begun_shards, report.missing_shards) == (4, 4, [], [])
     assert {part.name for part in of_file.budget} < {part.name for part in report.budget}
     with SoftLabelReader(folder) as reader:
@@ -137,7 +138,7 @@ def test_statistics_of_a_set_are_those_of_the_file(tmp_path, codec):
     folder, whole = write_both(tmp_path, codec=codec)
     found, wanted = stats(folder), stats(whole)
     for name, value in vars(wanted).items():
-        if name not in ("path", "bytes_per_crop", "budget"):
+        if name not in ("path", "bytes_per_crop", "bytes_per_image", "budget"):
             assert getattr(found, name) == value, name
     assert json.loads(run("stats", folder, "--json"))["num_images"] == 6
     assert "65 crops of 6 of 6 images" in run("stats", folder)

@@ -75,7 +75,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
         label_fields = [(row["field"], TYPES[row["type"]], row["present"]) for row in rows]
         present = {
             "always": True,
-            "if the codec has t": parsed.t is not None,
+            "if the codec has t or gain": parsed.kept_classes is None,
             "if the codec has tail=N": isinstance(parsed.tail, int) and parsed.tail > 0,
             "if values are log8": parsed.values == "log8",
         }
@@ -89,6 +89,7 @@ def test_fields_of_blocks_are_those_of_the_tables():
         "marginal_smoothing:t=0.1",
         "marginal_smoothing:t=0.1,tail=10",
         "marginal_smoothing:t=0.1,tail=all",
+        "marginal_smoothing:gain=0.1,tail=10",
         "marginal_renorm:t=0.1,values=f32",
         "dense:values=f16",
         "dense:values=log8",
@@ -145,7 +146,7 @@ def test_codec_strings():
     names = table(section("## 11. Codec strings"), "name", "family")
     assert [(row["name"], row["family"]) for row in names] == [(name, strategy.family) for name, strategy in codec.STRATEGIES.items()]
     options = {row["option"]: row for row in table(section("## 11. Codec strings"), "option", "of", "values", "default")}
-    assert list(options) == ["k", "t", "values", "step", "tail", "mean", "content", "cost"]
+    assert list(options) == ["k", "t", "gain", "values", "step", "tail", "mean", "content", "cost"]
     assert re.findall(r"`(\w+)`", "`" + options["mean"]["values"]) == list(codec.MEANS)
     assert options["t"]["values"].startswith("float, 2^-15 to 1:")
     assert codec.MIN_THRESHOLD == 2.0**-15
@@ -157,6 +158,8 @@ def test_codec_strings():
     assert options["step"]["default"] == "{:g}; {:g} with `tail`; {:g} for `dense`; {:g} for `field".format(*defaults)
     assert options["cost"]["values"].startswith(f"float, {codec.MIN_COST:.7f} to {codec.MAX_COST:g}:")
     assert options["cost"]["default"] == f"{Codec.parse('field').cost:g}"
+    assert options["gain"]["values"].startswith(f"float, 2^-15 to {codec.MAX_GAIN:g}:")
+    assert codec.MIN_GAIN == 2.0**-15
     assert (
         re.findall(r"`(\w+)`", options["content"]["values"] + "`") == list(codec.CONTENTS) or options["content"]["values"].count("`") >= 4
     )

@@ -16,6 +16,7 @@ from softlabel_codec.torch.targets import to_targets
 
 WARM = {"temperature": 1.0}
 POSSIBLE = [
+    "marginal_smoothing:gain=0.005,tail=15",
     "marginal_smoothing:t=0.05,tail=6",
     "marginal_smoothing:k=3,tail=2",
     "marginal_smoothing:t=0.01,step=0.04,tail=20",
@@ -189,13 +190,17 @@ def test_sets_and_copies_of_readers(tmp_path):
         SoftLabelReader(tmp_path / "even", temperature=4)
 
 
-def test_a_sure_teacher_keeps_its_remainder(tmp_path):
-    logits = np.random.default_rng(3).normal(0, 1, (8, 50)) + 18 * np.eye(50)[:8]  # 1e-6 for all others together
+@pytest.mark.parametrize("margin", [18, 30])  # 1e-6 and 1e-11 for all others together
+def test_a_sure_teacher_keeps_its_remainder(tmp_path, margin):
+    logits = np.random.default_rng(3).normal(0, 1, (8, 50)) + margin * np.eye(50)[:8]
     probs = softened(np.exp(logits), 1.0).astype(np.float32)
     with SoftLabelWriter(tmp_path / "a.slc", 50, "marginal_smoothing:t=0.05,tail=50", WARM) as writer:
         writer.add("a", image_size=(9, 9), crops=[[0, 0, 5, 5]] * 8, flips=[False] * 8, probs=probs)
     with SoftLabelReader(tmp_path / "a.slc", temperature=20) as reader:
         wanted = softened(np.exp(logits), 1 / 20)
+        np.testing.assert_allclose(reader[0].labels.values[:, 0], wanted.max(axis=1), rtol=0.05)
+    copy_labels(tmp_path / "a.slc", tmp_path / "b.slc", codec="marginal_smoothing:t=0.05,step=0.25,tail=50")
+    with SoftLabelReader(tmp_path / "b.slc", temperature=20) as reader:
         np.testing.assert_allclose(reader[0].labels.values[:, 0], wanted.max(axis=1), rtol=0.05)
 
 

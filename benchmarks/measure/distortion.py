@@ -39,7 +39,7 @@ def measure(labels: Labels, folder: Path) -> dict[str, Any]:
             "codec": codec,
             "stored": stored / labels.num_crops,
             "derived": derived / labels.num_crops,
-            **_distortion(labels, folder / "derived.slc"),
+            **distortion_of(labels, folder / "derived.slc"),
         }
     families = {name: [points[codec] for codec in family if codec in points] for name, family in FAMILIES.items()}
     teacher = SpreadMeter()
@@ -48,7 +48,7 @@ def measure(labels: Labels, folder: Path) -> dict[str, Any]:
     return {"date": time.strftime("%Y-%m-%d"), "families": families, "floor": FLOOR, "teacher_spread": teacher.result()}
 
 
-def _distortion(labels: Labels, path: Path) -> dict[str, Any]:
+def distortion_of(labels: Labels, path: Path) -> dict[str, Any]:
     """Return how near decoded labels are to the teacher's: means over crops, and the shares whose top class is the teacher's.
 
     `top1` is that of the dense target, where log8 makes near ones equal and the lowest class wins; `first` is the class

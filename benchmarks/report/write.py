@@ -17,7 +17,7 @@ from softlabel_codec.report.fidelity import CROPS_OF_A_MEAN
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 REPORT, FIGURES = BENCHMARKS / "REPORT.md", BENCHMARKS / "figures"
-PIPELINES = RESULTS / "pipelines.json"
+PIPELINES, FEW_CROPS = RESULTS / "pipelines.json", RESULTS / "few-crops.json"
 MS = "marginal_smoothing:"
 K5, K5_F16 = f"{MS}k=5", f"{MS}k=5,values=f16"
 T02, SMALL, FAITHFUL = f"{MS}t=0.02", f"{MS}t=0.1,tail=30", f"{MS}t=0.05,tail=100"
@@ -67,6 +67,7 @@ def render(result: Result, name: str) -> str:
         "pipelines": _pipelines(json.loads(PIPELINES.read_text())),
         "epochs": _epochs(result["epochs"]) if result.get("epochs") else None,
         "accuracy": accuracy.render(accuracy.load()),
+        "few_crops": _few_crops(json.loads(FEW_CROPS.read_text())),
     }
     return where.get_template("REPORT.md.jinja").render(result=result, name=name, crops_of_a_mean=CROPS_OF_A_MEAN, **tables)
 
@@ -258,6 +259,7 @@ def _scale(result: Result) -> dict[str, str]:
         (
             number,
             f"{found['bytes_per_crop']:.2f}",
+            f"{found['bytes_per_crop'] * int(number):.1f}",
             *(f"{found[name]:.2f}" for name in ("framing_bytes_per_image", "image_size_bytes_per_image", "key_bytes_per_image")),
             f"{found['read_microseconds_per_image']['median']:.1f}",
         )
@@ -276,6 +278,7 @@ def _scale(result: Result) -> dict[str, str]:
     crop_columns = [
         "crops per image",
         "bytes per crop",
+        "bytes per image",
         "framing per image",
         "image size per image",
         "keys per image",
@@ -326,6 +329,19 @@ def _pipelines(found: Result) -> dict[str, Any]:
     columns = ["loader", "crops per second", "min", "max", "times ImageFolder", "times the fastest uint8 of torchvision"]
     turns = next(iter(found["crops_per_second_and_core"].values()))["n"]
     return {**found, "turns": turns, "table": table(columns, rows)}
+
+
+def _few_crops(found: Result) -> Result:
+    tables = {}
+    for name, part in found["sets"].items():
+        rows: Rows = []
+        numbers = list(next(iter(part["rows"].values())))
+        for codec, sizes in part["rows"].items():
+            cells = [f"{size['bytes_per_image']:.0f} / {size['bytes_per_crop']:.2f} ({size['kl']:.3f})" for size in sizes.values()]
+            rows.append((f"`{codec}`", *cells, f"{part['read_batch_microseconds_per_image'][codec]['median']:.0f}"))
+        tables[name] = table(["codec", *(f"M = {number}" for number in numbers), "read_batch, us"], rows)
+    sources = {name: part["source"] for name, part in found["sets"].items()}
+    return {**found, "tables": tables, "sources": sources}
 
 
 def _epochs(epochs: Result) -> dict[str, Any]:

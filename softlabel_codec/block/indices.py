@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.block.columns import IntArray, exclusive_cumsum, to_planes, width_of
+from softlabel_codec.block.tail_palettes import TailPalettes
 from softlabel_codec.errors import CorruptError
 
 LOOK_BACK = 8
 MAX_PALETTE = 65535
+NO_PALETTES, OWN_PALETTES, TAIL_PALETTES = range(3)
+"""Codes are the classes themselves, ranks in palettes that are stored, or ranks in those that follow from the images' tails."""
+TAILS_PAY = 0.92
+"""Palettes that follow from tails take a reader longer: they are used where they take less than this share of the bits of anything else."""
 
 BAD_RANK = "a rank is not in the palette"
 BAD_PALETTE = "a class of a palette is not below the number of classes, or appears in it twice"
@@ -24,17 +29,20 @@ class PackedIndices:
 
     Attributes
     ----------
-    sizes : int64 (n,) or None
-        Number of classes in the palette of each image; None if classes are stored directly.
-    palette : int64
-        The palettes, image after image.
+    palettes : int
+        What the codes are: `NO_PALETTES`, `OWN_PALETTES` or `TAIL_PALETTES`.
     codes : int64 (E,)
         Rank codes, or classes.
+    sizes : int64 (n,)
+        Number of classes in the palette of each image, if they are stored.
+    palette : int64
+        The stored palettes, image after image.
     """
 
-    sizes: IntArray | None
-    palette: IntArray
+    palettes: int
     codes: IntArray
+    sizes: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    palette: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def class_bits(num_classes: int) -> int:
@@ -42,28 +50,46 @@ def class_bits(num_classes: int) -> int:
     return (num_classes - 1).bit_length()
 
 
-def pack_indices(indices: NDArray[np.int64], counts: IntArray, num_classes: int) -> PackedIndices:
-    """Return kept classes (R, K), padded with -1, as ranks in palettes if that takes fewer bytes, else as they are.
+def pack_indices(indices: NDArray[np.int64], counts: IntArray, num_classes: int, tails: TailPalettes | None = None) -> PackedIndices:
+    """Return kept classes (R, K), padded with -1, as they are or as ranks in palettes, whichever takes the fewest bytes.
 
-    `counts` (n,) says how many of the rows belong to each image. A palette has the most frequent class first, so that
-    the ranks of all images are distributed alike and share one entropy table.
+    `counts` (n,) says how many of the rows belong to each image. `tails` are the palettes that follow from the images' tails, if there
+    are any.
     """
     kept = indices >= 0
     entries = indices[kept]
     image = np.repeat(np.repeat(np.arange(len(counts)), counts), kept.sum(axis=1))
+    packed, bits = PackedIndices(NO_PALETTES, entries), _bits(entries)
+    own = _with_palettes(kept, entries, image, len(counts), num_classes)
+    own_bits = _bits(own.codes) + len(own.palette) * class_bits(num_classes) + 16 * len(counts)
+    if own_bits < bits and own.sizes.max() <= MAX_PALETTE:
+        packed, bits = own, own_bits
+    if tails is not None and int((ranks := tails.ranks(image, entries)).max()) < MAX_PALETTE:
+        by_tail = PackedIndices(TAIL_PALETTES, _codes_of_ranks(kept, ranks))
+        if _bits(by_tail.codes) < TAILS_PAY * bits:
+            packed = by_tail
+    return packed
+
+
+def _with_palettes(kept: NDArray[np.bool_], entries: IntArray, image: IntArray, num_images: int, num_classes: int) -> PackedIndices:
+    """Return classes as ranks in palettes of their own.
+
+    A palette has the most frequent class first, so that the ranks of all images are distributed alike and share one entropy table.
+    """
     distinct, inverse, frequency = np.unique(image * num_classes + entries, return_inverse=True, return_counts=True)
     owner, classes = np.divmod(distinct, num_classes)
     order = np.lexsort((classes, -frequency, owner))
-    sizes = np.bincount(owner, minlength=len(counts))
+    sizes = np.bincount(owner, minlength=num_images)
     rank_of = np.empty(len(distinct), np.int64)
     rank_of[order] = np.arange(len(distinct)) - exclusive_cumsum(sizes)[owner[order]]
-    ranks = np.full(indices.shape, np.iinfo(np.int64).max)
-    ranks[kept] = rank_of[inverse]
-    codes = _skip_used(ranks)[kept]
-    palette_bits = len(distinct) * class_bits(num_classes) + 16 * len(counts)
-    if sizes.max() > MAX_PALETTE or _bits(codes) + palette_bits >= _bits(entries):
-        return PackedIndices(None, entries[:0], entries)
-    return PackedIndices(sizes, classes[order], codes)
+    return PackedIndices(OWN_PALETTES, _codes_of_ranks(kept, rank_of[inverse]), sizes, classes[order])
+
+
+def _codes_of_ranks(kept: NDArray[np.bool_], ranks: IntArray) -> IntArray:
+    """Return the codes (E,) of the ranks (E,) of the entries that are marked in `kept` (R, K)."""
+    table = np.full(kept.shape, np.iinfo(np.int64).max)
+    table[kept] = ranks
+    return _skip_used(table)[kept]
 
 
 def _bits(column: IntArray) -> float:

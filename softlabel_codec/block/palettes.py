@@ -8,9 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.block.columns import Bytes, Column, IntArray, exclusive_cumsum, from_bits, to_bits, to_planes
-from softlabel_codec.block.indices import BAD_PALETTE, BAD_RANK, PackedIndices, class_bits, unpack_ranks
+from softlabel_codec.block.indices import (
+    BAD_PALETTE,
+    BAD_RANK,
+    MAX_PALETTE,
+    NO_PALETTES,
+    OWN_PALETTES,
+    TAIL_PALETTES,
+    PackedIndices,
+    class_bits,
+    unpack_ranks,
+)
 from softlabel_codec.block.rows import BlockRows, ImageColumn
+from softlabel_codec.block.tail_palettes import TailPalettes
 from softlabel_codec.errors import CorruptError
+from softlabel_codec.quantise.tails import TailCodes
+
+UNDEFINED = "undefined palette format"
 
 
 class Palettes(NamedTuple):
@@ -52,18 +66,21 @@ class Palettes(NamedTuple):
 
 def pack_palettes(packed: PackedIndices, num_classes: int) -> list[Column]:
     """Return the columns of the palettes of a block, if it has any."""
-    if packed.sizes is None:
+    if packed.palettes != OWN_PALETTES:
         return []
     sizes = [Column("palettes", plane) for plane in to_planes(packed.sizes, 2)]
     return [*sizes, Column("palettes", to_bits(packed.palette, class_bits(num_classes)), noise=True)]
 
 
-def unpack_palettes(rows: BlockRows, at: IntArray, num_classes: int) -> tuple[Palettes, IntArray]:
-    """Return the palettes of the wanted images (empty in blocks without palettes), and where their columns end."""
+def unpack_palettes(rows: BlockRows, at: IntArray, num_classes: int, most: int) -> tuple[Palettes, IntArray]:
+    """Return the palettes of the wanted images (empty in blocks without palettes), and where their columns end.
+
+    `most` is the largest defined value of the field `palettes`.
+    """
     present = rows.field("palettes")
-    if (present > 1).any():
-        raise CorruptError("undefined palette format")
-    column = rows.image_column(at, present, 2)
+    if (present > most).any():
+        raise CorruptError(UNDEFINED)
+    column = rows.image_column(at, present == OWN_PALETTES, 2)
     bits = class_bits(num_classes)
     after = rows.advance(column.after, (column.total * bits + 7) >> 3)
     spare = (column.total * bits) & 7
@@ -72,15 +89,23 @@ def unpack_palettes(rows: BlockRows, at: IntArray, num_classes: int) -> tuple[Pa
     return Palettes(rows.data, rows.per_image(column.after), column, bits), after
 
 
-def classes_of(rows: BlockRows, codes: IntArray, kept: NDArray[np.bool_], palettes: Palettes) -> IntArray:
+def classes_of(
+    rows: BlockRows, codes: IntArray, kept: NDArray[np.bool_], palettes: Palettes, tails: TailCodes | None, num_classes: int
+) -> IntArray:
     """Return the classes of index codes (R, K); in blocks without palettes, the codes are the classes."""
-    ranked = (rows.field("palettes") > 0)[:, None] & kept
+    kind = rows.field("palettes")[:, None]
+    ranked = (kind != NO_PALETTES) & kept
     if not ranked.any():
         return codes
     ranks = np.where(kept, unpack_ranks(codes), 0)
-    if (ranked & (ranks >= palettes.sizes.values[rows.owner][:, None])).any():
+    by_tail = ranked & (kind == TAIL_PALETTES)
+    sizes = np.where(kind == TAIL_PALETTES, min(num_classes, MAX_PALETTE), palettes.sizes.values[rows.owner][:, None])
+    if (ranked & (ranks >= sizes)).any():
         raise CorruptError(BAD_RANK)
-    row, place = np.nonzero(ranked)
     classes: IntArray = codes.copy()
+    row, place = np.nonzero(ranked & ~by_tail)
     classes[row, place] = palettes.classes(rows.owner[row], ranks[row, place])
+    if tails is not None and by_tail.any():
+        row, place = np.nonzero(by_tail)
+        classes[row, place] = TailPalettes(tails).classes(rows.owner[row], ranks[row, place])
     return classes

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabel_codec.block.columns import Column, IntArray, from_planes, to_planes, width_of
-from softlabel_codec.block.indices import BAD_CLASS, LOOK_BACK, check_distinct, pack_indices
+from softlabel_codec.block.indices import BAD_CLASS, LOOK_BACK, OWN_PALETTES, TAIL_PALETTES, check_distinct, pack_indices
 from softlabel_codec.block.palettes import classes_of, pack_palettes, unpack_palettes
 from softlabel_codec.block.rows import BlockRows
+from softlabel_codec.block.tail_palettes import TailPalettes
 from softlabel_codec.block.tails import pack_full_tails, pack_tails, unpack_full_tails, unpack_tails
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, MAX_TABLE_ENTRIES, fits_block
 from softlabel_codec.codec import Codec
@@ -53,7 +54,7 @@ class SparsePacker:
     def fields(self) -> list[tuple[str, str]]:
         """Names and struct codes of the label fields of a block."""
         fields = [("palettes", "B"), ("index_width", "B")]
-        if self.codec.t is not None:
+        if self.codec.kept_classes is None:
             fields += [("count_width", "B")]
         if self.codec.values == "log8":
             fields += [("remainder_base", "h"), ("remainder_width", "B")]
@@ -72,10 +73,11 @@ class SparsePacker:
     def pack(self, codes: SparseCodes, num_crops: IntArray) -> tuple[dict[str, int], list[Column]]:
         """Return the fields and columns of the labels of a block, whose images have `num_crops` crops."""
         kept = codes.indices >= 0
-        packed = pack_indices(codes.indices, num_crops, self.num_classes)
-        fields = {"palettes": int(packed.sizes is not None), "index_width": width_of(int(packed.codes.max()))}
+        of_tails = TailPalettes(codes.tails) if isinstance(codes.tails, TailCodes) else None
+        packed = pack_indices(codes.indices, num_crops, self.num_classes, of_tails)
+        fields = {"palettes": packed.palettes, "index_width": width_of(int(packed.codes.max()))}
         columns: list[Column] = []
-        if self.codec.t is not None:
+        if self.codec.kept_classes is None:
             more = kept.sum(axis=1) - 1
             fields["count_width"] = width_of(int(more.max()))
             columns += _planes("counts", more, fields["count_width"])
@@ -113,24 +115,24 @@ class SparsePacker:
         above_last, at = self._unpack_remainders(rows, at)
         index_codes, at = _unpack_index_codes(rows, at, entries, kept)
         values, at = self._unpack_values(rows, at, entries, kept)
-        palettes, at = unpack_palettes(rows, at, self.num_classes)
+        palettes, at = unpack_palettes(rows, at, self.num_classes, last_palettes(self.codec))
         if thorough:
             palettes.check(self.num_classes)
-        indices = np.where(kept, classes_of(rows, index_codes, kept, palettes), -1)
+        tails, at = self._unpack_tails(rows, at)
+        listed = tails if isinstance(tails, TailCodes) else None
+        indices = np.where(kept, classes_of(rows, index_codes, kept, palettes, listed, self.num_classes), -1)
         if int(indices.max(initial=0)) >= self.num_classes:
             raise CorruptError(BAD_CLASS)
         if thorough:
             check_distinct(indices)
         remainders = above_last if above_last is None or values is None else above_last + values[np.arange(len(kept)), entries.num - 1]
+        return SparseCodes(indices, values, remainders, tails, None if tails is None else rows.owner), at
+
+    def _unpack_tails(self, rows: BlockRows, at: IntArray) -> tuple[TailCodes | FullTailCodes | None, IntArray]:
         tail = self.codec.tail
         if not tail:
-            return SparseCodes(indices, values, remainders), at
-        tails: TailCodes | FullTailCodes
-        if isinstance(tail, int):
-            tails, at = unpack_tails(rows, at, tail, self.num_classes)
-        else:
-            tails, at = unpack_full_tails(rows, at, self.num_classes)
-        return SparseCodes(indices, values, remainders, tails, rows.owner), at
+            return None, at
+        return unpack_tails(rows, at, tail, self.num_classes) if isinstance(tail, int) else unpack_full_tails(rows, at, self.num_classes)
 
     def _check_length(self, rows: BlockRows, at: IntArray, entries: Entries) -> None:
         """Raise CorruptError if blocks are too short for their entries, before arrays for these are allocated."""
@@ -179,6 +181,11 @@ class SparsePacker:
             start = np.where(there, at[:, None], 0)
             steps[:, lead:] = np.where(there, from_planes(rows.data, start, count[:, None] * there, np.array(width), place), 0)
         return np.cumsum(steps, axis=1), after
+
+
+def last_palettes(codec: Codec) -> int:
+    """Return the largest number that says what codes are: only tails that list classes give palettes."""
+    return TAIL_PALETTES if codec.tail and not codec.full_tail else OWN_PALETTES
 
 
 def _check_table(more: NDArray[Any], block_crops: IntArray) -> None:

@@ -10,9 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.block.indices import BAD_CLASS, BAD_PALETTE, BAD_RANK, LOOK_BACK, class_bits
+from softlabel_codec.block.indices import (
+    BAD_CLASS,
+    BAD_PALETTE,
+    BAD_RANK,
+    LOOK_BACK,
+    MAX_PALETTE,
+    NO_PALETTES,
+    OWN_PALETTES,
+    TAIL_PALETTES,
+    class_bits,
+)
+from softlabel_codec.block.palettes import UNDEFINED
 from softlabel_codec.block.rows import SHORT
-from softlabel_codec.block.sparse import TOO_MANY, WASTEFUL, WIDE
+from softlabel_codec.block.sparse import TOO_MANY, WASTEFUL, WIDE, last_palettes
+from softlabel_codec.block.tail_palettes import one_palette
 from softlabel_codec.block.tails import WASTEFUL as WASTEFUL_TAILS
 from softlabel_codec.block.tails import check_main_class, one_tail
 from softlabel_codec.checks.limits import MAX_KEPT_CLASSES, fits_block, tails_fit_block
@@ -33,7 +45,9 @@ class SparseOneImage:
         self._encoding: ValueEncoding = value_encoding(codec, num_classes)
         self._value_width = VALUE_WIDTH[codec.values]
         self._class_bits = class_bits(num_classes)
-        self._k, self._tail = codec.kept_classes, codec.tail
+        self._k, self._full_tail = codec.kept_classes, codec.full_tail
+        self._listed_tail = codec.tail if isinstance(codec.tail, int) else 0
+        self._last_palettes = last_palettes(codec)
         self._log8 = self._encoding if isinstance(self._encoding, Log8) else None
         if self._log8 is not None:
             self._powers, self._rest_powers = self._log8.powers.tolist(), self._log8.rest_powers.tolist()
@@ -59,12 +73,14 @@ class SparseOneImage:
             codes.append(_run(content, at, entries.total, width, first, count))
             steps.append(_run(content, values_at, num_values, self._value_width, first - lead * row, count - lead))
         palettes = self._palettes(content, fields, after, slot)
-        labels = self._decode(self._classes(palettes, codes, slot), steps, above_last)
-        if not self._tail:
-            return labels
-        read_tail = self._listed_tail if isinstance(self._tail, int) else self._full_tail
-        tails = read_tail(content, fields, palettes.end, slot)
-        return replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
+        listed = self._listed(content, fields, palettes.end, slot) if self._listed_tail else None
+        tails = None
+        if listed is not None:
+            tails = dequantise_tails(one_tail(*listed, self._listed_tail, self._num_classes), self._num_classes)
+        elif self._full_tail:
+            tails = self._tail_of_all(content, fields, palettes.end, slot)
+        labels = self._decode(self._classes(palettes, codes, slot, listed), steps, above_last)
+        return labels if tails is None else replace(labels, tails=tails, tail_of=np.zeros(len(rows), np.int64))
 
     def _entries(self, content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[_Entries, int]:
         """Return where the entries of the rows are, and the position after the counts."""
@@ -93,10 +109,11 @@ class SparseOneImage:
     def _palettes(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> _Palettes:
         """Return where the palette of an image is; the columns of palettes, if there are any, begin at `at`."""
         num_images = fields["num_images"]
-        if fields["palettes"] > 1:
-            raise CorruptError("undefined palette format")
-        if not fields["palettes"]:
-            return _Palettes(None, [0] * num_images, 0, at)
+        kind = fields["palettes"]
+        if kind > self._last_palettes:
+            raise CorruptError(UNDEFINED)
+        if kind != OWN_PALETTES:
+            return _Palettes(kind, b"", [0] * num_images, 0, at)
         bits_at = at + 2 * num_images
         if bits_at > len(content):
             raise CorruptError(SHORT)
@@ -104,19 +121,23 @@ class SparseOneImage:
         end = bits_at + ((sum(sizes) * self._class_bits + 7) >> 3)
         if end > len(content):
             raise CorruptError(SHORT)
-        return _Palettes(content[bits_at:end], sizes, sum(sizes[:slot]), end)
+        return _Palettes(kind, content[bits_at:end], sizes, sum(sizes[:slot]), end)
 
-    def _classes(self, palettes: _Palettes, codes: list[Sequence[int]], slot: int) -> list[list[int]]:
+    def _classes(self, palettes: _Palettes, codes: list[Sequence[int]], slot: int, listed: _Listed | None) -> list[list[int]]:
         """Return the classes of the rows.
 
         With a palette, a code is an index into the classes that the row has not used yet. Most codes are small, so only the
         beginning of the palette is read.
         """
-        if palettes.bits is None:
+        if palettes.kind == NO_PALETTES:
             classes = [list(row) for row in codes]
         else:
             longest = max(map(len, codes)) if self._k is None else self._k
-            palette = self._palette(palettes, slot, max(map(max, codes)) + min(longest, LOOK_BACK + 1))
+            needed = max(map(max, codes)) + min(longest, LOOK_BACK + 1)
+            if palettes.kind == TAIL_PALETTES and listed is not None:
+                palette = one_palette(listed.classes, listed.levels, min(needed, MAX_PALETTE, self._num_classes))
+            else:
+                palette = self._palette(palettes, slot, needed)
             classes = []
             try:
                 for row in codes:
@@ -127,20 +148,18 @@ class SparseOneImage:
             except IndexError:
                 raise CorruptError(BAD_RANK) from None
         if max(map(max, classes)) >= self._num_classes:
-            raise CorruptError(BAD_CLASS if palettes.bits is None else BAD_PALETTE)
+            raise CorruptError(BAD_PALETTE if palettes.kind == OWN_PALETTES else BAD_CLASS)
         return classes
 
     def _palette(self, palettes: _Palettes, slot: int, longest: int) -> list[int]:
         """Return at most `longest` classes from the beginning of the palette of an image."""
-        if palettes.bits is None:
-            return []
         bits, first = self._class_bits, palettes.before * self._class_bits
         stop = min(palettes.sizes[slot], longest) * bits
         word = int.from_bytes(palettes.bits[first >> 3 : (first + stop + 7) >> 3], "little") >> (first & 7)
         mask = (1 << bits) - 1
         return [word >> place & mask for place in range(0, stop, bits)]
 
-    def _full_tail(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
+    def _tail_of_all(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
         """Return the tail of an image over all classes; the columns of tails begin at `at`."""
         num_images, num_classes = fields["num_images"], self._num_classes
         if not tails_fit_block(num_images, num_classes):
@@ -152,8 +171,8 @@ class SparseOneImage:
         codes = np.frombuffer(content, np.uint8, num_classes, at + 2 * num_images + slot * num_classes)
         return dequantise_full_tails(FullTailCodes(codes[None], np.array([main_class])))
 
-    def _listed_tail(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> Tails:
-        """Return the tail of an image; the columns of tails begin at `at`."""
+    def _listed(self, content: bytes, fields: dict[str, int], at: int, slot: int) -> _Listed:
+        """Return what the tail of an image lists; the columns of tails begin at `at`."""
         num_images, width = fields["num_images"], fields["tail_width"]
         floors_at = at + 2 * num_images
         levels_at = floors_at + num_images
@@ -166,9 +185,7 @@ class SparseOneImage:
         if levels_at + total * (1 + width) > len(content):
             raise CorruptError(SHORT)
         classes = list(accumulate(_run(content, levels_at + total, total, width, before, size)))
-        levels = content[levels_at + before : levels_at + before + size]
-        codes = one_tail(classes, levels, content[floors_at + slot], int(self._tail), self._num_classes)
-        return dequantise_tails(codes, self._num_classes)
+        return _Listed(classes, content[levels_at + before : levels_at + before + size], content[floors_at + slot])
 
     def _decode(self, classes: list[list[int]], steps: list[list[int]], above_last: list[int]) -> SparseLabels:
         if self._k is None:
@@ -212,12 +229,21 @@ class _Entries(NamedTuple):
 
 
 class _Palettes(NamedTuple):
-    """Where the palettes of a block are: bits (None without palettes), sizes, classes before those of the image, and the end."""
+    """What codes are, and where the palettes of a block are: bits, sizes, classes before those of the image, and the end."""
 
-    bits: bytes | None
+    kind: int
+    bits: bytes
     sizes: list[int]
     before: int
     end: int
+
+
+class _Listed(NamedTuple):
+    """The classes that the tail of an image lists, their levels, and its floor."""
+
+    classes: list[int]
+    levels: bytes
+    floor: int
 
 
 def _remainders(content: bytes, fields: dict[str, int], at: int, num_crops: int, rows: list[int]) -> tuple[list[int], int]:

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from softlabel_codec.codec import MAX_COST, MIN_COST, Codec
+from softlabel_codec.codec import MAX_COST, MAX_GAIN, MIN_COST, MIN_GAIN, Codec
 from softlabel_codec.errors import ArgumentError
 
 _SHORT, _MIDDLE, _LONG = (0.3, 0.2, 0.1, 0.05), (0.2, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01), (0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002)
 _TAILS = {"tail=30": _SHORT, "tail=100": _MIDDLE, "tail=300": _LONG, "tail=all": _LONG, "tail=all,mean=log": (*_LONG, 0.001)}
 """For each tail, thresholds of the classes that are kept."""
 _THRESHOLDS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
+_GAINS = (0.05, 0.03, 0.02, 0.01, 0.007, 0.005, 0.003, 0.002, 0.0014, 0.001, 5e-4, 2e-4)
+"""What naming a class of a crop gains at least, as shares lost. It is for few crops: most of their bytes are tails."""
 _COSTS = (1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6)
 """What a byte of a field costs, as shares lost."""
 _STEPS = (2, 1.4, 1, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06, 0.04)
@@ -36,6 +38,8 @@ def ladders(num_classes: int, kl_of_uniform: float, fields: bool) -> list[list[C
     """
     written = [["smoothing", *(f"marginal_smoothing:t={threshold}" for threshold in _THRESHOLDS)]]
     written += [[f"marginal_smoothing:t={threshold},{_cut(tail, num_classes)}" for threshold in _TAILS[tail]] for tail in _TAILS]
+    gains = [np.clip(share * kl_of_uniform, MIN_GAIN, MAX_GAIN) for share in _GAINS]
+    written.append([f"marginal_smoothing:gain={gain:.2g},{_cut('tail=300', num_classes)}" for gain in gains])
     if fields:
         costs = [np.clip(share * kl_of_uniform, MIN_COST, MAX_COST) for share in _COSTS]
         written.append([f"field:cost={cost:.1g}" for cost in costs])

@@ -13,6 +13,7 @@ STRINGS = {
     "marginal_smoothing:t=0.02": "all classes with at least 2 %; the remainder spread evenly",
     "marginal_smoothing:t=0.1,tail=30": "all with at least 10 %; the remainder spread along a tail: the image's 30 next classes",
     "marginal_smoothing:t=0.05,tail=100": "the same with 5 % and 100 classes",
+    "marginal_smoothing:gain=0.005,tail=100": "what gains 0.005 nats over the tail, which lists what gains as much: for few crops",
     "marginal_smoothing:t=0.1,step=1,tail=all,mean=log": "the same with 10 % and all classes: for targets that are softened further",
     "field": "nothing: one function for each image gives the label of every crop, also of those that the teacher did not see",
     "marginal_renorm:k=5": "the 5 most probable classes, scaled to sum to 1",
@@ -25,6 +26,7 @@ STRINGS = {
 OPTIONS = {
     "k=5": "number of classes kept of each crop",
     "t=0.02": "instead of k: keep every class with at least this probability, and always the top class",
+    "gain=0.005": "instead of k or t, with a tail: keep every class that brings labels nearer to the teacher by so many nats",
     "tail=100": "number of classes in the tail, which is stored once per image; or all",
     "mean=arithmetic": "for tail=all: means of probabilities (arithmetic), or of their logarithms (log), which hold at high temperatures",
     "values=log8": "precision of the probabilities: log8 (log ratios as small integers), f16 or f32; for dense f32 first",

@@ -115,8 +115,9 @@ def _show(report: EncodeReport) -> None:
     if report.label_set is not None:
         _show_set(report, report.label_set, f"{images}, {skipped}")
         return
-    per_crop = report.file_bytes / (report.num_images * report.crops_per_image)
-    size = f"{report.path}: {counted(report.file_bytes, 'byte')}, {per_crop:.2f} per crop"
+    per_image = report.file_bytes / report.num_images
+    sizes = f"{per_image / report.crops_per_image:.2f} per crop, {per_image:.1f} per image"
+    size = f"{report.path}: {counted(report.file_bytes, 'byte')}, {sizes}"
     if report.finished_before:
         print_pairs([("finished", f"before, with the same options: {images}, {skipped}; nothing to do"), ("found", size)])
         return

@@ -55,7 +55,8 @@ def show_stats(report: StatsReport) -> None:
     are = "is" if report.top1_classes_seen == 1 else "are"
     on_top = f"{report.top1_classes_seen} of {report.num_classes} classes {are} on top of some crop"
     click.echo(f"{on_top}; {report.flipped:.1%} of the crops are mirrored")
-    click.echo(f"{sum(part.bytes_per_crop for part in report.budget):.2f} bytes per crop ('slcodec inspect' says where they go)")
+    sizes = f"{report.bytes_per_crop:.2f} bytes per crop, {report.bytes_per_image:.1f} per image"
+    click.echo(f"{sizes} ('slcodec inspect' says where they go)")
 
 
 def show_against(report: AgainstReport) -> None:
@@ -118,7 +119,7 @@ def _short(value: object) -> str:
 
 def _identity(report: FileReport) -> list[tuple[str, Any]]:
     crops = str(report.fewest_crops) if report.fewest_crops == report.most_crops else f"{report.fewest_crops} to {report.most_crops}"
-    bytes_in_all = counted(report.file_bytes, "byte")
+    sizes = f"{counted(report.file_bytes, 'byte')}, {report.bytes_per_crop:.2f} per crop, {report.bytes_per_image:.1f} per image"
     skipped = f" ({len(report.skipped_keys)} more could not be labelled)" if report.skipped_keys else ""
     return [
         ("set" if isinstance(report, SetReport) else "file", report.path),
@@ -129,7 +130,7 @@ def _identity(report: FileReport) -> list[tuple[str, Any]]:
         ("images", f"{report.num_images}{skipped}" + ("" if report.finished else _so_far(report))),
         ("crops", f"{report.num_crops} ({crops} per image), as {report.crops}"),
         *_geometry(report),
-        ("size", f"{bytes_in_all}, {report.bytes_per_crop:.2f} per crop, in {counted(report.num_blocks, 'block')}"),
+        ("size", f"{sizes}, in {counted(report.num_blocks, 'block')}"),
         *(("skipped", key) for key in report.skipped_keys[:MOST_SKIPPED]),
         *([("fingerprint", report.fingerprint)] if report.finished else []),
         *(("problem", problem) for problem in report.problems),
@@ -181,10 +182,13 @@ def _parameters(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _show_budget(report: FileReport) -> None:
     total = sum(part.file_bytes for part in report.budget) or 1
-    rows = [(part.name, part.file_bytes, f"{part.bytes_per_crop:.3f}", f"{part.file_bytes / total:.1%}") for part in report.budget]
-    rows.sort(key=lambda row: -row[1])
-    per_crop = sum(part.bytes_per_crop for part in report.budget)
-    print_table("Where the bytes go", ["column", "bytes", "per crop", "share"], [*rows, ("together", total, f"{per_crop:.3f}", "100.0%")])
+    rows = [
+        (part.name, part.file_bytes, f"{part.bytes_per_crop:.3f}", f"{part.bytes_per_image:.2f}", f"{part.file_bytes / total:.1%}")
+        for part in sorted(report.budget, key=lambda part: -part.file_bytes)
+    ]
+    per_crop, per_image = (sum(getattr(part, size) for part in report.budget) for size in ("bytes_per_crop", "bytes_per_image"))
+    rows.append(("together", total, f"{per_crop:.3f}", f"{per_image:.2f}", "100.0%"))
+    print_table("Where the bytes go", ["column", "bytes", "per crop", "per image", "share"], rows)
 
 
 def _flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -199,7 +203,7 @@ def _flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
 def show_comparison(report: CompareReport) -> None:
     """Print what students make of each label source, and what the labels are like."""
     title = f"Students; differences from {report.reference} with 95 % intervals, margin {report.margin:g} points"
-    columns = ["labels", "top-1 in %", "n", "difference", "within margin", "bytes/crop", "s/epoch", "for data"]
+    columns = ["labels", "top-1 in %", "n", "difference", "within margin", "bytes/crop", "bytes/image", "s/epoch", "for data"]
     print_table(title, columns, [_student_row(row) for row in report.rows])
     seen = {row.name: row for row in report.rows if row.quality is not None}
     if seen:
@@ -226,6 +230,7 @@ def _student_row(row: Row) -> list[str]:
         "" if found is None else f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})",
         {None: "", True: "yes", False: "not shown"}[row.within_margin],
         _number(row.bytes_per_crop, "{:.2f}"),
+        _number(row.bytes_per_image, "{:.1f}"),
         f"{row.seconds_per_epoch:.2f}",
         f"{row.data_seconds_per_epoch:.2f}",
     ]

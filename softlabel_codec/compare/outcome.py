@@ -54,8 +54,9 @@ class Row:
         None for the reference itself, and if the spread is unknown, as with one student.
     within_margin : bool or None
         Whether the whole interval lies within the margin.
-    bytes_per_crop : float or None
-        File size divided by stored crops; for label maps, by the stored crops of the same images; None if nothing is stored.
+    bytes_per_crop, bytes_per_image : float or None
+        File size divided by stored crops, and by their images; for label maps, by those of the first labels that are stored; None if
+        nothing is stored.
     kl : float or None
         Mean KL divergence of the labels from the reference's on the same crops, in nats; None where unknown or infinite.
     quality : LabelQuality or None
@@ -75,6 +76,7 @@ class Row:
     difference: Interval | None
     within_margin: bool | None
     bytes_per_crop: float | None
+    bytes_per_image: float | None
     kl: float | None
     quality: LabelQuality | None
     seconds_per_epoch: float
@@ -153,7 +155,7 @@ def make_report(
                 standard_deviation=stdev(values) if len(values) > 1 else None,
                 difference=difference,
                 within_margin=None if difference is None else -margin <= difference.low and difference.high <= margin,
-                bytes_per_crop=_bytes_per_crop(sources[cell.name], sources),
+                **_sizes(sources[cell.name], sources),
                 kl=None if said is None or reference not in quality else said.kl(reference, quality[reference].entropy),
                 quality=said,
                 seconds_per_epoch=mean(result["seconds"] / result["epochs"] for result in results),
@@ -198,14 +200,15 @@ def _codec(labels: str) -> str | None:
         return reader.codec
 
 
-def _bytes_per_crop(labels: str, sources: Mapping[str, str]) -> float | None:
-    """Return the size of stored labels divided by their number of crops; for label maps, by that of the first labels that are stored."""
+def _sizes(labels: str, sources: Mapping[str, str]) -> dict[str, float | None]:
+    """Return the size of stored labels divided by their crops, and by their images; for label maps, by those of the first stored labels."""
     stored = labels if is_stored(labels) else next(filter(is_stored, sources.values()), None)
     if kind_of_labels(labels) not in (STORED, MAPS) or stored is None:
-        return None
+        return {"bytes_per_crop": None, "bytes_per_image": None}
     with SoftLabelReader(stored) as reader:
         found = reader.container
-        return (found.num_bytes if stored == labels else Path(labels).stat().st_size) / found.total_crops
+        num_bytes = found.num_bytes if stored == labels else Path(labels).stat().st_size
+        return {"bytes_per_crop": num_bytes / found.total_crops, "bytes_per_image": num_bytes / len(reader)}
 
 
 def machine() -> str:

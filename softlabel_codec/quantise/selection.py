@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 
 SUM_TOLERANCE = 1e-3
+SMALL_REMAINDER = 1e-5
+"""Remainders below this are summed up, where that is possible: of so little, 1 - sum of the values is mostly the rounding of these."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Selection:
     values : float32 (R, K)
         Their probabilities; padding is 0.
     remainder : float64 (R,)
-        1 - sum of the values, at least 0; exactly 0 where all classes are kept.
+        1 - sum of the values, at least 0; or the sum of what is left out, where that is known and small. Exactly 0 where all classes are
+        kept.
     """
 
     indices: NDArray[np.int64]
@@ -41,12 +44,17 @@ def select_from_probs(probs: NDArray[np.float32], codec: Codec) -> Selection:
     if codec.kept_classes == 1:
         top = probs.argmax(axis=1)[:, None]
         return _finish(top.astype(np.int64), np.take_along_axis(probs, top, axis=1), probs.shape[1])
-    rows, classes = np.nonzero(_candidates(probs, codec))
+    return select_where(_candidates(probs, codec), probs, codec.k)
+
+
+def select_where(kept: NDArray[np.bool_], probs: NDArray[np.float32], most: int | None = None) -> Selection:
+    """Return the selection of the classes that are marked in `kept` (R, C), at least one of each crop: at most the `most` most probable."""
+    rows, classes = np.nonzero(kept)
     values = probs[rows, classes]
     order = np.lexsort((-values, rows))  # stable: nonzero has already put the classes of a row in ascending order
     place = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    if codec.k is not None:  # ties at the k-th value may have let too many in
-        order, rows, place = order[place < codec.k], rows[place < codec.k], place[place < codec.k]
+    if most is not None:  # ties at the last value may have let too many in
+        order, rows, place = order[place < most], rows[place < most], place[place < most]
     indices = np.full((len(probs), int(place.max()) + 1), -1, np.int64)
     kept_values = np.zeros(indices.shape, np.float32)
     indices[rows, place] = classes[order]
@@ -54,7 +62,20 @@ def select_from_probs(probs: NDArray[np.float32], codec: Codec) -> Selection:
     return _finish(indices, kept_values, probs.shape[1])
 
 
-def select_from_topk(indices: NDArray[Any], values: NDArray[Any], codec: Codec, num_classes: int) -> Selection:
+def sum_small_remainders(selection: Selection, probs: NDArray[np.float32]) -> Selection:
+    """Return a selection of probabilities (R, C) whose small remainders are the sums of what is left out."""
+    rows = np.flatnonzero(selection.remainder < SMALL_REMAINDER)
+    kept, others = selection.indices[rows], probs[rows]
+    crops, places = np.nonzero(kept >= 0)
+    others[crops, kept[crops, places]] = 0
+    remainder = selection.remainder.copy()
+    remainder[rows] = others.sum(axis=1, dtype=np.float64)
+    return replace(selection, remainder=remainder)
+
+
+def select_from_topk(
+    indices: NDArray[Any], values: NDArray[Any], codec: Codec, num_classes: int, others: NDArray[np.float64] | None = None
+) -> Selection:
     """Select the classes that `codec` keeps of classes that are already the most probable ones.
 
     Parameters
@@ -63,6 +84,8 @@ def select_from_topk(indices: NDArray[Any], values: NDArray[Any], codec: Codec, 
         Distinct classes of each crop, in any order.
     values : float (R, K)
         Their probabilities.
+    others : float64 (R,), optional
+        The sum of the probabilities of all other classes: small remainders are summed up from these.
 
     Raises
     ------
@@ -81,12 +104,17 @@ def select_from_topk(indices: NDArray[Any], values: NDArray[Any], codec: Codec, 
         _check_rows(complete, f"the {given} given classes all have p >= t={codec.t}, so more may be missing: pass more classes")
         kept = values >= threshold
         kept[:, 0] = True
-        width = int(kept.sum(axis=1).max())
-        return _finish(np.where(kept, indices, -1)[:, :width], np.where(kept, values, 0)[:, :width], num_classes)
-    wanted = codec.kept_classes or given
-    if given < wanted:
-        raise ArgumentError(f"codec {str(codec)!r}: expected at least {wanted} classes per crop, got {given}")
-    return _finish(indices[:, :wanted], values[:, :wanted], num_classes)
+    else:
+        wanted = codec.kept_classes or given
+        if given < wanted:
+            raise ArgumentError(f"codec {str(codec)!r}: expected at least {wanted} classes per crop, got {given}")
+        kept = np.broadcast_to(np.arange(given) < wanted, values.shape)
+    width = int(kept.sum(axis=1).max())
+    selection = _finish(np.where(kept, indices, -1)[:, :width], np.where(kept, values, 0)[:, :width], num_classes)
+    if others is None:
+        return selection
+    left = others + np.where(kept, 0, values).sum(axis=1, dtype=np.float64)
+    return replace(selection, remainder=np.where(selection.remainder < SMALL_REMAINDER, left, selection.remainder))
 
 
 def check_probs(probs: object, num_crops: int, num_classes: int) -> NDArray[Any]:
@@ -119,6 +147,14 @@ def check_topk(indices: object, values: object, num_crops: int, num_classes: int
     _check_rows(array.min(axis=1) >= 0, "holds a negative probability", "values")
     _check_rows((sums <= 1 + SUM_TOLERANCE) & (sums > 0), "expected probabilities that sum to at most 1 and more than 0", "values")
     return classes, array
+
+
+def check_others(others: object, values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what crops leave to classes that are not given, float64 (R,), if it completes these values to 1, else raise ArgumentError."""
+    array = check_floats("others", others, (len(values),)).astype(np.float64)
+    off = ~(np.isfinite(array) & (array >= 0) & (np.abs(array + values.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE))
+    _check_rows(~off, "expected what is left of 1 by the values, within 0.001, and not negative", "others")
+    return array
 
 
 def check_left_out(left_out: object, num_classes: int) -> NDArray[np.float64]:

@@ -12,14 +12,17 @@ from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import SparseLabels, Tails, check_policy
 from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
+from softlabel_codec.quantise.gain import select_by_gain
 from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import (
     Selection,
     check_left_out,
+    check_others,
     check_probs,
     check_topk,
     select_from_probs,
     select_from_topk,
+    sum_small_remainders,
     wrong_labels,
 )
 from softlabel_codec.quantise.tails import TailCodes, concatenate_tails, dequantise_tails, left_out_of, quantise_tail, tail_of_image
@@ -61,16 +64,23 @@ class SparseQuantiser:
         tail = self._codec.tail
         if set(labels) == {"probs"}:
             probs = check_probs(labels["probs"], num_crops, self._num_classes).astype(np.float32, copy=False)
-            selection = select_from_probs(probs, self._codec)
+            if self._codec.gain is not None:
+                selection, codes = select_by_gain(probs, self._codec.gain, int(tail))
+                return self.of_selection(self._summed(selection, probs), codes)
+            selection = self._summed(select_from_probs(probs, self._codec), probs)
             return self.of_selection(selection, self.tail_of_probs(probs, selection))
-        if self._codec.mean == "log":
+        if self._codec.mean == "log" or self._codec.gain is not None:
             raise _only_probs(self._codec, labels)
-        if set(labels) != {"indices", "values"} | ({"left_out"} if tail else set()):
+        if set(labels) - {"others"} != {"indices", "values"} | ({"left_out"} if tail else set()):
             raise wrong_labels(self._codec, "probs, or indices and values" + (" and left_out" if tail else ""), labels)
         topk = check_topk(labels["indices"], labels["values"], num_crops, self._num_classes)
-        selection = select_from_topk(*topk, self._codec, self._num_classes)
+        others = check_others(labels["others"], topk[1]) if "others" in labels else None
+        selection = select_from_topk(*topk, self._codec, self._num_classes, others)
         left_out = check_left_out(labels["left_out"], self._num_classes) if tail else None
         return self.of_selection(selection, None if left_out is None else self._tail_of_left_out(left_out, selection))
+
+    def _summed(self, selection: Selection, probs: NDArray[np.float32]) -> Selection:
+        return sum_small_remainders(selection, probs) if self._codec.values == "log8" else selection
 
     def tail_of_probs(self, probs: NDArray[np.float32], selection: Selection) -> TailCodes | FullTailCodes | None:
         """Return the tail of an image with these probabilities (R, C), of which its crops keep a selection; None if the codec has none."""
@@ -135,7 +145,10 @@ class SparseQuantiser:
 
 
 def _only_probs(codec: Codec, labels: Mapping[str, Any]) -> ArgumentError:
-    why = "Its tail is made of logarithms of all probabilities, for which left_out cannot stand; with mean=arithmetic it can"
+    if codec.gain is not None:
+        why = "Which classes gain enough is not known of the most probable ones alone"
+    else:
+        why = "Its tail is made of logarithms of all probabilities, for which left_out cannot stand; with mean=arithmetic it can"
     return ArgumentError(f"{wrong_labels(codec, 'probs', labels)}. {why}")
 
 

@@ -57,10 +57,15 @@ def quantise_tail(left_out: NDArray[np.float64], selection: Selection, tail: int
         Largest number of classes to list.
     """
     weights = weights_of_left_out(left_out, selection)
+    return codes_of_weights(weights, np.argsort(-weights, kind="stable")[:tail])
+
+
+def codes_of_weights(weights: NDArray[np.float64], candidates: NDArray[np.int64]) -> TailCodes:
+    """Return the codes of one image's tail with these weights (C,), which lists some candidates: all whose level can be stored."""
+    weights = weights.copy()
     largest = float(weights.max())
     if largest <= 0:
         return TailCodes(np.full((1, 1), -1), np.zeros((1, 1), np.int64), np.array([NO_WEIGHT]))
-    candidates = np.argsort(-weights, kind="stable")[:tail]
     with np.errstate(divide="ignore"):
         levels = np.rint(np.log(largest / weights[candidates]) / TAIL_STEP)
     listed = levels < NO_WEIGHT

@@ -13,7 +13,7 @@ from softlabel_codec.labels import DenseLabels, Labels, SparseLabels
 from softlabel_codec.quantise.dense import DenseCodes, DenseQuantiser
 from softlabel_codec.quantise.field import FieldCodes, FieldQuantiser
 from softlabel_codec.quantise.places import Places
-from softlabel_codec.quantise.selection import SUM_TOLERANCE, Selection, implied_remainder
+from softlabel_codec.quantise.selection import SMALL_REMAINDER, SUM_TOLERANCE, Selection, implied_remainder
 from softlabel_codec.quantise.sparse import SparseCodes, SparseQuantiser
 
 AnyCodes = SparseCodes | DenseCodes | FieldCodes
@@ -22,7 +22,7 @@ _QUANTISERS: dict[str, type[SparseQuantiser | DenseQuantiser | FieldQuantiser]] 
     "dense": DenseQuantiser,
     "field": FieldQuantiser,
 }
-_STORED = ("kept_classes", "t", "values", "step", "tail", "mean")
+_STORED = ("kept_classes", "t", "gain", "values", "step", "tail", "mean")
 
 
 def stored_alike(one: Codec, other: Codec) -> bool:
@@ -72,6 +72,10 @@ def _sparse_reason(source: Codec, target: Codec) -> str:
         return ""
     if source.values == "none":
         return "" if target.values == "none" else "the source keeps the top class without its probability"
+    if target.gain is not None and target.gain != source.gain:
+        return "which classes gain enough depends on the probabilities of all of them, which only dense labels have"
+    if source.gain is not None and target.t is not None:
+        return "the source keeps classes by what they gain, and not all that are as probable"
     if target.t is not None and not (source.t is None or source.t <= target.t):
         return f"the source keeps classes with at least {source.t:g} only; the others are lost"
     wanted = target.kept_classes
@@ -93,7 +97,7 @@ def _longer(one: int | str, other: int | str) -> bool:
 
 def _drops(source: Codec, target: Codec) -> bool:
     """Return whether a sparse codec keeps fewer classes than another."""
-    return (target.kept_classes, target.t) != (source.kept_classes, source.t)
+    return (target.kept_classes, target.t, target.gain) != (source.kept_classes, source.t, source.gain)
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,9 @@ class Transcoder:
         width = int(kept.sum(axis=1).max())
         indices = np.where(kept, labels.indices, -1)[:, :width].astype(np.int64)
         values = np.where(kept, labels.values, np.float32(0))[:, :width]
-        return Selection(indices, values, implied_remainder(values, indices, self.num_classes))
+        implied = implied_remainder(values, indices, self.num_classes)
+        left_out = labels.remainder + np.where(kept, 0, labels.values).sum(axis=1, dtype=np.float64)
+        return Selection(indices, values, np.where(implied < SMALL_REMAINDER, left_out, implied))
 
     def _first(self, labels: SparseLabels) -> NDArray[np.bool_]:
         return np.broadcast_to(np.arange(labels.indices.shape[1]) < (self.target.kept_classes or 0), labels.indices.shape)

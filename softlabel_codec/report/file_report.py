@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,13 +34,14 @@ class Part:
         What they are.
     file_bytes : int
         How many there are in the file.
-    bytes_per_crop : float
-        The same, divided by the number of crops.
+    bytes_per_crop, bytes_per_image : float
+        The same, divided by the number of crops, and of images.
     """
 
     name: str
     file_bytes: int
     bytes_per_crop: float
+    bytes_per_image: float
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class FileReport:
         Contents of the file.
     fewest_crops, most_crops : int
         Crops per image.
-    bytes_per_crop : float
-        The whole file divided by its crops.
+    bytes_per_crop, bytes_per_image : float
+        The whole file divided by its crops, and by its images.
     budget : list of Part
         Bytes of each part of the file. Columns of blocks are measured on a sample of blocks and scaled to the whole.
     sampled_blocks : int
@@ -101,6 +102,7 @@ class FileReport:
     fewest_crops: int
     most_crops: int
     bytes_per_crop: float
+    bytes_per_image: float
     budget: list[Part]
     sampled_blocks: int
     metadata: dict[str, Any]
@@ -141,7 +143,8 @@ def describe(container: OpenContainer, sampled_blocks: int) -> FileReport:
         num_blocks=trailer.num_blocks,
         fewest_crops=int(num_crops.min()) if trailer.num_images else 0,
         most_crops=int(num_crops.max(initial=0)),
-        bytes_per_crop=per_crop(trailer.file_length, trailer.num_crops),
+        bytes_per_crop=share(trailer.file_length, trailer.num_crops),
+        bytes_per_image=share(trailer.file_length, trailer.num_images),
         budget=budget,
         sampled_blocks=sampled,
         metadata=description.metadata,
@@ -191,8 +194,9 @@ def _inspect_beginning(path: str | os.PathLike[str], problem: FormatError, sampl
             num_blocks=num_blocks,
             fewest_crops=min(counts[1:], default=0),
             most_crops=max(counts),
-            bytes_per_crop=per_crop(source.length, num_crops),
-            budget=[Part(name, size, per_crop(size, num_crops)) for name, size in parts.items()],
+            bytes_per_crop=share(source.length, num_crops),
+            bytes_per_image=share(source.length, len(counts) - 1),
+            budget=budget_of(parts, len(counts) - 1, num_crops),
             sampled_blocks=min(num_blocks, sampled_blocks),
             metadata=description.metadata,
             skipped_keys=[],
@@ -221,8 +225,7 @@ def _budget(container: OpenContainer, sampled_blocks: int) -> tuple[list[Part], 
     parts["copy of header and metadata"] = trailer.trailer_offset - trailer.copy_offset
     parts["summary"] = trailer.index_offset - trailer.summary_offset
     parts["header and trailer"] = HEADER.size + TRAILER.size
-    budget = [Part(name, size, per_crop(size, trailer.num_crops)) for name, size in parts.items()]
-    return budget, len(sample) - len(problems), problems
+    return budget_of(parts, trailer.num_images, trailer.num_crops), len(sample) - len(problems), problems
 
 
 def _add_sizes(sizes: Sizes, columns: Sequence[Column]) -> None:
@@ -249,6 +252,11 @@ def _block_parts(columns: Sizes, blocks_bytes: int, num_blocks: int) -> dict[str
     return {**parts, "image sizes": image_sizes, "block headers": framing}
 
 
-def per_crop(size: int, num_crops: int) -> float:
-    """Return a size divided by a number of crops, which may be 0."""
-    return size / max(1, num_crops)
+def budget_of(sizes: Mapping[str, int], num_images: int, num_crops: int) -> list[Part]:
+    """Return the parts of a file that has so many images and crops, from their sizes in bytes."""
+    return [Part(name, size, share(size, num_crops), share(size, num_images)) for name, size in sizes.items()]
+
+
+def share(size: int, number: int) -> float:
+    """Return a size divided by a number of crops or images, which may be 0."""
+    return size / max(1, number)

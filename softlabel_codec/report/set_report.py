@@ -12,7 +12,7 @@ import numpy as np
 from softlabel_codec.errors import FormatError, MismatchError, TruncatedError
 from softlabel_codec.label_set.finding import UnfinishedSet
 from softlabel_codec.label_set.open_set import OpenSet
-from softlabel_codec.report.file_report import SAMPLED_BLOCKS, FileReport, Part, describe, how_stored, inspect_file, per_crop
+from softlabel_codec.report.file_report import SAMPLED_BLOCKS, FileReport, budget_of, describe, how_stored, inspect_file, share
 from softlabel_codec.storage.location import Location, Url, joined
 from softlabel_codec.storage.objects import names_in
 
@@ -70,8 +70,8 @@ def inspect_set(index: Location, sampled_blocks: int = SAMPLED_BLOCKS) -> SetRep
         except (FormatError, MismatchError, OSError) as error:
             problems.append(str(error))
     labels.close()
-    together = _together(found, labels.num_bytes - labels.index_bytes, labels.total_crops)
-    together["budget"].append(Part("index of the set", labels.index_bytes, per_crop(labels.index_bytes, labels.total_crops)))
+    together = _together(found, labels.num_bytes - labels.index_bytes, labels.num_images, labels.total_crops)
+    together["budget"] += budget_of({"index of the set": labels.index_bytes}, labels.num_images, labels.total_crops)
     together["problems"] = problems + together["problems"]
     if each is not None:
         together |= {"fewest_crops": each, "most_crops": each}
@@ -82,7 +82,8 @@ def inspect_set(index: Location, sampled_blocks: int = SAMPLED_BLOCKS) -> SetRep
         **how_stored(labels.description),
         num_images=labels.num_images,
         num_crops=labels.total_crops,
-        bytes_per_crop=per_crop(labels.num_bytes, labels.total_crops),
+        bytes_per_crop=share(labels.num_bytes, labels.total_crops),
+        bytes_per_image=share(labels.num_bytes, labels.num_images),
         metadata=labels.description.metadata,
         finished=True,
         num_shards=len(shards),
@@ -123,14 +124,14 @@ def inspect_unfinished(labels: UnfinishedSet, sampled_blocks: int = SAMPLED_BLOC
     what = f"{labels.folder}: an unfinished label set: {labels}"
     if not found:
         raise TruncatedError(f"{what}, and no shard says what it is to be")
-    first, num_crops = found[0], sum(report.num_crops for report in found)
+    first, num_crops, num_images = found[0], sum(report.num_crops for report in found), sum(report.num_images for report in found)
     for report in found[1:]:
         if _origin(report) != _origin(first):
             problems.append(
                 f"{report.path}: expected the codec and the metadata of {Path(first.path).name}, as in one label set, got others"
             )
     file_bytes = sum(report.file_bytes for report in found)
-    together = _together(found, file_bytes, num_crops)
+    together = _together(found, file_bytes, num_images, num_crops)
     unfinished = [problem for report in found if report.finished for problem in report.problems]
     lengths = [report.file_bytes for report in found if report.finished] or [0]
     return SetReport(
@@ -140,9 +141,10 @@ def inspect_unfinished(labels: UnfinishedSet, sampled_blocks: int = SAMPLED_BLOC
             "path": str(labels.folder / labels.name),
             "file_bytes": file_bytes,
             "fingerprint": "",
-            "num_images": sum(report.num_images for report in found),
+            "num_images": num_images,
             "num_crops": num_crops,
-            "bytes_per_crop": per_crop(file_bytes, num_crops),
+            "bytes_per_crop": share(file_bytes, num_crops),
+            "bytes_per_image": share(file_bytes, num_images),
             "finished": False,
             "problems": [what, *problems, *unfinished],
         },
@@ -167,8 +169,8 @@ def _share(blocks: int, files: Sequence[Any]) -> int:
     return max(1, blocks // max(1, len(files)))
 
 
-def _together(reports: Sequence[FileReport], file_bytes: int, num_crops: int) -> dict[str, Any]:
-    """Return what several files have together: numbers of bytes and blocks scaled to so many bytes, per crop of so many."""
+def _together(reports: Sequence[FileReport], file_bytes: int, num_images: int, num_crops: int) -> dict[str, Any]:
+    """Return what several files have together: numbers of bytes and blocks scaled to so many bytes, per image and crop of so many."""
     scale = file_bytes / max(1, sum(report.file_bytes for report in reports))
     sizes: dict[str, int] = {}
     for report in reports:
@@ -182,7 +184,7 @@ def _together(reports: Sequence[FileReport], file_bytes: int, num_crops: int) ->
         "num_blocks": round(sum(report.num_blocks for report in reports) * scale),
         "fewest_crops": min((report.fewest_crops for report in with_images), default=0),
         "most_crops": max((report.most_crops for report in with_images), default=0),
-        "budget": [Part(name, size, per_crop(size, num_crops)) for name, size in scaled.items()],
+        "budget": budget_of(scaled, num_images, num_crops),
         "sampled_blocks": sum(report.sampled_blocks for report in reports),
         "skipped_keys": [key for report in reports for key in report.skipped_keys],
         "problems": [problem for report in reports for problem in report.problems],

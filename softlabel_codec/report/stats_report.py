@@ -61,8 +61,8 @@ class StatsReport:
         T of softmax(logits / T) at which the labels were read for confidence, entropy and remainder; None: as they are stored.
     num_images, sampled_images, sampled_crops : int
         How many images there are, and how many images and crops were sampled.
-    bytes_per_crop : float
-        All bytes divided by all crops.
+    bytes_per_crop, bytes_per_image : float
+        All bytes divided by all crops, and by all images.
     budget : list of Part
         Bytes of each part.
     confidence : Distribution
@@ -104,6 +104,7 @@ class StatsReport:
     sampled_images: int
     sampled_crops: int
     bytes_per_crop: float
+    bytes_per_image: float
     budget: list[Part]
     confidence: Distribution
     confidence_histogram: list[int]
@@ -158,6 +159,7 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000, temperature: 
         sampled_images=len(sample),
         sampled_crops=len(confidence),
         bytes_per_crop=report.bytes_per_crop,
+        bytes_per_image=report.bytes_per_image,
         budget=report.budget,
         confidence=Distribution.of(confidence),
         confidence_histogram=np.histogram(confidence, CONFIDENCE_BINS, (0, 1))[0].tolist(),

@@ -125,7 +125,7 @@ class TeacherRun:
     @property
     def _sends_less(self) -> bool:
         """Whether labels are made smaller on the device."""
-        return self.on_cuda and self._codec.family == "sparse"
+        return self.on_cuda and self._codec.family == "sparse" and self._codec.gain is None
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Return the teacher's output for crops: logits or probabilities."""
@@ -155,9 +155,9 @@ class TeacherRun:
 def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
     """Return what a sparse codec may keep of the probabilities (n, C) of crops of one image.
 
-    `indices` and `values` (n, K) are the classes that it may keep, most probable first, equal ones by class; with a tail, `left_out`
-    (C,) is what the crops leave out. Runs on the device of `probs`, so that only a few numbers per crop are copied; but a tail of
-    means of logarithms takes all of `probs`.
+    `indices` and `values` (n, K) are the classes that it may keep, most probable first, equal ones by class, and `others` (n,) what all
+    others have; with a tail, `left_out` (C,) is what the crops leave out. Runs on the device of `probs`, so that only a few numbers per
+    crop are copied; but a tail of means of logarithms takes all of `probs`.
     """
     if codec.mean == "log":
         return {"probs": probs}
@@ -165,8 +165,9 @@ def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:
     if kept is None:  # more classes cannot reach the threshold
         kept = min(int((1 + SUM_TOLERANCE) / (codec.t or 1)) + 1, probs.shape[1])
     values, classes = probs.sort(dim=1, descending=True, stable=True)
+    others = values[:, kept:].sum(dim=1, dtype=torch.float64)
     values, classes = values[:, :kept], classes[:, :kept]
-    labels = {"indices": classes.int(), "values": values}
+    labels = {"indices": classes.int(), "values": values, "others": others}
     if codec.tail:
         chosen = values if codec.t is None else torch.where(values >= codec.t, values, 0.0)
         chosen[:, 0] = values[:, 0]

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from softlabel_codec.checks.arguments import check_whole
-from softlabel_codec.crops.due import check_counts
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageData, ImageSource
 from softlabel_codec.images.finding import find_images
@@ -187,11 +186,8 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         if num_classes is not None:
             self.reader.check_classes(num_classes)
         self._images, self._numbers, self.num_missing = find_images(images, self.reader, keys, on_missing, key)
-        num_crops = self.reader.num_crops if self._numbers is None else self.reader.num_crops[self._numbers]
-        endless = self.reader.any_crop or sampler is not None
-        check_counts(num_crops, self.crops_per_image, self._stored_crops, self.reader.path, any_crop=endless)
+        self._check_crops(self.reader.num_crops if self._numbers is None else self.reader.num_crops[self._numbers])
         self._truth = find_truth(target_of, self.reader, self.keys)
-        self._mention_normalisation()
         self._turns = Turns(len(self))
         damaged = torch.zeros(len(self.reader) if on_corrupt == "skip" else 0, dtype=torch.bool)
         self._damaged = SharedTensor(damaged)  # what workers find damaged is known to all

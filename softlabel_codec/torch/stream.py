@@ -13,7 +13,6 @@ from torch import Tensor
 
 from softlabel_codec.checks.arguments import whole
 from softlabel_codec.container.matching import Match
-from softlabel_codec.crops.due import check_counts
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.image_source import ImageData
 from softlabel_codec.labels import BatchLabels
@@ -104,11 +103,8 @@ class LabelledCrops(Cropper):
         super().__init__(
             labels, crops_per_image, size, seed, options, policy, temperature, "raise", check_images, stored_crops, sampler, cache
         )
-        counts = self.reader.num_crops
-        endless = self.reader.any_crop or sampler is not None
-        check_counts(counts, self.crops_per_image, self._stored_crops, self.reader.path, any_crop=endless)
+        self._check_crops(self.reader.num_crops)
         self.match, self._key, self._image, self._target = match, key, image, target
-        self._mention_normalisation()
         self._turns = Turns(len(self.reader))
 
     def set_epoch(self, epoch: int) -> None:

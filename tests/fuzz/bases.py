@@ -73,6 +73,7 @@ BASES = (
     Base("marginal_smoothing:k=2,tail=all"),
     Base("marginal_smoothing:t=0.1,values=f16,tail=all,mean=log", 20),
     Base("marginal_smoothing:t=0.1,tail=all,mean=log", crops="derived"),
+    Base("marginal_smoothing:gain=0.01,tail=8", 30, counts=(5, 4, 6), keys=("a", "b", "c"), crops="derived"),
 )
 """A number in a kept input says which: new ones go to the end."""
 

@@ -26,6 +26,7 @@ CODEC_STRINGS = (
     "marginal_smoothing:t=3.0517578125e-05,tail=1,step=0.5",
     "field:step=1/4,cost=1e-4",
     "field,cost=.1",
+    "marginal_smoothing:gain=1/64,tail=9,step=0.25",
 )
 
 

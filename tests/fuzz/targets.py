@@ -75,7 +75,8 @@ def codec_string(data: bytes) -> None:
         require(Codec.parse(text) == codec and str(Codec.parse(text)) == text, f"{text!r} is not parsed to what it prints")
     theirs = minimal_reader.parse_codec(text, 65535 if codec.full_tail else 2**31)
     values = None if codec.values == "none" else codec.values
-    require((theirs.name, theirs.k, theirs.t) == (codec.name, codec.kept_classes, codec.t), f"{text!r}: what is kept")
+    kept = codec.kept_classes, codec.t, codec.gain
+    require((theirs.name, theirs.k, theirs.t, theirs.gain) == (codec.name, *kept), f"{text!r}: what is kept")
     require((theirs.values, theirs.tail or 0, theirs.content) == (values, codec.tail, codec.content), f"{text!r}: how it is stored")
     require((codec.values != "log8" and codec.family != "field") or theirs.step == codec.step, f"{text!r}: step")
     require(theirs.cost == codec.cost, f"{text!r}: cost")

@@ -568,6 +568,7 @@ for _name, _base_name, _value in (
     ("remainder_width", "plain", 3),
     ("tail_width", "tail", 5),
     ("class_width", "field", 5),
+    ("palettes", "tail", 3),
 ):
     case(
         "CorruptError",
@@ -576,6 +577,11 @@ for _name, _base_name, _value in (
     )
 case("CorruptError", "class-not-below-num-classes", lambda: Content(base("plain")).set_bytes("indices", 0, 4, b"\x0a").join())
 case("CorruptError", "count-above-num-classes", lambda: Content(base("counts")).set_bytes("counts", 0, 0, b"\x0a").join())
+case(
+    "CorruptError",
+    "rank-not-below-num-classes",
+    lambda: Content(base("tail")).set_field("palettes", 2).set_bytes("indices", 0, 0, b"\x0a").join(),
+)
 case("CorruptError", "rank-beyond-the-palette", lambda: Content(base("palettes")).set_bytes("indices", 0, 0, b"\xc8").join())
 
 
