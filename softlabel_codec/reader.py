@@ -25,6 +25,8 @@ from softlabel_codec.storage.cache import Cache
 from softlabel_codec.storage.location import is_remote
 
 ON_CORRUPT = ("raise", "skip")
+UNKNOWN_CROPS = "unknown_crops"
+"""Metadata of imported labels that belong to crops which nobody knows: why that is so."""
 
 
 class SoftLabelReader:
@@ -313,9 +315,12 @@ class SoftLabelReader:
         ------
         ArgumentError
             If an image has too few crops, or an argument is not as described.
+        MismatchError
+            If it is not known which crops the labels belong to.
         IndexError, CorruptError
             As for `read_batch`.
         """
+        self.check_crops_known()
         numbers = self._lookup.rows(rows)
         if sampler is not None:
             self.check_sampler(sampler, stored_crops)
@@ -455,6 +460,12 @@ class SoftLabelReader:
         if not self.container.layout.family.of_places:
             what = f"{wanted}: expected label fields, which know the labels of all crops (codec='field')"
             raise ArgumentError(f"{self.path}: {what}; {self.codec!r} holds those of certain crops")
+
+    def check_crops_known(self) -> None:
+        """Raise MismatchError if it is not known which crops the labels belong to, so that no student can be trained from them."""
+        if UNKNOWN_CROPS in self.metadata:
+            why = f"it is not known which crops these labels belong to: {self.metadata[UNKNOWN_CROPS]}"
+            raise MismatchError(f"{self.path}: {why}. They can be looked at (read, stats, copy), but not trained from")
 
     def check_classes(self, num_classes: int) -> None:
         """Raise MismatchError unless the labels are of that many classes."""

@@ -26,7 +26,14 @@ APART = {
     "many": "of many processes, machines and servers, which need Ray, an S3 server and the like",
 }
 """Marks of tests that run in environments of their own, and what these tests are."""
-FEWEST_APART = {"test_loops.py": 29, "test_many_ray.py": 22, "test_many_storage.py": 90, "test_others.py": 30, "test_others_sources.py": 6}
+FEWEST_APART = {
+    "test_loops.py": 29,
+    "test_many_ray.py": 22,
+    "test_many_storage.py": 90,
+    "test_others.py": 30,
+    "test_others_formats.py": 4,
+    "test_others_sources.py": 6,
+}
 """How many of them there are, about, by module."""
 
 TEACHER = """

@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from softlabel_codec import AllViews, ArgumentError, Codec, MismatchError, SoftLabelReader
+from softlabel_codec.checks.interrupted import Interrupted
 from softlabel_codec.cli.main import main
 from softlabel_codec.report import inspect
 from softlabel_codec.teacher import EncodeConfig, choosing, encode
-from softlabel_codec.teacher.interrupted import Interrupted
 from softlabel_codec.teacher.run import TeacherRun
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader
 from softlabel_codec.formats.fkd import import_fkd, label_codec, read_fkd_file
-from softlabel_codec.formats.fkd.files import exact_crops
+from softlabel_codec.formats.fractions import exact_crops
 from softlabel_codec.report import verify
 
 TYPES = ["hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing_k10", "marginal_renorm_k5"]

@@ -15,7 +15,8 @@ def floors() -> dict[str, Version]:
     setup = configparser.ConfigParser(interpolation=None)
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    lines = "\n".join([setup["options"]["install_requires"], extras["torch"], extras["plot"], extras["show"], extras["sources"]])
+    named = [extras[name] for name in ("torch", "plot", "show", "sources", "formats")]
+    lines = "\n".join([setup["options"]["install_requires"], *named])
     found = dict(re.findall(r"^(\w+)>=([\d.]+)$", lines, re.MULTILINE))
     return {name: Version(version) for name, version in found.items() if name != "torch"}
 

@@ -18,8 +18,8 @@ from softlabel_codec.image_source import where_is
 from softlabel_codec.images import ArraySource, open_images
 from softlabel_codec.images.files import load_image
 from softlabel_codec.images.sources.keys import KeyList, unique_keys
-from softlabel_codec.images.sources.storage import files_of
 from softlabel_codec.images.sources.tables import ParquetFiles
+from softlabel_codec.storage.patterns import files_of
 
 ROWS = [f"{number:08d}" for number in range(12)]
 

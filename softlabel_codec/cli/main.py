@@ -8,7 +8,7 @@ from softlabel_codec.cli.check import check_command
 from softlabel_codec.cli.commands import Group, command, quiet_option
 from softlabel_codec.cli.copying import copy_command
 from softlabel_codec.cli.encode import encode_command
-from softlabel_codec.cli.importing import import_group
+from softlabel_codec.cli.importing import export_command, import_command
 from softlabel_codec.cli.look import inspect_command, recover_command, stats_command, verify_command
 from softlabel_codec.cli.show import show_command
 from softlabel_codec.cli.training import compare_command, evaluate_command, train_command
@@ -50,9 +50,9 @@ def demo_command(folder: str, quiet: bool) -> None:
 
 
 SECTIONS: dict[str, list[click.Command]] = {
-    "Label images": [encode_command, check_command, import_group],
+    "Label images": [encode_command, check_command],
     "Look at a label file": [inspect_command, stats_command, show_command, verify_command, recover_command],
-    "Rearrange label files": [copy_command],
+    "Rearrange label files": [copy_command, import_command, export_command],
     "Train students": [train_command, compare_command, evaluate_command],
     "See it work": [demo_command],
 }

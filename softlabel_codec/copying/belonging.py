@@ -212,13 +212,19 @@ def joint_beginning(heads: Sequence[Head], changes: Changes, images: Plain | Non
     return Beginning(header, description, header.pack() + packed)
 
 
+def in_another_codec(metadata: Plain, before: Codec) -> Plain:
+    """Return the metadata of labels that had another codec before."""
+    earlier = metadata.get(TRANSCODED)
+    said = {**metadata, TRANSCODED: [*(earlier if isinstance(earlier, list) else []), str(before)]}
+    said.pop(CHOICE, None)
+    return said
+
+
 def _said(head: Head, changes: Changes) -> Plain:
     """Return the metadata of a source, with what the changes make of its labels."""
     said, codec = dict(head.metadata), head.beginning.description.codec
     if changes.codec is not None and not stored_alike(codec, changes.codec):
-        before = said.get(TRANSCODED)
-        said[TRANSCODED] = [*(before if isinstance(before, list) else []), str(codec)]
-        said.pop(CHOICE, None)
+        said = in_another_codec(said, codec)
     if changes.crops is not None and isinstance(said.get(CROPS), int):
         if said[CROPS] > changes.crops:
             said.pop(CHOICE, None)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from softlabel_codec.checks.interrupted import Interrupted
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.choosing import choose_codec
 from softlabel_codec.choosing.pilot import spread
@@ -19,7 +20,6 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.label_set.folder import SetFolder
 from softlabel_codec.teacher.batches import Plan
 from softlabel_codec.teacher.finished import described, exists
-from softlabel_codec.teacher.interrupted import Interrupted
 from softlabel_codec.teacher.job import CODEC_CHOICE, Job
 from softlabel_codec.teacher.labelling import labelled_images, none_readable
 from softlabel_codec.teacher.run import LabelledImage

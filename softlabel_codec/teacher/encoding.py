@@ -6,12 +6,12 @@ import logging
 import time
 from pathlib import Path
 
+from softlabel_codec.checks.interrupted import saying_what_is_kept
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.label_set.folder import SetFolder
 from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.teacher.choosing import with_chosen_codec
 from softlabel_codec.teacher.finished import check_made_alike
-from softlabel_codec.teacher.interrupted import saying_what_is_kept
 from softlabel_codec.teacher.job import Job, prepare
 from softlabel_codec.teacher.labelling import Progress, label_images, none_readable
 from softlabel_codec.teacher.reports import EncodeReport

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from softlabel_codec.checks.interrupted import Interrupted, saying_what_is_kept
 from softlabel_codec.checks.wording import counted, rate
 from softlabel_codec.errors import FormatError, SoftLabelError, StateError
 from softlabel_codec.label_set.folder import SetFolder, remove_unfinished
 from softlabel_codec.label_set.locks import LOOK_SECONDS, Lock, LockLostError, Watch
 from softlabel_codec.label_set.making import images_of_shard, read_shards
-from softlabel_codec.teacher.interrupted import Interrupted, saying_what_is_kept
 from softlabel_codec.teacher.job import Job
 from softlabel_codec.teacher.labelling import Progress, label_images, none_readable
 from softlabel_codec.teacher.pace import Pace

@@ -82,6 +82,7 @@ class Cropper:
     ) -> None:
         refuse_geometry("after_crop", options.after_crop)
         self.reader = SoftLabelReader(labels, policy=policy, temperature=temperature, on_corrupt=on_corrupt, cache=cache)
+        self.reader.check_crops_known()
         self.crops_per_image, self.size = check_whole("crops_per_image", crops_per_image, 1), check_whole("size", size, 1)
         self.seed = check_whole("seed", seed, 0)
         teacher = self.reader.metadata.get("preprocessing")

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from softlabel_codec.checks.interrupted import Interrupted
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import write_json
 from softlabel_codec.errors import StateError
 from softlabel_codec.evaluate.evaluator import LOWER_THE_RATE
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students.weights import save_state, save_weights
-from softlabel_codec.teacher.interrupted import Interrupted
 from softlabel_codec.teacher.online import OnlineTeacher
 from softlabel_codec.torch import DenseTargets, normalize, soft_cross_entropy
 from softlabel_codec.torch.device import ImageMemory

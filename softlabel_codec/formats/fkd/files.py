@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
 from softlabel_codec.formats.fkd.pickled import STAND_INS, as_array
+from softlabel_codec.formats.labels import whole_classes
 
 LABEL_TYPES = ("hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing_k10", "marginal_renorm_k5", "marginal_renorm")
-EXACT_INDICES = {2: 2049, 4: 2**24 + 1}
-"""Number of classes whose indices a float of that many bytes holds exactly."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
 
@@ -92,37 +91,11 @@ def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) 
     else:
         pairs = labels.reshape(num_crops, 2, -1)
         indices, values = pairs[:, 0], pairs[:, 1]
-    if indices.dtype.kind == "f" and num_classes > EXACT_INDICES.get(indices.dtype.itemsize, 2**53):
-        raise MismatchError(f"{path}: class indices above {EXACT_INDICES[indices.dtype.itemsize] - 1} are not exact in {indices.dtype}")
-    with np.errstate(invalid="ignore"):
-        whole = indices.astype(np.int64)
-    if (whole != indices).any() or (whole < 0).any() or (whole >= num_classes).any():
-        raise MismatchError(f"{path}: expected class indices from 0 to {num_classes - 1}, got {indices.min()} to {indices.max()}")
+    try:
+        whole = whole_classes(indices, num_classes, lowest=0)
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from None
     return FkdImage(crops, flips, whole, values)
-
-
-def exact_crops(fractions: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[np.int64], int]:
-    """Return the pixel crops (M, 4) that fractions came from, and how many the fractions do not determine uniquely.
-
-    Raises
-    ------
-    MismatchError
-        If the fractions cannot have come from an image of that size.
-    """
-    precision = 2.0**-11 if fractions.dtype.itemsize == 2 else 2.0**-24
-    sides = np.array([size[0], size[1], size[0], size[1]], np.float64)
-    exact = fractions.astype(np.float64) * sides
-    crops = np.rint(exact).astype(np.int64)
-    slack = exact * precision * 1.01 + 1e-3
-    uncertain = int((slack >= 0.5).any(axis=1).sum())
-    crops[:, 2:] = np.where(slack[:, 2:] >= 0.5, np.minimum(crops[:, 2:], sides[:2].astype(np.int64) - crops[:, :2]), crops[:, 2:])
-    off = (np.abs(exact - crops) > np.maximum(slack, 0.0)) & (slack < 0.5)
-    outside = (crops[:, :2] + crops[:, 2:] > sides[:2]).any(axis=1) | (crops[:, 2:] < 1).any(axis=1)
-    bad = off.any(axis=1) | outside
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise MismatchError(f"crop {row}: {exact[row].round(2).tolist()} are not whole pixels of an image of {size[0]} x {size[1]}")
-    return crops, uncertain
 
 
 def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:

@@ -2,61 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
-from softlabel_codec.checks.arguments import ON_ERROR, check_choice
-from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
-from softlabel_codec.errors import ArgumentError, MismatchError, SoftLabelError
-from softlabel_codec.formats.fkd.files import FkdImage, exact_crops, label_codec, read_fkd_file
-from softlabel_codec.images.files import is_about_the_image, read_size
-from softlabel_codec.images.paths import Stems, key_of_path, list_images, path_of_key
-from softlabel_codec.teacher.interrupted import saying_what_is_kept
-from softlabel_codec.version import PACKAGE
-from softlabel_codec.writer import SoftLabelWriter
+from softlabel_codec.errors import ArgumentError, SoftLabelError
+from softlabel_codec.formats.fkd.files import FkdImage, label_codec, read_fkd_file
+from softlabel_codec.formats.image_sizes import ImageSizes
+from softlabel_codec.formats.importing import Entry, Found, ImportReport, SourceImage, import_source
+from softlabel_codec.formats.labels import INDICES, VALUES, Kind
+from softlabel_codec.images.paths import key_of_path
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """The result of an import.
-
-    Attributes
-    ----------
-    path : str
-        The finished file.
-    codec : str
-        Its codec.
-    num_images, num_crops : int
-        Contents of the file.
-    uncertain_crops : int
-        Crops of float16 files in images so large that the fractions do not determine the pixels.
-    skipped : dict
-        Keys of label files that could not be read, and why.
-    source_bytes, file_bytes : int
-        Bytes of all label files, and of the container file.
-    seconds : float
-        Time taken.
-    """
-
-    path: str
-    codec: str
-    num_images: int
-    num_crops: int
-    uncertain_crops: int
-    skipped: dict[str, str]
-    source_bytes: int
-    file_bytes: int
-    seconds: float
+KEY_PARTS = 2
+"""A key is `<wnid>/<stem>`."""
 
 
 def import_fkd(
@@ -101,119 +62,78 @@ def import_fkd(
     CorruptError, MismatchError
         If a file is damaged or does not fit, and `on_error` is `fail`; if an image is missing or of another size.
     """
-    started = time.monotonic()
-    check_choice("on_error", on_error, ON_ERROR)
-    source = _Source(_find_files(Path(folder)), label_codec(label_type), num_classes, _ImageSizes(images) if images is not None else None)
-    sample = source.first_readable(on_error)
-    stored = Codec.parse(codec) if codec else _faithful(source.codec, sample)
-    if (stored.kept_classes or 1) > (source.codec.kept_classes or 1):
-        kept = counted(source.codec.kept_classes or 1, "class", "classes")
-        raise ArgumentError(f"codec {str(stored)!r}: the label files keep only {kept} of a crop")
-    crop_mode = "pixels" if source.sizes else f"fractions:f{8 * sample.crops.dtype.itemsize}"
-    metadata = {
-        "source": {"format": "FKD", "label_type": label_type, "float_type": str(sample.values.dtype), "files": len(source.files)},
-        "package": PACKAGE,
-    }
-    with SoftLabelWriter(out, num_classes, str(stored), metadata, crops=crop_mode, resume=True, overwrite=overwrite) as writer:
-        earlier = f", {len(writer)} of them converted before" if len(writer) else ""
-        logger.info("%s: converting %s of FKD to %s%s", out, counted(len(source.files), "label file"), stored, earlier)
-        with saying_what_is_kept(writer):
-            found = _convert(source, writer, on_error, progress or (lambda done, total: None))
-            writer.finish(skipped_keys=list(found.skipped))
-    logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(found.skipped))
-    return ImportReport(
-        path=str(out),
-        codec=str(stored),
-        num_images=len(writer),
-        num_crops=found.num_crops,
-        uncertain_crops=found.uncertain_crops,
-        skipped=found.skipped,
-        source_bytes=sum(path.stat().st_size for path in source.files.values()),
-        file_bytes=Path(out).stat().st_size,
-        seconds=time.monotonic() - started,
-    )
+    source = FkdSource(folder, label_type, num_classes, skips_errors=on_error == "skip")
+    sizes = None if images is None else ImageSizes(images, KEY_PARTS)
+    return import_source(source, out, codec=codec, sizes=sizes, on_error=on_error, overwrite=overwrite, progress=progress)
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Label files by key, their contents, and the sizes of their images if a folder is given."""
+class FkdSource:
+    """The label files in a folder.
 
-    files: Mapping[str, Path]
-    codec: Codec
+    Attributes
+    ----------
+    folder : path
+        Where they are.
+    label_type : str
+        What FKD's generator was told to write.
+    num_classes : int
+        C.
+    skips_errors : bool
+        Whether the first file may be unreadable.
+    """
+
+    folder: str | os.PathLike[str]
+    label_type: str
     num_classes: int
-    sizes: _ImageSizes | None
+    skips_errors: bool = False
 
-    def read(self, key: str) -> FkdImage:
-        return read_fkd_file(self.files[key], self.codec, self.num_classes)
+    @cached_property
+    def _codec(self) -> Codec:
+        return label_codec(self.label_type)
 
-    def first_readable(self, on_error: str) -> FkdImage:
+    @cached_property
+    def _files(self) -> Mapping[str, Path]:
+        return _find_files(Path(self.folder))
+
+    @cached_property
+    def found(self) -> Found:
+        """What the files hold, by the first that is readable."""
+        codec, files = self._codec, self._files
+        sample = self._first_readable()
+        hard = codec.name == "hard"
+        kind = Kind(INDICES, self.num_classes, codec.kept_classes, None if hard else sample.values.dtype.itemsize, codec)
+        return Found(
+            format="FKD",
+            kind=kind,
+            num_images=len(files),
+            num_crops=len(files) * len(sample.flips),
+            crops=f"fractions:f{8 * sample.crops.dtype.itemsize}",
+            source_bytes=sum(path.stat().st_size for path in files.values()),
+            provenance={"label_type": self.label_type, "float_type": str(sample.values.dtype), "files": len(files)},
+        )
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield all images, by key."""
+        for key, path in self._files.items():
+            yield Entry(key, str(path), lambda path=path: self._read(path))  # type: ignore[misc]
+
+    def _read(self, path: Path) -> SourceImage:
+        image = read_fkd_file(path, self._codec, self.num_classes)
+        labels = {INDICES: image.indices} if self._codec.name == "hard" else {INDICES: image.indices, VALUES: image.values}
+        return SourceImage(labels, image.crops, image.flips)
+
+    def _first_readable(self) -> FkdImage:
         """Return the contents of the first file, or of the first readable one if others may be skipped."""
         errors = []
-        for key in self.files:
+        for path in self._files.values():
             try:
-                return self.read(key)
+                return read_fkd_file(path, self._codec, self.num_classes)
             except SoftLabelError as error:
                 errors.append(error)
-                if on_error == "fail":
+                if not self.skips_errors:
                     break
         raise errors[0]
-
-
-@dataclass
-class _Found:
-    """What was found while reading the files."""
-
-    num_crops: int = 0
-    uncertain_crops: int = 0
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
-def _convert(source: _Source, writer: SoftLabelWriter, on_error: str, progress: Callable[[int, int], None]) -> _Found:
-    found = _Found()
-    earlier = set(writer.keys)
-    for done, (key, path) in enumerate(source.files.items()):
-        try:
-            image = source.read(key)
-            size = source.sizes(key) if source.sizes else None
-            crops, unsure = exact_crops(image.crops, size) if size else (image.crops, 0)
-            if key not in earlier:
-                _add(writer, key, size, crops, image)
-        except SoftLabelError as error:
-            if on_error == "fail":
-                raise type(error)(_located(path, error)) from None
-            logger.warning("label file %r skipped: %s", key, error)
-            found.skipped[key] = str(error)
-            continue
-        found.uncertain_crops += unsure
-        found.num_crops += len(image.flips)
-        progress(done + 1, len(source.files))
-    return found
-
-
-def _add(writer: SoftLabelWriter, key: str, size: tuple[int, int] | None, crops: NDArray[Any], image: FkdImage) -> None:
-    try:
-        writer.add(key, image_size=size, crops=crops, flips=image.flips, indices=image.indices, values=image.values)
-    except ArgumentError as error:
-        raise MismatchError(f"its labels cannot be stored: {error}") from None
-
-
-class _ImageSizes:
-    """Sizes of images by key without extension."""
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = Path(folder)
-        self._names = Stems(list_images(folder), parts=2)
-
-    def __call__(self, key: str) -> tuple[int, int]:
-        name = self._names.find(key)
-        if name is None:
-            raise MismatchError(f"no image for the key {key!r} in {self._folder}")
-        try:
-            return read_size(path_of_key(self._folder, name))
-        except OSError as error:
-            if not is_about_the_image(error):
-                raise
-            raise MismatchError(f"image {name!r}: {error}") from None
 
 
 def _find_files(folder: Path) -> dict[str, Path]:
@@ -227,14 +147,3 @@ def _find_files(folder: Path) -> dict[str, Path]:
     if not found:
         raise ArgumentError(f"{folder}: expected label files <wnid>/<stem>.tar in this folder or below it, found none")
     return dict(sorted(found.items()))
-
-
-def _faithful(codec: Codec, sample: FkdImage) -> Codec:
-    """Return the codec that keeps values as they are."""
-    if codec.name == "hard":
-        return codec
-    return Codec.parse(f"{codec}{',' if ':' in str(codec) else ':'}values=f{8 * sample.values.dtype.itemsize}")
-
-
-def _located(path: Path, error: SoftLabelError) -> str:
-    return str(error) if str(path) in str(error) else f"{path}: {error}"

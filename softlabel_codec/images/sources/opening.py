@@ -19,8 +19,8 @@ from softlabel_codec.images.sources.columns import ColumnSource
 from softlabel_codec.images.sources.folder import FolderSource, MappingSource
 from softlabel_codec.images.sources.map_style import HuggingFaceSource, MapStyleSource
 from softlabel_codec.images.sources.shards import ShardSource
-from softlabel_codec.images.sources.storage import files_of, is_url
 from softlabel_codec.images.sources.tables import INFO, SPLITS, STATE, ParquetFiles, SavedDataset
+from softlabel_codec.storage.patterns import files_of, is_url
 
 _TAR, _PARQUET, _NPZ = ".tar", ".parquet", ".npz"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

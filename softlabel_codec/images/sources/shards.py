@@ -17,7 +17,7 @@ from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.images.paths import SUFFIXES
 from softlabel_codec.images.sources.keys import KeyList
-from softlabel_codec.images.sources.storage import open_file, read_at
+from softlabel_codec.storage.patterns import open_file, read_at
 
 logger = logging.getLogger(__name__)
 _CLASS, _MOST_DIGITS = ".cls", 18

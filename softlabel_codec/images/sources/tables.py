@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from softlabel_codec.images.sources.storage import installed, open_file
+from softlabel_codec.storage.patterns import installed, open_file
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 """Files of a folder that `save_to_disk` wrote: two of a dataset, one of a dictionary of datasets."""

@@ -45,6 +45,11 @@ def files_of(pattern: str) -> list[str]:
     return files
 
 
+def named_by(pattern: str) -> list[str]:
+    """Return the names, of files that need not be there, that a pattern with braces stands for: `{000..015}`, `{a,b}`."""
+    return _braces(pattern)
+
+
 def _literal_start(pattern: str) -> str:
     """Return the folders at the beginning of a pattern that are there, whatever characters are in their names."""
     ends = [place + 1 for place, character in enumerate(pattern) if character == "/"]

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.writer import SoftLabelWriter
+
+
+class Interruptible(Protocol):
+    """What is said of a `SoftLabelWriter` whose work is interrupted."""
+
+    path: Path
+
+    @property
+    def partial(self) -> Path: ...
+
+    @property
+    def num_stored(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class Interrupted(KeyboardInterrupt):
@@ -14,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def saying_what_is_kept(writer: SoftLabelWriter) -> Iterator[None]:
+def saying_what_is_kept(writer: Interruptible) -> Iterator[None]:
     """If the block is interrupted, close the writer and let the exception say how many images are kept."""
     try:
         yield
@@ -23,7 +38,7 @@ def saying_what_is_kept(writer: SoftLabelWriter) -> Iterator[None]:
         raise Interrupted(_what_is_kept(writer)) from error
 
 
-def _what_is_kept(writer: SoftLabelWriter) -> str:
+def _what_is_kept(writer: Interruptible) -> str:
     kept = writer.num_stored
     if not writer.partial.exists():
         return f"{writer.path} is complete, with {counted(kept, 'image')}"
