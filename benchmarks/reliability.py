@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT, REPORT = RESULTS / "reliability.json", Path(__file__).with_name("RELIABILITY.md")
 sys.path.insert(0, str(ROOT / "tests"))  # where what is tried is defined: the tests try the same, in small
 FULL, BRIEF = 1.0, 0.01
-MUTANTS_PER_MODULE = 50
+MUTANTS_PER_MODULE = 25
 _OUTCOMES = ("refused_unfinished", "recovered_exactly", "resumed_to_same_bytes", "failed", "succeeded", "images_beside", "unharmed")
 """Ways to end that not everything tried can end in: of these no zeros are reported."""
 

@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from conftest import random_probs, write_labels
 from label_sets import write_set
 
@@ -12,7 +11,6 @@ from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftL
 from softlabel_codec.labels import SparseLabels, Tails, concatenate_labels
 from softlabel_codec.quantise.temperature import to_power
 from softlabel_codec.report import stats
-from softlabel_codec.torch.targets import to_targets
 
 WARM = {"temperature": 1.0}
 POSSIBLE = [
@@ -225,6 +223,17 @@ def test_tails_of_all_classes_change_with_the_value_of_the_main_class_as_it_was_
     np.testing.assert_allclose(to_power(softer, 0.5).dense(), softened(labels.dense(), power / 2), rtol=1e-5, atol=1e-9)
     joined = concatenate_labels([other, softer])
     np.testing.assert_allclose(joined.dense(), np.concatenate([other.dense(), wanted]), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("power", [0.05, 0.25, 2.0, 8.0])
+def test_targets_of_tails_of_all_classes_at_another_temperature(power):
+    import torch
+
+    from softlabel_codec.torch.targets import to_targets
+
+    other, softer = labels_of_full_tails(2), to_power(labels_of_full_tails(1), power)
+    joined = concatenate_labels([other, softer])
     for targets in (to_targets(joined), torch.cat([to_targets(other), to_targets(softer)])):
         np.testing.assert_allclose(targets.dense(), joined.dense(), rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(targets[[50]].with_tail_per_crop().dense(), joined.dense()[[50]], rtol=1e-5, atol=1e-7)

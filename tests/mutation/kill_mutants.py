@@ -32,9 +32,14 @@ TARGETS = (
     "softlabel_codec/block",
     "softlabel_codec/quantise",
 )
-OWN_TESTS = {"container": "test_framing.py", "block": "test_packing.py", "quantise": "test_quantising.py"}
+OWN_TESTS = {
+    "container/": "test_framing.py",
+    "block/": "test_packing.py",
+    "quantise/temperature": "test_temperature.py",
+    "quantise/": "test_quantising.py",
+}
 TESTS = ("test_framing.py", "test_packing.py", "test_quantising.py")
-"""Only these have to notice a defect: no test of the reader, the writer or the files as a whole helps them."""
+"""Only these, and a module's own, have to notice a defect: no test of the reader, the writer or the files as a whole helps them."""
 COPIED = ("softlabel_codec", "tests", "pyproject.toml")
 
 
@@ -139,7 +144,7 @@ def _python_files(target: Path) -> list[Path]:
 
 def _fates_of(copy: Path, module: str, workers: int, sample: int | None) -> list[tuple[Mutant, str]]:
     source = (copy / module).read_text()
-    own = OWN_TESTS[module.split("/")[1]]
+    own = next(tests for path, tests in OWN_TESTS.items() if module.startswith(f"softlabel_codec/{path}"))
     trials = Trials(copy, [own, *(name for name in TESTS if name != own)], workers)
     _check_that_the_module_itself_survives(trials, module, source)
     mutants = list(mutants_of(module, source))
