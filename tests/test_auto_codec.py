@@ -345,7 +345,7 @@ def test_a_gpus_pilot_becomes_the_labels_of_its_codec(config):
     run.on_cuda = True
     _, image = next(labelled_images(job, job.keys, (), {}, lambda: None))
     made = run.for_codec(image)
-    assert {name for part in made.labels for name in part} == {"indices", "values", "left_out"}
+    assert {name for part in made.labels for name in part} == {"indices", "values", "others", "left_out"}
     straight = run._labels(torch.from_numpy(image.labels[0]["probs"]).log())
     for name, values in made.labels[0].items():
         np.testing.assert_allclose(values, straight[name].numpy(), rtol=1e-5, atol=1e-6)
