@@ -931,7 +931,7 @@ def test_options_that_are_wrong(tmp_path, words, message):
 
 
 def test_the_command_is_interrupted(tmp_path):
-    source = write(tmp_path / "a.slc", [f"k{number:04d}" for number in range(3000)])
+    source = write(tmp_path / "a.slc", [f"k{number:05d}" for number in range(10000)])
     for attempt in range(10):
         out = tmp_path / f"set-{attempt}"
         words = [sys.executable, "-m", "softlabel_codec", "copy", source, out, "--shards", "2", "--crops", "1"]
