@@ -137,6 +137,17 @@ def test_the_same_file(tmp_path):
     assert "3 in both, the same bytes" in run("stats", tmp_path / "a.slc", "--against", tmp_path / "b.slc")
 
 
+@pytest.mark.parametrize(("num_classes", "why"), [(2**22, ""), (2**22 + 1, "they are of 4194305 classes, and targets of more than")])
+def test_targets_of_too_many_classes_are_not_made(tmp_path, num_classes, why):
+    for name, top in (("a", 3), ("b", num_classes - 1)):
+        with SoftLabelWriter(tmp_path / f"{name}.slc", num_classes, "hard") as writer:
+            writer.add("k", image_size=(9, 9), crops=[[0, 0, 5, 5]], flips=[False], indices=[[top]], values=[[1.0]])
+    report = stats_against(tmp_path / "a.slc", tmp_path / "b.slc")
+    assert report.not_comparable[: len(why)] == why
+    assert (report.not_comparable == "") == (num_classes == 2**22)
+    assert report.common_images == 1
+
+
 def test_images_that_only_one_has(tmp_path):
     write_labels(tmp_path / "a.slc", counts=[2] * 20, keys=[f"k{number}" for number in range(20)])
     copy_labels(tmp_path / "a.slc", tmp_path / "b.slc", match=["k1*", "k3"])

@@ -18,6 +18,8 @@ from softlabel_codec.report.stats_report import NUMBERS_PER_BATCH, Distribution
 
 MAX_IMAGES = 2000
 MAX_NUMBERS = 2**26
+MOST_CLASSES = 2**22
+"""Of more, the targets of all classes of a crop would take memory out of proportion to the files."""
 """Count of label values that are compared, unless one image has more."""
 _FIRST_KEYS = 5
 _KEYS_AT_A_TIME = 2**16
@@ -203,6 +205,8 @@ def _obstacle(here: SoftLabelReader, there: SoftLabelReader) -> str:
     """Return why labels of two files cannot be compared; an empty text if they can."""
     if here.num_classes != there.num_classes:
         return f"they are of {here.num_classes} and of {there.num_classes} classes"
+    if here.num_classes > MOST_CLASSES:
+        return f"they are of {here.num_classes} classes, and targets of more than {MOST_CLASSES} take too much memory"
     if here.padding != there.padding:
         return "crops lie in images with other padding"
     if here.crops != there.crops and any(reader.crops.startswith("fractions") for reader in (here, there)):
