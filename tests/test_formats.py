@@ -1,6 +1,9 @@
 """Labels in formats of others: what comes in equals the source, what goes out comes back, and what is wrong is refused or named."""
 
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -725,3 +728,16 @@ def test_arrays_that_claim_too_much(tmp_path, arrays):
         claim(name, shape, descr)
         with pytest.raises(SoftLabelError, match=message):
             import_labels(tmp_path / "a.npz", tmp_path / "a.slc")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOSPC])
+def test_a_failing_disk_is_no_damaged_file(tmp_path, monkeypatch, number):
+    np.savez(tmp_path / "a.npz", keys=["a"], probs=np.full((1, 1, 4), 0.25, np.float32))
+
+    def fails(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("zipfile.ZipFile", fails)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))) as found:
+        import_labels(tmp_path / "a.npz", tmp_path / "a.slc", on_error="skip")
+    assert found.value.errno == number

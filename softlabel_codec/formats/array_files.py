@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,7 +109,7 @@ class ArraysSource:
                 image, key = of_one_image(block, row), next(keys, None)
                 if key is None:
                     raise CorruptError(f"{path}: {KEYS}: expected {self._num_images}, got {start + row}")
-                yield Entry(key, f"{path}: image {start + row}", lambda image=image: form.image(image))  # type: ignore[misc]
+                yield Entry(key, f"{path}: image {start + row}", partial(form.image, image))
         for name, part in (*parts.items(), (KEYS, keys)):
             if next(part, None) is not None:
                 raise CorruptError(f"{path}: {name}: expected {self._num_images} rows, got more")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import MIN_THRESHOLD, Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.quantise.selection import SUM_TOLERANCE
 
 PROBS, LOGITS, FEATURES, INDICES, VALUES = "probs", "logits", "features", "indices", "values"
 KINDS = (PROBS, LOGITS, FEATURES, INDICES)
@@ -20,8 +21,6 @@ EXACT_INDICES = {2: 2049, 4: 2**24 + 1}
 """Number of classes whose indices a float of that many bytes holds exactly."""
 NEARLY_ONE = 0.01
 """Rows whose probabilities sum to 1 within this, but not within the writer's tolerance, are divided by their sum."""
-SUM_TOLERANCE = 1e-3
-"""That of the writer."""
 
 Arrays = Mapping[str, NDArray[Any]]
 

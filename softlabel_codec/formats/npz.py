@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import zipfile
@@ -161,9 +162,9 @@ def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def _readable(where: object) -> Iterator[None]:
     try:
         yield
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # which says nothing of the file; a bad offset is EINVAL
+            raise
         raise CorruptError(f"{where}: not a .npz file of plain arrays: {error}") from None
 
 

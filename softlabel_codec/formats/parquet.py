@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class ParquetSource:
         """Yield all images in order; some rows are in memory at a time."""
         form = self._form
         for where, key, arrays in self._images():
-            yield Entry(key, where, lambda arrays=arrays: form.image(arrays))  # type: ignore[misc]
+            yield Entry(key, where, partial(form.image, arrays))
 
     @cached_property
     def _schema(self) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,7 +114,7 @@ class TinyVitSource:
         for key in self._keys:
             places = [(number, *epoch.places[key]) for number, epoch in enumerate(self._epochs) if key in epoch.places]
             where = f"{self._epochs[places[0][0]].packages[places[0][1]].values}: {key}"
-            yield Entry(key, where, lambda found=[rows[epoch][package][row] for epoch, package, row in places]: self._image(found))  # type: ignore[misc]
+            yield Entry(key, where, partial(self._image, [rows[epoch][package][row] for epoch, package, row in places]))
 
     def _image(self, rows: Sequence[Any]) -> SourceImage:
         indices = np.stack([row["index"] for row in rows]).astype(np.int64)

@@ -11,7 +11,7 @@ import io
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,7 +84,7 @@ class WebDatasetSource:
                 except CorruptError as error:
                     yield Entry(name.removesuffix(ENDING), where, _failing(error))
                     continue
-                yield Entry(_key(arrays, name), where, lambda arrays=arrays: self._image(form, arrays))  # type: ignore[misc]
+                yield Entry(_key(arrays, name), where, partial(self._image, form, arrays))
 
     def _image(self, form: Form, arrays: Mapping[str, NDArray[Any]]) -> SourceImage:
         stated = _classes(arrays)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from softlabel_codec.codec import Codec
@@ -116,7 +116,7 @@ class FkdSource:
     def entries(self) -> Iterator[Entry]:
         """Yield all images, by key."""
         for key, path in self._files.items():
-            yield Entry(key, str(path), lambda path=path: self._read(path))  # type: ignore[misc]
+            yield Entry(key, str(path), partial(self._read, path))
 
     def _read(self, path: Path) -> SourceImage:
         image = read_fkd_file(path, self._codec, self.num_classes)
