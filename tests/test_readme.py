@@ -1,4 +1,4 @@
-"""Every block of the README and of the pages in docs/ is run, every link leads somewhere, and numbers are those of the committed results."""
+"""Every block of the README and of the pages in docs/ is run, every link leads somewhere, numbers are those of the committed results."""
 
 import configparser
 import json
@@ -127,7 +127,7 @@ def test_every_block_runs(page, desk):
         elif language == "json":
             TrainConfig.from_mapping({"labels": "labels.slc", "out": "run", **json.loads(block)})
         elif language == "python" and block != TEACHER and "import ray" not in block:  # one lies on the desk, for one see test_many_ray.py
-            exec(compile(block.replace("s3://", "memory://"), f"{page}.md", "exec"), names)
+            exec(compile(re.sub("s3://|hf://", "memory://", block), f"{page}.md", "exec"), names)
         elif language == "text":
             for words in re.findall(r"^(?:  )?((?:[\w/]+(?:\.py|/) +)+)", block, re.MULTILINE):
                 for path in words.split():
