@@ -25,6 +25,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 docs: .venv/docs
+	rm -rf build/docs build/doctrees
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --conf-dir docs --doctree-dir build/doctrees . build/docs
 
 fuzz: .venv/dev

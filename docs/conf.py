@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -14,11 +13,13 @@ release = __version__
 
 # The source folder is the repository, so that links between its files hold here as they do where these are read one by one.
 root_doc = "README"
-include_patterns = ["*.md", "benchmarks/*.md", "docs/**", "examples/README.md", "spec/*.md"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+include_patterns += ["benchmarks/*.md", "docs/**", "examples/README.md", "spec/*.md"]
 exclude_patterns = [".*", "build", "demo-output", "softlabel_codec", "spec/vectors", "tests"]  # folders that need not be searched
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4  # as GitHub makes them
 
+add_module_names = False
 autodoc_default_options = {"members": True, "imported-members": True}
 autodoc_mock_imports = ["ray"]
 autodoc_preserve_defaults = True
@@ -46,8 +47,8 @@ def colours(paper: str, card: str, ink: str, soft: str, line: str, accent: str) 
     used = {
         card: ["background-primary"],
         paper: ["background-secondary", "code-background", "inline-code-background", "api-background", "admonition-background"],
-        ink: ["foreground-primary", "sidebar-brand-text"],
-        soft: ["foreground-secondary", "foreground-muted"],
+        ink: ["foreground-primary", "sidebar-brand-text", "sidebar-link-text", "sidebar-link-text--top-level"],
+        soft: ["foreground-secondary", "foreground-muted", "api-pre-name", "api-paren", "api-keyword"],
         line: ["background-border", "table-border", "background-hover"],
         accent: ["brand-primary", "brand-content", "brand-visited", "api-name"],
     }
@@ -63,22 +64,66 @@ pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 
 CONTENTS = {
-    "How to": ["docs/label", "docs/cluster", "docs/codecs", "docs/train", "docs/temperature", "docs/look", "docs/convert", "docs/prove"]
-    + ["docs/share", "docs/python", "Scripts to copy from <examples/README>"],
-    "Python": ["docs/api/" + path.stem for path in sorted(Path(__file__).with_name("api").glob("*.rst"))],
-    "Format": ["docs/format", "Container <spec/container-v1>", "Sparse labels <spec/sparse-v1>", "Dense labels <spec/dense-v1>"]
-    + ["Label fields <spec/field-v1>", "Label sets <spec/set-v1>", "Crop samplers <spec/crop-sampler-v1>", "spec/conformance-v1"],
-    "Measured": ["benchmarks/REPORT", "benchmarks/FRONTIER", "benchmarks/RELIABILITY", "benchmarks/MANY", "benchmarks/AT_SCALE"],
-    "Project": ["CONTRIBUTING", "SECURITY", "CHANGELOG"],
+    "How to": """
+docs/label
+docs/cluster
+docs/codecs
+docs/train
+docs/temperature
+docs/look
+docs/convert
+docs/prove
+docs/share
+docs/python
+Scripts to copy from <examples/README>
+""",
+    "Python": """
+docs/api/softlabel_codec
+torch <docs/api/torch>
+teacher <docs/api/teacher>
+formats <docs/api/formats>
+copying <docs/api/copying>
+report <docs/api/report>
+show <docs/api/show>
+storage <docs/api/storage>
+images <docs/api/images>
+trainer <docs/api/trainer>
+students <docs/api/students>
+evaluate <docs/api/evaluate>
+compare <docs/api/compare>
+label_maps <docs/api/label_maps>
+ray <docs/api/ray>
+""",
+    "Format": """
+docs/format
+Container <spec/container-v1>
+Sparse labels <spec/sparse-v1>
+Dense labels <spec/dense-v1>
+Label fields <spec/field-v1>
+Label sets <spec/set-v1>
+Crop samplers <spec/crop-sampler-v1>
+spec/conformance-v1
+""",
+    "Measured": """
+benchmarks/REPORT
+benchmarks/FRONTIER
+benchmarks/RELIABILITY
+benchmarks/MANY
+benchmarks/AT_SCALE
+""",
+    "Project": """
+CONTRIBUTING
+SECURITY
+CHANGELOG
+""",
 }
-"""The pages, in their order. Those that are not listed are an error."""
+"""The pages in their order. One that is not listed is an error."""
 
 
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
     """Give the start page, which is the README, the contents of the site."""
     if page == root_doc:
-        lists = (f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n" for caption, pages in CONTENTS.items())
-        source[0] += "\n" + "\n".join(lists)
+        source[0] += "".join(f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n{pages}```\n" for caption, pages in CONTENTS.items())
 
 
 def add_options(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
@@ -97,6 +142,7 @@ def add_index(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    """Connect the functions above."""
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", add_options, priority=400)  # before numpydoc
     app.connect("build-finished", add_index)

@@ -31,6 +31,8 @@ PAGES = {path.stem: path.read_text() for path in (ROOT / "README.md", *sorted((R
 README = PAGES["README"]
 LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", ROOT / "examples" / "README.md"]
 LINKING += [path for folder in ("docs", "spec", "benchmarks") for path in sorted((ROOT / folder).glob("*.md"))]
+NOT_DESCRIBED = {"softlabel_codec.choosing", "softlabel_codec.demo", "softlabel_codec.formats.fkd", "softlabel_codec.images.sources"}
+"""Packages without a page: what users need of them is in others, too."""
 PLACEHOLDERS = """
 from torch import nn
 
@@ -150,6 +152,13 @@ def test_blocks_have_known_languages():
 def test_the_loop_of_the_readme_is_that_of_the_page_on_loops():
     loop, first = (next(block for language, block in blocks_of(PAGES[page]) if language == "python") for page in ("README", "train"))
     assert loop == first
+
+
+def test_every_package_with_public_names_has_a_page():
+    packages = {path.parent for path in (ROOT / "softlabel_codec").rglob("__init__.py") if "\n__all__" in path.read_text()}
+    names = {".".join(package.relative_to(ROOT).parts) for package in packages}
+    described = {re.search(r"^\.\. automodule:: (\S+)$", path.read_text(), re.MULTILINE)[1] for path in (ROOT / "docs" / "api").iterdir()}
+    assert names - described == NOT_DESCRIBED
 
 
 def anchors_of(text):
