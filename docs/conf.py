@@ -1,10 +1,13 @@
 """Sphinx's configuration of the site, which `make docs` builds from the Markdown files where they lie, and from docstrings."""
 
 import shutil
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
+from docutils.nodes import Element
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 from softlabel_codec import __version__
 
@@ -18,6 +21,7 @@ include_patterns += ["benchmarks/*.md", "docs/**", "examples/README.md", "spec/*
 exclude_patterns = [".*", "build", "demo-output", "softlabel_codec", "spec/vectors", "tests"]  # folders that need not be searched
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4  # as GitHub makes them
+smartquotes = False  # which make a dash of the two of an option
 
 add_module_names = False
 autodoc_default_options = {"members": True, "imported-members": True}
@@ -26,7 +30,7 @@ autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # docstrings have types, with shapes and units
 default_role = "py:obj"
 numpydoc_show_class_members = False
-python_maximum_signature_line_length = 100
+python_maximum_signature_line_length = 200
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
@@ -36,6 +40,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
+html_show_search_summary = False  # which browsers do not let a page from the file system fetch
 FONTS = {
     "font-stack": 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif',
     "font-stack--monospace": 'ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace',
@@ -126,13 +131,33 @@ def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += "".join(f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n{pages}```\n" for caption, pages in CONTENTS.items())
 
 
-def add_options(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Describe the fields of dataclasses of options, whose help stands in their metadata."""
-    described = [field for field in fields(thing) if "help" in field.metadata] if what == "class" and is_dataclass(thing) else []
-    if described:
-        lines += ["Parameters", "----------"]
-    for field in described:
-        lines += [f"{field.name} : {field.type}", f"    {field.metadata['help']}"]
+def options_of(thing: Any) -> list[Field[Any]]:
+    """Return the fields of a dataclass of options, whose help stands in their metadata; none of anything else."""
+    return [field for field in fields(thing) if "help" in field.metadata] if isinstance(thing, type) and is_dataclass(thing) else []
+
+
+def describe_options(app: Sphinx, what: str, name: str, thing: Any, how: Any, lines: list[str]) -> None:
+    """Add options to the docstring of their class."""
+    for number, field in enumerate(options_of(thing)):
+        default = "" if field.default in (MISSING, None) else f", default {field.default!r}"
+        lines += ["Parameters", "----------"] if number == 0 else []
+        lines += [f"{field.name} : {field.type}{default}", f"    {field.metadata['help']}"]
+
+
+def shorten_signature(app: Sphinx, what: str, name: str, thing: Any, how: Any, signature: str, returned: str) -> tuple[str, str] | None:
+    """Name only the options that are required; all are listed below."""
+    required = [field.name for field in options_of(thing) if field.default is MISSING and field.default_factory is MISSING]
+    return (f"({', '.join([*required, '**options'])})", returned) if options_of(thing) else None
+
+
+def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: Element) -> Element | None:
+    """Link the name of a class that the docstring of another package mentions."""
+    name = node["reftarget"]
+    if node.get("refdomain") != "py" or not name[:1].isupper():
+        return None
+    python = env.domains.python_domain
+    found = sorted((full for full in python.objects if full.endswith(f".{name}")), key=len)
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, text) if found else None
 
 
 def add_index(app: Sphinx, error: Exception | None) -> None:
@@ -144,5 +169,7 @@ def add_index(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
     app.connect("source-read", add_contents)
-    app.connect("autodoc-process-docstring", add_options, priority=400)  # before numpydoc
+    app.connect("autodoc-process-docstring", describe_options, priority=400)  # before numpydoc
+    app.connect("autodoc-process-signature", shorten_signature)
+    app.connect("missing-reference", find_elsewhere)
     app.connect("build-finished", add_index)
