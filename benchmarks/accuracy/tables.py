@@ -103,7 +103,7 @@ def render(results: Sequence[Results]) -> str:
     for one in results:
         parts += [_describe(one), _claims(one)]
         parts += [_sources(one, teacher) for teacher in one.teachers]
-        parts += [_crops(one, images) for images in (ALL, FEW)]
+        parts += [_crops(one, teacher, images) for teacher in one.teachers for images in (ALL, FEW)]
         parts += [_few(one, temperature) for temperature in (1.0, HIGH_TEMPERATURE)]
         parts += [_settings(one), _missing(one)]
     return "\n\n".join(part.strip() for part in parts if part)
@@ -134,20 +134,29 @@ Teachers: {" and ".join(teachers)}. Student `{student["student"].rpartition(":")
 """
 
 
+def _planned(one: Results) -> set[Row]:
+    return {row for group in SCALES[one.scale].groups for row in group}
+
+
 def _most(one: Results, **fields: Any) -> int:
-    """Return the largest number of stored crops of rows with these fields."""
-    return max((row.stored for row in one.runs if all(getattr(row, name) == value for name, value in fields.items())), default=0)
+    """Return the largest number of stored crops of rows with these fields, whether they have been run or are planned."""
+    return max(
+        (row.stored for row in one.runs.keys() | _planned(one) if all(getattr(row, name) == value for name, value in fields.items())),
+        default=0,
+    )
 
 
 def _claims(one: Results) -> str:
     """Return what is claimed, and whether it holds, as far as the runs at hand tell."""
     rows: list[tuple[str, ...]] = []
     not_run: list[str] = []
+    planned = _planned(one)
 
     def judge(claim: str, row: Row, other: Row, verdict: Callable[[Interval], bool | None]) -> None:
         found, pairs = one.difference(row, other), one.pairs(row, other)
         if not pairs:
-            not_run.append(claim)
+            if {row, other} <= planned:
+                not_run.append(claim)
             return
         said = UNKNOWN
         if found is not None and pairs >= FEWEST_SEEDS:
@@ -172,14 +181,15 @@ def _claims(one: Results) -> str:
             judge(f"{about} {most} stored crops with full labels are as good as the teacher in every step", full, fresh, _no_loss)
             for row in (k5, tail, field):
                 judge(f"{about} `{row.source}` is within {KEPT} of full labels", row, full, _small_loss)
-    if SURE in one.teachers:
-        views, fresh = (Row(source, images=PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
-        judge("all 50 views of a padded image, stored, are as good as the teacher in every step", views, fresh, _no_loss)
+        views, fresh = (Row(source, teacher, PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
+        judge(f"{teacher}: all 50 views of a padded image, stored, are as good as the teacher in every step", views, fresh, _no_loss)
         for images in (ALL, FEW):
-            most = _most(one, teacher=SURE, images=images)
-            for stored in sorted({row.stored for row in one.runs if row.images == images and row.stored} - {most}):
-                few, many = Row(FULL, images=images, stored=stored), Row(FULL, images=images, stored=most)
-                judge(f"{stored} crops with full labels are as good as {most} ({images} images)", few, many, _no_loss)
+            most = _most(one, teacher=teacher, images=images)
+            for stored in sorted(
+                {row.stored for row in one.runs if (row.teacher, row.images) == (teacher, images) and row.stored} - {most}
+            ):
+                few, many = Row(FULL, teacher, images, stored), Row(FULL, teacher, images, most)
+                judge(f"{teacher}: {stored} crops with full labels are as good as {most} ({images} images)", few, many, _no_loss)
     judged = _table(["claim", "pairs", "difference", "verdict"], rows) if rows else ""
     return judged + (f"\n\nNothing has been run yet on these claims: {'; '.join(not_run)}." if not_run else "")
 
@@ -224,9 +234,9 @@ def _rows(one: Results, rows: Sequence[Row], reference: Row) -> str:
     return _table(["labels", "top-1", "n", "above full labels", "bytes per image", "KL"], lines)
 
 
-def _crops(one: Results, images: str) -> str:
+def _crops(one: Results, teacher: str, images: str) -> str:
     """Return the table of numbers of stored crops: accuracy, and bytes per image."""
-    rows = [row for row in one.runs if row == Row(row.source, SURE, images, row.stored) and row.source in (FULL, TAIL, DEFAULT)]
+    rows = [row for row in one.runs if row == Row(row.source, teacher, images, row.stored) and row.source in (FULL, TAIL, DEFAULT)]
     numbers = sorted({row.stored for row in rows})
     if len(numbers) < 2:
         return ""
@@ -234,14 +244,14 @@ def _crops(one: Results, images: str) -> str:
     for source in (FULL, TAIL, DEFAULT):
         cells = []
         for stored in numbers:
-            row = Row(source, SURE, images, stored)
+            row = Row(source, teacher, images, stored)
             values, known = list(one.runs.get(row, {}).values()), one.known_of(row)
             cells.append(
                 f"{_mean(values)} (n = {len(values)}, {known['bytes'] / known['num_images']:.0f} bytes)" if values and known else ""
             )
         lines.append((f"`{source}`", *cells))
-    what = "few images (22 of each class), ten times as many draws of each" if images == FEW else "all images"
-    return f"Stored crops of each image, {what}:\n\n" + _table(["labels", *map(str, numbers)], lines)
+    what = "few images (22 of each class), many draws of each" if images == FEW else "all images"
+    return f"Stored crops of each image, labels of the teacher `{teacher}`, {what}:\n\n" + _table(["labels", *map(str, numbers)], lines)
 
 
 def _few(one: Results, temperature: float) -> str:
