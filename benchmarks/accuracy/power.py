@@ -15,13 +15,11 @@ from statistics import variance
 
 from scipy import stats
 
+from benchmarks.accuracy.evidence import POWER, TITLES, Results, load, table
 from benchmarks.accuracy.plan import Row
-from benchmarks.accuracy.tables import TITLES, Results, load
 from softlabel_codec.compare.outcome import CONFIDENCE
 
-POWER = 0.8
-"""How often a difference of the stated size is to be seen: its interval leaves out 0."""
-DIFFERENCES = (2.0, 1.0, 0.5, 0.3)
+DIFFERENCES = (2.0, 1.5, 1.0, 0.5, 0.3)
 """In points of accuracy."""
 SEEDS = (3, 5, 10, 20, 40)
 PAGE = Path(__file__).parents[2] / "docs" / "prove.md"
@@ -109,28 +107,27 @@ def seeds_needed(spread: float, difference: float) -> int:
 
 
 def tables(results: Sequence[Results]) -> str:
-    """Return the tables of the page, in Markdown."""
-    spreads = [spread_of(one) for one in results]
-    lines = [
-        "| results | students | spread of one | of a difference, paired by seed | if seeds meant nothing |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {TITLES[one.scale]} | {one.runs}, of {one.rows} kinds | {one.one:.2f} | {one.paired:.2f} | {one.independent:.2f} |"
-            for one in spreads
-        ),
-        "",
-        "| seeds of each kind to see a difference in points of | " + " | ".join(f"{difference:g}" for difference in DIFFERENCES) + " |",
-        "|---|" + "---|" * len(DIFFERENCES),
+    """Return the tables of the page, in Markdown, of all results with pairs of students."""
+    spreads = [spread for spread in map(spread_of, results) if spread.pairs]
+    names = [f"{TITLES[one.scale]}, *s* = {one.one:.2f}" for one in spreads]
+    known = [
+        (TITLES[one.scale], f"{one.runs}, of {one.rows} kinds", f"{one.one:.2f}", f"{one.paired:.2f}", f"{one.independent:.2f}")
+        for one in spreads
     ]
-    for one in spreads:
-        needed = " | ".join(str(seeds_needed(one.one, difference)) for difference in DIFFERENCES)
-        lines.append(f"| {TITLES[one.scale]}, spread {one.one:.2f} | {needed} |")
-    lines += ["", "| the interval reaches to each side, with | " + " | ".join(f"{seeds} seeds" for seeds in SEEDS) + " |"]
-    lines.append("|---|" + "---|" * len(SEEDS))
-    for one in spreads:
-        reach = " | ".join(f"{half_width(one.one, seeds):.2f}" for seeds in SEEDS)
-        lines.append(f"| {TITLES[one.scale]}, spread {one.one:.2f} | {reach} |")
-    return "\n".join(lines)
+    needed = [[seeds_needed(one.one, points) for points in DIFFERENCES] for one in spreads]
+    reach = [[f"{half_width(one.one, seeds):.2f}" for seeds in SEEDS] for one in spreads]
+    parts = [
+        table(["results", "students", "*s*", "of differences, paired by seed", "if seeds meant nothing"], known),
+        table(
+            ["seeds of each kind to see a difference in points of", *(f"{points:g}" for points in DIFFERENCES)],
+            [[name, *row] for name, row in zip(names, needed, strict=True)],
+        ),
+        table(
+            ["the interval reaches to each side, with", *(f"{seeds} seeds" for seeds in SEEDS)],
+            [[name, *row] for name, row in zip(names, reach, strict=True)],
+        ),
+    ]
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
