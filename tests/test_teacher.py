@@ -700,5 +700,5 @@ def test_numbers_that_are_no_probabilities(image_folder, tmp_path, probs_file):
 def test_options_about_the_output_of_a_teacher(image_folder, tmp_path, probs_file):
     with pytest.raises(ArgumentError, match="codec: expected one of probabilities, as the teacher returns no logits"):
         config(image_folder, tmp_path, f"{probs_file}:probs", teacher_output="probs", codec="dense:content=logits")
-    with pytest.raises(ArgumentError, match="teacher_output: expected logits or probs, got 'softmax'"):
+    with pytest.raises(ArgumentError, match="teacher_output: expected logits or probs or features, got 'softmax'"):
         config(image_folder, tmp_path, f"{probs_file}:probs", teacher_output="softmax")
