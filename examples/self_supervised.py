@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("images", help="training images, CLASS/NAME")
     parser.add_argument("val", help="test images, CLASS/NAME")
     parser.add_argument("out", help="folder of the results, which must be new")
-    defaults = {"seeds": 3, "epochs": 15, "crops": 10, "batch-size": 128, "k": 20, "teacher-temperature": 0.1, "temperature": 0.1}
+    defaults = {"seeds": 3, "epochs": 12, "crops": 10, "batch-size": 64, "k": 20, "teacher-temperature": 0.1, "temperature": 0.1}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     args = parser.parse_args()
