@@ -167,6 +167,7 @@ def test_targets_are_the_softmax_of_features_at_a_temperature():
     features = FeatureTargets(torch.tensor([[0.6, 0.8, 0.0], [-1.0, 0.0, 0.0]]))
     powers = np.exp(features.features.double().numpy() / 0.1)
     np.testing.assert_allclose(features.at(0.1).dense().numpy(), powers / powers.sum(axis=1, keepdims=True), rtol=1e-6)
+    assert FeatureTargets(torch.tensor([[3e38, -3e38, 3e38]])).at(1e-3).dense().tolist() == [[0.5, 0.0, 0.5]]
     for temperature in (0, -1, math.inf, math.nan):
         with pytest.raises(ArgumentError, match="temperature: expected a number above 0"):
             features.at(temperature)

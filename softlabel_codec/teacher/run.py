@@ -140,12 +140,12 @@ class TeacherRun:
             raise MismatchError(f"teacher {self._name}: {what}") from error
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor):
-            raise MismatchError(f"teacher {self._name}: expected logits as a tensor (B, C), got {type(output).__name__}")
+            raise MismatchError(f"teacher {self._name}: expected {self._output} as a tensor (B, C), got {type(output).__name__}")
         return logits
 
     def _check(self, logits: Tensor, batch: int, num_classes: int | None) -> int:
         if logits.ndim != 2 or len(logits) != batch or not logits.is_floating_point():
-            expected = f"expected float logits of shape ({batch}, C) for {counted(batch, 'crop')}"
+            expected = f"expected float {self._output} of shape ({batch}, C) for {counted(batch, 'crop')}"
             raise MismatchError(f"teacher {self._name}: {expected}, got {logits.dtype} of shape {tuple(logits.shape)}")
         if num_classes and logits.shape[1] != num_classes:
             raise MismatchError(f"teacher {self._name}: expected {num_classes} classes, got {logits.shape[1]}")

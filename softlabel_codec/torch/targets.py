@@ -386,7 +386,8 @@ class FeatureTargets(TensorLike):
         """
         if not 0 < temperature < math.inf:
             raise ArgumentError(f"temperature: expected a number above 0, got {temperature!r}")
-        return DenseTargets(torch.softmax(self.features / temperature, dim=-1))
+        below = self.features - self.features.amax(dim=-1, keepdim=True)  # so that no quotient is too large
+        return DenseTargets(torch.softmax(below / temperature, dim=-1))
 
     def dense(self) -> Tensor:
         """Raise StateError: features are no targets."""
