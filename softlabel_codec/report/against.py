@@ -294,7 +294,7 @@ def _cosines(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> NDArr
     """Return the cosine similarity of the rows of both, (R, C); 0 where one is zero."""
     a, b = vectors.astype(np.float64), others.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.divide((a * b).sum(axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0)
+    return np.asarray(np.divide((a * b).sum(axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0), np.float64)
 
 
 def _normalised(rows: NDArray[np.float32]) -> NDArray[np.float64]:
