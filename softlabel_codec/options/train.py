@@ -95,7 +95,9 @@ class TrainConfig:
         None,
     )
     truth_weight: float = option("Share of the cross-entropy with the images' classes in the loss, 0 to 1.", 0.0)
-    policy: str | None = option("Remainder policy for sparse labels: uniform, renorm, tail or bucket.  [default: the codec's]", None)
+    policy: str | None = option(
+        "Remainder policy for sparse labels: uniform, renorm, tail, bucket or neighbours.  [default: the codec's]", None
+    )
     precision: str = option("Arithmetic: auto is bfloat16 on CUDA, else float32.", "auto")
     in_memory: bool = option("Keep all images in the device's memory and cut crops there; they must have one size.", False)
     seed: int = option("Seed of weights, order and crops.", 0)
