@@ -390,6 +390,10 @@ def test_frozen_networks_that_cannot_be_evaluated(labelled):
     evaluated = functools.partial(evaluate_frozen, images=labelled / "val", train=labelled / "train")
     with pytest.raises(ArgumentError, match="k: expected at most 40, the number of training images, got 41"):
         evaluated(mean_student(), k=41)
+    with pytest.raises(ArgumentError, match="k: expected an integer of at least 1, got 0"):
+        evaluated(mean_student(), k=0)
+    with pytest.raises(ArgumentError, match="temperature: expected a number above 0, got 0"):
+        knn_classes(torch.eye(3), torch.arange(3), torch.eye(3), k=1, temperature=0)
     with pytest.raises(ArgumentError, match="expected knn or linear, got neither"):
         evaluated(mean_student(), knn=False, linear=False)
     without = Student(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 3, 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,11 +110,10 @@ def evaluate_frozen(
     """
     if not (knn or linear):
         raise ArgumentError("evaluate_frozen: expected knn or linear, got neither")
-    check_whole("k", k, 1)
     where, model = device_by_name(device), student.model
     known, asked = _test_images(student, train, images, classes)
-    if knn and k > len(known):
-        raise ArgumentError(f"k: expected at most {len(known)}, the number of training images, got {k}")
+    if knn:
+        _check_votes(k, VOTE_TEMPERATURE, len(known))
     model.to(where)
     layer, head = _last_linear(model, student.num_classes)
     loaders = (DataLoader(one, batch_size, num_workers=workers, worker_init_fn=end_with_main) for one in (known, asked))
@@ -152,12 +152,18 @@ def knn_classes(train: Tensor, classes: Tensor, features: Tensor, k: int = NEIGH
     temperature : float
         T.
 
+    Raises
+    ------
+    ArgumentError
+        If `k` is none of 1 to n, or `temperature` no positive number.
+
     Examples
     --------
     >>> known = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
     >>> knn_classes(known, torch.tensor([0, 1, 1]), torch.tensor([[5.0, 1.0], [1.0, 5.0]]), k=2)
     tensor([0, 1])
     """
+    _check_votes(k, temperature, len(train))
     near, num_classes = functional.normalize(train, dim=1), int(classes.max()) + 1
     predicted = []
     for rows in torch.split(functional.normalize(features, dim=1), max(1, _NUMBERS_AT_A_TIME // len(train))):
@@ -166,6 +172,13 @@ def knn_classes(train: Tensor, classes: Tensor, features: Tensor, k: int = NEIGH
         votes = weights.new_zeros((len(rows), num_classes)).scatter_add_(1, classes[which], weights)
         predicted.append(votes.argmax(dim=1))
     return torch.cat(predicted)
+
+
+def _check_votes(k: int, temperature: float, num_train: int) -> None:
+    if check_whole("k", k, 1) > num_train:
+        raise ArgumentError(f"k: expected at most {num_train}, the number of training images, got {k}")
+    if not 0 < temperature < math.inf:
+        raise ArgumentError(f"temperature: expected a number above 0, got {temperature!r}")
 
 
 def linear_classes(train: Tensor, classes: Tensor, features: Tensor) -> Tensor:
