@@ -75,6 +75,7 @@ docs/cluster
 docs/codecs
 docs/train
 docs/temperature
+docs/self-supervised
 docs/look
 docs/convert
 docs/prove

@@ -261,7 +261,7 @@ def test_two_images_of_one_key_are_an_error(tmp_path, desk, monkeypatch, crops_p
         ([], {"shards": 0}, "shards: expected 1 to 100000, got 0"),
         ([], {"shards": 2, "shard": 1}, "shard: expected None, as all shards are made together, got 1"),
         ([], {"concurrency": 0}, "concurrency: expected an integer of at least 1, got 0"),
-        ([], {"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
+        ([], {"codec": "dense:content=features"}, "codec: expected one of probabilities or logits, unless --teacher-output features"),
     ],
 )
 def test_wrong_arguments(tmp_path, rows, arguments, message):

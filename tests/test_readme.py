@@ -75,7 +75,9 @@ def desk(tmp_path, monkeypatch):
     torch.save(build_student("small", 10).state_dict(), tmp_path / "small.pt")
     (recipe,) = (json.loads(block) for language, block in BLOCKS if language == "json")
     small = {"student": "small", "size": 16, "epochs": 1, "batch_size": 8, "workers": 0, "warmup_epochs": 0.0}
+    (tmp_path / "moco.py").write_text(teacher)  # numbers of which it does not matter what they mean
     (tmp_path / "recipe.json").write_text(json.dumps({**recipe, **small}))
+    (tmp_path / "unlabelled.json").write_text(json.dumps({name: value for name, value in {**recipe, **small}.items() if name != "val"}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOFTLABEL_CACHE", str(tmp_path / "cache"))
     yield tmp_path
