@@ -61,7 +61,7 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
 
 def _encode_file(job: Job, progress: Progress, started: float) -> EncodeReport:
     config, out = job.config, Path(job.config.out)
-    images, crops_per_image = counted(len(job.keys), "image"), job.crops_per_image
+    images, crops_per_image = counted(len(job.keys), "image"), job.mean_crops
     if out.is_file() and not config.overwrite:
         found = check_made_alike(out, job.description, config.on_error)
         logger.info("%s: finished before, with the same options: %s", out, counted(found.num_images, "image"))
@@ -69,7 +69,7 @@ def _encode_file(job: Job, progress: Progress, started: float) -> EncodeReport:
     with job.writer(out) as writer:
         resumed = len(writer)
         earlier = f", {counted(resumed, 'image')} of them by an earlier run" if resumed else ""
-        logger.info("%s: labelling %s%s, %s each", out, images, earlier, counted(crops_per_image, "crop"))
+        logger.info("%s: labelling %s%s, %s each", out, images, earlier, counted(round(crops_per_image, 1), "crop"))
         with saying_what_is_kept(writer):
             skipped = label_images(job, job.keys, writer, progress)
             if not len(writer):
