@@ -49,7 +49,7 @@ def shares_of(weights: str | Sequence[float] | None, count: int) -> tuple[float,
         raise wrong
     total = sum(numbers)
     shares = tuple(number / total for number in numbers)
-    if not 0 < min(shares):  # of numbers whose sum is too large, or which are too far apart
+    if min(shares) == 0:  # of numbers whose sum is too large, or which are too far apart
         raise wrong
     return shares
 

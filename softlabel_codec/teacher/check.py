@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from softlabel_codec.teacher.load import Teacher, load_teacher
 from softlabel_codec.torch.check import TeacherCheck, check_against_teacher
 from softlabel_codec.torch.collate import collate_crops
 from softlabel_codec.torch.dataset import SoftLabelDataset
-from softlabel_codec.torch.pixels import as_std, as_triple, normalize
+from softlabel_codec.torch.pixels import Triple, as_std, as_triple, normalize
 from softlabel_codec.torch.workers import end_with_main, workers_watched
 
 CROPS_PER_IMAGE = 4
@@ -113,29 +113,53 @@ def check_labels(
         made_at = reader.temperature if temperature is None else temperature
     of_each = zip(teachers, weights_of_each(teachers, teacher_weights), strict=True)
     loaded = [load_teacher(one, weights=own, num_classes=num_classes, output=output) for one, own in of_each]
-    how = {"keys": keys, "normalized": False}
-    datasets = [
-        SoftLabelDataset(images, labels, fewest, size, interpolation=interpolation, **how)
-        for size, interpolation in (
-            (known.get("size", one.input_size), known.get("interpolation", one.interpolation))
-            for one, known in zip(loaded, said, strict=True)
+    crops = [
+        _Crops(
+            known.get("size", one.input_size),
+            known.get("interpolation", one.interpolation),
+            as_triple("mean", known.get("mean", one.mean)),
+            as_std(known.get("std", one.std)),
         )
-    ]
-    loaders: list[DataLoader[Any]] = [
-        DataLoader(dataset, IMAGES_AT_A_TIME, collate_fn=collate_crops, num_workers=workers, worker_init_fn=end_with_main)
-        for dataset in datasets
-    ]
-    normalization = [(known.get("mean", one.mean), known.get("std", one.std)) for one, known in zip(loaded, said, strict=True)]
-    same = [
-        None if "weights_sha256" not in known else known["weights_sha256"] == weights_sha256(one.model)
         for one, known in zip(loaded, said, strict=True)
     ]
-    model = _model(loaded, loaders, normalization, [float(known.get("share", 1.0)) for known in said], average, made_at)
-    expected = {"teacher_mean": normalization[0][0], "teacher_std": normalization[0][1], "temperature": temperature}
+    loaders = [_loader(images, labels, keys, fewest, each, workers) for each in crops]
+    shares = [float(known.get("share", 1.0)) for known in said]
+    model = loaded[0].logits if len(loaded) == 1 else _Together(loaded, loaders, crops, shares, average, made_at)
     with workers_watched():
-        found = check_against_teacher(loaders[0], model.to(device_by_name(device)), None, **expected, progress=progress)
-    same_weights = None if None in same else all(same)
-    return LabelsCheck(str(labels), " + ".join(one.name for one in loaded), len(keys), same_weights, found)
+        found = check_against_teacher(
+            loaders[0],
+            model.to(device_by_name(device)),
+            None,
+            teacher_mean=crops[0].mean,
+            teacher_std=crops[0].std,
+            temperature=temperature,
+            progress=progress,
+        )
+    return LabelsCheck(str(labels), " + ".join(one.name for one in loaded), len(keys), _same_weights(loaded, said), found)
+
+
+class _Crops(NamedTuple):
+    """How crops are prepared for a teacher."""
+
+    size: int
+    interpolation: str
+    mean: Triple
+    std: Triple
+
+
+def _loader(
+    images: Any, labels: str | os.PathLike[str], keys: Sequence[str], crops_per_image: int, crops: _Crops, workers: int
+) -> DataLoader[Any]:
+    dataset = SoftLabelDataset(images, labels, crops_per_image, crops.size, interpolation=crops.interpolation, normalized=False, keys=keys)
+    return DataLoader(dataset, IMAGES_AT_A_TIME, collate_fn=collate_crops, num_workers=workers, worker_init_fn=end_with_main)
+
+
+def _same_weights(teachers: Sequence[Teacher], said: Sequence[dict[str, Any]]) -> bool | None:
+    """Return whether teachers have the weights that a file names; None if it names none of one."""
+    named = [known.get("weights_sha256") for known in said]
+    if None in named:
+        return None
+    return all(one == weights_sha256(teacher.model) for one, teacher in zip(named, teachers, strict=True))
 
 
 def _teachers_of(reader: SoftLabelReader, given: int) -> tuple[list[dict[str, Any]], str]:
@@ -144,31 +168,20 @@ def _teachers_of(reader: SoftLabelReader, given: int) -> tuple[list[dict[str, An
     Raises
     ------
     MismatchError
-        If it has other teachers than so many.
+        If it has other teachers than so many, or its labels are an average of averages.
     """
     teacher, prepared = _map(reader.metadata.get("teacher")), _map(reader.metadata.get("preprocessing"))
     each = teacher.get("teachers")
     if not isinstance(each, list):
         each = [{**teacher, **prepared}]
+    if any("teachers" in _map(one) for one in each):
+        what = "labels that are averaged with an average of logits cannot be checked; check those that they were made of"
+        raise MismatchError(f"{reader.path}: {what}")
     if len(each) != given:
         names = ", ".join(str(_map(one).get("name", "unknown")) for one in each)
         what = f"expected {counted(len(each), 'teacher')}, in this order: {names}; got {given}"
         raise MismatchError(f"{reader.path}: {what}. Pass each of them (--teacher)")
     return [_map(one) for one in each], str(teacher.get("average", "probs"))
-
-
-def _model(
-    teachers: Sequence[Teacher],
-    loaders: Sequence[DataLoader[Any]],
-    normalization: Sequence[tuple[Sequence[float], Sequence[float]]],
-    shares: Sequence[float],
-    average: str,
-    temperature: float,
-) -> nn.Module:
-    """Return what gives the logits of teachers together."""
-    if len(teachers) == 1:
-        return teachers[0].logits
-    return _Together(teachers, loaders, normalization, shares, average, temperature)
 
 
 class _Together(nn.Module):
@@ -181,29 +194,28 @@ class _Together(nn.Module):
         self,
         teachers: Sequence[Teacher],
         loaders: Sequence[DataLoader[Any]],
-        normalization: Sequence[tuple[Sequence[float], Sequence[float]]],
+        crops: Sequence[_Crops],
         shares: Sequence[float],
         average: str,
         temperature: float,
     ) -> None:
         super().__init__()
         self._models = nn.ModuleList(teacher.logits for teacher in teachers)
-        self._others = [iter(loader) for loader in loaders[1:]]
-        self._normalization = [(as_triple("mean", mean), as_std(std)) for mean, std in normalization[1:]]
+        self._others = [(iter(loader), each) for loader, each in zip(loaders[1:], crops[1:], strict=True)]
         self._shares, self._average, self._temperature = shares, average, temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        others = [
-            normalize(next(batches)[0].to(images.device), *how) for batches, how in zip(self._others, self._normalization, strict=True)
-        ]
-        outputs = [model(crops) for model, crops in zip(self._models, [images, *others], strict=True)]
+        """Return logits (B, C): those whose softmax(logits / T) is the average."""
+        others = [normalize(next(batches)[0].to(images.device), each.mean, each.std) for batches, each in self._others]
+        outputs = [model(pixels) for model, pixels in zip(self._models, [images, *others], strict=True)]
         logits = [getattr(output, "logits", output).float() for output in outputs]
         if len({one.shape for one in logits}) > 1:
             found = ", ".join(str(one.shape[1]) for one in logits)
             raise MismatchError(f"teachers: expected the same number of classes of all, got {found}")
         if self._average == "logits":
             return mean_logits(logits, self._shares)
-        return mean_probs(logits, self._shares, self._average, self._temperature).clamp(min=_SMALLEST).log() * self._temperature
+        probs = mean_probs(logits, self._shares, self._average, self._temperature)
+        return probs.clamp(min=_SMALLEST).log() * self._temperature
 
 
 def _map(value: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from pathlib import Path
 
 from softlabel_codec.checks.interrupted import saying_what_is_kept
@@ -51,12 +52,16 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     """
     started, told = time.monotonic(), progress or (lambda done, total: None)
     place = None if config.shards is None else SetFolder(config.out, config.shards)
-    job = prepare(config)
-    if config.is_auto:
+    with closing(prepare(config)) as job:
+        return _run(job, place, told, started)
+
+
+def _run(job: Job, place: SetFolder | None, progress: Progress, started: float) -> EncodeReport:
+    if job.config.is_auto:
         job = with_chosen_codec(job)
     if place is not None:
-        return SetWorker(job, place, told).run(started)
-    return _encode_file(job, told, started)
+        return SetWorker(job, place, progress).run(started)
+    return _encode_file(job, progress, started)
 
 
 def _encode_file(job: Job, progress: Progress, started: float) -> EncodeReport:

@@ -104,6 +104,11 @@ class Job:
         how: dict[str, Any] = {**layout, "resume": True, "overwrite": self.config.overwrite, "partial": partial}
         return SoftLabelWriter(path, said.num_classes, said.codec, said.metadata, **how)
 
+    def close(self) -> None:
+        """Close the labels whose crops are due, if there are any."""
+        if self.stored is not None:
+            self.stored.reader.close()
+
     def other_files(self) -> list[str]:
         """Return the files in a folder of images that are not named like images."""
         return self.source.other_files() if isinstance(self.source, FolderSource) else []
