@@ -112,7 +112,10 @@ def check_labels(
         said, average = _teachers_of(reader, len(teachers))
         made_at = reader.temperature if temperature is None else temperature
     of_each = zip(teachers, weights_of_each(teachers, teacher_weights), strict=True)
-    loaded = [load_teacher(one, weights=own, num_classes=num_classes, output=output) for one, own in of_each]
+    loaded = [
+        load_teacher(one, weights=own, num_classes=num_classes, output=str(known.get("teacher_output", output)))
+        for (one, own), known in zip(of_each, said, strict=True)
+    ]
     crops = [
         _Crops(
             known.get("size", one.input_size),

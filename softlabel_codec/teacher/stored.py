@@ -23,6 +23,10 @@ from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 
 
+_OF_LABELS = ("teacher_output", "precision", "libraries", "merged_from")
+"""Metadata of labels that are kept of each of their teachers."""
+
+
 class UnlikeStoredError(Exception):
     """Stored crops cannot be cut out of an image: `reason` says why, an error for the caller of the run."""
 
@@ -168,19 +172,19 @@ class StoredCrops:
     def teachers(self) -> list[dict[str, Any]]:
         """Return what is known of the teachers whose average the stored labels are; their shares sum to the share of these labels.
 
-        Each says `stored_as`, the codecs that its output has been stored in.
+        Each says `stored_as`, the codecs that its output has been stored in. An average of logits stays one entry, which lists its teachers.
         """
         said = self.reader.metadata
+        teacher, prepared = _map(said.get("teacher")), _map(said.get("preprocessing"))
         stored_as = [*said.get("transcoded_from", []), self.reader.codec]
-        teacher = _map(said.get("teacher"))
+        of_file = {name: said[name] for name in _OF_LABELS if name in said}
         if teacher.get("average") == "probs":
-            each = [{**one, "stored_as": [*one.get("stored_as", []), *stored_as]} for one in teacher["teachers"]]
-            return [{**one, "share": float(one["share"]) * (self.share or 0.0)} for one in each]
-        how = _map(said.get("preprocessing"))
-        known = {name: how[name] for name in ("size", "interpolation", "mean", "std") if name in how}
-        more: dict[str, Any] = {name: said[name] for name in ("merged_from", "precision", "libraries") if name in said}
-        of_all = {"share": self.share, **known, **more, "stored_as": stored_as}
-        return [{"name": str(self.reader.path.name), **teacher, **of_all}]
+            return [
+                {**of_file, **one, "share": one["share"] * (self.share or 0.0), "stored_as": [*one.get("stored_as", []), *stored_as]}
+                for one in teacher["teachers"]
+            ]
+        known = {name: prepared[name] for name in ("size", "interpolation", "mean", "std") if name in prepared}
+        return [{"name": self.reader.path.name, **teacher, **known, **of_file, "share": self.share, "stored_as": stored_as}]
 
 
 def _at_temperature(reader: SoftLabelReader, config: EncodeConfig) -> SoftLabelReader:
