@@ -1,6 +1,7 @@
 """Several teachers that label together, and a teacher that is added to labels which are there."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,10 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import write_labels
 from PIL import Image
 
 from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter
+from softlabel_codec.cli.main import main
 from softlabel_codec.images.files import load_image
 from softlabel_codec.padding import Padding
 from softlabel_codec.report import verify
@@ -312,6 +315,48 @@ def test_teachers_that_are_added_one_after_another_are_those_of_one_run(label, t
     assert [one["share"] for one in known] == pytest.approx([0.5, 0.25, 0.25])
     assert [one.get("stored_as") for one in known] == [["dense"], ["dense"], None]
     assert check_labels(three, str(image_folder), [teacher_file, other_file, third]).found.kl < 1e-5
+
+
+def test_an_average_of_logits_stays_one_when_a_teacher_is_added(label, teacher_file, other_file, image_folder):
+    two = label("two.slc", [teacher_file, other_file], average="logits")
+    with SoftLabelReader(two) as reader:
+        before = reader.metadata["teacher"]
+    with SoftLabelReader(three := label("three.slc", teacher_file, crops_of=str(two), stored_share=0.5)) as reader:
+        first, last = reader.metadata["teacher"]["teachers"]
+    assert (first["average"], first["teachers"], first["share"], last["share"]) == ("logits", before["teachers"], 0.5, 0.5)
+    with pytest.raises(MismatchError, match="averaged with an average of logits cannot be checked"):
+        check_labels(three, str(image_folder), [teacher_file, other_file, teacher_file])
+
+
+def test_labels_of_nobody_knows_which_teacher_may_be_averaged(tmp_path, image_folder, label, other_file):
+    write_labels(tmp_path / "old.slc", keys=["cat/a.JPEG"], counts=(4,), size=(40, 50), num_classes=10, codec="dense:values=f16")
+    both = label("new.slc", other_file, crops_of=str(tmp_path / "old.slc"), stored_share=0.5, codec="marginal_smoothing:k=9")
+    with SoftLabelReader(both) as reader:
+        first = reader.metadata["teacher"]["teachers"][0]
+    assert first == {"name": "old.slc", "share": 0.5, "stored_as": ["dense:values=f16"]}
+    old, new = targets(tmp_path / "old.slc"), targets(label("alone.slc", other_file, crops_of=str(tmp_path / "old.slc")))
+    np.testing.assert_allclose(targets(both)["cat/a.JPEG"], 0.5 * old["cat/a.JPEG"] + 0.5 * new["cat/a.JPEG"], atol=1e-2)
+
+
+def test_crops_that_are_fractions_are_labelled_in_pixels(tmp_path, image_folder, label, other_file):
+    with SoftLabelWriter(tmp_path / "old.slc", 10, "hard", crops="fractions:f32") as writer:
+        crops, probs = np.float32([[0.0, 0.25, 0.5, 0.5], [0.1, 0.0, 0.75, 1.0]]), np.eye(10, dtype=np.float32)[:2]
+        writer.add("cat/a.JPEG", crops=crops, flips=[True, False], probs=probs)
+    with SoftLabelReader(label("new.slc", other_file, crops_of=str(tmp_path / "old.slc"))) as reader:
+        image = reader["cat/a.JPEG"]
+    assert (reader.crops, image.crops.tolist(), image.flips.tolist()) == ("pixels", [[0, 12, 20, 25], [4, 0, 30, 50]], [True, False])
+
+
+def test_labels_of_unknown_crops_are_refused(tmp_path, label, other_file):
+    write_labels(tmp_path / "old.slc", keys=["cat/a.JPEG"], counts=(4,), num_classes=10, metadata={"unknown_crops": "they were lost"})
+    with pytest.raises(MismatchError, match="it is not known which crops these labels belong to: they were lost"):
+        label("new.slc", other_file, crops_of=str(tmp_path / "old.slc"))
+
+
+def test_inspect_lists_each_teacher(label, teacher_file, other_file):
+    done = CliRunner().invoke(main, ["inspect", str(label("both.slc", [teacher_file, other_file], weights=(3, 1)))])
+    assert re.search(r"teacher\.teachers\[0\]\.share +0\.75\n", done.output), done.output
+    assert re.search(r"teacher\.teachers\[1\]\.size +24\n", done.output), done.output
 
 
 def test_images_may_have_different_numbers_of_crops(label, teacher_file, other_file, image_folder, tmp_path):

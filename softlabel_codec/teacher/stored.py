@@ -22,7 +22,6 @@ from softlabel_codec.padding import NO_PADDING
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 
-
 _OF_LABELS = ("teacher_output", "precision", "libraries", "merged_from")
 """Metadata of labels that are kept of each of their teachers."""
 
@@ -172,7 +171,8 @@ class StoredCrops:
     def teachers(self) -> list[dict[str, Any]]:
         """Return what is known of the teachers whose average the stored labels are; their shares sum to the share of these labels.
 
-        Each says `stored_as`, the codecs that its output has been stored in. An average of logits stays one entry, which lists its teachers.
+        Each says `stored_as`, the codecs that its output has been stored in. An average of logits stays one entry, which lists its
+        teachers.
         """
         said = self.reader.metadata
         teacher, prepared = _map(said.get("teacher")), _map(said.get("preprocessing"))
