@@ -40,8 +40,9 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     ArgumentError
         If there are no images, as `open_images` finds, the teacher cannot be loaded, or OUT is no place for a label set.
     MismatchError
-        If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not as expected, an
-        unfinished file or set was started with other options or images, or an image has changed since it was labelled.
+        If a teacher does not return (B, C) logits (or the probabilities that were announced), C is not as expected, or not the same for
+        all teachers, an unfinished file or set was started with other options or images, or an image has changed since it was labelled.
+        With `crops_of` also if images of these labels are missing or are other images, or the labels cannot be averaged.
     FileExistsError
         If the file or set exists, was made with other options or images, and `overwrite` is not set.
     StateError
