@@ -71,6 +71,7 @@ pygments_dark_style = "github-dark"
 CONTENTS = {
     "How to": """
 docs/label
+docs/teachers
 docs/cluster
 docs/codecs
 docs/train

@@ -28,9 +28,9 @@ APART = {
 """Marks of tests that run in environments of their own, and what these tests are."""
 FEWEST_APART = {
     "test_loops.py": 29,
-    "test_many_ray.py": 22,
+    "test_many_ray.py": 24,
     "test_many_storage.py": 90,
-    "test_others.py": 30,
+    "test_others.py": 31,
     "test_others_formats.py": 4,
     "test_others_sources.py": 6,
 }

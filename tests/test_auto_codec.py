@@ -45,9 +45,12 @@ def labelled(monkeypatch):
     """Counts the crops that go through the teacher."""
     counted = []
     forward = TeacherRun._label_pixels
-    monkeypatch.setattr(
-        TeacherRun, "_label_pixels", lambda self, pixels, lengths: counted.append(sum(lengths)) or forward(self, pixels, lengths)
-    )
+
+    def label_pixels(self, pixels, runs):
+        counted.append(sum(len(run.flips) for run in runs))
+        return forward(self, pixels, runs)
+
+    monkeypatch.setattr(TeacherRun, "_label_pixels", label_pixels)
     return counted
 
 
@@ -346,6 +349,6 @@ def test_a_gpus_pilot_becomes_the_labels_of_its_codec(config):
     _, image = next(labelled_images(job, job.keys, (), {}, lambda: None))
     made = run.for_codec(image)
     assert {name for part in made.labels for name in part} == {"indices", "values", "others", "left_out"}
-    straight = run._labels(torch.from_numpy(image.labels[0]["probs"]).log())
+    straight = run._labels([torch.from_numpy(image.labels[0]["probs"]).log()], None)
     for name, values in made.labels[0].items():
         np.testing.assert_allclose(values, straight[name].numpy(), rtol=1e-5, atol=1e-6)

@@ -253,12 +253,22 @@ def test_two_images_of_one_key_are_an_error(tmp_path, desk, monkeypatch, crops_p
         label_images(rows, tmp_path / "set", f"{desk}/teacher.py:build", crops=5, codec="hard")
 
 
+def test_several_teachers_label_on_the_nodes(desk, tmp_path):
+    teachers, how = [f"{desk}/teacher.py:build", f"{desk}/teacher.py:slow"], {"crops": 5, "codec": "dense", "weights": (3, 1)}
+    rows = ray.data.from_items([{"key": key, "bytes": (desk / "images" / key).read_bytes()} for key in ("n0/0.png", "n0/3.png")])
+    label_images(rows, tmp_path / "set", teachers, batch_size=5, **how)
+    encode(EncodeConfig(str(desk / "images"), str(tmp_path / "one.slc"), teachers, batch_size=5, **how))
+    of_both = {key: rest for key, *rest in images_of(tmp_path / "one.slc")}
+    assert {key: rest for key, *rest in images_of(*shards_of(tmp_path / "set"))} == {key: of_both[key] for key in ("n0/0.png", "n0/3.png")}
+
+
 @pytest.mark.parametrize(
     ("rows", "arguments", "message"),
     [
         ([{"key": "a", "path": "b"}], {}, "dataset: expected columns 'key' and 'bytes' or 'image', got 'key', 'path'"),
         ([], {}, "dataset: expected images, found none"),
         ([], {"shards": 0}, "shards: expected 1 to 100000, got 0"),
+        ([], {"crops_of": "one.slc"}, "crops_of: expected None, as crops of a Ray Dataset are drawn"),
         ([], {"shards": 2, "shard": 1}, "shard: expected None, as all shards are made together, got 1"),
         ([], {"concurrency": 0}, "concurrency: expected an integer of at least 1, got 0"),
         ([], {"codec": "dense:content=features"}, "codec: expected one of probabilities or logits, unless --teacher-output features"),

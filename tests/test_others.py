@@ -59,6 +59,19 @@ def test_weights_of_ones_own_in_a_network_of_a_library(teacher, shapes, tmp_path
         assert reader.num_classes == 7
 
 
+def test_networks_of_two_libraries_label_together(shapes, tmp_path):
+    out, teachers = tmp_path / "labels.slc", ["--teacher", "timm:test_resnet", "--teacher", "torchvision:squeezenet1_1"]
+    how = [*teachers, "--teacher-weights", "none", "--teacher-weights", "none"]
+    run("encode", shapes / "val", out, *how, "--crops", 2, "--codec", "dense", "--workers", 0)
+    with SoftLabelReader(out) as reader:
+        found = reader.metadata["teacher"]["teachers"]
+    assert [(one["source"], one["size"], one["weights"], one["share"]) for one in found] == [
+        ("timm:test_resnet", 160, "none", 0.5),
+        ("torchvision:squeezenet1_1", 224, "none", 0.5),
+    ]
+    run("check", out, "--images", shapes / "val", *how)
+
+
 @pytest.mark.parametrize("student", STUDENTS)
 def test_a_network_of_a_library_is_trained_and_evaluated(student, shapes, tmp_path):
     made = {**options(shapes, tmp_path / "run", student=student, size=32, epochs=1, optimizer="adamw", learning_rate=0.001)}

@@ -72,6 +72,7 @@ def desk(tmp_path, monkeypatch):
         assert large in teacher
         teacher = teacher.replace(large, small_one)
     (tmp_path / "teacher.py").write_text(teacher)
+    (tmp_path / "smaller.py").write_text(teacher.replace("INPUT_SIZE = 16", "INPUT_SIZE = 12"))
     torch.save(build_student("small", 10).state_dict(), tmp_path / "small.pt")
     (recipe,) = (json.loads(block) for language, block in BLOCKS if language == "json")
     small = {"student": "small", "size": 16, "epochs": 1, "batch_size": 8, "workers": 0, "warmup_epochs": 0.0}

@@ -464,10 +464,10 @@ def test_little_shared_memory_is_enough(image_folder, tmp_path, teacher_file, mo
     monkeypatch.setattr(CropBatches, "__getitem__", lambda self, index: seen.append(self.as_array) or original(self, index))
     encode(config(image_folder, tmp_path, teacher_file, workers=2, overwrite=True))
     assert (tmp_path / "out.slc").read_bytes() == whole
-    batches = CropBatches(FolderSource(image_folder), ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), Cutter(16), as_array=True)
-    ((pixels, _),) = load_batches(batches, [0], 0, False)
+    batches = CropBatches(FolderSource(image_folder), ["cat/a.JPEG"], Plan(1, 6, 6), CropSampler(), [Cutter(16)], as_array=True)
+    (((pixels,), _),) = load_batches(batches, [0], 0, False)
     assert isinstance(pixels, torch.Tensor)
-    assert isinstance(batches[0][0], np.ndarray)
+    assert isinstance(batches[0][0][0], np.ndarray)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     folder, method, workers, seconds = sys.argv[1:]
     multiprocessing.set_start_method(method)
     os.register_at_fork(after_in_child=lambda: time.sleep(float(seconds)))  # how long a worker takes to begin
-    batches = CropBatches(FolderSource(Path(folder)), ["cat/b.png"] * 500, Plan(500, 6, 6), CropSampler(), Cutter(16))
+    batches = CropBatches(FolderSource(Path(folder)), ["cat/b.png"] * 500, Plan(500, 6, 6), CropSampler(), [Cutter(16)])
     for number, batch in enumerate(load_batches(batches, range(500), int(workers), False)):
         print(number, flush=True)
         time.sleep(0.1)

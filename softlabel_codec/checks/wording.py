@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def counted(number: float, noun: str, plural: str = "") -> str:
     """Return a number with its noun, which has an `s` for all numbers but 1 unless another plural is given.
 
     Examples

@@ -18,8 +18,10 @@ if TYPE_CHECKING:  # imports torch
 @command("check")
 @click.argument("labels", type=FileToRead(folders=True))
 @click.option("--images", required=True, help="The labelled images, as for 'slcodec encode'.")
-@click.option("--teacher", required=True, help="The teacher that made the labels, as for 'slcodec encode'.")
-@click.option("--teacher-weights", metavar="FILE|none", help="Its weights, as for 'slcodec encode'.")
+@click.option(
+    "--teacher", required=True, multiple=True, help="The teacher that made the labels, as for 'slcodec encode'; of several each, in order."
+)
+@click.option("--teacher-weights", multiple=True, metavar="FILE|none", help="Its weights, as for 'slcodec encode'.")
 @click.option("--sample", type=click.IntRange(1), default=100, show_default=True, help="Number of images to check.")
 @click.option("--temperature", type=float, help="T of softmax(logits / T).  [default: from the file, or 1]")
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode and crop images.")
@@ -34,7 +36,7 @@ def check_command(as_json: bool, quiet: bool, **options: Any) -> None:
     from softlabel_codec.teacher import check_labels  # noqa: PLC0415  imports torch
 
     with progress_bar("batch", quiet) as progress:
-        report = check_labels(**options, progress=progress)
+        report = check_labels(**{**options, "teacher_weights": options["teacher_weights"] or None}, progress=progress)
     if as_json:
         print_json(report)
     else:

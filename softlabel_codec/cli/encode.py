@@ -28,7 +28,12 @@ if TYPE_CHECKING:  # imports torch
 
 _CHOOSING = "softlabel_codec.teacher.choosing"
 _LOGGERS = (_CHOOSING, "softlabel_codec.label_set.locks", "softlabel_codec.teacher.pace", "softlabel_codec.teacher.set_worker")
-_SPECIAL: dict[str, dict[str, Any]] = {"codec": {"type": CODEC, "is_eager": True}, "workers": {"default": None}}
+_SPECIAL: dict[str, dict[str, Any]] = {
+    "codec": {"type": CODEC, "is_eager": True},
+    "workers": {"default": None},
+    "teacher": {"multiple": True},
+    "teacher_weights": {"multiple": True},
+}
 
 
 @command("encode")
@@ -65,7 +70,8 @@ def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
     how = {field.name: options.pop(field.name) for field in fields(CropOptions)}
     padding = Padding(options.pop("padding"), options.pop("padding_mode"), options.pop("fill") or 0)
     options["workers"] = _default_workers(options["device"]) if options["workers"] is None else options["workers"]
-    options["mean"], options["std"] = options["mean"] or None, options["std"] or None
+    for name in ("mean", "std", "teacher_weights"):
+        options[name] = options[name] or None
     config = EncodeConfig(sampler=_sampler(**how), padding=padding, **options)
     if config.shards:
         with shared_work("image", _LOGGERS, quiet) as progress:

@@ -39,7 +39,9 @@ def write_label_maps(options: Mapping[str, Any], as_json: bool, quiet: bool) -> 
         raise FileExistsError(errno.EEXIST, "the file exists. Pass --overwrite to replace it", str(out))
     from softlabel_codec.label_maps import make_label_maps  # noqa: PLC0415  imports torch
 
-    given = {name: options[name] for name in _OPTIONS if options[name] is not None}
+    if len(options["teacher"]) > 1:
+        raise click.UsageError("--label-maps are those of one --teacher.", click.get_current_context())
+    given = {name: options[name] for name in _OPTIONS if options[name] is not None} | {"teacher": options["teacher"][0]}
     with progress_bar("image", quiet) as progress:
         maps = make_label_maps(options["images"], progress=progress, **given)
     maps.save(out)

@@ -192,10 +192,13 @@ def _show_budget(report: FileReport) -> None:
 
 
 def _flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield nested maps as pairs with dotted names."""
+    """Yield nested maps, and arrays of maps, as pairs with dotted names."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            for number, one in enumerate(value):
+                yield from _flatten(one, f"{prefix}{name}[{number}].")
         else:
             yield f"{prefix}{name}", value
 

@@ -139,9 +139,11 @@ def difference(found: Description, wanted: Description) -> str:
     return "metadata: the same values in another order"
 
 
-def _map_difference(name: str, found: Plain, wanted: Plain) -> str:
+def _map_difference(name: str, found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
     key = next(key for key in {**found, **wanted} if found.get(key) != wanted.get(key))
     old, new = found.get(key), wanted.get(key)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and all(isinstance(one, dict) for one in old + new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if isinstance(old, dict) and isinstance(new, dict):
         return _map_difference(f"{name}[{key!r}]", old, new)
     return f"{name}[{key!r}]: expected {new!r}, found {old!r}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ class Cutter:
         if self.reduced and as_stored and isinstance(source, str | os.PathLike | bytes):
             return self._cut_reduced(source, crops_of, name)
         image = load_image(source, self.exif_orientation, name)
-        return self._cut_out(image, *crops_of(image_size(image)))
+        return self.cut_out(image, *crops_of(image_size(image)))
 
     def cut_into(self, pixels: NDArray[np.uint8], source: ImageData, crops_of: CropsOf, name: str = "image") -> None:
         """Write crops of an image into `pixels`, uint8 (n, size, size, 3), as many as `crops_of` gives; otherwise as `cut`."""
@@ -107,17 +107,33 @@ class Cutter:
         factor = next((factor for factor in FACTORS if int(crops[:, 2:].min()) >= factor * self.size), 1)
         image = load_reduced(source, factor, name)
         if factor == 1:
-            return self._cut_out(image, crops, flips)
+            return self.cut_out(image, crops, flips)
         down, across = image.height / size[0], image.width / size[1]
         boxes = [(left * across, top * down, (left + wide) * across, (top + high) * down) for top, left, high, wide in crops.tolist()]
         scaled = [image.resize((self.size, self.size), resampling(self.interpolation), box) for box in boxes]
         mirror = Image.Transpose.FLIP_LEFT_RIGHT
         return Cut([crop.transpose(mirror) if flip else crop for crop, flip in zip(scaled, flips, strict=True)], crops, flips, size)
 
-    def _cut_out(self, image: Image.Image, crops: NDArray[np.int64], flips: NDArray[np.bool_]) -> Cut:
+    def cut_out(self, image: Image.Image, crops: NDArray[np.int64], flips: NDArray[np.bool_]) -> Cut:
+        """Return these crops of an image that is decoded and turned, but not padded yet."""
         whole, due = padded(image, self.padding), zip(crops.tolist(), flips.tolist(), strict=True)
         images = [apply_crop(whole, crop, flip, self.size, self.interpolation) for crop, flip in due]
         return Cut(images, crops, flips, image_size(image))
+
+
+def cut_alike(cutters: Sequence[Cutter], source: ImageData, crops_of: CropsOf, name: str = "image") -> list[Cut]:
+    """Return the same crops of an image as each of some cutters makes them. The image is decoded once.
+
+    Parameters
+    ----------
+    cutters : sequence of Cutter
+        At least one. They differ in size and interpolation only, and do not reduce.
+    source, crops_of, name
+        As for `Cutter.cut`, with its errors.
+    """
+    image = load_image(source, cutters[0].exif_orientation, name)
+    crops, flips = crops_of(image_size(image))
+    return [cutter.cut_out(image, crops, flips) for cutter in cutters]
 
 
 def whole_image(size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

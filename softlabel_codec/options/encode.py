@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE, MAX_SHARDS
 from softlabel_codec.choosing import Asked
 from softlabel_codec.codec import AUTO, Codec
 from softlabel_codec.errors import ArgumentError
+from softlabel_codec.options.averaging import AVERAGES, shares_of, texts_of, weights_of_each
 from softlabel_codec.options.fields import option
 from softlabel_codec.padding import NO_PADDING, PADDING_MODES, Padding
 from softlabel_codec.sampler import CropSampler
@@ -55,10 +57,31 @@ class EncodeConfig:
 
     images: Any = option("Images: whatever `softlabel_codec.images.open_images` takes.")  # noqa: RUF009  this returns a field
     out: str = option("Container file to write; with `shards`, folder of the label set.")
-    teacher: str = option("FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME.")
-    teacher_weights: str | None = option(
-        "For timm:NAME or torchvision:NAME: your own checkpoint or state_dict, or none for an untrained network.  "
-        "[default: the library's weights]",
+    teacher: str | Sequence[str] = option(
+        "FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME. Given several times, the output of these teachers is averaged."
+    )
+    weights: str | Sequence[float] | None = option(
+        "Weights of several teachers in their average, such as 0.7,0.3.  [default: the same for all]", None, metavar="W,W", kw_only=True
+    )
+    average: str = option(
+        "What of several teachers is averaged: probabilities, or logits before softmax and temperature.",
+        "probs",
+        choices=AVERAGES,
+        kw_only=True,
+    )
+    crops_of: str | None = option(
+        "Label the crops of an existing label file or set, of these images, instead of drawing some.", None, metavar="LABELS", kw_only=True
+    )
+    stored_share: float | None = option(
+        "With --crops-of: average the new labels with those that are stored there, which get this share, between 0 and 1. "
+        "They count as they are read, with what their codec has lost.",
+        None,
+        metavar="SHARE",
+        kw_only=True,
+    )
+    teacher_weights: str | Sequence[str] | None = option(
+        "For timm:NAME or torchvision:NAME: your own checkpoint or state_dict, or none for an untrained network; of several teachers, "
+        "for each of these in turn.  [default: the library's weights]",
         None,
         metavar="FILE|none",
         kw_only=True,
@@ -105,7 +128,7 @@ class EncodeConfig:
     )
     batch_size: int | None = option("Crops per forward pass.  [default: 16 on a CPU, else 256]", None, least=1)
     workers: int = option("Processes that decode and crop images.  [default: 1, with a GPU up to 8]", 0, least=0)
-    device: str = option("auto, cpu, cuda, cuda:1, ...", "auto")
+    device: str = option("auto, cpu, cuda, cuda:1, ... For several teachers also one for each, such as cuda:0,cuda:1.", "auto")
     precision: str = option("Arithmetic of the teacher.", "auto", choices=PRECISIONS, shown="float16 on a GPU, else float32")
     on_error: str = option("What to do with an unreadable image.", "fail", choices=ON_ERROR)
     exif_orientation: str = option("Whether the EXIF orientation of images is applied.", "ignored", choices=EXIF_POLICIES, flag="--exif")
@@ -147,6 +170,7 @@ class EncodeConfig:
         _check("shards", self.shards is None or 1 <= self.shards <= MAX_SHARDS, f"1 to {MAX_SHARDS}", self.shards)
         _check("shard", self.shard is None or self.shards is not None, "None, as shards (--shards) is not given", self.shard)
         _ = self.chosen_shards
+        self._check_teachers()
         for name, choices in (
             ("precision", PRECISIONS),
             ("on_error", ON_ERROR),
@@ -169,6 +193,41 @@ class EncodeConfig:
             self.codec,
         )
 
+    def _check_teachers(self) -> None:
+        """Raise ArgumentError if teachers, and labels that are stored, cannot be averaged as is said."""
+        teachers, raw = self.teachers, self.parsed_codec.content == "logits"
+        several, with_stored = len(teachers) > 1, self.stored_share is not None
+        check_choice("average", self.average, AVERAGES)
+        _, _ = self.shares, weights_of_each(teachers, self.teacher_weights)
+        for name in ("size", "interpolation", "mean", "std") if several else ("weights",):
+            why = "each of several teachers has its own" if several else "there is one teacher"
+            _check(name, getattr(self, name) is None, f"None, as {why}", getattr(self, name))
+        averaged, features = several or with_stored, self.teacher_output == "features"
+        _check("teacher_output", not (averaged and features), "logits or probs, as features cannot be averaged", self.teacher_output)
+        _check("average", several or self.average == "probs", "'probs', as there is one teacher", self.average)
+        _check("average", not (several and raw) or self.average == "logits", "'logits', as the codec keeps logits", self.average)
+        _check("device", len(self.devices) in (1, len(teachers)), f"one device, or one for each of {len(teachers)} teachers", self.device)
+        _check("crops", self.crops is None or self.crops_of is None, "None, as crops are those of other labels", self.crops)
+        _check("stored_share", not with_stored or self.crops_of is not None, "None without crops_of (--crops-of)", self.stored_share)
+        _check("stored_share", self.stored_share is None or 0 < self.stored_share < 1, "a number between 0 and 1", self.stored_share)
+        _check("average", not with_stored or self.average == "probs", "'probs', as stored labels are probabilities", self.average)
+        _check("codec", not with_stored or not raw, "one of probabilities, as stored labels are averaged", self.codec)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers, of which there is one at least."""
+        return texts_of("teacher", self.teacher)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of each teacher in their average; they sum to 1."""
+        return shares_of(self.weights, len(self.teachers))
+
+    @property
+    def devices(self) -> list[str]:
+        """The device of all teachers, or that of each."""
+        return str(self.device).split(",")
+
     @property
     def is_auto(self) -> bool:
         """Whether the codec is to be chosen."""
@@ -187,7 +246,8 @@ class EncodeConfig:
     @property
     def chooses_crops(self) -> bool:
         """Whether the number of crops is to be chosen as well."""
-        return self.bytes_per_image is not None and self.crops is None and isinstance(self.sampler, CropSampler)
+        random = self.crops_of is None and isinstance(self.sampler, CropSampler)
+        return self.bytes_per_image is not None and self.crops is None and random
 
     @property
     def chosen_shards(self) -> range | list[int]:

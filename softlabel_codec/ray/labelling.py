@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 def label_images(
     dataset: ray.data.Dataset,
     out: str | os.PathLike[str],
-    teacher: str,
+    teacher: str | Sequence[str],
     *,
     shards: int = 1,
     concurrency: int = 1,
@@ -64,8 +64,8 @@ def label_images(
         Images, with the columns `key` (str), unique, and `bytes`, those of image files, or `image`, uint8 arrays (H, W, 3) or (H, W).
     out : path or URL
         Folder of the set, which gives it its name. All nodes must be able to write there.
-    teacher : str
-        As for `EncodeConfig`. All nodes must be able to load it.
+    teacher : str, or sequence of str
+        As for `EncodeConfig`, also several. All nodes must be able to load it.
     shards : int
         Number of shards.
     concurrency : int
@@ -75,7 +75,7 @@ def label_images(
     filesystem : pyarrow.fs.FileSystem or fsspec file system, optional
         Where `out` is a path, if not on the file system of the nodes.
     **options
-        Those of `EncodeConfig`. The codec cannot be `auto` and is `marginal_smoothing:k=5` by default.
+        Those of `EncodeConfig`, but for `crops_of`. The codec cannot be `auto` and is `marginal_smoothing:k=5` by default.
 
     Returns
     -------
@@ -100,6 +100,8 @@ def label_images(
         raise ArgumentError(
             f"codec: expected a codec string, as images of a Ray Dataset are not at hand to choose one by, got 'auto'. {advice}"
         )
+    if config.crops_of is not None:
+        raise ArgumentError("crops_of: expected None, as crops of a Ray Dataset are drawn. Label stored crops with `slcodec encode`")
     if config.shard is not None:
         raise ArgumentError(f"shard: expected None, as all shards are made together, got {config.shard!r}")
     actors = _Actors(check_whole("concurrency", concurrency, 1), 1 + config.workers, num_gpus)

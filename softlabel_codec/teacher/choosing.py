@@ -69,7 +69,8 @@ def _like_files(job: Job) -> Job | None:
         refusal = _refusal(job, found)
         if refusal is None:
             logger.info("%s: codec %s, which was chosen when that was begun", path, found.codec)
-            return job.with_codec(found.codec, found.metadata["crops_per_image"], found.metadata[CODEC_CHOICE])
+            crops = found.metadata["crops_per_image"] if job.is_even else job.crops_per_image
+            return job.with_codec(found.codec, crops, found.metadata[CODEC_CHOICE])
         if not job.config.overwrite:
             if is_finished:
                 raise exists(path, refusal)
@@ -99,7 +100,7 @@ def _refusal(job: Job, found: Description) -> str | None:
         return f"was made with a codec that was chosen for something else: expected {asked}, found {choice.get('asked')}"
     crops, most = found.metadata.get("crops_per_image"), job.crops_per_image
     least = 1 if job.config.chooses_crops else most
-    if not isinstance(crops, int) or not least <= crops <= most:
+    if job.is_even and not (isinstance(crops, int) and least <= crops <= most):
         return f"was made with other options: crops_per_image: expected {most}, found {crops!r}"
     return None
 
@@ -128,7 +129,8 @@ def _choose(job: Job) -> Job:
         raise MismatchError(f"teacher {said.metadata['teacher']['name']}: its output cannot be stored as labels: {error}") from None
     for line in choice.lines():
         logger.log(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.DEBUG, "%s", line)
-    chosen = job.with_codec(Codec.parse(choice.codec), choice.crops_per_image, choice.described())
+    crops = choice.crops_per_image if job.is_even else job.crops_per_image
+    chosen = job.with_codec(Codec.parse(choice.codec), crops, choice.described())
     return replace(chosen, choice=choice, labelled=_of_same_batches(job, chosen, pilot))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from pathlib import Path
 
 from softlabel_codec.checks.interrupted import saying_what_is_kept
@@ -39,8 +40,9 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     ArgumentError
         If there are no images, as `open_images` finds, the teacher cannot be loaded, or OUT is no place for a label set.
     MismatchError
-        If the teacher does not return (B, C) logits (or the probabilities that were announced), C is not as expected, an
-        unfinished file or set was started with other options or images, or an image has changed since it was labelled.
+        If a teacher does not return (B, C) logits (or the probabilities that were announced), C is not as expected, or not the same for
+        all teachers, an unfinished file or set was started with other options or images, or an image has changed since it was labelled.
+        With `crops_of` also if images of these labels are missing or are other images, or the labels cannot be averaged.
     FileExistsError
         If the file or set exists, was made with other options or images, and `overwrite` is not set.
     StateError
@@ -51,17 +53,21 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     """
     started, told = time.monotonic(), progress or (lambda done, total: None)
     place = None if config.shards is None else SetFolder(config.out, config.shards)
-    job = prepare(config)
-    if config.is_auto:
+    with closing(prepare(config)) as job:
+        return _run(job, place, told, started)
+
+
+def _run(job: Job, place: SetFolder | None, progress: Progress, started: float) -> EncodeReport:
+    if job.config.is_auto:
         job = with_chosen_codec(job)
     if place is not None:
-        return SetWorker(job, place, told).run(started)
-    return _encode_file(job, told, started)
+        return SetWorker(job, place, progress).run(started)
+    return _encode_file(job, progress, started)
 
 
 def _encode_file(job: Job, progress: Progress, started: float) -> EncodeReport:
     config, out = job.config, Path(job.config.out)
-    images, crops_per_image = counted(len(job.keys), "image"), job.crops_per_image
+    images, crops_per_image = counted(len(job.keys), "image"), job.mean_crops
     if out.is_file() and not config.overwrite:
         found = check_made_alike(out, job.description, config.on_error)
         logger.info("%s: finished before, with the same options: %s", out, counted(found.num_images, "image"))
@@ -69,7 +75,7 @@ def _encode_file(job: Job, progress: Progress, started: float) -> EncodeReport:
     with job.writer(out) as writer:
         resumed = len(writer)
         earlier = f", {counted(resumed, 'image')} of them by an earlier run" if resumed else ""
-        logger.info("%s: labelling %s%s, %s each", out, images, earlier, counted(crops_per_image, "crop"))
+        logger.info("%s: labelling %s%s, %s each", out, images, earlier, counted(round(crops_per_image, 1), "crop"))
         with saying_what_is_kept(writer):
             skipped = label_images(job, job.keys, writer, progress)
             if not len(writer):

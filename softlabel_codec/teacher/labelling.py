@@ -12,9 +12,8 @@ from operator import itemgetter
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import MismatchError
 from softlabel_codec.image_source import ImageSource, name_of
-from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.images.files import is_about_the_image
-from softlabel_codec.teacher.batches import CropBatches, Plan, load_batches
+from softlabel_codec.teacher.batches import CropBatches, load_batches
 from softlabel_codec.teacher.job import Job
 from softlabel_codec.teacher.run import LabelledImage
 from softlabel_codec.torch.workers import workers_watched
@@ -81,14 +80,16 @@ def labelled_images(
     Images that are `done` are left out, those that cannot be read are added to `skipped`, with the reason. `after_batch` is called after
     each batch.
     """
-    config, run, plan = job.config, job.run, Plan(len(keys), job.crops_per_image, job.run.batch_size)
+    config, run, plan = job.config, job.run, job.plan(keys)
     due = plan.due([key in done for key in keys])
-    cutter = Cutter(run.size, run.interpolation, config.exif_orientation, padding=config.padding)
-    batches = CropBatches(job.source, keys, plan, config.sampler, cutter, job.are_files)
+    cutters = run.cutters(config.exif_orientation, config.padding)
+    batches = CropBatches(job.source, keys, plan, config.sampler, cutters, job.are_files, stored=job.stored)
     waiting: dict[int, LabelledImage] = {}
     for cut_runs, labels in run.label(load_batches(batches, due, config.workers, run.on_cuda)):
         for cut, labels_of_run in zip(cut_runs, labels, strict=True):
             key, image = keys[cut.run.image], cut.run.image
+            if cut.fatal is not None:
+                raise cut.fatal
             if cut.transient:
                 raise OSError(f"image {key!r}: {cut.error}. The labels so far are kept; run the same command again to continue")
             if key in done:
@@ -101,7 +102,7 @@ def labelled_images(
             labelled = waiting.setdefault(image, LabelledImage())
             labelled.runs.append(cut)
             labelled.labels.append(labels_of_run)
-            if cut.run.stop == plan.crops_per_image:
+            if cut.run.stop == plan.crops_of(image):
                 yield image, waiting.pop(image)
         after_batch()
 

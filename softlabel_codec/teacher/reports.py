@@ -54,8 +54,8 @@ class EncodeReport:
         Images in it.
     resumed_images : int
         Images among them that an earlier, interrupted run had labelled; all, if it had finished the file.
-    crops_per_image : int
-        Crops of each.
+    crops_per_image : int or float
+        Crops of each; the mean, if images have different numbers.
     skipped : dict
         Keys of unreadable images, and the reasons.
     other_files : list of str
@@ -75,7 +75,7 @@ class EncodeReport:
     path: str
     num_images: int
     resumed_images: int
-    crops_per_image: int
+    crops_per_image: int | float
     skipped: dict[str, str]
     other_files: list[str]
     file_bytes: int

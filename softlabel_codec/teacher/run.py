@@ -1,32 +1,30 @@
-"""A teacher on its device: from batches of crops to labels, and from the labels of an image to the writer."""
+"""Teachers on their devices: from batches of crops to labels, and from the labels of an image to the writer."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from softlabel_codec.checks.wording import counted
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.images.cutting import Cutter
 from softlabel_codec.options.encode import EncodeConfig
+from softlabel_codec.padding import Padding
 from softlabel_codec.quantise.selection import SUM_TOLERANCE
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.teacher.averaging import mean_logits, mean_probs
 from softlabel_codec.teacher.batches import CutRun
 from softlabel_codec.teacher.load import Teacher
-from softlabel_codec.teacher.outputs import as_logits, check_output, noise
-from softlabel_codec.torch.pixels import normalize
-from softlabel_codec.torch.workers import is_killed_worker
+from softlabel_codec.teacher.member import Member, check_same_classes
 from softlabel_codec.writer import SoftLabelWriter
-
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -55,25 +53,43 @@ class LabelledImage:
 
 
 class TeacherRun:
-    """A teacher on its device, ready to label batches."""
+    """One teacher or several on their devices, ready to label batches.
 
-    def __init__(self, teacher: Teacher, config: EncodeConfig, codec: Codec) -> None:
-        self.device = device_by_name(device_of_rank(config.device))
+    Attributes
+    ----------
+    members : list of Member
+        The teachers.
+    name : str
+        Their names.
+    precision : str
+        Their arithmetic.
+    batch_size : int
+        Crops of a batch.
+    num_classes : int
+        C.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], config: EncodeConfig, codec: Codec) -> None:
+        devices = [device_by_name(device_of_rank(name)) for name in config.devices]
+        if len({device.type for device in devices}) > 1:
+            raise ArgumentError(f"device: expected devices of one kind, got {config.device!r}")
+        self.device = devices[0]
         self.on_cuda = self.device.type == "cuda"
         use_gpu(self.device)
         self.precision = ("float16" if self.on_cuda else "float32") if config.precision == "auto" else config.precision
         self.batch_size = config.batch_size or (16 if self.device.type == "cpu" else 256)
-        self.size = config.size or teacher.input_size
-        self.mean, self.std = config.mean or teacher.mean, config.std or teacher.std
-        self.interpolation = config.interpolation or teacher.interpolation
-        self._model, self._name, self._output = teacher.model.to(self.device), teacher.name, teacher.output
-        self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast
         self._codec, self._temperature, self._store_crops = codec, config.temperature, config.store_crops
-        self.num_classes = config.num_classes or 0
+        self._shares, self._average, self._stored_share = config.shares, config.average, config.stored_share
+        placed = zip(teachers, devices if len(devices) > 1 else devices * len(teachers), strict=True)
         with _reproducible(), torch.inference_mode():
-            probe = self._forward(noise(self.size))
-        self.num_classes = self._check(probe, 2, config.num_classes)
-        check_output(probe, self._output, self._name)
+            self.members = [Member(teacher, config, device, self.precision) for teacher, device in placed]
+        self.num_classes = check_same_classes(self.members)
+        self.name, self._output = " + ".join(teacher.name for teacher in teachers), teachers[0].output
+        self._shapes = list(dict.fromkeys((member.size, member.interpolation) for member in self.members))
+
+    def cutters(self, exif_orientation: str, padding: Padding) -> list[Cutter]:
+        """Return what cuts crops for the teachers: one cutter for all that want them alike."""
+        return [Cutter(*shape, exif_orientation, padding=padding) for shape in self._shapes]
 
     def with_codec(self, codec: Codec) -> TeacherRun:
         """Return the same, for labels that are stored in another codec."""
@@ -93,7 +109,7 @@ class TeacherRun:
         behind: tuple[list[CutRun], list[dict[str, Tensor]]] | None = None
         with _reproducible(), torch.inference_mode():
             for pixels, runs in batches:
-                ahead = runs, self._label_pixels(pixels, [len(run.flips) for run in runs])
+                ahead = [replace(run, stored=None) for run in runs], self._label_pixels(pixels, runs)
                 if behind is not None:
                     yield behind[0], [_to_numpy(labels) for labels in behind[1]]
                 behind = ahead
@@ -106,50 +122,31 @@ class TeacherRun:
             labelled.add_to(writer, key, self._store_crops)
         except ArgumentError as error:
             advice = ". It was said to return probabilities (teacher_output)" if self._output == "probs" else ""
-            raise MismatchError(f"teacher {self._name}: its output cannot be stored as labels: {error}{advice}") from None
+            raise MismatchError(f"teacher {self.name}: its output cannot be stored as labels: {error}{advice}") from None
 
-    def _label_pixels(self, pixels: Tensor, lengths: list[int]) -> list[dict[str, Tensor]]:
-        """Return the labels of runs of crops of these lengths; none of a run without crops."""
-        if not len(pixels):
+    def _label_pixels(self, pixels: Sequence[Tensor], runs: Sequence[CutRun]) -> list[dict[str, Tensor]]:
+        """Return the labels of runs of crops, whose pixels each cutter has cut; none of a run without crops."""
+        lengths = [len(run.flips) for run in runs]
+        if not sum(lengths):
             return [{} for _ in lengths]
-        output = self._forward(pixels)
-        self._check(output, len(pixels), self.num_classes)
-        return [self._labels(part) if len(part) else {} for part in torch.split(as_logits(output, self._output), lengths)]
+        places = [self._shapes.index((member.size, member.interpolation)) for member in self.members]
+        logits = [member.logits(pixels[place]) for member, place in zip(self.members, places, strict=True)]
+        of_runs = zip(*(torch.split(one, lengths) for one in logits), strict=True)
+        return [self._labels(parts, run.stored) if len(run.flips) else {} for parts, run in zip(of_runs, runs, strict=True)]
 
-    def _labels(self, logits: Tensor) -> dict[str, Tensor]:
+    def _labels(self, logits: Sequence[Tensor], stored: np.ndarray[Any, Any] | None) -> dict[str, Tensor]:
+        """Return the labels of crops of an image by the logits (n, C) of each teacher, and stored probabilities, if there are any."""
         if self._codec.content != "probs":
-            return {"vectors": logits}
-        probs = torch.softmax(logits / self._temperature, dim=1)
+            return {"vectors": mean_logits(logits, self._shares)}
+        probs = mean_probs(logits, self._shares, self._average, self._temperature)
+        if stored is not None and self._stored_share is not None:
+            probs = self._stored_share * torch.from_numpy(stored).to(probs.device) + (1 - self._stored_share) * probs
         return device_labels(probs, self._codec) if self._sends_less else {"probs": probs}
 
     @property
     def _sends_less(self) -> bool:
         """Whether labels are made smaller on the device."""
         return self.on_cuda and self._codec.family == "sparse" and self._codec.gain is None
-
-    def _forward(self, pixels: Tensor) -> Tensor:
-        """Return the teacher's output for crops: logits, probabilities or features."""
-        images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std).contiguous(memory_format=torch.channels_last)
-        try:
-            with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
-                output = self._model(images)
-        except Exception as error:
-            if is_killed_worker(error):
-                raise
-            what = f"failed on {counted(len(pixels), 'crop')} of {self.size} x {self.size} pixels with {type(error).__name__}: {error}"
-            raise MismatchError(f"teacher {self._name}: {what}") from error
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor):
-            raise MismatchError(f"teacher {self._name}: expected {self._output} as a tensor (B, C), got {type(output).__name__}")
-        return logits
-
-    def _check(self, logits: Tensor, batch: int, num_classes: int | None) -> int:
-        if logits.ndim != 2 or len(logits) != batch or not logits.is_floating_point():
-            expected = f"expected float {self._output} of shape ({batch}, C) for {counted(batch, 'crop')}"
-            raise MismatchError(f"teacher {self._name}: {expected}, got {logits.dtype} of shape {tuple(logits.shape)}")
-        if num_classes and logits.shape[1] != num_classes:
-            raise MismatchError(f"teacher {self._name}: expected {num_classes} classes, got {logits.shape[1]}")
-        return int(logits.shape[1])
 
 
 def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:

@@ -190,7 +190,7 @@ class SetWorker:
             path=str(place.index if finished else place.folder),
             num_images=sum(one.images for one in made.values()),
             resumed_images=sum(one.resumed for one in made.values()),
-            crops_per_image=self._job.crops_per_image,
+            crops_per_image=self._job.mean_crops,
             skipped={key: reason for one in made.values() for key, reason in one.skipped.items()},
             other_files=self._job.other_files(),
             file_bytes=sum(one.file_bytes for one in made.values()),
