@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from softlabel_codec.checks.arguments import check_choice
@@ -20,7 +22,9 @@ from softlabel_codec.formats.webdataset import WebDatasetSource
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.storage.patterns import files_of, is_url, named_by
 
-FKD, NPZ, SAFETENSORS, PARQUET, WEBDATASET, TINYVIT = FORMATS = ("fkd", "npz", "safetensors", "parquet", "webdataset", "tinyvit")
+FKD, NPZ, SAFETENSORS, PARQUET, WEBDATASET = "fkd", "npz", "safetensors", "parquet", "webdataset"
+TINYVIT, SRE2L, ML_DR, MOBILECLIP, RELABEL = "tinyvit", "sre2l", "ml_dr", "mobileclip_dr", "relabel"
+FORMATS = (FKD, NPZ, SAFETENSORS, PARQUET, WEBDATASET, TINYVIT, SRE2L, ML_DR, MOBILECLIP, RELABEL)
 EXPORTED = (NPZ, SAFETENSORS, PARQUET, WEBDATASET)
 SUFFIXES = {".npz": NPZ, ".safetensors": SAFETENSORS, ".parquet": PARQUET, ".tar": WEBDATASET}
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
@@ -35,6 +39,9 @@ def import_labels(
     num_classes: int | None = None,
     codec: str | None = None,
     images: str | os.PathLike[str] | None = None,
+    crops: int | None = None,
+    seed: int | None = None,
+    temperature: float | None = None,
     on_error: str = "fail",
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -46,19 +53,27 @@ def import_labels(
     Parameters
     ----------
     source : path
-        A file or folder; of `parquet` and `webdataset` also a pattern, such as `labels-{000..146}.tar` or `*.parquet`, or a URL.
+        A file or folder; of `parquet`, `webdataset` and `mobileclip_dr` also a pattern, such as `labels-{00..46}.tar` or `*.parquet`, or a
+        URL.
     out : path
         Container file to write.
     format : str, optional
         One of `FORMATS`; by default it is found out by the name and what is there.
     label_type : str, optional
-        What FKD's generator was told to write, which its files do not say: needed for them, and for them only.
+        What FKD's generator was told to write, which its files do not say: needed for them. Of `relabel`, `swapped`: pool maps with axes
+        exchanged, as ReLabel's training code does. For others there is none.
     num_classes : int, optional
-        C; needed where files do not say it: `tinyvit`, and top classes without it. 1000 by default for `fkd`.
+        C; needed where files do not say it: `tinyvit`, and top classes without it. 1000 by default for `fkd` and `relabel`.
     codec : str, optional
         Store the labels in another codec. By default their numbers are kept exactly.
     images : path, optional
-        The image folder, for crops that are fractions: they are then converted back to exact pixels.
+        The image folder, for crops that are fractions: they are then converted back to exact pixels. Needed for `sre2l` and `relabel`,
+        whose files do not name images, and for crops of `ml_dr`.
+    crops, seed : int, optional
+        Of `relabel`: how many crops of each image get labels, by default 200, and the seed of their sampler, by default 0. Of `sre2l`: the
+        seed by which images were drawn, by default 42.
+    temperature : float, optional
+        Of `sre2l`, if it has the largest logits only: T of softmax(logits / T), by default 1. It cannot be changed afterwards.
     on_error : str
         What to do with an image whose labels cannot be read: `fail` or `skip`.
     overwrite : bool
@@ -92,10 +107,9 @@ def import_labels(
         raise ArgumentError(f"{name}: does not exist")
     format = format or detect(name)
     check_choice("format", format, FORMATS)
-    if label_type is not None and format != FKD:
-        raise ArgumentError(f"label_type: is for files of FKD, which do not say it; {format} files do")
-    found = _opened(name, format, label_type, num_classes, on_error == "skip")
-    sizes = None if images is None else _sizes(images, format)
+    given = _Given(name, format, label_type, num_classes, images, crops, seed, temperature, on_error == "skip")
+    found = given.opened()
+    sizes = None if images is None or format == RELABEL else _sizes(images, format)
     return import_source(found, out, codec=codec, sizes=sizes, on_error=on_error, overwrite=overwrite, progress=progress)
 
 
@@ -167,6 +181,10 @@ def detect(source: str) -> str:
 def _of_folder(folder: Path) -> str:
     if holds_tinyvit(folder):
         return TINYVIT
+    if next(folder.glob("epoch_*/batch_0.tar"), None) is not None or (folder / "batch_0.tar").is_file():
+        return SRE2L
+    if (folder / "config.pth.tar").is_file():
+        return ML_DR
     if next(folder.glob("*.parquet"), None) is not None:
         return PARQUET
     shard = next(folder.glob("*.tar"), None)
@@ -174,28 +192,85 @@ def _of_folder(folder: Path) -> str:
         return WEBDATASET
     if next(folder.rglob("*.tar"), None) is not None:
         return FKD
+    if next(folder.glob("*/*.pt"), None) is not None:
+        return RELABEL
     raise ArgumentError(f"{folder}: expected label files of {', '.join(FORMATS)} in this folder, found none. Say what it is (--from)")
 
 
-def _opened(source: str, format: str, label_type: str | None, num_classes: int | None, skips_errors: bool) -> LabelSource:
-    path = Path(source)
-    if format == FKD:
+@dataclass(frozen=True)
+class _Given:
+    """What `import_labels` was given."""
+
+    source: str
+    format: str
+    label_type: str | None
+    num_classes: int | None
+    images: str | os.PathLike[str] | None
+    crops: int | None
+    seed: int | None
+    temperature: float | None
+    skips_errors: bool
+
+    def opened(self) -> LabelSource:
+        """Return the source; ArgumentError if arguments do not apply to its format."""
+        if self.label_type is not None and self.format not in (FKD, RELABEL):
+            raise ArgumentError(f"label_type: is for files of FKD, which do not say it; {self.format} files do")
+        if self.crops is not None and self.format != RELABEL:
+            raise ArgumentError(f"crops: is for maps of ReLabel, of which labels of crops are made; {self.format} files have theirs")
+        if self.seed is not None and self.format not in (RELABEL, SRE2L):
+            raise ArgumentError(f"seed: is for relabel and sre2l, not for {self.format} files")
+        if self.temperature is not None and (self.format != SRE2L or not 0 < self.temperature < math.inf):
+            raise ArgumentError(f"temperature: expected a number above 0, for sre2l only, got {self.temperature} for {self.format}")
+        path = Path(self.source)
+        if self.format == FKD:
+            return self._fkd()
+        if self.format in (SRE2L, ML_DR, MOBILECLIP, RELABEL):
+            return self._read_with_torch(path)
+        if self.format == TINYVIT:
+            if self.num_classes is None:
+                what = "TinyViT's files do not say it: pass it (--num-classes), 21841 for ImageNet-22k"
+                raise ArgumentError(f"{self.source}: num_classes: {what}")
+            return TinyVitSource(self._folder("TinyViT"), self.num_classes)
+        if self.format == PARQUET:
+            return ParquetSource(files_of(_in_folder(self.source, "*.parquet")), self.num_classes)
+        if self.format == WEBDATASET:
+            return WebDatasetSource(files_of(_in_folder(self.source, "*.tar")), self.num_classes)
+        return ArraysSource(NpzFile(path) if self.format == NPZ else SafetensorsFile(path), self.num_classes)
+
+    def _fkd(self) -> LabelSource:
         from softlabel_codec.formats.fkd import FkdSource  # noqa: PLC0415  imports torch
 
-        if label_type is None:
-            raise ArgumentError(f"{source}: label_type: FKD's files do not say it: pass what its generator was told (--label-type)")
-        return FkdSource(source, label_type, num_classes or 1000, skips_errors)
-    if format == TINYVIT:
-        if num_classes is None:
-            raise ArgumentError(f"{source}: num_classes: TinyViT's files do not say it: pass it (--num-classes), 21841 for ImageNet-22k")
-        if not path.is_dir():
-            raise ArgumentError(f"{source}: expected a folder of TinyViT's, got something else")
-        return TinyVitSource(path, num_classes)
-    if format == PARQUET:
-        return ParquetSource(files_of(_in_folder(source, "*.parquet")), num_classes)
-    if format == WEBDATASET:
-        return WebDatasetSource(files_of(_in_folder(source, "*.tar")), num_classes)
-    return ArraysSource(NpzFile(path) if format == NPZ else SafetensorsFile(path), num_classes)
+        if self.label_type is None:
+            raise ArgumentError(f"{self.source}: label_type: FKD's files do not say it: pass what its generator was told (--label-type)")
+        return FkdSource(self.source, self.label_type, self.num_classes or 1000, self.skips_errors)
+
+    def _read_with_torch(self, path: Path) -> LabelSource:
+        from softlabel_codec.formats import ml_dr, mobileclip_dr, relabel, sre2l  # noqa: PLC0415  import torch
+
+        if self.format == MOBILECLIP:
+            return mobileclip_dr.MobileClipSource(files_of(_in_folder(self.source, "*.tar")), self.num_classes)
+        if self.format == ML_DR:
+            return ml_dr.MlDrSource(self._folder("ml-dr"), self.images, self.num_classes)
+        if self.images is None:
+            raise ArgumentError(f"{self.source}: images: {self.format} files do not name their images: pass the folder of these (--images)")
+        if self.format == SRE2L:
+            seed = sre2l.SEED if self.seed is None else self.seed
+            return sre2l.Sre2lSource(self._folder("SRe2L"), self.images, self.num_classes, seed, self.temperature or 1.0)
+        if self.label_type not in (None, *relabel.LABEL_TYPES):
+            raise ArgumentError(f"label_type: expected {' or '.join(relabel.LABEL_TYPES)} for relabel, got {self.label_type!r}")
+        return relabel.RelabelSource(
+            self._folder("ReLabel"),
+            self.images,
+            relabel.NUM_CROPS if self.crops is None else self.crops,
+            self.seed or 0,
+            self.num_classes or relabel.NUM_CLASSES,
+            self.label_type == relabel.SWAPPED,
+        )
+
+    def _folder(self, project: str) -> Path:
+        if not Path(self.source).is_dir():
+            raise ArgumentError(f"{self.source}: expected a folder of {project}'s, got something else")
+        return Path(self.source)
 
 
 def _in_folder(source: str, pattern: str) -> str:

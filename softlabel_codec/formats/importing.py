@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -23,12 +23,13 @@ from softlabel_codec.formats.fractions import exact_crops
 from softlabel_codec.formats.labels import Kind, Notes
 from softlabel_codec.quantise.transcoding import stored_alike
 from softlabel_codec.reader import UNKNOWN_CROPS
+from softlabel_codec.sampler import CropSampler
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.writer import SoftLabelWriter
 
 logger = logging.getLogger(__name__)
 SizeOf = Callable[[str], tuple[int, int]]
-PIXELS, NO_CROPS = "pixels", "unknown"
+PIXELS, DERIVED, NO_CROPS = "pixels", "derived", "unknown"
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -45,7 +46,7 @@ class Found:
     num_images, num_crops : int
         Contents; crops counted as if all images had as many as the first, where images may differ.
     crops : str
-        How crops are given: `pixels`, `fractions:f32`, `fractions:f16` or `unknown`.
+        How crops are given: `pixels`, `fractions:f32`, `fractions:f16`, `unknown`; or `derived`: they are those of a sampler of ours.
     source_bytes : int
         Size of its files.
     provenance : dict
@@ -60,6 +61,8 @@ class Found:
         What a container file cannot keep, a line each.
     why_no_crops : str
         Why crops are unknown, if they are.
+    sampler : CropSampler or None
+        The sampler of derived crops.
     """
 
     format: str
@@ -74,16 +77,21 @@ class Found:
     image_checksums: bool = False
     lost: tuple[str, ...] = ()
     why_no_crops: str = ""
+    sampler: CropSampler | None = None
 
 
 class SourceImage(NamedTuple):
-    """One image of a source. Labels are as `softlabel_codec.formats.labels.checked` returns them; without crops there are no flips."""
+    """One image of a source. Labels are as `softlabel_codec.formats.labels.checked` returns them; without crops there are no flips.
+
+    What was `repaired` is counted, for the report: how often, by what.
+    """
 
     labels: dict[str, NDArray[Any]]
     crops: NDArray[Any] | None = None
     flips: NDArray[np.bool_] | None = None
     image_size: tuple[int, int] | None = None
     image_crc32: int | None = None
+    repaired: Mapping[str, int] = {}
 
 
 class Entry(NamedTuple):
@@ -197,7 +205,13 @@ def import_source(
     if found.crops == NO_CROPS:
         metadata[UNKNOWN_CROPS] = found.why_no_crops
     checksums = found.image_checksums
-    options: dict[str, Any] = {"crops": mode, "image_checksums": checksums, "resume": True, "overwrite": overwrite}
+    options: dict[str, Any] = {
+        "crops": mode,
+        "image_checksums": checksums,
+        "resume": True,
+        "overwrite": overwrite,
+        "sampler": found.sampler,
+    }
     with SoftLabelWriter(out, found.kind.num_classes, stored, metadata, **options) as writer:
         _tell(found, stored, str(out), len(writer))
         converter = _Converter(writer, found, stored, sizes, mode)
@@ -225,6 +239,8 @@ def import_source(
 def _crop_mode(found: Found, sizes: SizeOf | None) -> str:
     if found.crops == NO_CROPS:
         return "fractions:f32"
+    if found.sampler is not None:
+        return DERIVED
     return PIXELS if sizes is not None else found.crops
 
 
@@ -280,6 +296,7 @@ class _Converter:
         crops, flips, unsure = self._geometry(image, size)
         if entry.key not in self._earlier:
             self._add(entry.key, image, size, crops, flips)
+        self.notes.count(image.repaired)
         self.uncertain_crops += unsure
         self.num_crops += len(crops)
 

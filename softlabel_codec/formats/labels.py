@@ -152,6 +152,11 @@ class Notes:
             values = np.where(wrong[:, None], values / sums[:, None], values).astype(np.float32)
         return values
 
+    def count(self, repaired: Mapping[str, int]) -> None:
+        """Add what a source repaired: how often, by what in words."""
+        for what, number in repaired.items():
+            self.others[what] = self.others.get(what, 0) + number
+
     def lines(self) -> list[str]:
         """Return them in words."""
         found = []
