@@ -76,6 +76,8 @@ def save_ml_dr(folder, augmentations=CROPFLIP, compress=True, num_images=IMAGES,
                 params["random_resized_crop"] = ((i, j, h, w), (0, 0, 3, 3))
             elif "rand_augment" in augmentations:
                 params = [None, *params, [(3, 0.25), (9, -1.5)], None]
+                if rng.random() < 0.5:  # CutMix leaves numbers of numpy
+                    params = [7, [params[1], (0, 0, 3, 3)], [flip, True], [None, None], [0.5, *np.clip(np.array([1, 2, 3, 4]), 0, 9)]]
             prob = rng.dirichlet(np.full(NUM_CLASSES, 0.1) + 3 * (np.arange(NUM_CLASSES) == number // 3)).astype(np.float32)
             samples.append({"params": params, "prob": sparsify(prob, TOPK)})
         torch.save((number, samples), folder / f"{number}.pth.tar", pickle_protocol=4)
@@ -108,6 +110,7 @@ def test_other_augmentations_are_for_looking(images, tmp_path):
         report = import_labels(tmp_path / "labels", tmp_path / "a.slc", images=given, overwrite=True)
         assert "training: the images were not only cropped and mirrored: rand_augment, mixup." in report.lost[-1]
     with SoftLabelReader(tmp_path / "a.slc") as reader:
+        assert "largest_class_is_the_folders" not in reader.metadata["source"]
         assert reader[0].labels.indices.shape == (SAMPLES, TOPK)
         with pytest.raises(MismatchError, match="not only cropped and mirrored: rand_augment, mixup"):
             reader.draw([0], crops_per_image=1)
@@ -238,7 +241,7 @@ class Evil:
 @pytest.mark.parametrize("harmful", [Evil(), [1, Evil()], {"a": print}, 2**80, b"bytes", {1, 2}, "a" * 64, "é" * 50])
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_only_plain_pickles_are_decoded(harmful, protocol, capsys):
-    with pytest.raises(pickle.UnpicklingError, match="more than numbers, text, lists, tuples and dicts"):
+    with pytest.raises(pickle.UnpicklingError, match="more than numbers, text, lists, tuples and dicts|it requires builtins.print"):
         load_plain(pickle.dumps(harmful, protocol=protocol))
     assert capsys.readouterr().out == ""
 
@@ -249,6 +252,13 @@ def test_plain_pickles(protocol):
     plain = (7, [{"params": [(1, 300, 70_000, -5), True, False, shared, shared, (), {}, [], ("é",)], "prob": ([0.1] * 2000, [])}])
     data = pickle.dumps(plain, protocol=protocol)
     assert load_plain(data) == plain
+    assert load_plain(pickle.dumps([np.int64(7), np.float32(0.5), np.int64(-9), np.float64(0.1), np.bool_(True)])) == [
+        7,
+        0.5,
+        -9,
+        0.1,
+        True,
+    ]
     for end in range(0, len(data), 7):
         with pytest.raises(pickle.UnpicklingError):
             load_plain(data[:end])
@@ -257,3 +267,17 @@ def test_plain_pickles(protocol):
 def test_a_memo_of_a_billion_takes_no_memory():
     with pytest.raises(pickle.UnpicklingError, match="more than numbers"):
         load_plain(b"\x80\x04Kar" + (2**30).to_bytes(4, "little") + b".")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [(3, "<", None, None, None, -1, -1, 63), (3, "O", None, None, None, -1, -1, 0), {"a": 1}, (None, {"_make": 1}), 5],
+)
+def test_no_state_is_set_but_that_of_plain_types(state):
+    """BUILD on the type of a number, on numpy's function, and on a list."""
+    state_code = pickle.dumps(state, protocol=4)[11:-1]
+    kind = b"\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02i8\x89\x88\x87R"
+    for value in (kind, b"\x8c\x05numpy\x8c\x05dtype\x93", b"]", b"}", b"K\x01"):
+        with pytest.raises(pickle.UnpicklingError):
+            load_plain(b"\x80\x04" + value + state_code + b"b.")
+    assert load_plain(pickle.dumps(np.int64(5), protocol=4)) == 5

@@ -48,15 +48,15 @@ class Numbers(torch.utils.data.Dataset):
         return len(self.sizes)
 
 
-def peaked(numbers):
-    """Return logits that are highest for the class of each image's folder."""
-    logits = torch.randn(len(numbers), NUM_CLASSES)
-    logits[torch.arange(len(numbers)), torch.as_tensor(numbers) // IPC] += 6
+def peaked(numbers, partners=None, share=1.0):
+    """Return logits that are highest for the class of each image's folder, or of its partner's if that has the larger share."""
+    logits, numbers = torch.randn(len(numbers), NUM_CLASSES), torch.as_tensor(numbers)
+    logits[torch.arange(len(numbers)), (numbers if share >= 0.5 else numbers[partners]) // IPC] += 6
     return logits
 
 
 def cutmix(batch_size):
-    lam = np.random.beta(1.0, 1.0)
+    lam = 0.1
     corners = [np.clip(np.random.randint(224) + shift, 0, 224) for shift in (-40, -40, 40, 40)]
     return torch.randperm(batch_size), lam, corners
 
@@ -74,10 +74,10 @@ def save_sre2l(folder, images, epochs=3, mix_type=None, half=True, seed=42, batc
         for number, (index, flip_status, coords_status) in enumerate(loader):
             mix_index, mix_lam, mix_bbox = None, None, None
             if mix_type == "mixup":
-                mix_index, mix_lam = torch.randperm(len(index)), np.random.beta(0.8, 0.8)
+                mix_index, mix_lam = torch.randperm(len(index)), 0.1 + 0.8 * (number % 2)
             elif mix_type == "cutmix":
                 mix_index, mix_lam, mix_bbox = cutmix(len(index))
-            output = peaked(index)
+            output = peaked(index, mix_index, 1.0 if mix_lam is None else mix_lam)
             output = output.half() if half else output
             torch.save(
                 [coords_status, flip_status, mix_index, mix_lam, mix_bbox, output.cpu()],
@@ -137,12 +137,13 @@ def test_labels_and_crops_are_those_of_sre2l(images, tmp_path, half):
 
 @pytest.mark.parametrize("mix_type", ["cutmix", "mixup"])
 def test_mixed_labels_are_for_looking(images, tmp_path, mix_type):
-    written, _ = save_sre2l(tmp_path / "labels", images, mix_type=mix_type)
+    written, _ = save_sre2l(tmp_path / "labels", images, mix_type=mix_type, batch_size=72)
     report = import_labels(tmp_path / "labels", tmp_path / "a.slc", images=images[0], codec="marginal_smoothing:k=5,values=f32")
     assert report.lost[0] == "which crops were mixed, in what shares and where"
     assert "training: each crop is mixed with another one of its batch" in report.lost[-1]
     with SoftLabelReader(tmp_path / "a.slc") as reader:
         assert reader.metadata["source"]["mix"] == mix_type
+        assert reader.metadata["source"]["largest_class_is_the_folders"] > 0.9
         assert reader[0].labels.topk(1)[0].shape == (3, 1)
         largest = of_train_fkd([row[2] for row in written[reader.keys[0]]], 1).max(axis=1)
         np.testing.assert_allclose(reader[0].labels.dense().max(axis=1), largest, rtol=1e-5)
@@ -280,7 +281,7 @@ def test_what_is_missing(images, tmp_path):
     (images[0] / "n00" / "0.png").rename(images[0] / "spare.png")
     for number in range(8):
         (images[0] / "n03" / f"more{number}.png").write_bytes((images[0] / "spare.png").read_bytes())
-    refused(tmp_path, images, MismatchError, "expected 15 crops, as there are images for it, got 8")
+    refused(tmp_path, images, MismatchError, "are not whole pixels of an image of 50 x 30")
     (tmp_path / "labels" / "epoch_1" / "batch_2.tar").unlink()
     refused(tmp_path, images, MismatchError, r"epoch_1: expected 5 batches of 16 for 79 images of .*, got 4; batch_2\.tar is not there")
     (tmp_path / "labels" / "epoch_1").rename(tmp_path / "elsewhere")
@@ -330,8 +331,12 @@ def test_files_that_hold_something_else(images, tmp_path):
     refused(tmp_path, images, MismatchError, "expected width 12, as in the first batch, got width 11")
     replaced(5, good[5].float())
     refused(tmp_path, images, MismatchError, "expected logit_type float16, as in the first batch, got logit_type float32")
-    replaced(2, torch.arange(16))
+    torch.save([*good[:2], torch.arange(16), 0.5, None, good[5]], path)
     refused(tmp_path, images, MismatchError, "expected mix none, as in the first batch, got mix mixup")
+    torch.save([*good[:2], torch.arange(1, 17), 0.5, None, good[5]], path)
+    refused(tmp_path, images, CorruptError, "expected the mix index as 16 numbers of crops")
+    torch.save([*good[:2], torch.arange(16), "a", None, good[5]], path)
+    refused(tmp_path, images, CorruptError, "expected lambda as a number from 0 to 1, got a")
     replaced(5, torch.full((16, 12), torch.nan).half())
     refused(tmp_path, images, MismatchError, "holds NaN or infinity")
     replaced(5, torch.zeros(16, 1).half().expand(16, 12))

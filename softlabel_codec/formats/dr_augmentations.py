@@ -30,6 +30,11 @@ class Augmentations:
     names: tuple[str, ...]
     why_no_crops: str
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images were mixed with others."""
+        return bool(set(self.names) & set(_PAIRED))
+
     @classmethod
     def of(cls, config: object, where: object) -> Augmentations:
         """Return the augmentations of a configuration, names to options; errors if it is something else, or has others."""
@@ -51,7 +56,7 @@ class Augmentations:
         """Return a crop, top, left, height, width in pixels, and whether it is mirrored; CorruptError if that is something else."""
         if isinstance(params, Mapping):  # not compressed: a pair of each, of which the second is of an image to mix in
             found = [params[name][0] if name in params and len(params[name]) else None for name in self.names]
-        elif isinstance(params, list | tuple) and not set(self.names) & set(_PAIRED):
+        elif isinstance(params, list | tuple) and not self.mixes:
             found = list(params)
         else:
             raise CorruptError(f"expected parameters of {_joined(self.names)}, got {type(params).__name__}")

@@ -174,8 +174,8 @@ class MlDrSource:
         return Kind(INDICES, num_classes, k, 4)
 
     def _share_of_agreement(self) -> float | None:
-        """Return how often the most probable class of an image's first crop is that of its folder, for some images."""
-        if self.images is None:
+        """Return how often the most probable class of an image's first crop is that of its folder, for some images, if none is mixed."""
+        if self.images is None or self._augmentations.mixes:
             return None
         numbers = np.unique(np.linspace(0, len(self._files) - 1, _COMPARED).astype(int))
         first = [_read(self._files[number], number)[0]["prob"] for number in numbers]

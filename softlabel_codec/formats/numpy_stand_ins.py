@@ -60,7 +60,7 @@ def _new_array(*arguments: Any) -> PickledArray:
     return PickledArray()
 
 
-def _new_scalar(kind: Any, data: Any) -> Any:
+def new_scalar(kind: Any, data: Any) -> Any:
     """Stand in for the function that makes pickled numbers of numpy."""
     if type(kind) is not PickledType or type(data) is not bytes or len(data) != kind.dtype.itemsize:
         raise pickle.UnpicklingError("expected a number with as many bytes as its type has")
@@ -77,8 +77,8 @@ def _encode(text: Any, encoding: Any = "utf-8", errors: Any = "strict") -> bytes
 STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_new_array, "numpy.core.multiarray._reconstruct"),
     (_new_array, "numpy._core.multiarray._reconstruct"),
-    (_new_scalar, "numpy.core.multiarray.scalar"),
-    (_new_scalar, "numpy._core.multiarray.scalar"),
+    (new_scalar, "numpy.core.multiarray.scalar"),
+    (new_scalar, "numpy._core.multiarray.scalar"),
     (PickledArray, "numpy.ndarray"),
     (PickledType, "numpy.dtype"),
     (_encode, "_codecs.encode"),

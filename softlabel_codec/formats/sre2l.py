@@ -79,14 +79,20 @@ class _Form(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """A batch. Its logits stay in the file until they are used."""
+    """A batch. Its logits stay in the file until they are used. The partners of its crops are mixed in; of each is its own share."""
 
     layout: _Layout
     crops: NDArray[Any]
     flips: NDArray[np.bool_] | None
     logits: NDArray[Any]
     classes: NDArray[Any] | None
-    index_type: str
+    partners: NDArray[Any] | None
+    own_share: float
+
+    @property
+    def partners_wrapped(self) -> bool:
+        """Whether there are more crops than the numbers of partners can count."""
+        return self.partners is not None and len(self.crops) > _WRAPS.get(str(self.partners.dtype), 2**31)
 
 
 @dataclass(frozen=True)
@@ -287,8 +293,7 @@ class Sre2lSource:
     def _lost(self, num_without: int) -> Iterator[str]:
         layout = self._first.layout
         if layout.mix != "none":
-            wraps = self._first.index_type == "uint8" and self._size > _WRAPS["uint8"]
-            known = ". Their numbers, uint8, wrapped above 255: not even the files say it" if wraps else ""
+            known = ". Their numbers, uint8, wrapped above 255: not even the files say it" if self._first.partners_wrapped else ""
             yield f"which crops were mixed, in what shares and where{known}"
         if layout.rand_augment or layout.erases:
             yield f"parameters of {'RandAugment' if layout.rand_augment else 'what was erased'}"
@@ -298,15 +303,23 @@ class Sre2lSource:
             yield f"{counted(num_without, 'image')} of {self.images} have no labels"
 
     def _share_of_agreement(self) -> float | None:
-        """Return how often the largest logit is that of the image's folder, in the first or the last batch, where it is less often."""
-        shares = []
-        for number in sorted({0, len(self._batches) - 1}):
-            path, owners = list(self._batches.values())[number], self._owners[number][self._owners[number] >= 0]
-            batch = _read_whole(path, len(owners), self._first.layout, self._kind.num_classes)
+        """Return how often the largest logit is that of the image's folder, or of the image that has the larger share of a mixture.
+
+        Of the first batch and the last full one, the smaller number; None if it says nothing. See `share_in_own_folder` for errors.
+        """
+        shares, paths = [], list(self._batches.values())
+        full = np.flatnonzero((self._owners >= 0).all(axis=1))
+        for number in sorted({0, int(full.max(initial=0))}):
+            owners = self._owners[number][self._owners[number] >= 0]
+            batch = _read_whole(paths[number], len(owners), self._first.layout, self._kind.num_classes)
+            if batch.partners_wrapped:
+                return None
+            if batch.partners is not None and batch.own_share < 0.5:
+                owners = owners[batch.partners]
             largest = batch.logits.argmax(axis=1)
             if batch.classes is not None:
                 largest = np.take_along_axis(batch.classes, largest[:, None], axis=1)[:, 0]
-            shares.append(share_in_own_folder(self._keys, owners, largest, self._kind.num_classes, path))
+            shares.append(share_in_own_folder(self._keys, owners, largest, self._kind.num_classes, paths[number]))
         return min((share for share in shares if share is not None), default=None)
 
 
@@ -380,7 +393,7 @@ def _read_batch(path: Path, layout: _Layout | None, num_classes: int | None) -> 
     coords, second, *rest = (*found[:2], *found[3:]) if rand_augment else found
     if not 4 <= len(rest) <= 5:
         raise CorruptError(f"{path}: expected {what}, got {len(found)} parts")
-    mix_index, _, box, logits, *classes = rest
+    mix_index, share, box, logits, *classes = rest
     crops, second, logits = (_array(path, part, name) for part, name in ((coords, "coords"), (second, "flips"), (logits, "logits")))
     if crops.dtype not in (np.float16, np.float32) or crops.ndim != 2 or crops.shape[1] != 4 or not len(crops):
         raise CorruptError(f"{path}: expected coords as float16 or float32 (B, 4), got {crops.dtype} of shape {crops.shape}")
@@ -390,8 +403,10 @@ def _read_batch(path: Path, layout: _Layout | None, num_classes: int | None) -> 
     if logits.dtype not in (np.float16, np.float32) or logits.ndim != 2 or len(logits) != len(crops) or not logits.shape[1]:
         raise CorruptError(f"{path}: expected logits as float16 or float32 ({len(crops)}, C), got {logits.dtype} of shape {logits.shape}")
     index = None if mix_index is None else _array(path, mix_index, "mix index")
-    if index is not None and (index.dtype.kind not in "iu" or index.shape != (len(crops),)):
-        raise CorruptError(f"{path}: expected the mix index as integers ({len(crops)},), got {index.dtype} of shape {index.shape}")
+    if index is not None and (index.dtype.kind not in "iu" or index.shape != (len(crops),) or not (index < len(crops)).all()):
+        raise CorruptError(f"{path}: expected the mix index as {len(crops)} numbers of crops, got {index.dtype} of shape {index.shape}")
+    if index is not None and not (isinstance(share, float | int) and 0 <= share <= 1):
+        raise CorruptError(f"{path}: expected lambda as a number from 0 to 1, got {str(share)[:80]}")
     mix = "none" if index is None else "mixup" if box is None else "cutmix"
     this = _Layout(mix, rand_augment, erases, str(crops.dtype), str(logits.dtype), logits.shape[1], bool(classes))
     if layout is not None and layout != this:
@@ -403,7 +418,7 @@ def _read_batch(path: Path, layout: _Layout | None, num_classes: int | None) -> 
     if not np.isfinite(crops).all():
         raise CorruptError(f"{path}: its coords hold NaN or infinity")
     kept = _checked_classes(path, classes[0], logits.shape, num_classes) if classes else None
-    return _Batch(this, crops, None if erases else second, logits, kept, "" if index is None else str(index.dtype))
+    return _Batch(this, crops, None if erases else second, logits, kept, index, 1.0 if index is None else float(share))
 
 
 def _checked_classes(path: Path, part: Any, shape: tuple[int, ...], num_classes: int | None) -> NDArray[Any]:
