@@ -38,6 +38,7 @@ _LOGGER = "softlabel_codec.formats"
     help="Folder of the images; converts fractions back to exact pixels. Needed for sre2l and relabel, and for crops of ml_dr.",
 )
 @click.option("--crops", type=click.IntRange(1), help="For relabel: crops of each image that get labels.  [default: 200]")
+@click.option("--crops-of", type=FileToRead(folders=True), help="For relabel: a label file whose crops get labels, to compare both.")
 @click.option(
     "--seed", type=click.IntRange(0), help="For relabel: of the sampler of crops.  [default: 0] For sre2l: of its sampler.  [default: 42]"
 )

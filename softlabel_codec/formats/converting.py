@@ -40,6 +40,7 @@ def import_labels(
     codec: str | None = None,
     images: str | os.PathLike[str] | None = None,
     crops: int | None = None,
+    crops_of: str | os.PathLike[str] | None = None,
     seed: int | None = None,
     temperature: float | None = None,
     on_error: str = "fail",
@@ -72,6 +73,8 @@ def import_labels(
     crops, seed : int, optional
         Of `relabel`: how many crops of each image get labels, by default 200, and the seed of their sampler, by default 0. Of `sre2l`: the
         seed by which images were drawn, by default 42.
+    crops_of : path, optional
+        Of `relabel`: a label file or set whose crops get labels, to compare both, in place of crops of our sampler. No images are needed.
     temperature : float, optional
         Of `sre2l`, if it has the largest logits only: T of softmax(logits / T), by default 1. It cannot be changed afterwards.
     on_error : str
@@ -107,7 +110,7 @@ def import_labels(
         raise ArgumentError(f"{name}: does not exist")
     format = format or detect(name)
     check_choice("format", format, FORMATS)
-    given = _Given(name, format, label_type, num_classes, images, crops, seed, temperature, on_error == "skip")
+    given = _Given(name, format, label_type, num_classes, images, crops, crops_of, seed, temperature, on_error == "skip")
     found = given.opened()
     sizes = None if images is None or format == RELABEL else _sizes(images, format)
     return import_source(found, out, codec=codec, sizes=sizes, on_error=on_error, overwrite=overwrite, progress=progress)
@@ -207,6 +210,7 @@ class _Given:
     num_classes: int | None
     images: str | os.PathLike[str] | None
     crops: int | None
+    crops_of: str | os.PathLike[str] | None
     seed: int | None
     temperature: float | None
     skips_errors: bool
@@ -215,6 +219,10 @@ class _Given:
         """Return the source; ArgumentError if arguments do not apply to its format."""
         if self.label_type is not None and self.format not in (FKD, RELABEL):
             raise ArgumentError(f"label_type: is for files of FKD, which do not say it; {self.format} files do")
+        if self.crops_of is not None and (self.format != RELABEL or {self.crops, self.seed, self.images} != {None}):
+            raise ArgumentError(
+                f"crops_of: is for maps of ReLabel, without crops, seed or images, which the label file has; got {self.format}"
+            )
         if self.crops is not None and self.format != RELABEL:
             raise ArgumentError(f"crops: is for maps of ReLabel, of which labels of crops are made; {self.format} files have theirs")
         if self.seed is not None and self.format not in (RELABEL, SRE2L):
@@ -251,7 +259,7 @@ class _Given:
             return mobileclip_dr.MobileClipSource(files_of(_in_folder(self.source, "*.tar")), self.num_classes)
         if self.format == ML_DR:
             return ml_dr.MlDrSource(self._folder("ml-dr"), self.images, self.num_classes)
-        if self.images is None:
+        if self.images is None and self.crops_of is None:
             raise ArgumentError(f"{self.source}: images: {self.format} files do not name their images: pass the folder of these (--images)")
         if self.format == SRE2L:
             seed = sre2l.SEED if self.seed is None else self.seed
@@ -265,6 +273,7 @@ class _Given:
             self.seed or 0,
             self.num_classes or relabel.NUM_CLASSES,
             self.label_type == relabel.SWAPPED,
+            self.crops_of,
         )
 
     def _folder(self, project: str) -> Path:

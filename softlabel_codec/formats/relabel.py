@@ -1,8 +1,9 @@
 """Label maps of ReLabel (Yun et al., CVPR 2021; naver-ai/relabel_imagenet): import only.
 
 A file `CLASS/STEM.pt` for each image: a float tensor (2, K, H, W) by `torch.save`, in what is published (2, 5, 15, 15): the K largest
-logits of each cell, and their classes. The label of a crop is the softmax of the mean logits in it, by torchvision's RoIAlign with one bin;
-logits that are not stored count as 0, and a flip changes nothing. Labels are made for crops of our own sampler.
+logits of each cell, and their classes. The label of a crop is the softmax of the mean logits in it, by torchvision's RoIAlign with one
+bin; logits that are not stored count as 0, and a flip changes nothing. Labels are made for crops of our own sampler, or for those of
+another label file, with which they can then be compared crop by crop.
 
 RoIAlign takes boxes as left, top, right, bottom. ReLabel's training code gives it top, left, bottom, right, so that it averages over the
 region mirrored at the diagonal: where a crop is wide, over a high one. Here a crop gets the logits inside it, unless `SWAPPED` is asked
@@ -24,12 +25,14 @@ from numpy.typing import NDArray
 from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
-from softlabel_codec.formats.importing import DERIVED, Entry, Found, SourceImage
+from softlabel_codec.formats.importing import DERIVED, PIXELS, Entry, Found, SourceImage
 from softlabel_codec.formats.labels import LOGITS, Kind, whole_classes
 from softlabel_codec.formats.numpy_stand_ins import as_array
 from softlabel_codec.formats.torch_files import load_safely
 from softlabel_codec.images.files import is_about_the_image, read_size
 from softlabel_codec.images.paths import list_images, path_of_key
+from softlabel_codec.padding import NO_PADDING
+from softlabel_codec.reader import UNKNOWN_CROPS, SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 
 UPRIGHT, SWAPPED = LABEL_TYPES = ("upright", "swapped")
@@ -47,8 +50,8 @@ class RelabelSource:
     ----------
     folder : Path
         Where the maps are.
-    images : path
-        The images, in folders of the same names.
+    images : path or None
+        The images, in folders of the same names; not needed with `crops_of`.
     num_crops : int
         Crops per image.
     seed : int
@@ -57,14 +60,17 @@ class RelabelSource:
         C, which the maps do not say.
     swapped : bool
         Average as ReLabel's training code does, with the axes exchanged.
+    crops_of : path or None
+        A label file whose crops get labels, in place of the sampler's.
     """
 
     folder: Path
-    images: Any
+    images: Any = None
     num_crops: int = NUM_CROPS
     seed: int = 0
     num_classes: int = NUM_CLASSES
     swapped: bool = False
+    crops_of: Any = None
 
     @cached_property
     def found(self) -> Found:
@@ -83,38 +89,57 @@ class RelabelSource:
             raise ArgumentError(f"crops: expected 1 to {MAX_CROPS_PER_IMAGE}, got {self.num_crops}")
         maps = {key: path for key in self._keys if (path := self._path(key)).is_file()}
         if not maps:
-            raise MismatchError(f"{self.folder}: expected maps CLASS/STEM{_ENDING} of images in {self.images}, found none")
+            what = self.images if self.crops_of is None else self.crops_of
+            raise MismatchError(f"{self.folder}: expected maps CLASS/STEM{_ENDING} of images in {what}, found none")
         logits, _ = _read(next(iter(maps.values())), self.num_classes)
-        lost = [f"the maps: labels of {self.num_crops} crops of each image are made of them"]
         others = self._num_maps - len(set(maps.values()))
+        lost = ["the maps: only labels of crops are made of them"]
         if others:
-            lost.append(f"{counted(others, 'map')} of images that are not in {self.images}")
+            lost.append(f"{counted(others, 'map')} of images that are not in {self.images if self.crops_of is None else self.crops_of}")
+        given = self._given
+        per_image = self.num_crops if given is None else float(given.num_crops.mean())
         return Found(
             format="ReLabel",
             kind=Kind(LOGITS, self.num_classes, None, 4),
             num_images=len(self._keys),
-            num_crops=len(self._keys) * self.num_crops,
-            crops=DERIVED,
+            num_crops=round(len(self._keys) * per_image),
+            crops=DERIVED if given is None else given.crops if given.crops.startswith("fractions") else PIXELS,
             source_bytes=sum(path.stat().st_size for path in maps.values()),
             provenance={"map": list(logits.shape), "axes": SWAPPED if self.swapped else UPRIGHT, "maps": len(maps)},
             lost=tuple(lost),
-            sampler=self._sampler,
+            sampler=None if given is not None else self._sampler,
         )
 
     def entries(self) -> Iterator[Entry]:
         """Yield all images, by key."""
-        for key in self._keys:
-            path, image = self._path(key), path_of_key(Path(self.images), key)
+        for number, key in enumerate(self._keys):
+            path = self._path(key)
             labels = partial(_pooled, path, num_classes=self.num_classes, swapped=self.swapped)
-            yield Entry(key, str(path), partial(_image, key, image, self._sampler, self.num_crops, labels))
+            if self._given is not None:
+                yield Entry(key, str(path), partial(_image_of_set, self._given, number, labels))
+            else:
+                yield Entry(
+                    key, str(path), partial(_image, key, path_of_key(Path(self.images), key), self._sampler, self.num_crops, labels)
+                )
 
     @cached_property
     def _sampler(self) -> CropSampler:
         return CropSampler(self.seed)
 
     @cached_property
+    def _given(self) -> SoftLabelReader | None:
+        """The label file whose crops get labels."""
+        if self.crops_of is None:
+            return None
+        reader = SoftLabelReader(self.crops_of)
+        if UNKNOWN_CROPS in reader.metadata or reader.padding != NO_PADDING:
+            what = "of images with padding" if reader.padding != NO_PADDING else f"that are not known: {reader.metadata[UNKNOWN_CROPS]}"
+            raise ArgumentError(f"crops_of: {self.crops_of}: expected crops of images as they are, got crops {what}")
+        return reader
+
+    @cached_property
     def _keys(self) -> list[str]:
-        return list_images(self.images)
+        return list_images(self.images) if self._given is None else list(self._given.keys)
 
     @cached_property
     def _num_maps(self) -> int:
@@ -136,7 +161,14 @@ def _image(key: str, image: Path, sampler: CropSampler, num_crops: int, labels: 
     return SourceImage({LOGITS: labels(crops, size)}, crops, flips, size)
 
 
-def _pooled(path: Path, crops: NDArray[np.int64], size: tuple[int, int], *, num_classes: int, swapped: bool) -> NDArray[np.float32]:
+def _image_of_set(reader: SoftLabelReader, number: int, labels: Callable[..., NDArray[np.float32]]) -> SourceImage:
+    """Return labels of the crops that an image has in a label file."""
+    image = reader.read(number)
+    size = (1, 1) if reader.crops.startswith("fractions") else image.image_size
+    return SourceImage({LOGITS: labels(image.crops, size)}, image.crops, image.flips, image.image_size)
+
+
+def _pooled(path: Path, crops: NDArray[Any], size: tuple[int, int], *, num_classes: int, swapped: bool) -> NDArray[np.float32]:
     if not path.is_file():
         raise MismatchError("expected a map of the image, found none")
     return pooled_logits(*_read(path, num_classes), crops, size, num_classes, swapped=swapped)
@@ -145,7 +177,7 @@ def _pooled(path: Path, crops: NDArray[np.int64], size: tuple[int, int], *, num_
 def pooled_logits(
     logits: NDArray[Any],
     classes: NDArray[np.int64],
-    crops: NDArray[np.int64],
+    crops: NDArray[Any],
     size: tuple[int, int],
     num_classes: int,
     *,
@@ -157,10 +189,10 @@ def pooled_logits(
     ----------
     logits, classes : float and int64 (K, H, W)
         The largest logits of each cell and their classes.
-    crops : int64 (M, 4)
-        top, left, height, width in pixels.
+    crops : integer or float (M, 4)
+        top, left, height, width in pixels, or as fractions of the image.
     size : (int, int)
-        Height and width of the image.
+        Height and width of the image; 1 and 1 for fractions.
     num_classes : int
         C.
     swapped : bool
