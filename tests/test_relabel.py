@@ -216,6 +216,7 @@ def test_files_that_hold_something_else(maps, tmp_path, capsys):
         (good.bfloat16(), "expected float16, float32 or float64"),
         (torch.zeros(2, 1, 1, 1).expand(2, 5, 15, 15), "claims more numbers than the file holds"),
         (Evil(), "without running code: it requires"),
+        (torch.zeros(2, 5, 65, 15), r"expected up to 1000 classes of 64 x 64 cells, got \(5, 65, 15\)"),
         (good + 0.5, "expected class indices from 0 to 999"),
     ):
         with warnings.catch_warnings():

@@ -288,6 +288,17 @@ def test_what_is_missing(images, tmp_path):
     refused(tmp_path, images, MismatchError, r"epoch_1: expected 5 batches of 16 .*, got 0; batch_0\.tar is not there")
 
 
+def test_stray_numbers_take_no_time(images, tmp_path):
+    save_sre2l(tmp_path / "labels", images, epochs=1)
+    (tmp_path / "labels" / "epoch_0").rename(tmp_path / "labels" / "epoch_999999999")
+    refused(tmp_path, images, MismatchError, r"epoch_0: expected 5 batches of 16 .*, got 0; batch_0\.tar is not there", format="sre2l")
+    save_lpqld(tmp_path / "flat", images, batches=1)
+    (tmp_path / "flat" / "sampler_indices_batch.json").write_text('{"999999999": [1, 2]}')
+    with pytest.raises(MismatchError, match="batch_0"):
+        import_labels(tmp_path / "flat", tmp_path / "a.slc", images=images[0], num_classes=NUM_CLASSES)
+    refused(tmp_path, images, ArgumentError, r"seed: expected 0 to 2\^64 - 1", seed=2**64, format="sre2l")
+
+
 def test_batches_without_folders_need_their_list(images, tmp_path):
     save_lpqld(tmp_path / "labels", images)
     listed = tmp_path / "labels" / "sampler_indices_batch.json"

@@ -227,6 +227,10 @@ class _Given:
             raise ArgumentError(f"crops: is for maps of ReLabel, of which labels of crops are made; {self.format} files have theirs")
         if self.seed is not None and self.format not in (RELABEL, SRE2L):
             raise ArgumentError(f"seed: is for relabel and sre2l, not for {self.format} files")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise ArgumentError(f"seed: expected 0 to 2^64 - 1, got {self.seed}")
+        if self.images is not None and self.format == MOBILECLIP:
+            raise ArgumentError("images: crops of mobileclip_dr are read if the shards hold the images: expected no folder of images")
         if self.temperature is not None and (self.format != SRE2L or not 0 < self.temperature < math.inf):
             raise ArgumentError(f"temperature: expected a number above 0, for sre2l only, got {self.temperature} for {self.format}")
         path = Path(self.source)

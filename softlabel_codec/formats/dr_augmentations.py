@@ -64,7 +64,7 @@ class Augmentations:
             raise CorruptError(f"expected parameters of {_joined(self.names)}, got {len(found)}")
         named = dict(zip(self.names, found, strict=True))
         box, flip = named[CROP], named.get(FLIP, False)
-        if not isinstance(box, list | tuple) or len(box) != 4 or not all(type(number) is int for number in box):
+        if not isinstance(box, list | tuple) or len(box) != 4 or not all(type(number) is int and 0 <= number < 2**31 for number in box):
             raise CorruptError(f"expected a crop as four whole numbers of pixels, got {str(box)[:80]}")
         if not isinstance(flip, bool | int) or flip not in (0, 1):
             raise CorruptError(f"expected whether the crop is mirrored, got {str(flip)[:80]}")

@@ -186,7 +186,8 @@ class MlDrSource:
 def _image(number: int, path: Path, kind: Kind, augmentations: Augmentations | None) -> SourceImage:
     samples = _read(path, number)
     indices, values = (np.array([sample["prob"][part] for sample in samples]) for part in (1, 0))
-    labels = checked({INDICES: indices, VALUES: values.astype(np.float32)}, kind)
+    with np.errstate(over="ignore"):
+        labels = checked({INDICES: indices, VALUES: values.astype(np.float32)}, kind)
     repaired = {_NEGATIVE: int((labels[VALUES].sum(axis=1, dtype=np.float32) > 1).sum())}
     if augmentations is None:
         return SourceImage(labels, repaired=repaired)

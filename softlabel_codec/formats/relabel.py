@@ -39,7 +39,8 @@ UPRIGHT, SWAPPED = LABEL_TYPES = ("upright", "swapped")
 NUM_CLASSES = 1000
 NUM_CROPS = 200
 _ENDING = ".pt"
-_MOST_NUMBERS = 2**24
+_MOST_CELLS = 64
+"""Along a side of a map."""
 
 
 @dataclass(frozen=True)
@@ -257,8 +258,10 @@ def _read(path: Path, num_classes: int) -> tuple[NDArray[Any], NDArray[np.int64]
     if not isinstance(found, torch.Tensor) or found.ndim != 4 or found.shape[0] != 2 or not found.is_floating_point():
         got = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise CorruptError(f"{path}: expected a float tensor (2, K, H, W) of logits and classes, as (2, 5, 15, 15), got {got}")
-    if not 0 < found.numel() <= _MOST_NUMBERS:
-        raise CorruptError(f"{path}: expected 1 to {_MOST_NUMBERS} numbers, got {found.numel()}")
+    if not all(1 <= side <= most for side, most in zip(found.shape[1:], (num_classes, _MOST_CELLS, _MOST_CELLS), strict=True)):
+        raise CorruptError(
+            f"{path}: expected up to {num_classes} classes of {_MOST_CELLS} x {_MOST_CELLS} cells, got {tuple(found.shape[1:])}"
+        )
     try:
         logits, classes = as_array(found.detach())
     except Exception as error:  # of types and layouts that numpy does not support

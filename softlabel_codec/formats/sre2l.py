@@ -53,7 +53,7 @@ SEED = 42
 OF_EPOCHS, OF_BATCHES = "sampler_indices_epoch.json", "sampler_indices_batch.json"
 _EPOCH, _BATCH = re.compile(r"epoch_(\d{1,9})"), re.compile(r"batch_(\d{1,9})\.tar")
 _WRAPS = {"uint8": 2**8, "int16": 2**15}
-_OPEN_FILES = 2**14
+_OPEN_FILES = 2**15
 
 
 class _Layout(NamedTuple):
@@ -216,13 +216,13 @@ class Sre2lSource:
         """Raise MismatchError if batches are missing, or there are more than the images have."""
         images, found = f"{counted(len(self._keys), 'image')} of {self.images}", Counter(epoch for epoch, _ in self._batches)
         if self._listed is None:
-            wanted = dict.fromkeys(range(1 + max(found)), math.ceil(len(self._keys) / self._size))
+            wanted = dict.fromkeys(range(len(found)), math.ceil(len(self._keys) / self._size))
         elif self._is_flat:
-            images, wanted = f"what {OF_BATCHES} lists", {0: 1 + max(self._listed, default=0)}
+            images, wanted = f"what {OF_BATCHES} lists", {0: len(self._listed)}
         else:
             images = f"what {OF_EPOCHS} lists"
             wanted = {epoch: math.ceil(len(numbers) / self._size) for epoch, numbers in self._listed.items() if numbers}
-        for epoch in sorted({*wanted, *found}):
+        for epoch in sorted({*wanted, *found}):  # of epochs without a list, one that is missing comes first
             number, folder = wanted.get(epoch, 0), self.folder if self._is_flat else self.folder / f"epoch_{epoch}"
             missing = [name for name in range(number) if (epoch, name) not in self._batches]
             if missing or found[epoch] != number:
