@@ -191,11 +191,8 @@ class Sre2lSource:
     @cached_property
     def _listed(self) -> dict[int, list[int]] | None:
         """What images LPLD and LPQLD say that the rows are of: by epoch or by batch. None if there is no such file."""
-        for name in (OF_EPOCHS, OF_BATCHES):
-            path = self.folder / name
-            if path.is_file():
-                return _read_numbers(path)
-        return None
+        path = self.folder / (OF_BATCHES if self._is_flat else OF_EPOCHS)
+        return _read_numbers(path) if path.is_file() else None
 
     @cached_property
     def _first(self) -> _Batch:
@@ -209,7 +206,7 @@ class Sre2lSource:
     def _size(self) -> int:
         """The number of crops in a batch, of which the last one of an epoch may have fewer."""
         if self._is_flat and self._listed:
-            return max(1, *map(len, self._listed.values()), 1)
+            return max(1, *map(len, self._listed.values()))
         return len(self._first.crops)
 
     def _check_complete(self) -> None:
@@ -403,7 +400,9 @@ def _read_batch(path: Path, layout: _Layout | None, num_classes: int | None) -> 
     if logits.dtype not in (np.float16, np.float32) or logits.ndim != 2 or len(logits) != len(crops) or not logits.shape[1]:
         raise CorruptError(f"{path}: expected logits as float16 or float32 ({len(crops)}, C), got {logits.dtype} of shape {logits.shape}")
     index = None if mix_index is None else _array(path, mix_index, "mix index")
-    if index is not None and (index.dtype.kind not in "iu" or index.shape != (len(crops),) or not (index < len(crops)).all()):
+    if index is not None and (
+        index.dtype.kind not in "iu" or index.shape != (len(crops),) or not ((index >= 0) & (index < len(crops))).all()
+    ):
         raise CorruptError(f"{path}: expected the mix index as {len(crops)} numbers of crops, got {index.dtype} of shape {index.shape}")
     if index is not None and not (isinstance(share, float | int) and 0 <= share <= 1):
         raise CorruptError(f"{path}: expected lambda as a number from 0 to 1, got {str(share)[:80]}")
