@@ -61,7 +61,7 @@ ALLOWED = {
         *("images", "image_source", "show.pictures", "demo", "teacher.batches", "trainer.fresh"),
         *("torch.cropper", "torch.dataset", "torch.device", "torch.pixels", "torch.stream"),
     },
-    "torch": {"torch", "teacher", "students", "evaluate", "trainer", "compare", "label_maps", "formats.fkd", "demo", "cli.encode"},
+    "torch": {"torch", "teacher", "students", "evaluate", "trainer", "compare", "label_maps", "demo", "cli.encode"},
     "fsspec": {"storage.clients"},
     "aiohttp": {"storage.web"},
     "botocore": {"storage.s3"},

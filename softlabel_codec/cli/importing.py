@@ -23,7 +23,8 @@ _LOGGER = "softlabel_codec.formats"
 @click.option("--from", "format", type=click.Choice(IMPORTED), help="Format of SOURCE; or say it first.  [default: found out]")
 @click.option(
     "--label-type",
-    help="For fkd: label type given to FKD's generator: hard, smoothing, marginal_smoothing_k5, marginal_renorm_k5, ...",
+    help="For fkd: label type given to FKD's generator: hard, smoothing, marginal_smoothing_k5, marginal_renorm_k5, ...  "
+    "[default: by the folder's name]",
 )
 @click.option("--num-classes", type=click.IntRange(2), help="Number of classes, where SOURCE does not say it.  [default for fkd: 1000]")
 @click.option(

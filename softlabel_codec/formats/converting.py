@@ -11,6 +11,7 @@ from softlabel_codec.checks.arguments import check_choice
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.formats.array_files import ArraysSource
 from softlabel_codec.formats.exporting import Exporter, ExportReport, export_source
+from softlabel_codec.formats.fkd import FkdSource
 from softlabel_codec.formats.importing import ImportReport, LabelSource, SizeOf, import_source
 from softlabel_codec.formats.npz import NpzFile
 from softlabel_codec.formats.parquet import ParquetSource
@@ -52,7 +53,7 @@ def import_labels(
     format : str, optional
         One of `FORMATS`; by default it is found out by the name and what is there.
     label_type : str, optional
-        What FKD's generator was told to write, which its files do not say: needed for them, and for them only.
+        What FKD's generator was told to write, which its files do not say: for them only, and needed unless the name of a folder says it.
     num_classes : int, optional
         C; needed where files do not say it: `tinyvit`, and top classes without it. 1000 by default for `fkd`.
     codec : str, optional
@@ -180,10 +181,6 @@ def _of_folder(folder: Path) -> str:
 def _opened(source: str, format: str, label_type: str | None, num_classes: int | None, skips_errors: bool) -> LabelSource:
     path = Path(source)
     if format == FKD:
-        from softlabel_codec.formats.fkd import FkdSource  # noqa: PLC0415  imports torch
-
-        if label_type is None:
-            raise ArgumentError(f"{source}: label_type: FKD's files do not say it: pass what its generator was told (--label-type)")
         return FkdSource(source, label_type, num_classes or 1000, skips_errors)
     if format == TINYVIT:
         if num_classes is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from pathlib import Path
 
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, SoftLabelError
-from softlabel_codec.formats.fkd.files import FkdImage, label_codec, read_fkd_file
+from softlabel_codec.formats.fkd.files import FkdImage, label_codec, label_type_of, read_fkd_file
 from softlabel_codec.formats.image_sizes import ImageSizes
 from softlabel_codec.formats.importing import Entry, Found, ImportReport, SourceImage, import_source
 from softlabel_codec.formats.labels import INDICES, VALUES, Kind
 from softlabel_codec.images.paths import key_of_path
 
+logger = logging.getLogger(__name__)
 KEY_PARTS = 2
 """A key is `<wnid>/<stem>`."""
 
@@ -23,7 +25,7 @@ KEY_PARTS = 2
 def import_fkd(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    label_type: str,
+    label_type: str | None = None,
     *,
     num_classes: int = 1000,
     codec: str | None = None,
@@ -40,8 +42,9 @@ def import_fkd(
         Where the files are: `.../<wnid>/<stem>.tar`. Keys become `<wnid>/<stem>`.
     out : path
         Container file to write.
-    label_type : str
-        One of `softlabel_codec.formats.fkd.files.LABEL_TYPES`, as given to FKD's generator.
+    label_type : str, optional
+        One of `softlabel_codec.formats.fkd.files.LABEL_TYPES`, as given to FKD's generator. By default what the folder's name ends with, as
+        those of FKD's releases do: `FKD_soft_label_500_crops_marginal_smoothing_k_5`.
     num_classes : int
         C.
     codec : str, optional
@@ -75,8 +78,8 @@ class FkdSource:
     ----------
     folder : path
         Where they are.
-    label_type : str
-        What FKD's generator was told to write.
+    asked : str or None
+        What FKD's generator was told to write, if the name of the folder does not say it.
     num_classes : int
         C.
     skips_errors : bool
@@ -84,9 +87,20 @@ class FkdSource:
     """
 
     folder: str | os.PathLike[str]
-    label_type: str
+    asked: str | None
     num_classes: int
     skips_errors: bool = False
+
+    @cached_property
+    def label_type(self) -> str:
+        """What FKD's generator was told to write; ArgumentError if nothing says it."""
+        found = self.asked or label_type_of(Path(self.folder))
+        if found is None:
+            advice = "pass what its generator was told (--label-type)"
+            raise ArgumentError(f"{self.folder}: label_type: neither FKD's files nor the folder's name say it: {advice}")
+        if self.asked is None:
+            logger.info("label type, by the name of the folder: %s", found)
+        return found
 
     @cached_property
     def _codec(self) -> Codec:
