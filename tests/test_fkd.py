@@ -1,14 +1,19 @@
 """Import of FKD's label files."""
 
 import pickle
+import signal
+import subprocess
+import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader
+from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter, writer
+from softlabel_codec.formats import import_labels, run
 from softlabel_codec.formats.fkd import import_fkd, label_codec, read_fkd_file
 from softlabel_codec.formats.fractions import exact_crops
 from softlabel_codec.report import verify
@@ -301,3 +306,161 @@ def test_nobody_is_told_to_load_it_unsafely(tmp_path):
         read_fkd_file(path, label_codec("hard"), 1000)
     assert "weights_only" not in str(caught.value)
     assert "it requires" in str(caught.value)
+
+
+def write_images(folder, number, label_type="marginal_smoothing_k5", num_crops=20):
+    """Write label files of so many images, each with labels of its own."""
+    rng = np.random.default_rng(1)
+    for image in range(number):
+        fractions = rng.uniform(0, 0.5, (num_crops, 4)).astype(np.float32)
+        path = folder / f"n{image % 3}" / f"{image}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save([fractions, rng.random(num_crops) < 0.5, fkd_labels(label_type, rng, num_crops)], path)
+    return folder
+
+
+@pytest.fixture
+def short_parts(monkeypatch):
+    """Parts of a few images, so that a small folder has several."""
+    monkeypatch.setattr(run, "_MOST_AT_ONCE", 7)
+    monkeypatch.setattr(writer, "TARGET_BYTES_PER_BLOCK", 6144)  # as other processes have it
+
+
+def test_several_processes_write_the_same_file(tmp_path, short_parts):
+    folder = write_images(tmp_path / "labels", 30)
+    broken = folder / "n1" / "4.tar"
+    broken.write_bytes(broken.read_bytes()[:-50])
+    reports = [
+        import_fkd(folder, tmp_path / f"{workers}.slc", "marginal_smoothing_k5", on_error="skip", workers=workers) for workers in (0, 1, 3)
+    ]
+    assert [(report.num_images, list(report.skipped)) for report in reports] == 3 * [(29, ["n1/4"])]
+    assert len({(tmp_path / f"{workers}.slc").read_bytes() for workers in (0, 1, 3)}) == 1
+
+
+@pytest.mark.parametrize("codec", [None, "marginal_smoothing:k=3", "marginal_renorm:t=0.1"])
+def test_images_are_converted_together_as_they_are_alone(tmp_path, codec):
+    folder = write_images(tmp_path / "labels", 20)
+    import_fkd(folder, tmp_path / "a.slc", "marginal_smoothing_k5", codec=codec)
+    with (
+        SoftLabelReader(tmp_path / "a.slc") as reader,
+        SoftLabelWriter(tmp_path / "b.slc", 1000, reader.codec, crops=reader.crops) as writer,
+    ):
+        for key in reader.keys:
+            image = read_fkd_file(folder / f"{key}.tar", label_codec("marginal_smoothing_k5"), 1000)
+            writer.add(key, crops=image.crops, flips=image.flips, indices=image.indices, values=image.values)
+    with SoftLabelReader(tmp_path / "a.slc") as reader, SoftLabelReader(tmp_path / "b.slc") as alone:
+        for one, other in zip(reader, alone, strict=True):
+            np.testing.assert_array_equal(one.crops, other.crops)
+            np.testing.assert_array_equal(one.flips, other.flips)
+            np.testing.assert_array_equal(one.labels.dense(), other.labels.dense())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_follows_a_bad_file_waits_for_it(tmp_path, short_parts, workers):
+    """After a bad file is mended, the same call continues, and the file is what it would have been."""
+    folder = write_images(tmp_path / "labels", 30, num_crops=200)
+    import_fkd(folder, tmp_path / "whole.slc", "marginal_smoothing_k5")
+    bad = folder / "n1" / "25.tar"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:-50])
+    with pytest.raises(CorruptError, match=r"25\.tar: not a label file"):
+        import_fkd(folder, tmp_path / "a.slc", "marginal_smoothing_k5", workers=workers)
+    assert (tmp_path / "a.slc.partial").stat().st_size > 100_000
+    bad.write_bytes(good)
+    import_fkd(folder, tmp_path / "a.slc", "marginal_smoothing_k5", workers=workers)
+    assert (tmp_path / "a.slc").read_bytes() == (tmp_path / "whole.slc").read_bytes()
+
+
+def test_an_import_with_processes_that_was_killed_continues(tmp_path):
+    folder = write_images(tmp_path / "labels", 60, num_crops=200)
+    import_fkd(folder, tmp_path / "whole.slc", "marginal_smoothing_k5")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from softlabel_codec.formats import run\n"
+        "from softlabel_codec.formats.fkd import import_fkd\n"
+        "run._MOST_AT_ONCE = 8\n"
+        "def kill(done, total):\n"
+        "    if done == 20:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if __name__ == '__main__':\n"
+        "    import_fkd(sys.argv[1], sys.argv[2], 'marginal_smoothing_k5', workers=2, progress=kill)\n"
+    )
+    done = subprocess.run([sys.executable, script, folder, tmp_path / "a.slc"], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL  # its pipes are closed, so that its processes have ended too
+    assert import_fkd(folder, tmp_path / "a.slc", "marginal_smoothing_k5").num_images == 60
+    with SoftLabelReader(tmp_path / "a.slc") as reader, SoftLabelReader(tmp_path / "whole.slc") as whole:
+        assert list(reader.keys) == list(whole.keys)
+        for one, other in zip(reader, whole, strict=True):
+            np.testing.assert_array_equal(one.labels.dense(), other.labels.dense())
+
+
+@pytest.mark.parametrize(
+    ("name", "label_type"),
+    [
+        ("FKD_soft_label_500_crops_marginal_smoothing_k_5", "marginal_smoothing_k5"),
+        ("FKD_efficientnet_l2_ns_475_marginal_smoothing_k5", "marginal_smoothing_k5"),
+        ("FKD_soft_label_500_crops_marginal_smoothing_k_10", "marginal_smoothing_k10"),
+        ("FKD_soft_label_500_crops_marginal_renorm_k_5", "marginal_renorm_k5"),
+        ("FKD_soft_label_500_crops_smoothing", "smoothing"),
+        ("FKD_soft_label_500_crops_hard", "hard"),
+    ],
+)
+@pytest.mark.parametrize("below", [".", "imagenet", "imagenet/train"])
+def test_releases_say_their_label_type_by_name(tmp_path, name, label_type, below):
+    write_images(tmp_path / name / "imagenet" / "train", 2, label_type, num_crops=500)
+    report = import_labels(tmp_path / name / below, tmp_path / "a.slc")
+    assert (report.format, report.num_images, report.num_crops) == ("FKD", 2, 1000)
+    with SoftLabelReader(report.path) as reader:
+        assert reader.metadata["source"]["label_type"] == label_type
+        assert Codec.parse(reader.codec) == replace(label_codec(label_type), values=Codec.parse(reader.codec).values)
+
+
+@pytest.mark.parametrize("name", ["labels", "harder", "marginal_smoothing", "hard_photos"])
+def test_other_names_do_not_say_it(tmp_path, name):
+    write_images(tmp_path / name, 1)
+    with pytest.raises(ArgumentError, match=r"neither FKD's files nor the folder's name say it: pass .* \(--label-type\)"):
+        import_labels(tmp_path / name, tmp_path / "a.slc")
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("protocol", ["arrays", "tensors", "views", "lists"])
+def test_what_torch_saves_of_arrays_tensors_and_lists(tmp_path, old, protocol):
+    crops, flips, labels = (np.array(part) for part in (GOOD[0] + 0.25, GOOD[1], GOOD[2].astype(np.float32)))
+    tensors = [torch.from_numpy(part) for part in (crops, flips, labels)]
+    batch = [torch.stack([torch.zeros_like(tensor), tensor]) for tensor in tensors]
+    parts = {
+        "arrays": [np.asfortranarray(crops), flips, labels],
+        "tensors": tensors,
+        "views": [batch[0][1], batch[1][1], batch[2].permute(1, 2, 3, 0)[..., 1]],
+        "lists": [crops, flips.tolist(), labels],
+    }[protocol]
+    torch.save(parts, tmp_path / "a.tar", _use_new_zipfile_serialization=not old)
+    if old and protocol in ("tensors", "views"):
+        with pytest.raises(CorruptError, match="a tensor in a file of torch before 1.6; save it again"):
+            read_fkd_file(tmp_path / "a.tar", label_codec("marginal_smoothing_k5"), 1000)
+        return
+    image = read_fkd_file(tmp_path / "a.tar", label_codec("marginal_smoothing_k5"), 1000)
+    np.testing.assert_array_equal(image.crops, crops)
+    np.testing.assert_array_equal(image.flips, flips)
+    np.testing.assert_array_equal(image.values, labels[:, 1])
+
+
+def test_label_files_are_read_without_torch(fkd_folder):
+    code = (
+        "import sys; sys.modules['torch'] = None; from softlabel_codec.formats import import_labels\n"
+        "import_labels(*sys.argv[1:], format='fkd', label_type='marginal_smoothing_k5')"
+    )
+    subprocess.run([sys.executable, "-c", code, fkd_folder / "labels", fkd_folder / "a.slc"], check=True)
+    assert len(SoftLabelReader(fkd_folder / "a.slc")) == 2
+
+
+def test_a_pickle_that_grows_is_refused(tmp_path):
+    """A few bytes that encode one long text again and again: it would take all memory."""
+    text = b"X" + (10**6).to_bytes(4, "little") + 10**6 * b"a" + b"q\x00"
+    encode = b"c_codecs\nencode\nq\x01X\x06\x00\x00\x00latin1q\x02"
+    pickled = b"\x80\x02]q\x03(" + text + encode + 50_000 * b"h\x01h\x00h\x02\x86R" + b"e."
+    with zipfile.ZipFile(tmp_path / "a.tar", "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+    with pytest.raises(CorruptError, match="encodes a text more than once"):
+        read_fkd_file(tmp_path / "a.tar", label_codec("hard"), 1000)

@@ -17,11 +17,21 @@ from conftest import random_probs, write_labels
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
-from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelError, SoftLabelReader, SoftLabelWriter, copy_labels
+from softlabel_codec import (
+    ArgumentError,
+    CorruptError,
+    MismatchError,
+    SoftLabelError,
+    SoftLabelReader,
+    SoftLabelWriter,
+    copy_labels,
+    writer,
+)
 from softlabel_codec.cli.importing import EXPORTED as EXPORTED_OF_COMMAND
 from softlabel_codec.cli.importing import IMPORTED
 from softlabel_codec.cli.main import main
 from softlabel_codec.formats import EXPORTED, FORMATS, export_labels, import_labels
+from softlabel_codec.formats import run as import_run
 from softlabel_codec.formats.converting import SUFFIXES
 from softlabel_codec.report import verify
 
@@ -741,3 +751,14 @@ def test_a_failing_disk_is_no_damaged_file(tmp_path, monkeypatch, number):
     with pytest.raises(OSError, match=re.escape(os.strerror(number))) as found:
         import_labels(tmp_path / "a.npz", tmp_path / "a.slc", on_error="skip")
     assert found.value.errno == number
+
+
+@pytest.mark.parametrize("format", SOURCES)
+def test_several_processes_write_the_same_file(tmp_path, format, arrays, monkeypatch):
+    monkeypatch.setattr(import_run, "_MOST_AT_ONCE", 2)  # so that there are several parts
+    monkeypatch.setattr(writer, "TARGET_BYTES_PER_BLOCK", 6144)  # as other processes have it
+    path = write_source(tmp_path, format, arrays)
+    alone = import_labels(path, tmp_path / "a.slc")
+    together = import_labels(path, tmp_path / "b.slc", workers=2)
+    assert (tmp_path / "a.slc").read_bytes() == (tmp_path / "b.slc").read_bytes()
+    assert (together.num_images, together.num_crops, together.notes) == (alone.num_images, alone.num_crops, alone.notes)

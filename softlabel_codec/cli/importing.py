@@ -35,6 +35,9 @@ _LOGGER = "softlabel_codec.formats"
 )
 @click.option("--on-error", type=click.Choice(ON_ERROR), default="fail", show_default=True, help="What to do with unreadable labels.")
 @click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that convert; OUT is the same for any number."
+)
+@click.option(
     "--overwrite", is_flag=True, help="Replace OUT when finished, and discard an OUT.partial that was started with other options."
 )
 @quiet_option

@@ -6,15 +6,17 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from softlabel_codec.checks.arguments import check_choice
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.formats.array_files import ArraysSource
 from softlabel_codec.formats.exporting import Exporter, ExportReport, export_source
 from softlabel_codec.formats.fkd import FkdSource
-from softlabel_codec.formats.importing import ImportReport, LabelSource, SizeOf, import_source
+from softlabel_codec.formats.importing import ImportReport, LabelSource, Sizes
 from softlabel_codec.formats.npz import NpzFile
 from softlabel_codec.formats.parquet import ParquetSource
+from softlabel_codec.formats.run import import_source
 from softlabel_codec.formats.safetensors import SafetensorsFile
 from softlabel_codec.formats.tinyvit import TinyVitSource, holds_tinyvit
 from softlabel_codec.formats.webdataset import WebDatasetSource
@@ -37,6 +39,7 @@ def import_labels(
     codec: str | None = None,
     images: str | os.PathLike[str] | None = None,
     on_error: str = "fail",
+    workers: int = 0,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
@@ -62,6 +65,9 @@ def import_labels(
         The image folder, for crops that are fractions: they are then converted back to exact pixels.
     on_error : str
         What to do with an image whose labels cannot be read: `fail` or `skip`.
+    workers : int
+        Processes that convert, besides this one; 0: this one does. The file is the same for any number. They are started anew, so a script
+        that asks for them needs `if __name__ == "__main__":`.
     overwrite : bool
         Replace `out`, and discard an unfinished one that was started with other arguments.
     progress : callable, optional
@@ -97,7 +103,8 @@ def import_labels(
         raise ArgumentError(f"label_type: is for files of FKD, which do not say it; {format} files do")
     found = _opened(name, format, label_type, num_classes, on_error == "skip")
     sizes = None if images is None else _sizes(images, format)
-    return import_source(found, out, codec=codec, sizes=sizes, on_error=on_error, overwrite=overwrite, progress=progress)
+    options: dict[str, Any] = {"on_error": on_error, "workers": workers, "overwrite": overwrite, "progress": progress}
+    return import_source(found, out, codec=codec, sizes=sizes, **options)
 
 
 def export_labels(
@@ -199,7 +206,7 @@ def _in_folder(source: str, pattern: str) -> str:
     return os.path.join(source, pattern) if Path(source).is_dir() else source
 
 
-def _sizes(images: str | os.PathLike[str], format: str) -> SizeOf:
+def _sizes(images: str | os.PathLike[str], format: str) -> Sizes:
     from softlabel_codec.formats.image_sizes import ImageSizes  # noqa: PLC0415  imports Pillow
 
     return ImageSizes(images, 2 if format == FKD else 0)

@@ -27,7 +27,7 @@ def members_of(data: bytes) -> dict[str, bytes]:
 
 
 def _members(data: bytes) -> dict[str, bytes]:
-    magic, disk, _, _, count, _, place, comment = _END.unpack_from(data, len(data) - _END.size) if len(data) >= _END.size else [b""] * 8
+    magic, disk, _, _, count, _, place, comment = _END.unpack(data[-_END.size :])
     if magic != b"PK\x05\x06" or comment or disk:
         raise CorruptError("the archive is cut off or damaged: it does not end as one")
     found: dict[str, bytes] = {}

@@ -112,7 +112,7 @@ def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) 
 
 
 def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
-    """Return the three arrays of a label file, after a look at its checksums. (Files of torch before 1.6 have none.)"""
+    """Return the three arrays of a label file, after a look at its checksums, which only files of torch before 1.6 lack."""
     with open(path, "rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:

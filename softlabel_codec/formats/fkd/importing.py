@@ -12,10 +12,9 @@ from pathlib import Path
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, SoftLabelError
 from softlabel_codec.formats.fkd.files import FkdImage, label_codec, label_type_of, read_fkd_file
-from softlabel_codec.formats.image_sizes import ImageSizes
-from softlabel_codec.formats.importing import Entry, Found, ImportReport, SourceImage, import_source
+from softlabel_codec.formats.importing import Entry, Found, ImportReport, SourceImage
 from softlabel_codec.formats.labels import INDICES, VALUES, Kind
-from softlabel_codec.images.paths import key_of_path
+from softlabel_codec.formats.run import import_source
 
 logger = logging.getLogger(__name__)
 KEY_PARTS = 2
@@ -31,6 +30,7 @@ def import_fkd(
     codec: str | None = None,
     images: str | os.PathLike[str] | None = None,
     on_error: str = "fail",
+    workers: int = 0,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
@@ -53,6 +53,8 @@ def import_fkd(
         The image folder, `<wnid>/<stem>.<extension>`. Fractions are then converted back to exact pixels.
     on_error : str
         What to do with an unreadable label file: `fail` or `skip`.
+    workers : int
+        Processes that read and convert, besides this one; 0: this one does. The file is the same for any number.
     overwrite : bool
         Replace `out`, and discard an unfinished one that was started with other arguments.
     progress : callable, optional
@@ -65,9 +67,11 @@ def import_fkd(
     CorruptError, MismatchError
         If a file is damaged or does not fit, and `on_error` is `fail`; if an image is missing or of another size.
     """
+    from softlabel_codec.formats.image_sizes import ImageSizes  # noqa: PLC0415  imports Pillow
+
     source = FkdSource(folder, label_type, num_classes, skips_errors=on_error == "skip")
     sizes = None if images is None else ImageSizes(images, KEY_PARTS)
-    return import_source(source, out, codec=codec, sizes=sizes, on_error=on_error, overwrite=overwrite, progress=progress)
+    return import_source(source, out, codec=codec, sizes=sizes, on_error=on_error, workers=workers, overwrite=overwrite, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -129,13 +133,9 @@ class FkdSource:
 
     def entries(self) -> Iterator[Entry]:
         """Yield all images, by key."""
+        codec = self._codec
         for key, path in self._files.items():
-            yield Entry(key, str(path), partial(self._read, path))
-
-    def _read(self, path: Path) -> SourceImage:
-        image = read_fkd_file(path, self._codec, self.num_classes)
-        labels = {INDICES: image.indices} if self._codec.name == "hard" else {INDICES: image.indices, VALUES: image.values}
-        return SourceImage(labels, image.crops, image.flips)
+            yield Entry(key, str(path), partial(_read, str(path), codec, self.num_classes))
 
     def _first_readable(self) -> FkdImage:
         """Return the contents of the first file, or of the first readable one if others may be skipped."""
@@ -150,8 +150,16 @@ class FkdSource:
         raise errors[0]
 
 
+def _read(path: str, codec: Codec, num_classes: int) -> SourceImage:
+    image = read_fkd_file(path, codec, num_classes)
+    labels = {INDICES: image.indices} if codec.name == "hard" else {INDICES: image.indices, VALUES: image.values}
+    return SourceImage(labels, image.crops, image.flips)
+
+
 def _find_files(folder: Path) -> dict[str, Path]:
     """Return label files by key, in order of keys."""
+    from softlabel_codec.images.paths import key_of_path  # noqa: PLC0415  imports Pillow
+
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.tar")):
         key = key_of_path(path.parent.parent, path.with_suffix(""))

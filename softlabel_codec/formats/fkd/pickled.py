@@ -199,6 +199,8 @@ class Pickle:
 
     def _storage(self) -> None:
         """Push the storage that a persistent id names."""
+        if self._members is None:
+            raise CorruptError("a tensor in a file of torch before 1.6; save it again with a newer one")
         kind, name, key, _, size = self._stack.pop()
         dtype = _STORAGES.get(name.removeprefix("torch.")) if type(name) is _Name else None
         if kind != "storage" or dtype is None or type(key) is not str or type(size) is not int:
@@ -229,8 +231,7 @@ class Pickle:
         """Return a tensor as an array of at most as many numbers as its storage has."""
         if type(storage) is not _Storage or not _is_shape((offset,)) or not _is_shape(shape) or not _is_shape(strides):
             raise CorruptError("expected storage, offset, shape and strides of a tensor")
-        if self._members is None:
-            raise CorruptError("a tensor in a file of torch before 1.6; save it again with a newer one")
+        assert self._members is not None  # there is a storage
         if self._members.get("byteorder", b"little") != b"little":
             raise CorruptError("its tensors are not little-endian")
         data, count = self._members.get(f"data/{storage.key}", b""), math.prod(shape)
