@@ -10,11 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import write_labels
 from PIL import Image
+from torch.utils.data import default_collate
 
-from softlabel_codec import ArgumentError, Codec, CorruptError, MismatchError, SoftLabelReader, SoftLabelWriter, writer
-from softlabel_codec.formats import import_labels, run
+from softlabel_codec import ArgumentError, Codec, CorruptError, CropSampler, MismatchError, SoftLabelReader, SoftLabelWriter, writer
+from softlabel_codec.formats import export_labels, import_labels, run
 from softlabel_codec.formats.fkd import import_fkd, label_codec, read_fkd_file
+from softlabel_codec.formats.fkd.exporting import label_type_for
 from softlabel_codec.formats.fractions import exact_crops
 from softlabel_codec.report import verify
 
@@ -464,3 +467,138 @@ def test_a_pickle_that_grows_is_refused(tmp_path):
         archive.writestr("a/data.pkl", pickled)
     with pytest.raises(CorruptError, match="encodes a text more than once"):
         read_fkd_file(tmp_path / "a.tar", label_codec("hard"), 1000)
+
+
+# Export.
+
+MARGINAL = ["marginal_smoothing:k=5", "marginal_smoothing:k=10", "marginal_renorm:k=3"]
+
+
+def find_label(softlabel_path, image_path):
+    """Return the labels of an image as FKD's `ImageFolder_FKD` finds them: three parts of its path, up to the first dot."""
+    name = "/".join(str(image_path).split("/")[-3:]).split(".")[0] + ".tar"
+    return torch.load(f"{softlabel_path}/{name}", map_location="cpu")  # with the arguments that FKD passes
+
+
+def draw_crops(labels, number=4):
+    """Return what FKD's data loader hands on: crops, flips, and labels as tensors in a batch."""
+    crops, flips, targets = labels
+    order = torch.randperm(len(targets))[:number]
+    boxes = [[side.item() for side in crops[place]] for place in order]
+    return order, boxes, [flips[place] == True for place in order], default_collate([targets[place] for place in order])  # noqa: E712
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    "codec", ["hard", "smoothing", "marginal_smoothing:k=5", "marginal_smoothing:k=10", "marginal_renorm:k=3", "dense"]
+)
+def test_fkds_loader_reads_the_export(tmp_path, codec, half):
+    codec = codec if codec == "hard" else f"{codec}{',' if ':' in codec else ':'}values={'f16' if half else 'f32'}"
+    rng, keys = np.random.default_rng(0), ["n01/tench.JPEG", "n01/b.c.JPEG", "n02/b.png"]
+    sizes = dict(zip(keys, [(375, 500), (64, 48), (1200, 900)], strict=True))
+    with SoftLabelWriter(tmp_path / "a.slc", 300, codec) as labels:
+        for key, size in sizes.items():
+            crops, flips = CropSampler(seed=1).sample(key, size, range(30))
+            probs = rng.dirichlet(np.full(300, 0.05), 30).astype(np.float32)
+            labels.add(key, image_size=size, crops=crops, flips=flips, probs=probs)
+    (tmp_path / "imagenet").mkdir()
+    report = export_labels(tmp_path / "a.slc", tmp_path / "imagenet" / "train", format="fkd")
+    assert (report.num_images, report.num_crops) == (3, 90)
+    assert report.file_bytes == sum(path.stat().st_size for path in (tmp_path / "imagenet" / "train").rglob("*.tar"))
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        for key in keys:
+            order, boxes, flips, targets = draw_crops(find_label(tmp_path / "imagenet", f"/data/imagenet/train/{key}"))
+            image = reader.read(reader.keys.find(key), order.tolist())
+            height, width = sizes[key]
+            rounded = [[round(top * height), round(left * width), round(h * height), round(w * width)] for top, left, h, w in boxes]
+            assert rounded == image.crops.tolist()
+            assert [bool(flip) for flip in flips] == image.flips.tolist()
+            dense = recovered(targets, reader.parsed_codec.name, 300)
+            np.testing.assert_allclose(dense, image.labels.dense(), rtol=0, atol=2e-6)
+    again = import_labels(
+        tmp_path / "imagenet", tmp_path / "b.slc", label_type=label_type_for(Codec.parse(codec), False, ""), num_classes=300
+    )
+    assert again.codec == str(Codec.parse(codec))
+    with SoftLabelReader(tmp_path / "a.slc") as reader, SoftLabelReader(tmp_path / "b.slc") as other:
+        assert list(other.keys) == ["n01/b", "n01/tench", "n02/b"]
+        for one, key in ((reader["n02/b.png"], "n02/b"), (reader["n01/tench.JPEG"], "n01/tench")):
+            np.testing.assert_array_equal(one.labels.dense(), other[key].labels.dense())
+
+
+def recovered(targets, name, num_classes):
+    """Return targets of all classes of FKD's labels, float64 (N, C), after its paper."""
+    if name == "dense":
+        return targets.double().numpy()
+    if name == "hard":
+        return np.eye(num_classes)[targets.numpy()]
+    classes, values = targets.double().numpy().reshape(len(targets), 2, -1).transpose(1, 0, 2)
+    rest = np.maximum(0, 1 - values.sum(axis=1, keepdims=True)) / (num_classes - classes.shape[1])
+    dense = np.tile(rest if "smoothing" in name else 0 * rest, num_classes)
+    np.put_along_axis(dense, classes.astype(int), values, axis=1)
+    return dense if "smoothing" in name else dense / dense.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("codec", ["marginal_smoothing:t=0.1", "marginal_smoothing:k=3,tail=10", "field"])
+def test_labels_that_fkd_does_not_have(tmp_path, codec):
+    write_labels(tmp_path / "a.slc", codec)
+    with pytest.raises(ArgumentError, match=r"--dense"):
+        export_labels(tmp_path / "a.slc", tmp_path / "train", format="fkd")
+    assert not (tmp_path / "train").exists()
+    assert not (tmp_path / "train.partial").exists()
+
+
+@pytest.mark.parametrize("key", ["a.png", "x/n01/a.png", "n0.1/a.png", "n01/.a"])
+def test_images_whose_labels_fkds_loader_would_not_find(tmp_path, key):
+    with SoftLabelWriter(tmp_path / "a.slc", 10, "hard") as labels:
+        labels.add(key, image_size=(9, 9), crops=[[0, 0, 9, 9]], flips=[False], probs=np.full((1, 10), 0.1, np.float32))
+    with pytest.raises(MismatchError, match=r"FKD's loader finds labels of an image in one folder"):
+        export_labels(tmp_path / "a.slc", tmp_path / "train", format="fkd")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.slc"]
+
+
+def test_images_that_would_share_a_label_file(tmp_path):
+    with SoftLabelWriter(tmp_path / "a.slc", 10, "hard") as labels:
+        for key in ("n01/a.png", "n01/a.b.png"):
+            labels.add(key, image_size=(9, 9), crops=[[0, 0, 9, 9]], flips=[False], probs=np.full((1, 10), 0.1, np.float32))
+    with pytest.raises(MismatchError, match=r"'n01/a\.png' and 'n01/a\.b\.png' would have one label file n01/a\.tar"):
+        export_labels(tmp_path / "a.slc", tmp_path / "train", format="fkd")
+
+
+def test_an_export_replaces_no_folder(tmp_path, fkd_folder):
+    import_fkd(fkd_folder / "labels", tmp_path / "a.slc", "marginal_smoothing_k5")
+    kept = sorted((fkd_folder / "labels").rglob("*"))
+    with pytest.raises(FileExistsError, match="remove it first"):
+        export_labels(tmp_path / "a.slc", fkd_folder / "labels", format="fkd", overwrite=True)
+    assert sorted((fkd_folder / "labels").rglob("*")) == kept
+
+
+def test_an_interrupted_export_leaves_nothing_that_looks_finished(tmp_path, fkd_folder):
+    import_fkd(fkd_folder / "labels", tmp_path / "a.slc", "marginal_smoothing_k5")
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_labels(tmp_path / "a.slc", tmp_path / "train", format="fkd", progress=interrupt)
+    assert not (tmp_path / "train").exists()
+    assert export_labels(tmp_path / "a.slc", tmp_path / "train", format="fkd").num_images == 2
+
+
+def test_what_an_export_of_an_import_gives_back(fkd_folder):
+    """Fractions stay those of the source, bit by bit, and so do labels."""
+    import_fkd(fkd_folder / "labels", fkd_folder / "a.slc", "marginal_smoothing_k5")
+    report = export_labels(fkd_folder / "a.slc", fkd_folder / "train", format="fkd")
+    assert any("--soft_label_type marginal_smoothing_k5" in line for line in report.lost)
+    codec = label_codec("marginal_smoothing_k5")
+    before, after = (read_fkd_file(fkd_folder / place / "n01/c.tar", codec, 1000) for place in ("labels/train", "train"))
+    for name in ("crops", "flips", "indices", "values"):
+        np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+
+
+def test_files_of_another_precision_are_not_rounded(tmp_path):
+    folder = write_images(tmp_path / "labels", 3)
+    first = folder / "n0" / "0.tar"
+    crops, flips, labels = torch.load(first, weights_only=False)
+    torch.save([crops, flips, labels.astype(np.float16)], first)
+    with pytest.raises(MismatchError, match=r"1\.tar: labels: expected float16, as in the first file, got float32"):
+        import_fkd(folder, tmp_path / "a.slc", "marginal_smoothing_k5")

@@ -14,7 +14,7 @@ from softlabel_codec.cli.output import print_json, print_pairs, progress_bar, to
 
 IMPORTED = ("fkd", "npz", "safetensors", "parquet", "webdataset", "tinyvit")
 """What is imported; `softlabel_codec.formats.FORMATS`, without importing it."""
-EXPORTED = ("npz", "safetensors", "parquet", "webdataset")
+EXPORTED = ("fkd", "npz", "safetensors", "parquet", "webdataset")
 _LOGGER = "softlabel_codec.formats"
 
 
@@ -90,7 +90,7 @@ def _named(ctx: click.Context, words: tuple[str, ...], format: str | None) -> tu
 
 @command("export")
 @click.argument("labels", type=FileToRead(folders=True))
-@click.argument("out", type=FileToWrite())
+@click.argument("out", type=FileToWrite(or_folder=True))
 @click.option("--to", "format", type=click.Choice(EXPORTED), help="Format of OUT.  [default: by its name]")
 @click.option("--dense", is_flag=True, help="Write the targets of all classes, as labels with tails and label fields require.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT when finished.")
@@ -99,7 +99,8 @@ def _named(ctx: click.Context, words: tuple[str, ...], format: str | None) -> tu
 def export_command(labels: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write labels in a format that others read.
 
-    OUT is a file .npz, .safetensors, .parquet or .tar (a WebDataset shard); 'labels-{000..015}.tar' names several shards.
+    OUT is a file .npz, .safetensors, .parquet or .tar (a WebDataset shard); 'labels-{000..015}.tar' names several shards. With --to fkd it
+    is a folder, named as that of the images (train), with a .tar for each image.
     """
     from softlabel_codec.formats import export_labels  # noqa: PLC0415  only needed here
 

@@ -24,7 +24,7 @@ from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.storage.patterns import files_of, is_url, named_by
 
 FKD, NPZ, SAFETENSORS, PARQUET, WEBDATASET, TINYVIT = FORMATS = ("fkd", "npz", "safetensors", "parquet", "webdataset", "tinyvit")
-EXPORTED = (NPZ, SAFETENSORS, PARQUET, WEBDATASET)
+EXPORTED = (FKD, NPZ, SAFETENSORS, PARQUET, WEBDATASET)
 SUFFIXES = {".npz": NPZ, ".safetensors": SAFETENSORS, ".parquet": PARQUET, ".tar": WEBDATASET}
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 
@@ -124,12 +124,13 @@ def export_labels(
         Label file or set.
     out : path
         File to write: `.npz`, `.safetensors`, `.parquet` or `.tar`. Several shards are named by a range: `labels-{000..015}.tar`.
+        Of `fkd` the folder to write, named as that of the images, `train`: FKD's loader looks for it in its `--softlabel_path`.
     format : str, optional
         One of `EXPORTED`; by default the one that the name says.
     dense : bool
         Write the targets of all classes in place of what is stored, as labels with tails and label fields require.
     overwrite : bool
-        Replace files that are there.
+        Replace files that are there. A folder is never replaced.
     progress : callable, optional
         Called with the number of images done so far and in all.
 
@@ -153,6 +154,8 @@ def export_labels(
         if format is None:
             raise ArgumentError(f"{name}: expected a name that ends in {', '.join(SUFFIXES)}, or a format")
     check_choice("format", format, EXPORTED)
+    if format == FKD and Path(name).exists():
+        raise FileExistsError(17, "exists; a folder of label files is written to a new place, or remove it first", name)
     outs = [Path(path) for path in named_by(name)]
     if len(outs) > 1 and format not in (WEBDATASET, PARQUET):
         raise ArgumentError(f"{name}: several files are written of webdataset and parquet only")

@@ -21,7 +21,9 @@ from softlabel_codec.formats.fkd.archive import MAGIC, members_of
 from softlabel_codec.formats.fkd.pickled import Pickle, as_array
 from softlabel_codec.formats.labels import whole_classes
 
-LABEL_TYPES = ("hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing_k10", "marginal_renorm_k5", "marginal_renorm")
+ALL_CLASSES = "ori"
+"""FKD's name of labels that have the probabilities of all classes."""
+LABEL_TYPES = ("hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing_k10", "marginal_renorm_k5", "marginal_renorm", ALL_CLASSES)
 _TYPE_IN_NAME = re.compile(r"(?:^|[_-])(hard|(?<!marginal_)smoothing|marginal_smoothing|marginal_renorm)(?:_k_?(\d+))?(?:_f(?:p)?16)?$")
 MAX_FILE_BYTES = 2**28
 """The most bytes of one image's labels."""
@@ -39,20 +41,22 @@ class FkdImage:
         top, left, height, width as fractions of the image.
     flips : bool (M,)
         Whether each crop is mirrored.
-    indices : int64 (M, K)
-        Classes.
-    values : float16 or float32 (M, K)
+    indices : int64 (M, K) or None
+        Classes; None if there are probabilities of all.
+    values : float16 or float32 (M, K) or (M, C)
         Their probabilities; 1 for `hard`.
     """
 
     crops: NDArray[Any]
     flips: NDArray[np.bool_]
-    indices: NDArray[np.int64]
+    indices: NDArray[np.int64] | None
     values: NDArray[Any]
 
 
 def label_codec(label_type: str) -> Codec:
     """Return the codec, with float values still to be chosen, of one of FKD's label types; ArgumentError for other types."""
+    if label_type == ALL_CLASSES:
+        return Codec.parse("dense")
     name, _, k = label_type.replace("_k_", "_k").partition("_k")
     known = name in ("hard", "smoothing") and not k
     if name in ("marginal_smoothing", "marginal_renorm") and (k.isdecimal() or (name == "marginal_renorm" and not k)):
@@ -96,9 +100,11 @@ def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) 
     """
     crops, flips, labels = _load(path)
     num_crops = len(crops)
-    wanted = {"hard": (num_crops,), "smoothing": (num_crops, 2)}.get(codec.name, (num_crops, 2, codec.k))
+    wanted = {"hard": (num_crops,), "smoothing": (num_crops, 2), "dense": (num_crops, num_classes)}.get(codec.name, (num_crops, 2, codec.k))
     if labels.shape != wanted or labels.dtype.kind not in "fi":
         raise MismatchError(f"{path}: expected labels of shape {wanted} for {str(codec)!r}, got {labels.dtype} of shape {labels.shape}")
+    if codec.name == "dense":
+        return FkdImage(crops, flips, None, labels)
     if codec.name == "hard":
         indices, values = labels[:, None], np.ones((num_crops, 1), np.float32)
     else:

@@ -10,10 +10,10 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from softlabel_codec.codec import Codec
-from softlabel_codec.errors import ArgumentError, SoftLabelError
+from softlabel_codec.errors import ArgumentError, MismatchError, SoftLabelError
 from softlabel_codec.formats.fkd.files import FkdImage, label_codec, label_type_of, read_fkd_file
 from softlabel_codec.formats.importing import Entry, Found, ImportReport, SourceImage
-from softlabel_codec.formats.labels import INDICES, VALUES, Kind
+from softlabel_codec.formats.labels import INDICES, PROBS, VALUES, Kind, checked, kept_float_bytes
 from softlabel_codec.formats.run import import_source
 
 logger = logging.getLogger(__name__)
@@ -119,8 +119,9 @@ class FkdSource:
         """What the files hold, by the first that is readable."""
         codec, files = self._codec, self._files
         sample = self._first_readable()
-        hard = codec.name == "hard"
-        kind = Kind(INDICES, self.num_classes, codec.kept_classes, None if hard else sample.values.dtype.itemsize, codec)
+        num_bytes = None if codec.name == "hard" else kept_float_bytes(sample.values.dtype, "labels")
+        name = INDICES if sample.indices is not None else PROBS
+        kind = Kind(name, self.num_classes, codec.kept_classes, num_bytes, codec)
         return Found(
             format="FKD",
             kind=kind,
@@ -133,9 +134,9 @@ class FkdSource:
 
     def entries(self) -> Iterator[Entry]:
         """Yield all images, by key."""
-        codec = self._codec
+        codec, kind = self._codec, self.found.kind
         for key, path in self._files.items():
-            yield Entry(key, str(path), partial(_read, str(path), codec, self.num_classes))
+            yield Entry(key, str(path), partial(_read, str(path), codec, kind))
 
     def _first_readable(self) -> FkdImage:
         """Return the contents of the first file, or of the first readable one if others may be skipped."""
@@ -150,10 +151,15 @@ class FkdSource:
         raise errors[0]
 
 
-def _read(path: str, codec: Codec, num_classes: int) -> SourceImage:
-    image = read_fkd_file(path, codec, num_classes)
-    labels = {INDICES: image.indices} if codec.name == "hard" else {INDICES: image.indices, VALUES: image.values}
-    return SourceImage(labels, image.crops, image.flips)
+def _read(path: str, codec: Codec, kind: Kind) -> SourceImage:
+    image = read_fkd_file(path, codec, kind.num_classes)
+    if image.indices is None:
+        return SourceImage(checked({PROBS: image.values}, kind), image.crops, image.flips)
+    if kind.float_bytes is None:
+        return SourceImage({INDICES: image.indices}, image.crops, image.flips)
+    if image.values.dtype.itemsize > kind.float_bytes:
+        raise MismatchError(f"labels: expected float{8 * kind.float_bytes}, as in the first file, got {image.values.dtype}")
+    return SourceImage({INDICES: image.indices, VALUES: image.values}, image.crops, image.flips)
 
 
 def _find_files(folder: Path) -> dict[str, Path]:
