@@ -208,7 +208,7 @@ def converted(parts: Iterable[list[Item]], conversion: Conversion, workers: int)
         except BrokenProcessPool:
             raise StateError("a process of the import ended unexpectedly, perhaps for want of memory. The same call continues") from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 _conversion: Conversion | None = None
