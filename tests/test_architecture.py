@@ -54,7 +54,7 @@ LAYERS = [
     ["cli"],
     ["__main__", "teacher.__main__", "trainer.__main__"],
 ]
-READ_WITH_TORCH = {f"formats.{name}" for name in ("fkd", "torch_files", "sre2l", "mobileclip_dr", "relabel")}
+READ_WITH_TORCH = {f"formats.{name}" for name in ("torch_files", "sre2l", "mobileclip_dr", "relabel")}
 ALLOWED = {
     "zstandard": {"container.zstd_frames"},
     "msgpack": {"container.msgpack_maps"},

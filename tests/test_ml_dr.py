@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader
+from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, writer
 from softlabel_codec.formats import import_labels
 from softlabel_codec.formats.plain_pickles import load_plain
 
@@ -151,6 +151,14 @@ def test_an_interrupted_import_continues(images, tmp_path):
     import_labels(tmp_path / "labels", tmp_path / "a.slc", images=images)
     import_labels(tmp_path / "labels", tmp_path / "b.slc", images=images)
     assert (tmp_path / "a.slc").read_bytes() == (tmp_path / "b.slc").read_bytes()
+
+
+def test_processes_make_the_same_file(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "TARGET_BYTES_PER_BLOCK", 6144)  # as other processes have it
+    save_ml_dr(tmp_path / "labels")
+    for workers in (0, 1):
+        import_labels(tmp_path / "labels", tmp_path / f"{workers}.slc", images=images, workers=workers)
+    assert (tmp_path / "0.slc").read_bytes() == (tmp_path / "1.slc").read_bytes()
 
 
 def refused(tmp_path, error, message, **options):

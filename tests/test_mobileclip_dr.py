@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader
+from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, writer
 from softlabel_codec.formats import import_labels
 
 WIDTH, SAMPLES = 12, 3
@@ -134,6 +134,14 @@ def test_an_interrupted_import_continues(tmp_path, rng):
     import_labels(tmp_path / "0.tar", tmp_path / "a.slc", format="mobileclip_dr")
     import_labels(tmp_path / "0.tar", tmp_path / "b.slc", format="mobileclip_dr")
     assert (tmp_path / "a.slc").read_bytes() == (tmp_path / "b.slc").read_bytes()
+
+
+def test_processes_make_the_same_file(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(writer, "TARGET_BYTES_PER_BLOCK", 6144)  # as other processes have it
+    write_shard(tmp_path / "0.tar", [(f"{number:03d}", one_sample(rng, "pth.gz")[0]) for number in range(7)])
+    for workers in (0, 1):
+        import_labels(tmp_path / "0.tar", tmp_path / f"{workers}.slc", format="mobileclip_dr", workers=workers)
+    assert (tmp_path / "0.slc").read_bytes() == (tmp_path / "1.slc").read_bytes()
 
 
 def refused(folder, error, message, **options):

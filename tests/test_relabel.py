@@ -170,6 +170,14 @@ def test_an_interrupted_import_continues(maps, tmp_path):
     assert (tmp_path / "a.slc").read_bytes() == (tmp_path / "b.slc").read_bytes()
 
 
+def test_processes_make_the_same_file(maps, tmp_path):
+    import_labels(tmp_path / "maps", tmp_path / "crops.slc", images=tmp_path / "images", crops=3)
+    for given in ({"images": tmp_path / "images"}, {"crops_of": tmp_path / "crops.slc"}):
+        for workers in (0, 1):
+            import_labels(tmp_path / "maps", tmp_path / f"{workers}.slc", workers=workers, overwrite=True, **given)
+        assert (tmp_path / "0.slc").read_bytes() == (tmp_path / "1.slc").read_bytes()
+
+
 def test_the_command(maps, tmp_path, capsys):
     arguments = ["import", "relabel", str(tmp_path / "maps"), str(tmp_path / "a.slc"), "--images", str(tmp_path / "images"), "--crops", "4"]
     with pytest.raises(SystemExit) as ended:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 
-from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader
+from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, writer
 from softlabel_codec.formats import import_labels
 from softlabel_codec.images.files import read_size
 from softlabel_codec.torch import SoftLabelDataset
@@ -259,6 +259,14 @@ def test_an_interrupted_import_continues(images, tmp_path):
     import_labels(tmp_path / "labels", tmp_path / "a.slc", images=images[0])
     import_labels(tmp_path / "labels", tmp_path / "b.slc", images=images[0])
     assert (tmp_path / "a.slc").read_bytes() == (tmp_path / "b.slc").read_bytes()
+
+
+def test_processes_make_the_same_file(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "TARGET_BYTES_PER_BLOCK", 6144)  # as other processes have it
+    save_sre2l(tmp_path / "labels", images)
+    for workers in (0, 1):
+        import_labels(tmp_path / "labels", tmp_path / f"{workers}.slc", images=images[0], workers=workers)
+    assert (tmp_path / "0.slc").read_bytes() == (tmp_path / "1.slc").read_bytes()
 
 
 def refused(tmp_path, images, error, message, **options):

@@ -14,7 +14,7 @@ from softlabel_codec.cli.output import print_json, print_pairs, progress_bar, to
 
 IMPORTED = ("fkd", "npz", "safetensors", "parquet", "webdataset", "tinyvit", "sre2l", "ml_dr", "mobileclip_dr", "relabel")
 """What is imported; `softlabel_codec.formats.FORMATS`, without importing it."""
-EXPORTED = ("npz", "safetensors", "parquet", "webdataset")
+EXPORTED = ("fkd", "npz", "safetensors", "parquet", "webdataset")
 _LOGGER = "softlabel_codec.formats"
 
 
@@ -23,8 +23,8 @@ _LOGGER = "softlabel_codec.formats"
 @click.option("--from", "format", type=click.Choice(IMPORTED), help="Format of SOURCE; or say it first.  [default: found out]")
 @click.option(
     "--label-type",
-    help="For fkd: label type given to FKD's generator: hard, smoothing, marginal_smoothing_k5, marginal_renorm_k5, ... For relabel: "
-    "swapped, to pool maps with axes exchanged, as ReLabel's training code does.",
+    help="For fkd: label type given to FKD's generator: hard, smoothing, marginal_smoothing_k5, marginal_renorm_k5, ...  "
+    "[default: by the folder's name] For relabel: swapped, to pool maps with axes exchanged, as ReLabel's training code does.",
 )
 @click.option(
     "--num-classes", type=click.IntRange(2), help="Number of classes, where SOURCE does not say it.  [default for fkd and relabel: 1000]"
@@ -44,6 +44,9 @@ _LOGGER = "softlabel_codec.formats"
 )
 @click.option("--temperature", type=float, help="For sre2l with the largest logits only: T of softmax(logits / T).  [default: 1]")
 @click.option("--on-error", type=click.Choice(ON_ERROR), default="fail", show_default=True, help="What to do with unreadable labels.")
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that convert; OUT is the same for any number."
+)
 @click.option(
     "--overwrite", is_flag=True, help="Replace OUT when finished, and discard an OUT.partial that was started with other options."
 )
@@ -98,7 +101,7 @@ def _named(ctx: click.Context, words: tuple[str, ...], format: str | None) -> tu
 
 @command("export")
 @click.argument("labels", type=FileToRead(folders=True))
-@click.argument("out", type=FileToWrite())
+@click.argument("out", type=FileToWrite(or_folder=True))
 @click.option("--to", "format", type=click.Choice(EXPORTED), help="Format of OUT.  [default: by its name]")
 @click.option("--dense", is_flag=True, help="Write the targets of all classes, as labels with tails and label fields require.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT when finished.")
@@ -107,7 +110,8 @@ def _named(ctx: click.Context, words: tuple[str, ...], format: str | None) -> tu
 def export_command(labels: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write labels in a format that others read.
 
-    OUT is a file .npz, .safetensors, .parquet or .tar (a WebDataset shard); 'labels-{000..015}.tar' names several shards.
+    OUT is a file .npz, .safetensors, .parquet or .tar (a WebDataset shard); 'labels-{000..015}.tar' names several shards. With --to fkd it
+    is a folder, named as that of the images (train), with a .tar for each image.
     """
     from softlabel_codec.formats import export_labels  # noqa: PLC0415  only needed here
 

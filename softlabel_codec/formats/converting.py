@@ -8,14 +8,17 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from softlabel_codec.checks.arguments import check_choice
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.formats.array_files import ArraysSource
 from softlabel_codec.formats.exporting import Exporter, ExportReport, export_source
-from softlabel_codec.formats.importing import ImportReport, LabelSource, SizeOf, import_source
+from softlabel_codec.formats.fkd import FkdSource
+from softlabel_codec.formats.importing import ImportReport, LabelSource, Sizes
 from softlabel_codec.formats.npz import NpzFile
 from softlabel_codec.formats.parquet import ParquetSource
+from softlabel_codec.formats.run import import_source
 from softlabel_codec.formats.safetensors import SafetensorsFile
 from softlabel_codec.formats.tinyvit import TinyVitSource, holds_tinyvit
 from softlabel_codec.formats.webdataset import WebDatasetSource
@@ -25,7 +28,7 @@ from softlabel_codec.storage.patterns import files_of, is_url, named_by
 FKD, NPZ, SAFETENSORS, PARQUET, WEBDATASET = "fkd", "npz", "safetensors", "parquet", "webdataset"
 TINYVIT, SRE2L, ML_DR, MOBILECLIP, RELABEL = "tinyvit", "sre2l", "ml_dr", "mobileclip_dr", "relabel"
 FORMATS = (FKD, NPZ, SAFETENSORS, PARQUET, WEBDATASET, TINYVIT, SRE2L, ML_DR, MOBILECLIP, RELABEL)
-EXPORTED = (NPZ, SAFETENSORS, PARQUET, WEBDATASET)
+EXPORTED = (FKD, NPZ, SAFETENSORS, PARQUET, WEBDATASET)
 SUFFIXES = {".npz": NPZ, ".safetensors": SAFETENSORS, ".parquet": PARQUET, ".tar": WEBDATASET}
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 
@@ -44,6 +47,7 @@ def import_labels(
     seed: int | None = None,
     temperature: float | None = None,
     on_error: str = "fail",
+    workers: int = 0,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
@@ -61,8 +65,8 @@ def import_labels(
     format : str, optional
         One of `FORMATS`; by default it is found out by the name and what is there.
     label_type : str, optional
-        What FKD's generator was told to write, which its files do not say: needed for them. Of `relabel`, `swapped`: pool maps with axes
-        exchanged, as ReLabel's training code does. For others there is none.
+        What FKD's generator was told to write, which its files do not say: needed unless the name of a folder says it. Of `relabel`,
+        `swapped`: pool maps with axes exchanged, as ReLabel's training code does. For others there is none.
     num_classes : int, optional
         C; needed where files do not say it: `tinyvit`, and top classes without it. 1000 by default for `fkd` and `relabel`.
     codec : str, optional
@@ -79,6 +83,9 @@ def import_labels(
         Of `sre2l`, if it has the largest logits only: T of softmax(logits / T), by default 1. It cannot be changed afterwards.
     on_error : str
         What to do with an image whose labels cannot be read: `fail` or `skip`.
+    workers : int
+        Processes that convert, besides this one; 0: this one does. The file is the same for any number. They are started anew, so a script
+        that asks for them needs `if __name__ == "__main__":`.
     overwrite : bool
         Replace `out`, and discard an unfinished one that was started with other arguments.
     progress : callable, optional
@@ -113,7 +120,8 @@ def import_labels(
     given = _Given(name, format, label_type, num_classes, images, crops, crops_of, seed, temperature, on_error == "skip")
     found = given.opened()
     sizes = None if images is None or format == RELABEL else _sizes(images, format)
-    return import_source(found, out, codec=codec, sizes=sizes, on_error=on_error, overwrite=overwrite, progress=progress)
+    options: dict[str, Any] = {"on_error": on_error, "workers": workers, "overwrite": overwrite, "progress": progress}
+    return import_source(found, out, codec=codec, sizes=sizes, **options)
 
 
 def export_labels(
@@ -133,12 +141,13 @@ def export_labels(
         Label file or set.
     out : path
         File to write: `.npz`, `.safetensors`, `.parquet` or `.tar`. Several shards are named by a range: `labels-{000..015}.tar`.
+        Of `fkd` the folder to write, named as that of the images, `train`: FKD's loader looks for it in its `--softlabel_path`.
     format : str, optional
         One of `EXPORTED`; by default the one that the name says.
     dense : bool
         Write the targets of all classes in place of what is stored, as labels with tails and label fields require.
     overwrite : bool
-        Replace files that are there.
+        Replace files that are there. A folder is never replaced.
     progress : callable, optional
         Called with the number of images done so far and in all.
 
@@ -162,6 +171,8 @@ def export_labels(
         if format is None:
             raise ArgumentError(f"{name}: expected a name that ends in {', '.join(SUFFIXES)}, or a format")
     check_choice("format", format, EXPORTED)
+    if format == FKD and Path(name).exists():
+        raise FileExistsError(17, "exists; a folder of label files is written to a new place, or remove it first", name)
     outs = [Path(path) for path in named_by(name)]
     if len(outs) > 1 and format not in (WEBDATASET, PARQUET):
         raise ArgumentError(f"{name}: several files are written of webdataset and parquet only")
@@ -235,7 +246,7 @@ class _Given:
             raise ArgumentError(f"temperature: expected a number above 0, for sre2l only, got {self.temperature} for {self.format}")
         path = Path(self.source)
         if self.format == FKD:
-            return self._fkd()
+            return FkdSource(self.source, self.label_type, self.num_classes or 1000, self.skips_errors)
         if self.format in (SRE2L, ML_DR, MOBILECLIP, RELABEL):
             return self._read_with_torch(path)
         if self.format == TINYVIT:
@@ -248,13 +259,6 @@ class _Given:
         if self.format == WEBDATASET:
             return WebDatasetSource(files_of(_in_folder(self.source, "*.tar")), self.num_classes)
         return ArraysSource(NpzFile(path) if self.format == NPZ else SafetensorsFile(path), self.num_classes)
-
-    def _fkd(self) -> LabelSource:
-        from softlabel_codec.formats.fkd import FkdSource  # noqa: PLC0415  imports torch
-
-        if self.label_type is None:
-            raise ArgumentError(f"{self.source}: label_type: FKD's files do not say it: pass what its generator was told (--label-type)")
-        return FkdSource(self.source, self.label_type, self.num_classes or 1000, self.skips_errors)
 
     def _read_with_torch(self, path: Path) -> LabelSource:
         from softlabel_codec.formats import ml_dr, mobileclip_dr, relabel, sre2l  # noqa: PLC0415  import torch
@@ -290,7 +294,7 @@ def _in_folder(source: str, pattern: str) -> str:
     return os.path.join(source, pattern) if Path(source).is_dir() else source
 
 
-def _sizes(images: str | os.PathLike[str], format: str) -> SizeOf:
+def _sizes(images: str | os.PathLike[str], format: str) -> Sizes:
     from softlabel_codec.formats.image_sizes import ImageSizes  # noqa: PLC0415  imports Pillow
 
     return ImageSizes(images, 2 if format == FKD else 0)

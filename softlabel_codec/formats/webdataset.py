@@ -82,7 +82,7 @@ class WebDatasetSource:
                 try:
                     arrays = read_npz(data, where)
                 except CorruptError as error:
-                    yield Entry(name.removesuffix(ENDING), where, _failing(error))
+                    yield Entry(name.removesuffix(ENDING), where, partial(_fail, error))
                     continue
                 yield Entry(_key(arrays, name), where, partial(self._image, form, arrays))
 
@@ -130,11 +130,8 @@ def _classes(arrays: Mapping[str, NDArray[Any]]) -> int | None:
     return whole_number(arrays[NUM_CLASSES], NUM_CLASSES, "labels") if NUM_CLASSES in arrays else None
 
 
-def _failing(error: CorruptError) -> Any:
-    def load() -> SourceImage:
-        raise error
-
-    return load
+def _fail(error: CorruptError) -> SourceImage:
+    raise error
 
 
 def _key(arrays: Mapping[str, NDArray[Any]], name: str) -> str:
