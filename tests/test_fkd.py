@@ -563,7 +563,7 @@ def test_labels_that_fkd_does_not_have(tmp_path, codec):
     assert not (tmp_path / "train.partial").exists()
 
 
-@pytest.mark.parametrize("key", ["a.png", "x/n01/a.png", "n0.1/a.png", "n01/.a"])
+@pytest.mark.parametrize("key", ["a.png", "x/n01/a.png", "n0.1/a.png", "n01/.a", "n01/a\0b.png"])
 def test_images_whose_labels_fkds_loader_would_not_find(tmp_path, key):
     with SoftLabelWriter(tmp_path / "a.slc", 10, "hard") as labels:
         labels.add(key, image_size=(9, 9), crops=[[0, 0, 9, 9]], flips=[False], probs=np.full((1, 10), 0.1, np.float32))

@@ -23,7 +23,7 @@ from softlabel_codec.version import PACKAGE
 from softlabel_codec.writer import SoftLabelWriter
 
 logger = logging.getLogger(__name__)
-_NUMBERS_AT_ONCE, _MOST_AT_ONCE = 2**21, 4096
+_NUMBERS_AT_ONCE, _MOST_AT_ONCE = 2**19, 4096
 """Parts of a source have at most so many numbers, about, and images. A part ends with a block; an interrupted one is begun again."""
 
 
