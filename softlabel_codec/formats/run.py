@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +118,18 @@ def _convert(
 ) -> Converted:
     """Carry the images of a source to a writer, part by part, and return what there is to say of all of them."""
     total, done, num_images = Converted(), 0, source.found.num_images
-    for part in converted(_parts(source, set(writer.keys), sizes), conversion, workers):
-        for block in part.blocks:
-            writer.add_packed(block)
-        for key, reason in part.skipped.items():
-            logger.warning("labels of %r skipped: %s", key, reason)
-        if part.error is not None:
-            raise part.error
-        total.add(part)
-        for _ in range(part.num_entries):
-            done += 1
-            progress(done, num_images)
+    with closing(converted(_parts(source, set(writer.keys), sizes), conversion, workers)) as parts:
+        for part in parts:
+            for block in part.blocks:
+                writer.add_packed(block)
+            for key, reason in part.skipped.items():
+                logger.warning("labels of %r skipped: %s", key, reason)
+            if part.error is not None:
+                raise part.error
+            total.add(part)
+            for _ in range(part.num_entries):
+                done += 1
+                progress(done, num_images)
     return total
 
 
