@@ -1,11 +1,15 @@
 """Import of FKD's label files."""
 
+import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,11 +18,23 @@ from conftest import write_labels
 from PIL import Image
 from torch.utils.data import default_collate
 
-from softlabel_codec import ArgumentError, Codec, CorruptError, CropSampler, MismatchError, SoftLabelReader, SoftLabelWriter, writer
+from softlabel_codec import (
+    ArgumentError,
+    Codec,
+    CorruptError,
+    CropSampler,
+    MismatchError,
+    SoftLabelReader,
+    SoftLabelWriter,
+    StateError,
+    writer,
+)
 from softlabel_codec.formats import export_labels, import_labels, run
 from softlabel_codec.formats.fkd import import_fkd, label_codec, read_fkd_file
 from softlabel_codec.formats.fkd.exporting import label_type_for
 from softlabel_codec.formats.fractions import exact_crops
+from softlabel_codec.formats.importing import Entry, Found, SourceImage
+from softlabel_codec.formats.labels import Kind
 from softlabel_codec.report import verify
 
 TYPES = ["hard", "smoothing", "marginal_smoothing_k5", "marginal_smoothing_k10", "marginal_renorm_k5"]
@@ -547,7 +563,7 @@ def test_labels_that_fkd_does_not_have(tmp_path, codec):
     assert not (tmp_path / "train.partial").exists()
 
 
-@pytest.mark.parametrize("key", ["a.png", "x/n01/a.png", "n0.1/a.png", "n01/.a"])
+@pytest.mark.parametrize("key", ["a.png", "x/n01/a.png", "n0.1/a.png", "n01/.a", "n01/a\0b.png"])
 def test_images_whose_labels_fkds_loader_would_not_find(tmp_path, key):
     with SoftLabelWriter(tmp_path / "a.slc", 10, "hard") as labels:
         labels.add(key, image_size=(9, 9), crops=[[0, 0, 9, 9]], flips=[False], probs=np.full((1, 10), 0.1, np.float32))
@@ -602,3 +618,42 @@ def test_files_of_another_precision_are_not_rounded(tmp_path):
     torch.save([crops, flips, labels.astype(np.float16)], first)
     with pytest.raises(MismatchError, match=r"1\.tar: labels: expected float16, as in the first file, got float32"):
         import_fkd(folder, tmp_path / "a.slc", "marginal_smoothing_k5")
+
+
+def test_members_that_overlap_are_refused(tmp_path):
+    """Members within members: a small file would take the square of its size."""
+    inner = b"".join(b"PK\x03\x04" + struct.pack("<5H3I2H", 0, 0, 0, 0, 0, 0, 0, 0, 10, 0) + b"a/%08d" % number for number in range(100))
+    entries, size = b"", len(inner)
+    for number in range(100):
+        start, after = 40 * number, 40 * (number + 1)
+        numbers = zlib.crc32(inner[after:]), size - after, size - after, 10, 0, 0, 0, 0, 0, start
+        entries += b"PK\x01\x02" + struct.pack("<6H3I5H2I", *6 * [0], *numbers)
+        entries += b"a/%08d" % number
+    end = b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, 100, 100, len(entries), size, 0)
+    (tmp_path / "b.tar").write_bytes(inner + entries + end)
+    with pytest.raises(CorruptError, match="the members of the archive overlap"):
+        read_fkd_file(tmp_path / "b.tar", label_codec("hard"), 1000)
+
+
+def test_a_number_too_large_for_any_array(tmp_path):
+    large = b"\x8a\xff" + 255 * b"\x7f"
+    pickled = b"\x80\x02](](" + b"G?\xf8" + bytes(6) + large + b"e]]e."
+    with zipfile.ZipFile(tmp_path / "a.tar", "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+    with pytest.raises(CorruptError, match="expected arrays of crops, flips and labels, got list"):
+        read_fkd_file(tmp_path / "a.tar", label_codec("hard"), 1000)
+
+
+class Dying:
+    """A source whose second image ends the process that reads it."""
+
+    found = Found("test", Kind("indices", 10, 1, None), 2, 2, "fractions:f32", 0, {})
+
+    def entries(self):
+        yield Entry("a", "a", partial(SourceImage, {"indices": np.zeros((1, 1), np.int64)}, np.zeros((1, 4), np.float32)))
+        yield Entry("b", "b", partial(os._exit, 3))
+
+
+def test_a_process_that_ends_unexpectedly(tmp_path, short_parts):
+    with pytest.raises(StateError, match="a process of the import ended unexpectedly"):
+        run.import_source(Dying(), tmp_path / "a.slc", workers=1)

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -177,7 +177,7 @@ def _located(where: str, error: SoftLabelError) -> str:
     return str(error) if where in str(error) else f"{where}: {error}"
 
 
-def converted(parts: Iterable[list[Item]], conversion: Conversion, workers: int) -> Iterator[Converted]:
+def converted(parts: Iterable[list[Item]], conversion: Conversion, workers: int) -> Generator[Converted, None, None]:
     """Yield what becomes of parts of a source, in their order.
 
     Parameters

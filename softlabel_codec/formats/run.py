@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from softlabel_codec.version import PACKAGE
 from softlabel_codec.writer import SoftLabelWriter
 
 logger = logging.getLogger(__name__)
-_NUMBERS_AT_ONCE, _MOST_AT_ONCE = 2**21, 4096
+_NUMBERS_AT_ONCE, _MOST_AT_ONCE = 2**19, 4096
 """Parts of a source have at most so many numbers, about, and images. A part ends with a block; an interrupted one is begun again."""
 
 
@@ -117,17 +118,18 @@ def _convert(
 ) -> Converted:
     """Carry the images of a source to a writer, part by part, and return what there is to say of all of them."""
     total, done, num_images = Converted(), 0, source.found.num_images
-    for part in converted(_parts(source, set(writer.keys), sizes), conversion, workers):
-        for block in part.blocks:
-            writer.add_packed(block)
-        for key, reason in part.skipped.items():
-            logger.warning("labels of %r skipped: %s", key, reason)
-        if part.error is not None:
-            raise part.error
-        total.add(part)
-        for _ in range(part.num_entries):
-            done += 1
-            progress(done, num_images)
+    with closing(converted(_parts(source, set(writer.keys), sizes), conversion, workers)) as parts:
+        for part in parts:
+            for block in part.blocks:
+                writer.add_packed(block)
+            for key, reason in part.skipped.items():
+                logger.warning("labels of %r skipped: %s", key, reason)
+            if part.error is not None:
+                raise part.error
+            total.add(part)
+            for _ in range(part.num_entries):
+                done += 1
+                progress(done, num_images)
     return total
 
 

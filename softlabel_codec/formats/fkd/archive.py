@@ -31,7 +31,7 @@ def _members(data: bytes) -> dict[str, bytes]:
     if magic != b"PK\x05\x06" or comment or disk:
         raise CorruptError("the archive is cut off or damaged: it does not end as one")
     found: dict[str, bytes] = {}
-    directory = place
+    directory, total = place, 0
     for _ in range(count):
         magic, _, _, flags, method, _, _, crc32, stored, size, *lengths, _, _, _, start = _DIRECTORY.unpack_from(data, place)
         if magic != b"PK\x01\x02":
@@ -43,6 +43,9 @@ def _members(data: bytes) -> dict[str, bytes]:
             raise CorruptError("it is compressed, but torch.save does not compress")
         if flags & (_ENCRYPTED | _MASKED) or stored != size:
             raise CorruptError("the archive is encrypted or damaged")
+        total += size
+        if total > len(data):
+            raise CorruptError("the members of the archive overlap")
         magic, *_, name_length, extra_length = _LOCAL.unpack_from(data, start)
         begin = start + _LOCAL.size + name_length + extra_length
         if magic != MAGIC or begin + size > directory or data[start + _LOCAL.size : begin - extra_length] != name:

@@ -106,7 +106,7 @@ class FkdWriter:
 def name_of(key: str) -> str:
     """Return where FKD's loader looks for the labels of an image: up to the first dot of its path."""
     folder, _, name = key.rpartition("/")
-    if not folder or "/" in folder or "." in folder or name.startswith("."):
+    if not folder or "/" in folder or "." in folder or name.startswith(".") or "\0" in key:
         what = "an image in one folder, whose name has no dot, such as n01440764/tench.JPEG"
         raise MismatchError(f"image {key!r}: FKD's loader finds labels of {what}")
     return f"{folder}/{name.partition('.')[0]}.tar"

@@ -300,14 +300,16 @@ _MAKERS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (bool, float) or (type(value) is int and -(2**63) <= value < 2**63)
+
+
 def as_array(part: Any) -> NDArray[Any]:
     """Return a part of a pickle as an array: an array, a tensor, or a list of numbers; CorruptError if it is something else."""
     if isinstance(part, np.ndarray):
         return part
     if type(part) is _Array and part.array is not None:
         return part.array
-    if type(part) in (list, tuple) and part and all(type(value) in (bool, int, float) for value in part):
-        found = np.array(part)
-        if found.dtype.kind in "bif":
-            return found
+    if type(part) in (list, tuple) and part and all(map(_is_number, part)):
+        return np.array(part)
     raise CorruptError(f"expected arrays of crops, flips and labels, got {type(part).__name__.strip('_')}")
