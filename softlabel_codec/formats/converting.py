@@ -17,7 +17,7 @@ from softlabel_codec.formats.exporting import Exporter, ExportReport, export_sou
 from softlabel_codec.formats.fkd import FkdSource
 from softlabel_codec.formats.importing import ImportReport, LabelSource, Sizes
 from softlabel_codec.formats.npz import NpzFile
-from softlabel_codec.formats.parquet import ParquetSource
+from softlabel_codec.formats.parquet.reading import ParquetSource
 from softlabel_codec.formats.run import import_source
 from softlabel_codec.formats.safetensors import SafetensorsFile
 from softlabel_codec.formats.tinyvit import TinyVitSource, holds_tinyvit

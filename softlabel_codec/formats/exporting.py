@@ -23,7 +23,7 @@ from softlabel_codec.formats.arrays import ABOUT, KEYS, NUM_CLASSES, PLURALS, Ab
 from softlabel_codec.formats.fkd.exporting import FkdWriter, lost_in_fkd
 from softlabel_codec.formats.labels import INDICES, PROBS, VALUES
 from softlabel_codec.formats.npz import StoredArray, write_npz
-from softlabel_codec.formats.parquet import ParquetWriter
+from softlabel_codec.formats.parquet.writing import ParquetWriter
 from softlabel_codec.formats.safetensors import write_safetensors
 from softlabel_codec.formats.webdataset import ShardWriter
 from softlabel_codec.labels import BatchLabels, DenseLabels, ImageLabels, SparseLabels

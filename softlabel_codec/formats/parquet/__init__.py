@@ -20,8 +20,3 @@ or `indices` and `values` (list). The rows of an image must follow one another.
 
 `num_classes` is an entry of the schema's metadata, or a column; so is `about` (see `softlabel_codec.formats.arrays`).
 """
-
-from softlabel_codec.formats.parquet.reading import ParquetSource
-from softlabel_codec.formats.parquet.writing import ParquetWriter
-
-__all__ = ["ParquetSource", "ParquetWriter"]
