@@ -5,37 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from softlabel_codec.checks.arguments import (
-    check_flips,
-    check_fraction_crops,
-    check_image_crc32,
-    check_image_size,
-    check_key,
-    check_num_crops,
-    check_pixel_crops,
-)
-from softlabel_codec.checks.arrays import as_array
+from softlabel_codec.block.layout import Layout
 from softlabel_codec.checks.limits import MAX_IMAGES, MAX_IMAGES_PER_BLOCK
 from softlabel_codec.codec import Codec
-from softlabel_codec.container.builder import Assembly
+from softlabel_codec.container.builder import Assembly, pack_payload
 from softlabel_codec.container.files import PartialFile
 from softlabel_codec.container.framing import Header
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.output_stream import OutputStream, Writable
-from softlabel_codec.container.pending import PendingBlock, PendingImage, check_fits_block
+from softlabel_codec.container.pending import PendingBlock, PendingImage
+from softlabel_codec.container.preparing import GivenImage, Preparer
 from softlabel_codec.container.scan import Beginning
 from softlabel_codec.container.summary import check_skipped_keys
 from softlabel_codec.errors import ArgumentError, LimitError, StateError
 from softlabel_codec.padding import NO_PADDING, Padding
-from softlabel_codec.quantise.places import Places, is_measured
 from softlabel_codec.storage.location import path_to_write
 from softlabel_codec.version import PACKAGE
 from softlabel_codec.views import Sampler
@@ -124,6 +114,7 @@ class SoftLabelWriter:
         other = {"writer": PACKAGE}
         self._description = Description(num_classes, codec, crops, dict(metadata or {}), other, sampler, image_checksums, padding)
         self._layout = self._description.layout
+        self._preparer = Preparer(self._description)
         packed = self._description.pack()
         header = Header(len(packed), zlib.crc32(packed), incompatible_features=self._description.incompatible_features)
         self._metadata_crc32 = header.metadata_crc32
@@ -238,7 +229,7 @@ class SoftLabelWriter:
         labels = {"probs": probs, "indices": indices, "values": values, "others": others, "left_out": left_out, "vectors": vectors}
         try:
             given = {name: value for name, value in labels.items() if value is not None}
-            image = self._prepare(key, image_size, crops, flips, given, image_crc32)
+            image = self._preparer.image(GivenImage(key, image_size, crops, flips, given, image_crc32))
             with self._lock:
                 self._check_open()
                 self._add(image)
@@ -251,12 +242,26 @@ class SoftLabelWriter:
             self._check_open()
             self._add(image)
 
+    def add_packed(self, block: PackedBlock) -> None:
+        """Add a block that `pack_blocks` made, for this writer's description, of images that none of its keys has been added of."""
+        with self._lock:
+            self._check_open()
+            for key in block.keys:
+                self._check_new(key)
+            if self._pending.images:
+                self._guarded(self._write_block)
+            self._guarded(
+                lambda: self._assembly.add_payload(block.payload, self._metadata_crc32, block.keys, block.num_crops, block.crc32s)
+            )
+
+    @property
+    def description(self) -> Description:
+        """What the file says of its labels."""
+        return self._description
+
     def _add(self, image: PendingImage) -> None:
         """Put an image into the block that is being filled, which is written when it is full."""
-        if image.key in self._assembly.image_crc32s or image.key in self._pending.images:
-            raise ArgumentError("key: an image with this key was added before")
-        if len(self) >= MAX_IMAGES:
-            raise LimitError(f"expected at most {MAX_IMAGES} images")
+        self._check_new(image.key)
         if not self._pending.has_room(image):
             self._guarded(self._write_block)
         self._pending.add(image, self._layout.quantiser.expected_bytes(image.codes))
@@ -294,6 +299,12 @@ class SoftLabelWriter:
             self.finish()
         self.close()
 
+    def _check_new(self, key: str) -> None:
+        if key in self._assembly.image_crc32s or key in self._pending.images:
+            raise ArgumentError("key: an image with this key was added before")
+        if len(self) >= MAX_IMAGES:
+            raise LimitError(f"expected at most {MAX_IMAGES} images")
+
     def _check_open(self) -> None:
         if self._ended is not None:
             raise StateError(f"{self.path}: the writer is {self._ended}")
@@ -307,64 +318,41 @@ class SoftLabelWriter:
             self._file.close()
             raise
 
-    def _prepare(
-        self, key: str, image_size: Any, crops: ArrayLike | None, flips: ArrayLike | None, labels: dict[str, Any], image_crc32: int | None
-    ) -> PendingImage:
-        """Return a checked and quantised image that shares no memory with the arguments."""
-        check_key(key)
-        check_image_crc32(image_crc32, self._description.image_checksums)
-        fractions = self._description.crops.startswith("fractions")
-        padding = self._description.padding
-        size = check_image_size(image_size, padding.pixels) if not fractions or image_size is not None else (0, 0)
-        geometry = flags = None
-        if self._layout.derived:
-            num_crops = _num_rows(labels)
-            self._check_derived(key, size, num_crops, crops, flips)
-        elif crops is None or flips is None:
-            raise ArgumentError("expected crops and flips")
-        else:
-            geometry = check_fraction_crops(crops, self._layout.mode.dtype) if fractions else check_pixel_crops(crops, size, padding.pixels)
-            num_crops = len(geometry)
-            flags = check_flips(flips, num_crops)
-        places = self._places(key, size, num_crops, geometry) if self._layout.family.of_places else None
-        codes = self._layout.quantiser.quantise(labels, num_crops, places)
-        image = PendingImage(key, size, num_crops, geometry, flags, codes, *self._layout.quantiser.num_entries(codes), image_crc32)
-        check_fits_block(image, self._layout)
-        return image
-
-    def _places(self, key: str, size: tuple[int, int], num_crops: int, geometry: NDArray[Any] | None) -> Places:
-        """Return where an image's crops are, and whether to measure how well other crops are known: for one image in eight."""
-        if geometry is None:
-            assert self._description.sampler is not None
-            geometry, _ = self._description.sampler.sample(key, self._description.padding.around(size), range(num_crops))
-        height, width = (np.full(num_crops, side) for side in size)
-        return Places(self._layout.edges(geometry, height, width), is_measured(key))
-
-    def _check_derived(self, key: str, size: tuple[int, int], num_crops: int, crops: ArrayLike | None, flips: ArrayLike | None) -> None:
-        """Raise ArgumentError if the sampler has fewer crops of an image, or others than those that are given."""
-        sampler, padded = self._description.sampler, self._description.padding.around(size)
-        assert sampler is not None
-        most = sampler.num_crops(*padded)
-        if most is not None and num_crops > most:
-            there = f"those that the sampler has of {padded[0]} x {padded[1]} pixels (height x width, with padding)"
-            raise ArgumentError(f"crops: expected at most {most}, {there}, got {num_crops}")
-        if crops is None and flips is None:
-            return
-        derived = sampler.sample(key, padded, range(num_crops))
-        for name, given, expected in zip(("crops", "flips"), (crops, flips), derived, strict=True):
-            if given is not None and not np.array_equal(as_array(name, given), expected):
-                raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")
-
     def _write_block(self) -> None:
         self._assembly.add_images(self._pending.gather(self._layout), self._layout, self._metadata_crc32)
         self._pending = PendingBlock()
 
 
+class PackedBlock(NamedTuple):
+    """A block of images, compressed: what `SoftLabelWriter.add_packed` takes."""
+
+    payload: bytes
+    keys: list[str]
+    num_crops: list[int]
+    crc32s: list[int] | None
+
+
+def pack_blocks(images: Iterable[PendingImage], layout: Layout) -> Iterator[PackedBlock]:
+    """Yield images in blocks, as a writer makes them of images that are added one by one; the last may not be full."""
+    pending = PendingBlock()
+    for image in images:
+        if not pending.has_room(image):
+            yield _packed(pending, layout)
+            pending = PendingBlock()
+        pending.add(image, layout.quantiser.expected_bytes(image.codes))
+        if is_full(pending):
+            yield _packed(pending, layout)
+            pending = PendingBlock()
+    if pending.images:
+        yield _packed(pending, layout)
+
+
+def _packed(block: PendingBlock, layout: Layout) -> PackedBlock:
+    images = block.gather(layout)
+    crc32s = None if images.image_crc32s is None else images.image_crc32s.tolist()
+    return PackedBlock(pack_payload(images, layout), images.keys, images.num_crops.tolist(), crc32s)
+
+
 def is_full(block: PendingBlock) -> bool:
     """Return whether a block is large enough to be written."""
     return block.num_bytes >= TARGET_BYTES_PER_BLOCK or len(block.images) == MAX_IMAGES_PER_BLOCK
-
-
-def _num_rows(labels: dict[str, Any]) -> int:
-    """Return the number of labelled crops: the rows of the first array."""
-    return check_num_crops(next((len(np.atleast_1d(as_array(name, rows))) for name, rows in labels.items()), 0))

@@ -54,6 +54,7 @@ LAYERS = [
     ["cli"],
     ["__main__", "teacher.__main__", "trainer.__main__"],
 ]
+READ_WITH_TORCH = {f"formats.{name}" for name in ("torch_files", "sre2l", "mobileclip_dr", "relabel")}
 ALLOWED = {
     "zstandard": {"container.zstd_frames"},
     "msgpack": {"container.msgpack_maps"},
@@ -61,7 +62,7 @@ ALLOWED = {
         *("images", "image_source", "show.pictures", "demo", "teacher.batches", "trainer.fresh"),
         *("torch.cropper", "torch.dataset", "torch.device", "torch.pixels", "torch.stream"),
     },
-    "torch": {"torch", "teacher", "students", "evaluate", "trainer", "compare", "label_maps", "formats.fkd", "demo", "cli.encode"},
+    "torch": {"torch", "teacher", "students", "evaluate", "trainer", "compare", "label_maps", "demo", "cli.encode", *READ_WITH_TORCH},
     "fsspec": {"storage.clients"},
     "aiohttp": {"storage.web"},
     "botocore": {"storage.s3"},

@@ -17,11 +17,21 @@ from conftest import random_probs, write_labels
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
-from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelError, SoftLabelReader, SoftLabelWriter, copy_labels
+from softlabel_codec import (
+    ArgumentError,
+    CorruptError,
+    MismatchError,
+    SoftLabelError,
+    SoftLabelReader,
+    SoftLabelWriter,
+    copy_labels,
+    writer,
+)
 from softlabel_codec.cli.importing import EXPORTED as EXPORTED_OF_COMMAND
 from softlabel_codec.cli.importing import IMPORTED
 from softlabel_codec.cli.main import main
 from softlabel_codec.formats import EXPORTED, FORMATS, export_labels, import_labels
+from softlabel_codec.formats import run as import_run
 from softlabel_codec.formats.converting import SUFFIXES
 from softlabel_codec.report import verify
 
@@ -40,6 +50,9 @@ CODECS = [
     "dense:values=f16",
     "dense:values=log8",
 ]
+
+EXCHANGED = EXPORTED[1:]
+"""Formats that are read as they are written; see `test_fkd.py` for the other."""
 
 
 def run(*arguments, code=0):
@@ -65,7 +78,7 @@ def assert_same(first, second, exact=True):
                 np.testing.assert_array_equal(np.sort(before.labels.indices), np.sort(after.labels.indices))  # equal values change places
 
 
-@pytest.mark.parametrize("format", EXPORTED)
+@pytest.mark.parametrize("format", EXCHANGED)
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_goes_out_comes_back(tmp_path, format, codec):
     write_labels(tmp_path / "a.slc", codec, counts=[4] * 7, metadata={"teacher": "ours", "temperature": 2.0})
@@ -87,7 +100,7 @@ def test_what_goes_out_comes_back(tmp_path, format, codec):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.slc", "b.slc", out.name])
 
 
-@pytest.mark.parametrize("format", EXPORTED)
+@pytest.mark.parametrize("format", EXCHANGED)
 @pytest.mark.parametrize("crops", ["derived", "fractions:f16", "fractions:f32"])
 def test_crops_of_every_kind(tmp_path, format, crops):
     from softlabel_codec import CropSampler
@@ -109,7 +122,7 @@ def test_crops_of_every_kind(tmp_path, format, crops):
     assert_same(tmp_path / "a.slc", tmp_path / "b.slc")
 
 
-@pytest.mark.parametrize("format", EXPORTED)
+@pytest.mark.parametrize("format", EXCHANGED)
 @pytest.mark.parametrize("content", ["logits", "features"])
 def test_vectors(tmp_path, format, content):
     rng = np.random.default_rng(0)
@@ -132,7 +145,7 @@ def test_vectors(tmp_path, format, content):
             import_labels(out, tmp_path / "c.slc", codec="hard")
 
 
-@pytest.mark.parametrize("format", EXPORTED)
+@pytest.mark.parametrize("format", EXCHANGED)
 @pytest.mark.parametrize("codec", ["marginal_smoothing:t=0.1,tail=5", "field"])
 def test_what_arrays_cannot_say_is_refused_or_written_as_targets(tmp_path, format, codec):
     write_labels(tmp_path / "a.slc", codec, counts=[12, 12])
@@ -149,7 +162,7 @@ def test_what_arrays_cannot_say_is_refused_or_written_as_targets(tmp_path, forma
         assert reader.metadata["transcoded_from"] == [codec]
 
 
-@pytest.mark.parametrize("format", EXPORTED)
+@pytest.mark.parametrize("format", EXCHANGED)
 def test_images_with_different_numbers_of_crops(tmp_path, format):
     write_labels(tmp_path / "a.slc", counts=(3, 1, 40, 7))
     out = tmp_path / f"a{ENDINGS[format]}"
@@ -183,7 +196,7 @@ def test_several_files_and_sets(tmp_path):
     assert import_labels(tmp_path / "shards", tmp_path / "c.slc").format == "webdataset"
 
 
-@pytest.mark.parametrize("format", EXPORTED)
+@pytest.mark.parametrize("format", EXCHANGED)
 def test_what_was_left_out_once_is_not_known_later(tmp_path, format):
     """Targets of all classes that were made of five of them say nothing of the others at a higher temperature."""
     write_labels(tmp_path / "a.slc", "marginal_smoothing:k=5", counts=[2], metadata={"temperature": 1.0})
@@ -277,7 +290,7 @@ def write_source(folder, format, arrays):
     return path
 
 
-SOURCES = [*EXPORTED, "parquet of crops"]
+SOURCES = [*EXCHANGED, "parquet of crops"]
 
 
 def keys_in(format, arrays):
@@ -439,7 +452,7 @@ def test_labels_without_crops_are_not_for_training(tmp_path, format, arrays):
         np.testing.assert_array_equal(reader[1].labels.indices, arrays["indices"][1])
         with pytest.raises(MismatchError, match="it is not known which crops these labels belong to: the source has no"):
             reader.draw([0], crops_per_image=1)
-    for again in EXPORTED:
+    for again in EXCHANGED:
         export_labels(tmp_path / "a.slc", tmp_path / f"again{ENDINGS[again]}")
         import_labels(tmp_path / f"again{ENDINGS[again]}", tmp_path / "b.slc", overwrite=True)
         with SoftLabelReader(tmp_path / "b.slc") as reader, pytest.raises(MismatchError, match="not known which crops"):
@@ -741,3 +754,14 @@ def test_a_failing_disk_is_no_damaged_file(tmp_path, monkeypatch, number):
     with pytest.raises(OSError, match=re.escape(os.strerror(number))) as found:
         import_labels(tmp_path / "a.npz", tmp_path / "a.slc", on_error="skip")
     assert found.value.errno == number
+
+
+@pytest.mark.parametrize("format", SOURCES)
+def test_several_processes_write_the_same_file(tmp_path, format, arrays, monkeypatch):
+    monkeypatch.setattr(import_run, "_MOST_AT_ONCE", 2)  # so that there are several parts
+    monkeypatch.setattr(writer, "TARGET_BYTES_PER_BLOCK", 6144)  # as other processes have it
+    path = write_source(tmp_path, format, arrays)
+    alone = import_labels(path, tmp_path / "a.slc")
+    together = import_labels(path, tmp_path / "b.slc", workers=2)
+    assert (tmp_path / "a.slc").read_bytes() == (tmp_path / "b.slc").read_bytes()
+    assert (together.num_images, together.num_crops, together.notes) == (alone.num_images, alone.num_crops, alone.notes)

@@ -3,12 +3,12 @@
 import importlib.util
 
 import pytest
-from fuzz import corpus, limits
+from fuzz import corpus, import_files, limits
 from fuzz import run as runner
 from fuzz.targets import TARGETS
 
 SHORT_RUNS = 200
-EACH_TARGET = [pytest.param(target, marks=pytest.mark.torch if target == "fkd" else ()) for target in TARGETS]
+EACH_TARGET = [pytest.param(target, marks=pytest.mark.torch if target in ("fkd", "imports") else ()) for target in TARGETS]
 MAX_CORPUS_INPUTS, MAX_CORPUS_BYTES = 200, 150_000
 
 
@@ -31,6 +31,12 @@ def test_kept_inputs(target):
         except BaseException as error:
             error.add_note(f"tests/fuzz/run.py {target} --replay {name}")
             raise
+
+
+@pytest.mark.parametrize("format", import_files.FORMATS)
+@pytest.mark.parametrize("codec", range(len(import_files.CODECS)))
+def test_what_the_imports_begin_with_is_sound(format, codec):
+    assert import_files.read(bytes([import_files.FORMATS.index(format), codec]))
 
 
 def test_the_archive_of_kept_inputs_is_written_as_it_was(tmp_path, monkeypatch):

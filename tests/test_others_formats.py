@@ -9,6 +9,8 @@ from test_formats import arrays, rows_of  # noqa: F401  a fixture
 
 from softlabel_codec import SoftLabelReader
 from softlabel_codec.formats import export_labels, import_labels
+from softlabel_codec.formats.image_folders import image_folder_keys
+from softlabel_codec.formats.relabel import pooled_logits
 
 pytestmark = pytest.mark.others
 
@@ -66,3 +68,61 @@ def test_tables_that_datasets_wrote(tmp_path, arrays):  # noqa: F811
     with SoftLabelReader(tmp_path / "a.slc") as reader:
         assert list(reader.keys) == arrays["keys"].tolist()
         np.testing.assert_array_equal(reader[1].labels.values, arrays["values"][1].astype(np.float32))
+
+
+def test_label_maps_are_pooled_as_torchvision_does():
+    import torch
+    from torchvision.ops import roi_align
+
+    rng = np.random.default_rng(0)
+    scores, classes = rng.normal(size=(5, 15, 15)), np.stack([rng.permutation(30)[:5] for _ in range(225)], axis=1).reshape(5, 15, 15)
+    full = torch.zeros(30, 15, 15, dtype=torch.float64).scatter_(0, torch.tensor(classes), torch.tensor(scores))
+    size = (375, 500)
+    top, left = rng.integers(0, 370, 400), rng.integers(0, 495, 400)
+    crops = np.stack([top, left, rng.integers(1, 376 - top), rng.integers(1, 501 - left)], axis=1)
+    crops = np.concatenate([crops, [[0, 0, 375, 500], [0, 0, 1, 1], [374, 499, 1, 1], [0, 0, 25, 100]]])
+    i, j, h, w = (torch.tensor(part / side) for part, side in zip(crops.T, (*size, *size), strict=True))
+    for swapped in (False, True):
+        corners = [i, j, i + h, j + w] if swapped else [j, i, j + w, i + h]
+        boxes = torch.stack([torch.zeros(len(crops)), *(corner.float() * 15 - 0.5 for corner in corners)], dim=1)
+        expected = roi_align(full[None].float(), boxes, output_size=(1, 1)).reshape(len(crops), 30)
+        got = pooled_logits(scores, classes, crops, size, 30, swapped=swapped)
+        np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=2e-6)
+
+
+def test_images_are_counted_as_torchvision_does(tmp_path):
+    from PIL import Image
+    from torchvision.datasets import ImageFolder
+
+    for name in (
+        "b/10.png",
+        "b/9.png",
+        "b/c/1.png",
+        "b/c-d/1.png",
+        "b/B.JPEG",
+        "a-b/1.png",
+        "a/z.webp",
+        "a/x.gif",
+        "a/.hidden.png",
+        "top.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    expected = [path.removeprefix(f"{tmp_path}/") for path, _ in ImageFolder(tmp_path).samples]
+    assert image_folder_keys(tmp_path) == [key for key in expected if "/." not in key]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_embeddings_that_webdataset_wrote(tmp_path):
+    import torch
+    from webdataset import TarWriter
+
+    embeddings = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    with TarWriter(str(tmp_path / "a.tar")) as writer:
+        for row, form in enumerate(["npz", "pth.gz"]):
+            one = embeddings[row] if form == "npz" else torch.tensor(embeddings[row]).to(torch.bfloat16)
+            writer.write({"__key__": f"0{row}", "paug.json": {"param_aug": [[[0, 0, 9, 9], []]] * 3}, form: {"image_emb": one}, "json": {}})
+    import_labels(tmp_path / "a.tar", tmp_path / "a.slc", format="mobileclip_dr")
+    with SoftLabelReader(tmp_path / "a.slc") as reader:
+        np.testing.assert_array_equal(reader["00"].labels.vectors, embeddings[0])
+        np.testing.assert_allclose(reader["01"].labels.vectors, embeddings[1], rtol=2**-8)

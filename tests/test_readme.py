@@ -1,6 +1,7 @@
 """Every block of the README and of the pages in docs/ is run, every link leads somewhere, numbers are those of the committed results."""
 
 import configparser
+import io
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import shlex
 import struct
 import subprocess
 import sys
+import tarfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -66,6 +68,7 @@ def desk(tmp_path, monkeypatch):
         fractions = np.float32([[0.0, 0.25, 0.5, 0.5], [0.25, 0.0, 0.75, 1.0]])
         stored = np.stack([[[1, 2, 3, 4, 5]] * 2, [[0.5, 0.2, 0.1, 0.05, 0.05]] * 2], axis=1).astype(np.float32)
         torch.save([fractions, np.array([True, False]), stored], labels / f"{number}.tar")
+    save_labels_of_other_projects(tmp_path, rng)
     small = (("resnet50", "small"), ("1000", "10"), ("224", "16"))
     teacher = TEACHER
     for large, small_one in small:
@@ -83,6 +86,30 @@ def desk(tmp_path, monkeypatch):
     monkeypatch.setenv("SOFTLABEL_CACHE", str(tmp_path / "cache"))
     yield tmp_path
     MemoryFileSystem.store.clear()
+
+
+def save_labels_of_other_projects(folder, rng):
+    """Write labels of SRe2L, ml-dr, MobileCLIP-DR and ReLabel for ten photographs."""
+    for name in ("FKD_soft_label/epoch_0", "reinforced_data", "DataCompDR"):
+        (folder / name).mkdir(parents=True)
+    coords = torch.tensor([[0.0, 0.25, 0.5, 0.5]] * 10)
+    batch = [coords, torch.tensor([True, False] * 5), None, None, None, torch.randn(10, 1000).half()]
+    torch.save(batch, folder / "FKD_soft_label" / "epoch_0" / "batch_0.tar")
+    augmentation = {"random_resized_crop": {"size": 224}, "random_horizontal_flip": {"p": 0.5}}
+    torch.save({"num_classes": 1000, "reinforce": {"image_augmentation": augmentation}}, folder / "reinforced_data" / "config.pth.tar")
+    for number in range(10):
+        samples = [{"params": [(0, 5, 90, 100), True], "prob": ([0.25, 0.5], [number, 7 + number])}]
+        torch.save((number, samples), folder / "reinforced_data" / f"{number}.pth.tar", pickle_protocol=4)
+        maps = np.stack([rng.normal(3, 1, (5, 15, 15)), rng.permuted(np.tile(np.arange(20), (225, 1)), axis=1)[:, :5].T.reshape(5, 15, 15)])
+        (folder / "relabel_imagenet" / f"n{number}").mkdir(parents=True)
+        torch.save(torch.tensor(maps).float(), folder / "relabel_imagenet" / f"n{number}" / f"{number}.pt")
+    with tarfile.open(folder / "DataCompDR" / "00000000.tar", "w") as tar:
+        embeddings = io.BytesIO()
+        np.savez(embeddings, image_emb=rng.normal(size=(2, 16)).astype(np.float32))
+        for name, data in (("a.paug.json", b'{"param_aug": "[[[0, 0, 9, 9], []], [[0, 0, 9, 9], []]]"}'), ("a.npz", embeddings.getvalue())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
 
 
 def run_shell(line):

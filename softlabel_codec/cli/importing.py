@@ -12,9 +12,9 @@ from softlabel_codec.cli.codecs import CODEC
 from softlabel_codec.cli.commands import FileToRead, FileToWrite, command, json_option, quiet_option
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar, told_by
 
-IMPORTED = ("fkd", "npz", "safetensors", "parquet", "webdataset", "tinyvit")
+IMPORTED = ("fkd", "npz", "safetensors", "parquet", "webdataset", "tinyvit", "sre2l", "ml_dr", "mobileclip_dr", "relabel")
 """What is imported; `softlabel_codec.formats.FORMATS`, without importing it."""
-EXPORTED = ("npz", "safetensors", "parquet", "webdataset")
+EXPORTED = ("fkd", "npz", "safetensors", "parquet", "webdataset")
 _LOGGER = "softlabel_codec.formats"
 
 
@@ -23,16 +23,30 @@ _LOGGER = "softlabel_codec.formats"
 @click.option("--from", "format", type=click.Choice(IMPORTED), help="Format of SOURCE; or say it first.  [default: found out]")
 @click.option(
     "--label-type",
-    help="For fkd: label type given to FKD's generator: hard, smoothing, marginal_smoothing_k5, marginal_renorm_k5, ...",
+    help="For fkd: label type given to FKD's generator: hard, smoothing, marginal_smoothing_k5, marginal_renorm_k5, ...  "
+    "[default: by the folder's name] For relabel: swapped, to pool maps with axes exchanged, as ReLabel's training code does.",
 )
-@click.option("--num-classes", type=click.IntRange(2), help="Number of classes, where SOURCE does not say it.  [default for fkd: 1000]")
+@click.option(
+    "--num-classes", type=click.IntRange(2), help="Number of classes, where SOURCE does not say it.  [default for fkd and relabel: 1000]"
+)
 @click.option(
     "--codec", type=CODEC, is_eager=True, help="Keep the labels in another codec.  [default: the codec that keeps the values exactly]"
 )
 @click.option(
-    "--images", type=click.Path(exists=True, file_okay=False), help="Folder of the images; converts fractions back to exact pixels."
+    "--images",
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of the images; converts fractions back to exact pixels. Needed for sre2l and relabel, and for crops of ml_dr.",
 )
+@click.option("--crops", type=click.IntRange(1), help="For relabel: crops of each image that get labels.  [default: 200]")
+@click.option("--crops-of", type=FileToRead(folders=True), help="For relabel: a label file whose crops get labels, to compare both.")
+@click.option(
+    "--seed", type=click.IntRange(0), help="For relabel: of the sampler of crops.  [default: 0] For sre2l: of its sampler.  [default: 42]"
+)
+@click.option("--temperature", type=float, help="For sre2l with the largest logits only: T of softmax(logits / T).  [default: 1]")
 @click.option("--on-error", type=click.Choice(ON_ERROR), default="fail", show_default=True, help="What to do with unreadable labels.")
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that convert; OUT is the same for any number."
+)
 @click.option(
     "--overwrite", is_flag=True, help="Replace OUT when finished, and discard an OUT.partial that was started with other options."
 )
@@ -42,8 +56,9 @@ _LOGGER = "softlabel_codec.formats"
 def import_command(ctx: click.Context, /, words: tuple[str, ...], format: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert label files of another project. No code in them is run.
 
-    SOURCE is a folder of FKD or TinyViT; a .npz or .safetensors file; Parquet files or WebDataset shards: one, a folder, or a pattern such
-    as 'labels-{000..146}.tar'. What was found, and what will be lost, is said before the work begins.
+    SOURCE is a folder of FKD, TinyViT, SRe2L (LPLD, LPQLD), ml-dr or ReLabel; a .npz or .safetensors file; Parquet files, WebDataset
+    shards or (mobileclip_dr) shards of MobileCLIP-DR: one, a folder, or a pattern such as 'labels-{000..146}.tar'. What was found, and what
+    will be lost, is said before the work begins.
     """
     format, source, out = _named(ctx, words, format)
     from softlabel_codec.formats import import_labels  # noqa: PLC0415  only needed here
@@ -86,7 +101,7 @@ def _named(ctx: click.Context, words: tuple[str, ...], format: str | None) -> tu
 
 @command("export")
 @click.argument("labels", type=FileToRead(folders=True))
-@click.argument("out", type=FileToWrite())
+@click.argument("out", type=FileToWrite(or_folder=True))
 @click.option("--to", "format", type=click.Choice(EXPORTED), help="Format of OUT.  [default: by its name]")
 @click.option("--dense", is_flag=True, help="Write the targets of all classes, as labels with tails and label fields require.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT when finished.")
@@ -95,7 +110,8 @@ def _named(ctx: click.Context, words: tuple[str, ...], format: str | None) -> tu
 def export_command(labels: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write labels in a format that others read.
 
-    OUT is a file .npz, .safetensors, .parquet or .tar (a WebDataset shard); 'labels-{000..015}.tar' names several shards.
+    OUT is a file .npz, .safetensors, .parquet or .tar (a WebDataset shard); 'labels-{000..015}.tar' names several shards. With --to fkd it
+    is a folder, named as that of the images (train), with a .tar for each image.
     """
     from softlabel_codec.formats import export_labels  # noqa: PLC0415  only needed here
 

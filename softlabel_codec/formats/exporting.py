@@ -20,9 +20,10 @@ from softlabel_codec.codec import Codec
 from softlabel_codec.copying.belonging import in_another_codec
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.formats.arrays import ABOUT, KEYS, NUM_CLASSES, PLURALS, About
+from softlabel_codec.formats.fkd.exporting import FkdWriter, lost_in_fkd
 from softlabel_codec.formats.labels import INDICES, PROBS, VALUES
 from softlabel_codec.formats.npz import StoredArray, write_npz
-from softlabel_codec.formats.parquet import ParquetWriter
+from softlabel_codec.formats.parquet.writing import ParquetWriter
 from softlabel_codec.formats.safetensors import write_safetensors
 from softlabel_codec.formats.webdataset import ShardWriter
 from softlabel_codec.labels import BatchLabels, DenseLabels, ImageLabels, SparseLabels
@@ -89,7 +90,7 @@ class Exporter:
     """
 
     def __init__(self, reader: SoftLabelReader, dense: bool) -> None:
-        self.reader, self._dense = reader, dense
+        self.reader, self.dense = reader, dense
         codec = reader.parsed_codec
         if reader.padding.pixels:
             why = "crops count from the corner of padded images, which no reader of this format knows"
@@ -112,13 +113,13 @@ class Exporter:
             yield "that crops come from a sampler: they are written as numbers"
         if self.reader.summary.get("skipped_keys"):
             yield "the list of images that were skipped"
-        if self._dense:
+        if self.dense:
             yield f"how labels were stored, in {self.reader.codec}"
 
     def most_classes(self) -> int:
         """Return how many classes are kept of a crop at most, for which labels with a threshold are read once."""
         codec = self.reader.parsed_codec
-        if codec.t is None or self._dense:
+        if codec.t is None or self.dense:
             return codec.kept_classes or 0
         return max((batch.labels.indices.shape[1] for _, batch in self._batches() if isinstance(batch.labels, SparseLabels)), default=0)
 
@@ -133,7 +134,7 @@ class Exporter:
 
     def _batches(self) -> Iterator[tuple[NDArray[np.int64], BatchLabels]]:
         reader = self.reader
-        width = reader.num_classes if self._dense or reader.parsed_codec.family != "sparse" else 64
+        width = reader.num_classes if self.dense or reader.parsed_codec.family != "sparse" else 64
         rows = max(1, int(reader.num_crops.max(initial=1)) * width)
         at_once = max(1, min(256, _NUMBERS_AT_ONCE // rows))
         for start in range(0, len(reader), at_once):
@@ -153,7 +154,7 @@ class Exporter:
 
     def _labels(self, image: ImageLabels) -> Arrays:
         labels = image.labels
-        if self._dense:
+        if self.dense:
             return {PROBS: labels.dense()}
         if isinstance(labels, DenseLabels):
             return {labels.content: labels.vectors.astype(self._float)}
@@ -238,7 +239,7 @@ def export_source(
     outs : sequence of path
         The files; one, or several shards.
     format : str
-        `npz`, `safetensors`, `parquet` or `webdataset`.
+        `npz`, `safetensors`, `parquet`, `webdataset` or `fkd`.
     name : str
         What to call them in the report.
     overwrite : bool
@@ -259,6 +260,8 @@ def export_source(
             raise FileExistsError(17, "exists; --overwrite replaces it", str(out))
     reader = exporter.reader
     lost = list(exporter.lost())
+    if format == "fkd":
+        lost += lost_in_fkd(reader, exporter.dense)
     for line in lost:
         logger.info("will be lost: %s", line)
     logger.info("%s: writing %s of %s as %s", name, counted(len(reader), "image"), reader.path, format)
@@ -266,7 +269,7 @@ def export_source(
     bounds = np.linspace(0, len(reader), len(outs) + 1).round().astype(int).tolist()
     for out, first, end in zip(outs, bounds, bounds[1:], strict=False):
         _write_file(out, exporter, format, images, end - first)
-    total = sum(out.stat().st_size for out in outs)
+    total = sum(file.stat().st_size for out in outs for file in (out.rglob("*.tar") if out.is_dir() else [out]))
     num_crops = int(reader.num_crops.sum())
     return ExportReport(name, format, len(reader), num_crops, len(outs), lost, total, time.monotonic() - started)
 
@@ -278,8 +281,9 @@ def _write_file(out: Path, exporter: Exporter, format: str, images: Iterator[tup
         for _ in range(number):
             writer.add(*next(images))
         writer.close()
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        if not partial.is_dir():
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.replace(out)
     finally:
         writer.discard()
@@ -292,4 +296,6 @@ def _writer(path: Path, exporter: Exporter, format: str) -> _Writer:
         return ParquetWriter(path, {ABOUT: about, NUM_CLASSES: str(num_classes)})
     if format == "webdataset":
         return ShardWriter(path, about, num_classes)
+    if format == "fkd":
+        return FkdWriter(path, num_classes)
     return _ArrayFileWriter(path, exporter, format)

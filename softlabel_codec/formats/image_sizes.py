@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from softlabel_codec.errors import MismatchError
@@ -27,14 +29,27 @@ class ImageSizes:
         self._whole = frozenset(names)
         self._names = Stems(names, parts)
 
-    def __call__(self, key: str) -> tuple[int, int]:
-        """Return height and width of an image; MismatchError if there is none of this key, or no readable one."""
-        name = key if key in self._whole else self._names.find(key)
-        if name is None:
-            raise MismatchError(f"no image for the key {key!r} in {self._folder}")
+    def reader(self, key: str) -> Callable[[], tuple[int, int]]:
+        """Return a function, which can be pickled, that returns height and width of an image; or raises MismatchError if there is none of
+        this key, or no readable one.
+        """  # noqa: D205
         try:
-            return read_size(path_of_key(self._folder, name))
-        except OSError as error:
-            if not is_about_the_image(error):
-                raise
-            raise MismatchError(f"image {name!r}: {error}") from None
+            name = key if key in self._whole else self._names.find(key)
+        except MismatchError as error:
+            return partial(_fail, str(error))
+        if name is None:
+            return partial(_fail, f"no image for the key {key!r} in {self._folder}")
+        return partial(_size_of, self._folder, name)
+
+
+def _fail(message: str) -> tuple[int, int]:
+    raise MismatchError(message)
+
+
+def _size_of(folder: Path, name: str) -> tuple[int, int]:
+    try:
+        return read_size(path_of_key(folder, name))
+    except OSError as error:
+        if not is_about_the_image(error):
+            raise
+        raise MismatchError(f"image {name!r}: {error}") from None

@@ -58,6 +58,11 @@ class Kind:
         return f"{what} of {of_all}" if self.float_bytes else f"{what} of {of_all}, without its probability"
 
     @property
+    def numbers_of_crop(self) -> int:
+        """How many numbers the labels of a crop have, about."""
+        return 2 * (self.k or 1) if self.name == INDICES else self.num_classes
+
+    @property
     def codec(self) -> Codec:
         """The codec that keeps these labels as they are."""
         values = None if self.float_bytes is None else f"f{8 * self.float_bytes}"
@@ -129,7 +134,6 @@ class Notes:
     """What an import had to repair, counted."""
 
     rescaled_rows: int = 0
-    clamped_rows: int = 0
     others: dict[str, int] = field(default_factory=dict)
 
     def with_sum_of_one(self, values: NDArray[Any], sums: NDArray[np.float64], name: str) -> NDArray[Any]:
@@ -151,6 +155,16 @@ class Notes:
             self.rescaled_rows += int(wrong.sum())
             values = np.where(wrong[:, None], values / sums[:, None], values).astype(np.float32)
         return values
+
+    def add(self, other: Notes) -> None:
+        """Add what was repaired elsewhere."""
+        self.rescaled_rows += other.rescaled_rows
+        self.count(other.others)
+
+    def count(self, repaired: Mapping[str, int]) -> None:
+        """Add what a source repaired: how often, by what in words."""
+        for what, number in repaired.items():
+            self.others[what] = self.others.get(what, 0) + number
 
     def lines(self) -> list[str]:
         """Return them in words."""

@@ -114,18 +114,7 @@ class TinyVitSource:
         for key in self._keys:
             places = [(number, *epoch.places[key]) for number, epoch in enumerate(self._epochs) if key in epoch.places]
             where = f"{self._epochs[places[0][0]].packages[places[0][1]].values}: {key}"
-            yield Entry(key, where, partial(self._image, [rows[epoch][package][row] for epoch, package, row in places]))
-
-    def _image(self, rows: Sequence[Any]) -> SourceImage:
-        indices = np.stack([row["index"] for row in rows]).astype(np.int64)
-        values = np.stack([row["value"] for row in rows]).astype(np.float16)
-        if (indices < 0).any() or (indices >= self.num_classes).any():
-            advice = "The number of classes, or K in the folder's name, is another, or indices above 32767 wrapped"
-            got = f"{indices.min()} to {indices.max()}"
-            raise MismatchError(f"expected class indices from 0 to {self.num_classes - 1}, got {got}. {advice}")
-        if not np.isfinite(values).all():
-            raise MismatchError("holds NaN or infinity")
-        return SourceImage({INDICES: indices, VALUES: values})
+            yield Entry(key, where, partial(_image, [rows[epoch][package][row] for epoch, package, row in places], self.num_classes))
 
     @cached_property
     def _folders(self) -> list[tuple[int, int, Path]]:
@@ -199,3 +188,15 @@ class TinyVitSource:
 
     def _rows(self, package: _Package) -> NDArray[Any]:
         return np.memmap(package.values, self._row, "r") if package.keys else np.zeros(0, self._row)
+
+
+def _image(rows: Sequence[Any], num_classes: int) -> SourceImage:
+    indices = np.stack([row["index"] for row in rows]).astype(np.int64)
+    values = np.stack([row["value"] for row in rows]).astype(np.float16)
+    if (indices < 0).any() or (indices >= num_classes).any():
+        advice = "The number of classes, or K in the folder's name, is another, or indices above 32767 wrapped"
+        got = f"{indices.min()} to {indices.max()}"
+        raise MismatchError(f"expected class indices from 0 to {num_classes - 1}, got {got}. {advice}")
+    if not np.isfinite(values).all():
+        raise MismatchError("holds NaN or infinity")
+    return SourceImage({INDICES: indices, VALUES: values})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -77,12 +77,12 @@ class WebDatasetSource:
         """Yield all images in the order of the shards; one is in memory at a time."""
         form = self._form
         for shard in self.shards:
-            for name, data in _members(shard, _is_labels):
+            for name, data in members(shard, _is_labels):
                 where = f"{shard}: {name}"
                 try:
                     arrays = read_npz(data, where)
                 except CorruptError as error:
-                    yield Entry(name.removesuffix(ENDING), where, _failing(error))
+                    yield Entry(name.removesuffix(ENDING), where, partial(_fail, error))
                     continue
                 yield Entry(_key(arrays, name), where, partial(self._image, form, arrays))
 
@@ -98,7 +98,7 @@ class WebDatasetSource:
         number = num_bytes = 0
         for shard in self.shards:
             with open_file(shard) as file:
-                for member in _headers(file, shard):
+                for member in headers(file, shard):
                     if _is_labels(member.name):
                         number, num_bytes = number + 1, num_bytes + member.size
         return number, num_bytes
@@ -106,14 +106,14 @@ class WebDatasetSource:
     @cached_property
     def _about(self) -> About:
         for shard in self.shards[:1]:
-            for _, data in _members(shard, lambda name: name == ABOUT_MEMBER):
+            for _, data in members(shard, lambda name: name == ABOUT_MEMBER):
                 return About.parse(data.decode(errors="replace"), f"{shard}: {ABOUT_MEMBER}")
         return About()
 
     @cached_property
     def _form(self) -> Form:
         for shard in self.shards:
-            for name, data in _members(shard, _is_labels):
+            for name, data in members(shard, _is_labels):
                 where = f"{shard}: {name}"
                 arrays = read_npz(data, where)
                 stated = _classes(arrays)
@@ -130,11 +130,8 @@ def _classes(arrays: Mapping[str, NDArray[Any]]) -> int | None:
     return whole_number(arrays[NUM_CLASSES], NUM_CLASSES, "labels") if NUM_CLASSES in arrays else None
 
 
-def _failing(error: CorruptError) -> Any:
-    def load() -> SourceImage:
-        raise error
-
-    return load
+def _fail(error: CorruptError) -> SourceImage:
+    raise error
 
 
 def _key(arrays: Mapping[str, NDArray[Any]], name: str) -> str:
@@ -145,10 +142,10 @@ def _is_labels(name: str) -> bool:
     return name.endswith(ENDING)
 
 
-def _members(shard: str, wanted: Any) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents of some members of a shard."""
+def members(shard: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of those members of a shard whose names are wanted; CorruptError if it is damaged."""
     with open_file(shard) as file:
-        for member in _headers(file, shard):
+        for member in headers(file, shard):
             name = member.name.removeprefix("./")
             if not wanted(name):
                 continue
@@ -163,7 +160,7 @@ def _members(shard: str, wanted: Any) -> Iterator[tuple[str, bytes]]:
             yield name, data
 
 
-def _headers(file: BinaryIO, shard: str) -> Iterator[tarfile.TarInfo]:
+def headers(file: BinaryIO, shard: str) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar file, which must end as such files do: Python's module takes a damaged header for the end."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:

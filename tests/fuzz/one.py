@@ -19,6 +19,10 @@ def main() -> None:
         targets = importlib.import_module("fuzz.targets")
         if name == "fkd":
             importlib.import_module("fuzz.fkd_files")
+        if name == "imports":
+            files = importlib.import_module("fuzz.import_files")
+            for data in files.first_inputs()[: len(files.FORMATS) * len(files.CODECS)]:
+                files.read(data)  # what is imported and made once is no cost of an input
     warnings.simplefilter("error")
     limit_memory, target = importlib.import_module("fuzz.limits").limit_memory, targets.TARGETS[name]
 

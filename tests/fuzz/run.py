@@ -28,7 +28,7 @@ if str(HERE.parent) not in sys.path:  # as a script
 from fuzz import corpus  # noqa: E402
 
 CRASHES, FIXED = HERE / "crashes", HERE / "fixed"
-TARGETS = ("header", "metadata", "codec_string", "block", "index_and_trailer", "whole_file", "fkd")
+TARGETS = ("header", "metadata", "codec_string", "block", "index_and_trailer", "whole_file", "fkd", "imports")
 MAX_INPUT_BYTES = {
     "header": 64,
     "metadata": 1024,
@@ -37,6 +37,7 @@ MAX_INPUT_BYTES = {
     "index_and_trailer": 96,
     "whole_file": 96,
     "fkd": 2048,
+    "imports": 128,
 }
 MAX_CRASHES = 10
 SECONDS_PER_PROCESS = 30

@@ -40,6 +40,7 @@ def seeds(target: str) -> list[bytes]:
         "index_and_trailer": lambda: _scripts(len(INDEX_CHANGES)),
         "whole_file": lambda: _scripts(len(CHANGES)),
         "fkd": _fkd,
+        "imports": _imports,
     }[target]()
 
 
@@ -73,6 +74,12 @@ def _scripts(num_changes: int) -> list[bytes]:
     once = [bytes([number % len(BASES), number % num_changes]) + rng.bytes(8) for number in range(4 * num_changes)]
     blocks = [bytes([number, 0, 0, 0, number % 60, 0, 1 << number % 8]) for number in range(len(BASES))]
     return bases + once + blocks
+
+
+def _imports() -> list[bytes]:
+    from fuzz.import_files import first_inputs
+
+    return first_inputs()
 
 
 def _fkd() -> list[bytes]:

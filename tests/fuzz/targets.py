@@ -131,8 +131,15 @@ def fkd(data: bytes) -> None:
     read(data)
 
 
+def imports(data: bytes) -> None:
+    """A source of labels of another format: the first bytes say which, the rest what is changed in it."""
+    from fuzz.import_files import read  # pyarrow takes long to import
+
+    read(data)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (header, metadata, codec_string, block, index_and_trailer, whole_file, fkd)
+    function.__name__: function for function in (header, metadata, codec_string, block, index_and_trailer, whole_file, fkd, imports)
 }
 
 

@@ -1,0 +1,94 @@
+"""Files that `torch.save` wrote, read by torch's safe loader, which runs no code, with our replacements for numpy's types."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softlabel_codec.errors import CorruptError
+from softlabel_codec.formats.numpy_stand_ins import STAND_INS
+
+_ZIP_MAGIC = b"PK\x03\x04"
+
+
+def load_safely(data: bytes | Path, where: object) -> Any:
+    """Return what a file holds: tensors, stand-ins for arrays (see `as_array`), numbers and text in lists, tuples and dicts.
+
+    `torch.load` does not compare the checksums that `torch.save` writes, so that is done first. (Files of torch before 1.6 have none.)
+
+    Parameters
+    ----------
+    data : bytes or path
+        The file. Tensors of one that is given by its path stay in it until they are used, if it is no older than torch 1.6.
+    where : object
+        Its name in errors.
+
+    Raises
+    ------
+    CorruptError
+        If it is damaged, would need code to be run, or a tensor claims more numbers than it has.
+    """
+    file: Any = io.BytesIO(data) if isinstance(data, bytes) else os.fspath(data)
+    try:
+        mapped = _is_checked_zip(file) and isinstance(data, Path)
+        with torch.serialization.safe_globals(STAND_INS):
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it requires {wanted[1]}" if wanted else "it contains more than arrays"
+        raise CorruptError(f"{where}: not a label file that can be read without running code: {reason}") from None
+    except Exception as error:  # torch.load raises many types of errors for damaged files
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # which says nothing of the file; a bad offset is EINVAL
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CorruptError(f"{where}: not a readable label file: {reason}") from None
+    if any(_claims_too_much(tensor) for tensor in _tensors(found)):
+        raise CorruptError(f"{where}: a tensor claims more numbers than the file holds")
+    return found
+
+
+def _is_checked_zip(file: Any) -> bool:
+    """Return whether a file is a zip archive, as torch writes since 1.6, after a comparison of its checksums."""
+    start = file.getvalue()[: len(_ZIP_MAGIC)] if isinstance(file, io.BytesIO) else _start(file)
+    if start != _ZIP_MAGIC:
+        return False
+    with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise zipfile.BadZipFile("it is compressed, but torch.save does not compress")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of {damaged!r} differs")
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    return True
+
+
+def _start(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(len(_ZIP_MAGIC))
+
+
+def _tensors(found: Any) -> Iterator[torch.Tensor]:
+    """Yield all tensors in lists, tuples and dicts."""
+    waiting, seen = [found], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, torch.Tensor):
+            yield part
+        elif isinstance(part, list | tuple | dict) and id(part) not in seen:
+            seen.add(id(part))
+            waiting += part.values() if isinstance(part, dict) else part
+
+
+def _claims_too_much(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor claims more numbers than are stored: a stride of 0 repeats one number any number of times."""
+    return tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
