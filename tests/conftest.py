@@ -30,7 +30,8 @@ FEWEST_APART = {
     "test_loops.py": 29,
     "test_many_ray.py": 22,
     "test_many_storage.py": 90,
-    "test_others.py": 30,
+    "test_others.py": 34,
+    "test_others_downstream.py": 15,
     "test_others_formats.py": 4,
     "test_others_sources.py": 6,
 }

@@ -14,6 +14,7 @@ from shapes import write_shapes
 from softlabel_codec.cli.encode import encode_command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+PUBLIC = {"softlabel_codec", "softlabel_codec.evaluate", "softlabel_codec.torch"}
 
 
 def run(folder, epochs):
@@ -46,7 +47,7 @@ def test_examples_are_short_and_use_what_is_public(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 150
     modules = [node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
-    assert {module for module in modules if module.startswith("softlabel_codec")} <= {"softlabel_codec", "softlabel_codec.torch"}
+    assert {module for module in modules if module.startswith("softlabel_codec")} <= PUBLIC
 
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "cluster").iterdir()), ids=lambda path: path.name)
@@ -68,7 +69,7 @@ def test_few_lines_differ_from_plain_training_and_the_readme_says_how_many():
     found = {path.name: lines_that_differ(path.read_text(), (EXAMPLES / path.name).read_text()) for path in (EXAMPLES / "plain").iterdir()}
     assert {name: int(number) for name, number in said} == {name: len(lines) for name, lines in found.items()}
     assert max(len(lines) for lines in found.values()) <= 6
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"train.py", *found}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"train.py", "detection.py", "attention.py", *found}
 
 
 def test_which_lines_differ():
