@@ -508,9 +508,9 @@ def _concatenate_tails(parts: Sequence[SparseLabels]) -> tuple[Tails | None, NDA
     return joined, np.concatenate([start + part.tail_of for start, part in zip(first, parts, strict=True) if part.tail_of is not None])
 
 
-def check_policy(policy: str, has_tails: bool) -> str:
-    """Return `policy` if it is a remainder policy that fits labels with or without tails, else raise ArgumentError."""
-    possible = POLICIES if has_tails else tuple(name for name in POLICIES if name != "tail")
+def check_policy(policy: str, has_tails: bool, more: Sequence[str] = ()) -> str:
+    """Return `policy` if it is a remainder policy that fits labels with or without tails, or one `more`, else raise ArgumentError."""
+    possible = (*(name for name in POLICIES if has_tails or name != "tail"), *more)
     if policy not in possible:
         raise ArgumentError(f"remainder policy: expected one of {', '.join(possible)}, got {policy!r}")
     return policy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -19,10 +19,11 @@ from softlabel_codec.crops.due import due_crops, next_crops
 from softlabel_codec.errors import ArgumentError, FormatError, MismatchError, StateError
 from softlabel_codec.label_set.opening import open_labels
 from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.quantise.neighbours import NEIGHBOURS
 from softlabel_codec.quantise.temperature import power_at, stored_temperature
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.storage.cache import Cache
-from softlabel_codec.storage.location import is_remote
+from softlabel_codec.storage.location import Location, is_remote
 
 ON_CORRUPT = ("raise", "skip")
 UNKNOWN_CROPS = "unknown_crops"
@@ -42,7 +43,8 @@ class SoftLabelReader:
         The file; the folder of a set, or its index (`NAME.slc.index.json`). See `softlabel_codec.storage` for URLs.
     policy : str, optional
         Read sparse labels with this remainder policy (`uniform`, `renorm`, `bucket`, or `tail` if there are tails) instead of the codec's
-        own.
+        own. With `neighbours`, the remainder of a crop goes to classes that overlapping crops of the image keep and it does not: a guess
+        that is nearer to the teacher than an even one, for labels without tails; all crops of an image are read for it.
     temperature : float, optional
         Return the labels at this T of softmax(logits / T), made of those at the temperature at which they are stored (its power T0 / T,
         normalised). Kept classes keep their ratios, the remainder becomes what its tail says. Refused where the labels do not know enough
@@ -142,6 +144,8 @@ class SoftLabelReader:
         self._absolute_path = self.path.absolute()
         self._asked_policy, self._asked_temperature = policy, temperature
         try:
+            if policy == NEIGHBOURS:
+                _check_crops_known(description.metadata, self.path)
             about = description.codec, description.num_classes, description.metadata, self.path
             self._crops = CropReader(stored, policy, 1.0 if temperature is None else power_at(temperature, *about))
         except BaseException:
@@ -463,9 +467,7 @@ class SoftLabelReader:
 
     def check_crops_known(self) -> None:
         """Raise MismatchError if it is not known which crops the labels belong to, so that no student can be trained from them."""
-        if UNKNOWN_CROPS in self.metadata:
-            why = f"it is not known which crops these labels belong to: {self.metadata[UNKNOWN_CROPS]}"
-            raise MismatchError(f"{self.path}: {why}. They can be looked at (read, stats, copy), but not trained from")
+        _check_crops_known(self.metadata, self.path)
 
     def check_classes(self, num_classes: int) -> None:
         """Raise MismatchError unless the labels are of that many classes."""
@@ -489,6 +491,12 @@ class SoftLabelReader:
         on_corrupt = "skip" if self._skips_damage else "raise"
         cache = False if self._cache is None else os.fspath(self._cache.folder)
         return _reopen, (os.fspath(self._absolute_path), self._asked_policy, self._asked_temperature, on_corrupt, cache, self.fingerprint)
+
+
+def _check_crops_known(metadata: Mapping[str, Any], path: Location) -> None:
+    if UNKNOWN_CROPS in metadata:
+        why = f"it is not known which crops these labels belong to: {metadata[UNKNOWN_CROPS]}"
+        raise MismatchError(f"{path}: {why}. They can be looked at (read, stats, copy), but not trained from")
 
 
 def _reopen(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.accuracy import plan, tables
+from benchmarks.accuracy import claims, evidence, plan, prediction, tables
 from benchmarks.accuracy.experiment import Experiment, TimeUpError, run_name
 from benchmarks.accuracy.images import unpack
 from benchmarks.accuracy.labels import softmax
@@ -64,8 +64,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setitem(plan.SCALES, "check", scale)
     monkeypatch.setattr("benchmarks.accuracy.experiment.MOST_CROPS", 8)
     monkeypatch.setattr("benchmarks.accuracy.experiment.MOST_OF_FEW", 8)
-    monkeypatch.setitem(tables.TITLES, "check", "Check")
-    monkeypatch.setitem(tables.COMMANDS, "check", "the same command")
+    monkeypatch.setitem(evidence.TITLES, "check", "Check")
+    monkeypatch.setitem(evidence.COMMANDS, "check", "the same command")
     write_data(tmp_path / "data.npz")
     unpack(tmp_path / "data.npz", tmp_path / "work" / "images", 2, 1)
     return tmp_path
@@ -91,12 +91,12 @@ def test_the_experiment_in_parts(small):
     run(small, minutes=5)  # there is nothing left to do
     assert path.read_text() == whole
 
-    text = tables.render(tables.load(small / "results"))
+    text = tables.render(evidence.load(small / "results"))
     assert "**Not run: the experiment on a GPU.**" in text
     assert "| ReLabel-style maps |" in text
     assert "planned runs" not in text
     path.write_text(whole[:-50])  # cut off, as by a full disk
-    assert f"Not run: 1 of {len(wanted)} planned runs" in tables.render(tables.load(small / "results"))
+    assert f"Not run: 1 of {len(wanted)} planned runs" in tables.render(evidence.load(small / "results"))
     run(small, minutes=5)
     again = {result["name"]: result for result in read_results(path)}
     (last,) = (name for name in wanted if name not in {json.loads(line)["name"] for line in whole.splitlines()[:-1]})
@@ -152,15 +152,48 @@ def test_claims_are_judged_by_their_intervals():
     values = {FULL: [30, 31, 30, 31, 30], ONLINE: [30, 31, 30, 31, 30.1], TRUTH: [20, 21, 22, 21, 20], DEFAULT: [28, 29, 28, 29, 28]}
     values[TAIL] = [30, 31]
     runs = {rows[source]: dict(enumerate(found)) for source, found in values.items()}
-    one = tables.Results("cpu", runs, {}, {UNSURE: {"evaluation": {"top1": 0.35}}}, [])
-    verdicts = [line.split(" | ")[-1].removesuffix(" |") for line in tables._claims(one).splitlines()[2:]]
-    assert verdicts == [tables.HOLDS, tables.HOLDS, tables.FAILS, tables.UNKNOWN, tables.UNKNOWN]
+    one = evidence.Results("cpu", runs, {}, {UNSURE: {"evaluation": {"top1": 0.35}}}, [])
+    verdicts = {(claim.row.source, claim.other.source): claim.verdict(one) for claim in claims.claims_of(one) if claim.row in runs}
+    assert verdicts == {
+        (FULL, ONLINE): claims.HOLDS,
+        (FULL, TRUTH): claims.HOLDS,
+        (DEFAULT, FULL): claims.FAILS,
+        (TAIL, FULL): claims.UNKNOWN,
+        (TAIL, DEFAULT): claims.UNKNOWN,
+    }
+    text = claims.render([one])
+    assert all(objection in text for objection in claims.OBJECTIONS)
+    assert text.count(claims.HOLDS + " |") == 2
     paired = one.difference(rows[FULL], rows[TRUTH])
     assert (round(paired.mean, 2), round(paired.low, 2), round(paired.high, 2)) == (9.6, 8.49, 10.71)
+    standard_error, t, t_of_power = 0.4, 2.7764, 0.9410  # of these five pairs, and of four degrees of freedom
+    assert one.seen_from(rows[FULL], rows[TRUTH]) == pytest.approx(standard_error * (t + t_of_power), rel=1e-3)
+
+
+def test_what_predicts_the_cost_is_said_with_its_interval(tmp_path):
+    sources = ("a", "b", "c", "d", "e", "f")
+    runs = {Row(FULL, UNSURE): {0: 30.0, 1: 31.0}} | {Row(name, UNSURE): {0: 30.0 - i, 1: 31.0 - i} for i, name in enumerate(sources, 1)}
+    labels = {
+        Row(name, UNSURE): {"fidelity": [{"temperature": 1.0, "kl": i / 10, "lost": (7 - i) / 10, "total_variation": (i * 5 % 7) / 10}]}
+        for i, name in enumerate(sources, 1)
+    }
+    one = evidence.Results("cpu", runs, labels, {}, [])
+    found = prediction.points([one])
+    assert [(point.row.source, point.cost, point.pairs) for point in found] == [(name, i, 2) for i, name in enumerate(sources, 1)]
+    of_all = prediction.correlations(found)
+    assert of_all["kl"].mean == pytest.approx(1)
+    assert of_all["lost"].mean == pytest.approx(-1)
+    assert of_all["total_variation"].low < of_all["total_variation"].mean < of_all["total_variation"].high
+    assert "| On a CPU, T = 1 | 6 | +1.00 (+1.00 to +1.00) | -1.00 (-1.00 to -1.00) |" in prediction.render([one])
+    prediction.draw([one], tmp_path)
+    assert (tmp_path / prediction.FIGURE).stat().st_size > 10_000
+    few = evidence.Results("cpu", dict(list(runs.items())[:4]), labels, {}, [])
+    assert prediction.correlations(prediction.points([few])) == {}
+    assert prediction.render([few]) == ""
 
 
 def test_without_results_the_report_says_so(tmp_path):
-    text = tables.render(tables.load(tmp_path))
+    text = tables.render(evidence.load(tmp_path))
     assert "**Not run: the experiment on a GPU.**" in text
     assert "**Not run: the experiment on a CPU.**" in text
     assert "|" not in text

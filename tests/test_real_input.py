@@ -157,6 +157,18 @@ def test_size_and_fidelity_on_a_real_teacher(
     assert divergence <= factor * uniform + slack
 
 
+@pytest.mark.parametrize(("codec", "most"), [("marginal_smoothing:k=5", 0.198), ("smoothing", 0.64)])
+def test_what_neighbours_say_is_nearer_to_a_real_teacher(codec, most, teacher_logits, probs, tmp_path, monkeypatch):
+    monkeypatch.undo()  # blocks of the usual size
+    _, uniform = bytes_and_divergence(teacher_logits, probs, tmp_path / "a.slc", codec, "pixels")
+    divergences = []
+    with SoftLabelReader(tmp_path / "a.slc", policy="neighbours") as reader:
+        for image, rows in zip(reader, probs, strict=True):
+            decoded = image.labels.dense().astype(np.float64)
+            divergences.append((rows * (np.log(np.maximum(rows, 1e-30)) - np.log(np.maximum(decoded, 1e-30)))).sum(axis=1).mean())
+    assert np.mean(divergences) < most < 0.75 * uniform
+
+
 @pytest.mark.parametrize(("step", "most_bytes", "most_lost"), [(0.5, 235, 0.013), (1.0, 120, 0.042), (2.0, 52, 0.11)])
 def test_size_and_loss_at_temperature_4_of_all_classes_in_steps(step, most_bytes, most_lost, teacher_logits, probs, tmp_path, monkeypatch):
     monkeypatch.undo()  # blocks of the usual size

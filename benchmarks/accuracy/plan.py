@@ -144,8 +144,12 @@ def _fields() -> Iterator[Row]:
         yield Row(source, **stored, temperature=HIGH_TEMPERATURE)
 
 
-def _exact() -> Iterator[Row]:
-    yield from (Row(source, images=PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
+def _few_crops(teacher: str) -> Iterator[Row]:
+    yield from (Row(source, teacher, FEW, stored) for stored in STORED_CROPS for source in (FULL, TAIL))
+
+
+def _exact(teacher: str) -> Iterator[Row]:
+    yield from (Row(source, teacher, PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
 
 
 def _main(teacher: str) -> Iterator[Row]:
@@ -174,7 +178,18 @@ def _large() -> Iterator[Row]:
 
 def _groups(seeds: Iterable[int]) -> tuple[dict[Row, int], ...]:
     """Return the groups of all rows; the numbers are the seeds of each."""
-    kinds = (_few(), _few_softened(), _exact(), _main(SURE), _main(UNSURE), _large(), _settings(), _crops(), _codecs(SURE), _codecs(UNSURE))
+    kinds = (
+        _few(),
+        _few_softened(),
+        _exact(SURE),
+        _main(SURE),
+        _main(UNSURE),
+        _large(),
+        _settings(),
+        _crops(),
+        _codecs(SURE),
+        _codecs(UNSURE),
+    )
     known: set[Row] = set()
     groups = []
     for rows, number in zip(kinds, seeds, strict=True):
@@ -207,7 +222,7 @@ SCALES = {
     "cpu": Scale(
         images_per_class=None,
         few_per_class=22,
-        groups=(dict.fromkeys(_fields(), 3),),
+        groups=(dict.fromkeys(_fields(), 5), dict.fromkeys(_exact(UNSURE), 5), dict.fromkeys(_few_crops(UNSURE), 5)),
         teachers={UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM}},
         students={"usual": {"student": f"{NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM}},
         few_epochs=120,

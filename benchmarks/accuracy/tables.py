@@ -3,107 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from statistics import mean, stdev
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import mean
 from typing import Any
 
-from scipy import stats
-
-from benchmarks.accuracy.plan import (
-    ALL,
-    DEFAULT,
-    FEW,
-    FIELD,
-    FULL,
-    HIGH_TEMPERATURE,
-    MAPS,
-    MIXUP,
-    ONLINE,
-    PADDED,
-    SCALES,
-    SURE,
-    TAIL,
-    TRUTH,
-    VIEWS,
-    Row,
-)
-from benchmarks.accuracy.results import read_results
-from softlabel_codec.compare.outcome import CONFIDENCE, Interval
-
-RESULTS = Path(__file__).with_name("results")
-TITLES = {"gpu": "On a GPU", "cpu": "On a CPU"}
-COMMANDS = {scale: f"`python -m benchmarks.accuracy WORK --scale {scale}`" for scale in TITLES}
-NAMES = {TRUTH: "ground truth", ONLINE: "teacher in every step", MAPS: "ReLabel-style maps", VIEWS: "all 50 views, stored"}
-FEWEST_SEEDS = 5
-"""Pairs of students that a verdict needs."""
-KEPT, LOST = 0.3, 0.5
-"""What a codec may cost in points, and how far its interval may reach."""
-HOLDS, FAILS, UNKNOWN = "holds", "**does not hold**", "not yet known"
-
-
-@dataclass(frozen=True)
-class Results:
-    """Results of one scale: accuracies in percent by row and seed, what is known of label files by row, and of teachers by name."""
-
-    scale: str
-    runs: dict[Row, dict[int, float]]
-    labels: dict[Row, dict[str, Any]]
-    teachers: dict[str, dict[str, Any]]
-    circumstances: list[dict[str, Any]]
-
-    def known_of(self, row: Row) -> dict[str, Any]:
-        """Return what is known of the labels of a row."""
-        return self.labels.get(Row(row.source, row.teacher, row.images, row.stored, temperature=row.made_at), {})
-
-    def kl(self, row: Row) -> float | None:
-        """Return the KL of the labels of a row at the temperature of its students, in nats; None if it is infinite, or not known."""
-        known = self.known_of(row)
-        of_all = {one["temperature"]: one["kl"] for one in known.get("fidelity", ())}
-        kl: float | None = of_all[row.temperature] if of_all else known.get("kl")
-        return kl
-
-    def difference(self, row: Row, other: Row) -> Interval | None:
-        """Return by how much a row is above another, of students with the same seed, and its 95 % interval; None for fewer than two."""
-        ours, theirs = self.runs.get(row, {}), self.runs.get(other, {})
-        pairs = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-        if len(pairs) < 2:
-            return None
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1)) * stdev(pairs) / math.sqrt(len(pairs))
-        return Interval(mean(pairs), mean(pairs) - reach, mean(pairs) + reach)
-
-    def pairs(self, row: Row, other: Row) -> int:
-        """Return how many seeds two rows have in common."""
-        return len(self.runs.get(row, {}).keys() & self.runs.get(other, {}).keys())
-
-
-def load(results: Path = RESULTS) -> list[Results]:
-    """Return the results at hand, by scale."""
-    return [_load(scale, results / f"{scale}.jsonl") for scale in TITLES if (results / f"{scale}.jsonl").exists()]
-
-
-def _load(scale: str, path: Path) -> Results:
-    runs: dict[Row, dict[int, float]] = {}
-    labels, teachers, circumstances = {}, {}, []
-    for result in read_results(path):
-        if result["kind"] == "run":
-            runs.setdefault(Row(**result["row"]), {})[result["seed"]] = 100 * result["result"]["evaluation"]["top1"]
-            circumstances.append(result)
-        elif result["kind"] == "labels":
-            labels[Row(**result["row"])] = result
-        elif result["kind"] == "teacher":
-            teachers[result["teacher"]] = result
-    return Results(scale, runs, labels, teachers, circumstances)
+from benchmarks.accuracy import claims, prediction
+from benchmarks.accuracy.evidence import COMMANDS, NAMES, TITLES, Results, interval, mean_of, name_of, number, table
+from benchmarks.accuracy.plan import ALL, DEFAULT, FEW, FULL, HIGH_TEMPERATURE, MIXUP, SCALES, SURE, TAIL, TRUTH, Row
 
 
 def render(results: Sequence[Results]) -> str:
     """Return the section of the report."""
-    parts = [_head(results)]
+    parts = [_head(results), claims.render(results), prediction.render(results)]
     for one in results:
-        parts += [_describe(one), _claims(one)]
+        parts += [_describe(one)]
         parts += [_sources(one, teacher) for teacher in one.teachers]
-        parts += [_crops(one, images) for images in (ALL, FEW)]
+        parts += [_crops(one, teacher, images) for teacher in one.teachers for images in (ALL, FEW)]
         parts += [_few(one, temperature) for temperature in (1.0, HIGH_TEMPERATURE)]
         parts += [_settings(one), _missing(one)]
     return "\n\n".join(part.strip() for part in parts if part)
@@ -118,7 +34,7 @@ def _head(results: Sequence[Results]) -> str:
     return f"""
 100 classes of Tiny-ImageNet, crops of 32 pixels. A teacher labels crops of each image once, and students are trained from each kind of labels: same images, crops of the same distribution, same recipe, several seeds.
 Accuracy is top-1 in % on 5,000 validation images, with its standard deviation over seeds. Differences are means over pairs of students with the same seed, with 95 % intervals (t distribution); that other validation images would give other numbers is not in them.
-A claim is judged from {FEWEST_SEEDS} pairs on, by its interval. {not_run}
+A claim is judged from {claims.FEWEST_SEEDS} pairs on, by its interval. {not_run}
 """
 
 
@@ -134,76 +50,12 @@ Teachers: {" and ".join(teachers)}. Student `{student["student"].rpartition(":")
 """
 
 
-def _most(one: Results, **fields: Any) -> int:
-    """Return the largest number of stored crops of rows with these fields."""
-    return max((row.stored for row in one.runs if all(getattr(row, name) == value for name, value in fields.items())), default=0)
-
-
-def _claims(one: Results) -> str:
-    """Return what is claimed, and whether it holds, as far as the runs at hand tell."""
-    rows: list[tuple[str, ...]] = []
-    not_run: list[str] = []
-
-    def judge(claim: str, row: Row, other: Row, verdict: Callable[[Interval], bool | None]) -> None:
-        found, pairs = one.difference(row, other), one.pairs(row, other)
-        if not pairs:
-            not_run.append(claim)
-            return
-        said = UNKNOWN
-        if found is not None and pairs >= FEWEST_SEEDS:
-            said = {True: HOLDS, False: FAILS, None: UNKNOWN}[verdict(found)]
-        rows.append((claim, str(pairs), _interval(found), said))
-
-    for teacher in one.teachers:
-        most = _most(one, teacher=teacher, images=ALL)
-        full, k5, tail = (Row(source, teacher, stored=most) for source in (FULL, DEFAULT, TAIL))
-        online, truth = Row(ONLINE, teacher), Row(TRUTH)
-        judge(f"{teacher}: {most} stored crops with full labels are as good as the teacher in every step", full, online, _no_loss)
-        judge(f"{teacher}: full labels are above ground truth", full, truth, _above)
-        judge(f"{teacher}: `{DEFAULT}` is within {KEPT} of full labels", k5, full, _small_loss)
-        judge(f"{teacher}: `{TAIL}` is within {KEPT} of full labels", tail, full, _small_loss)
-        judge(f"{teacher}: `{TAIL}` is at least as good as `{DEFAULT}`", tail, k5, _not_below)
-        most = _most(one, teacher=teacher, images=FEW)
-        for temperature in (1.0, HIGH_TEMPERATURE) if most else ():
-            full, fresh, k5, tail, field = (
-                Row(source, teacher, FEW, most, temperature=temperature) for source in (FULL, ONLINE, DEFAULT, TAIL, FIELD)
-            )
-            about = f"{teacher}, few images, T = {temperature:g}:"
-            judge(f"{about} {most} stored crops with full labels are as good as the teacher in every step", full, fresh, _no_loss)
-            for row in (k5, tail, field):
-                judge(f"{about} `{row.source}` is within {KEPT} of full labels", row, full, _small_loss)
-    if SURE in one.teachers:
-        views, fresh = (Row(source, images=PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
-        judge("all 50 views of a padded image, stored, are as good as the teacher in every step", views, fresh, _no_loss)
-        for images in (ALL, FEW):
-            most = _most(one, teacher=SURE, images=images)
-            for stored in sorted({row.stored for row in one.runs if row.images == images and row.stored} - {most}):
-                few, many = Row(FULL, images=images, stored=stored), Row(FULL, images=images, stored=most)
-                judge(f"{stored} crops with full labels are as good as {most} ({images} images)", few, many, _no_loss)
-    judged = _table(["claim", "pairs", "difference", "verdict"], rows) if rows else ""
-    return judged + (f"\n\nNothing has been run yet on these claims: {'; '.join(not_run)}." if not_run else "")
-
-
-def _no_loss(found: Interval) -> bool | None:
-    return True if found.low >= -LOST else False if found.high < 0 else None
-
-
-def _small_loss(found: Interval) -> bool | None:
-    return found.mean >= -KEPT and found.low >= -LOST if found.high >= -KEPT else False
-
-
-def _not_below(found: Interval) -> bool | None:
-    return True if found.low >= -KEPT else False if found.high < 0 else None
-
-
-def _above(found: Interval) -> bool | None:
-    return True if found.low > 0 else False if found.high < 0 else None
-
-
 def _sources(one: Results, teacher: str) -> str:
-    most = _most(one, teacher=teacher, images=ALL)
+    most = one.most_stored(teacher=teacher, images=ALL)
     usual = [row for row in one.runs if row == Row(row.source, row.teacher, stored=row.stored) and row.teacher in (teacher, "")]
     rows = [row for row in usual if row.stored in (most, 0)]
+    if not any(row.teacher for row in rows):
+        return ""
     entropy = one.known_of(Row(FULL, teacher, stored=most)).get("entropy")
     sure = (
         ""
@@ -219,14 +71,14 @@ def _rows(one: Results, rows: Sequence[Row], reference: Row) -> str:
     for row in sorted(rows, key=lambda row: -mean(one.runs[row].values())):
         values, known = list(one.runs[row].values()), one.known_of(row)
         size = known["bytes"] / known["num_images"] if known else None
-        difference = "" if row == reference else _interval(one.difference(row, reference))
-        lines.append((_name(row), _mean(values), len(values), difference, _number(size, 0), _number(one.kl(row), 3)))
-    return _table(["labels", "top-1", "n", "above full labels", "bytes per image", "KL"], lines)
+        difference = "" if row == reference else interval(one.difference(row, reference))
+        lines.append((name_of(row), mean_of(values), len(values), difference, number(size, 0), number(one.fidelity(row).get("kl"), 3)))
+    return table(["labels", "top-1", "n", "above full labels", "bytes per image", "KL"], lines)
 
 
-def _crops(one: Results, images: str) -> str:
+def _crops(one: Results, teacher: str, images: str) -> str:
     """Return the table of numbers of stored crops: accuracy, and bytes per image."""
-    rows = [row for row in one.runs if row == Row(row.source, SURE, images, row.stored) and row.source in (FULL, TAIL, DEFAULT)]
+    rows = [row for row in one.runs if row == Row(row.source, teacher, images, row.stored) and row.source in (FULL, TAIL, DEFAULT)]
     numbers = sorted({row.stored for row in rows})
     if len(numbers) < 2:
         return ""
@@ -234,14 +86,14 @@ def _crops(one: Results, images: str) -> str:
     for source in (FULL, TAIL, DEFAULT):
         cells = []
         for stored in numbers:
-            row = Row(source, SURE, images, stored)
+            row = Row(source, teacher, images, stored)
             values, known = list(one.runs.get(row, {}).values()), one.known_of(row)
             cells.append(
-                f"{_mean(values)} (n = {len(values)}, {known['bytes'] / known['num_images']:.0f} bytes)" if values and known else ""
+                f"{mean_of(values)} (n = {len(values)}, {known['bytes'] / known['num_images']:.0f} bytes)" if values and known else ""
             )
         lines.append((f"`{source}`", *cells))
-    what = "few images (22 of each class), ten times as many draws of each" if images == FEW else "all images"
-    return f"Stored crops of each image, {what}:\n\n" + _table(["labels", *map(str, numbers)], lines)
+    what = "few images (22 of each class), many draws of each" if images == FEW else "all images"
+    return f"Stored crops of each image, labels of the teacher `{teacher}`, {what}:\n\n" + table(["labels", *map(str, numbers)], lines)
 
 
 def _few(one: Results, temperature: float) -> str:
@@ -261,7 +113,7 @@ def _few(one: Results, temperature: float) -> str:
 
 def _settings(one: Results) -> str:
     """Return the tables of rows with another setting than usual, each beside its own full labels."""
-    most = _most(one, teacher=SURE, images=ALL)
+    most = one.most_stored(teacher=SURE, images=ALL)
     settings: dict[str, dict[str, Any]] = {
         f"Temperature {HIGH_TEMPERATURE:g}": {"temperature": HIGH_TEMPERATURE},
         f"Mixup {MIXUP}": {"mixup": MIXUP},
@@ -276,10 +128,10 @@ def _settings(one: Results) -> str:
     if len(numbers) > 1:
         found = [[one.runs.get(Row(source, stored=most, crops_per_image=number), {}) for number in numbers] for source in (TAIL, TRUTH)]
         lines = [
-            (name, *(f"{_mean(list(values.values()))} (n = {len(values)})" if values else "" for values in runs))
+            (name, *(f"{mean_of(list(values.values()))} (n = {len(values)})" if values else "" for values in runs))
             for name, runs in zip((f"`{TAIL}`", NAMES[TRUTH]), found, strict=True)
         ]
-        parts.append("Crops of an image that are taken at a time:\n\n" + _table(["labels", *map(str, numbers)], lines))
+        parts.append("Crops of an image that are taken at a time:\n\n" + table(["labels", *map(str, numbers)], lines))
     return "\n\n".join(parts)
 
 
@@ -291,27 +143,3 @@ def _missing(one: Results) -> str:
         if missing
         else ""
     )
-
-
-def _name(row: Row) -> str:
-    name = NAMES.get(row.source, f"`{row.source}`")
-    if row.source == FIELD:
-        name += ", fitted crops only" if row.fitted_only else ", a new crop in each draw"
-    return name
-
-
-def _mean(values: Sequence[float]) -> str:
-    return "" if not values else f"{mean(values):.2f}" + (f" +- {stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def _interval(found: Interval | None) -> str:
-    return "" if found is None else f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

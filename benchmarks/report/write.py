@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmarks.accuracy import evidence, prediction
 from benchmarks.accuracy import tables as accuracy
 from benchmarks.measure.common import RESULTS
 from benchmarks.report import figures, imagenet
@@ -46,6 +47,7 @@ def write(path: Path) -> None:
     result = json.loads(path.read_text())
     FIGURES.mkdir(exist_ok=True)
     figures.draw(result, FIGURES)
+    prediction.draw(evidence.load(), FIGURES)
     REPORT.write_text(render(result, path.name))
 
 
@@ -66,7 +68,7 @@ def render(result: Result, name: str) -> str:
         "images": _images(result) if result["images"] else None,
         "pipelines": _pipelines(json.loads(PIPELINES.read_text())),
         "epochs": _epochs(result["epochs"]) if result.get("epochs") else None,
-        "accuracy": accuracy.render(accuracy.load()),
+        "accuracy": accuracy.render(evidence.load()),
         "imagenet": table(["labels", *imagenet.COLUMNS], imagenet.rows()),
         "few_crops": _few_crops(json.loads(FEW_CROPS.read_text())),
     }

@@ -15,8 +15,9 @@ from softlabel_codec.block.rows import BlockRows
 from softlabel_codec.container.gathering import GatheredBlocks, gather
 from softlabel_codec.container.stored_labels import StoredLabels
 from softlabel_codec.errors import ArgumentError, CorruptError, FormatError
-from softlabel_codec.labels import BatchLabels, ImageLabels
+from softlabel_codec.labels import BatchLabels, ImageLabels, SparseLabels, concatenate_labels
 from softlabel_codec.quantise.field import FieldCodes, kl_of_codes
+from softlabel_codec.quantise.neighbours import NEIGHBOURS, spread_along_neighbours
 from softlabel_codec.quantise.temperature import to_power
 from softlabel_codec.sampler import crop_stream
 from softlabel_codec.views import Sampler
@@ -50,8 +51,11 @@ class CropReader:
 
     def __init__(self, stored: StoredLabels, policy: str | None, power: float) -> None:
         self._stored, self._layout, self._num_crops = stored, stored.layout, stored.num_crops
-        self._policy, self._power = self._layout.quantiser.policy(policy), power
-        self._few = FewCropsReader(self._layout, self._policy) if FewCropsReader.serves(self._layout) else None
+        asked = self._layout.quantiser.policy(policy)
+        self._spreads = asked == NEIGHBOURS
+        self._policy, self._power = "uniform" if self._spreads else asked, power
+        served = FewCropsReader.serves(self._layout) and not self._spreads
+        self._few = FewCropsReader(self._layout, self._policy) if served else None
 
     def read(self, number: int, crops: list[int] | None) -> ImageLabels:
         """Return chosen crops of an image, or all; CorruptError if its block is damaged."""
@@ -161,6 +165,9 @@ class CropReader:
         if chosen is not None and not chosen.size:  # what is said of images is found by way of their crops
             one = self._decode(blocks, numbers, np.zeros((len(numbers), 1), np.int64))
             return replace(one, crops=one.crops[:0], flips=one.flips[:0], labels=one.labels[:0], num_crops=0 * one.num_crops)
+        return _spread(self._decoded(blocks, numbers, None), chosen) if self._spreads else self._decoded(blocks, numbers, chosen)
+
+    def _decoded(self, blocks: GatheredBlocks, numbers: NDArray[np.int64], chosen: NDArray[np.int64] | None) -> BatchLabels:
         found, of_images = self._layout.unpack(blocks.contents, blocks.block, blocks.slot, chosen, blocks.streams)
         if chosen is None and (of_images.image_rows != self._num_crops[numbers]).any():
             raise CorruptError(_OTHER_CROPS)
@@ -171,3 +178,17 @@ class CropReader:
     def _find_corrupt(self, numbers: NDArray[np.int64]) -> FormatError | None:
         errors = (images.container.find_corrupt(images.numbers) for files in self._stored.files_of(numbers) for images in files)
         return next(filter(None, errors), None)
+
+
+def _spread(batch: BatchLabels, chosen: NDArray[np.int64] | None) -> BatchLabels:
+    """Return chosen crops, int64 (B, N), or all, of a batch of all crops of images, with remainders spread by overlapping crops."""
+    starts = np.cumsum(batch.num_crops) - batch.num_crops
+    parts = []
+    for place, image in enumerate(batch):
+        assert isinstance(image.labels, SparseLabels)
+        parts.append(spread_along_neighbours(image.labels, image.crops, None if chosen is None else chosen[place]))
+    labels = concatenate_labels(parts)
+    if chosen is None:
+        return replace(batch, labels=labels)
+    rows = (starts[:, None] + chosen).reshape(-1)
+    return replace(batch, crops=batch.crops[rows], flips=batch.flips[rows], labels=labels, num_crops=np.full(len(chosen), chosen.shape[1]))

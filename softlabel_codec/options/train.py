@@ -90,7 +90,9 @@ class TrainConfig:
     cutmix: float = option("Alpha of cutmix; 0: none.", 0.0)
     temperature: float | None = option("T of softmax(logits / T) of student and labels.  [default: that of the labels, or 1]", None)
     truth_weight: float = option("Share of the cross-entropy with the images' classes in the loss, 0 to 1.", 0.0)
-    policy: str | None = option("Remainder policy for sparse labels: uniform, renorm, tail or bucket.  [default: the codec's]", None)
+    policy: str | None = option(
+        "Remainder policy for sparse labels: uniform, renorm, tail, bucket or neighbours.  [default: the codec's]", None
+    )
     precision: str = option("Arithmetic: auto is bfloat16 on CUDA, else float32.", "auto")
     in_memory: bool = option("Keep all images in the device's memory and cut crops there; they must have one size.", False)
     seed: int = option("Seed of weights, order and crops.", 0)

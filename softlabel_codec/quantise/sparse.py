@@ -13,6 +13,7 @@ from softlabel_codec.errors import ArgumentError
 from softlabel_codec.labels import SparseLabels, Tails, check_policy
 from softlabel_codec.quantise.full_tails import FullTailCodes, dequantise_full_tails, full_tail_of_left_out, quantise_full_tail
 from softlabel_codec.quantise.gain import select_by_gain
+from softlabel_codec.quantise.neighbours import NEIGHBOURS
 from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import (
     Selection,
@@ -130,7 +131,10 @@ class SparseQuantiser:
         )
 
     def policy(self, asked: str | None) -> str:
-        return self._codec.policy if asked is None else check_policy(asked, bool(self._codec.tail))
+        if asked is None:
+            return self._codec.policy
+        knows_shares = bool(self._codec.tail) or self._codec.values == "none"
+        return check_policy(asked, bool(self._codec.tail), () if knows_shares else (NEIGHBOURS,))
 
     def num_entries(self, codes: SparseCodes) -> tuple[int, int, int]:
         return int(np.count_nonzero(codes.indices >= 0)), codes.indices.shape[1], _num_listed(codes.tails)

@@ -79,7 +79,8 @@ class SoftLabelDataset(Cropper, Dataset[Sample]):
         PIL image (of `size` x `size` pixels) to tensor, applied to each crop instead of the normalisation: for further changes of
         colours, for erasing. The crop is cut and mirrored already, as its label says: what moves, cuts or mirrors is refused.
     policy : str, optional
-        Remainder policy to read sparse labels with, if not the codec's own: `uniform`, `renorm`, `tail` or `bucket`.
+        Remainder policy to read sparse labels with, if not the codec's own: `uniform`, `renorm`, `tail`, `bucket`
+        or `neighbours`.
     temperature : float, optional
         T of softmax(logits / T) to read labels at, if not the one that they are stored at, as for `SoftLabelReader`. Divide the student's
         logits by it too: `SoftCrossEntropy(temperature=dataset.reader.temperature)`.
