@@ -31,19 +31,22 @@ def main() -> None:
     args = parse()
     paths = [args.weights, *args.beside]
     lookers = [Looker(load_student(path)) for path in paths]
+    names = [path.parent.name for path in paths]
+    if len({*names, ""}) <= len(names):
+        names = [str(path) for path in paths]
     rows, columns = len(args.images), 1 + len(lookers)
     figure = Figure((2.4 * columns, 2.8 * rows), layout="constrained")
     for row, path in zip(figure.subplots(rows, columns, squeeze=False), args.images, strict=True):
         image = Image.open(path)
         row[0].imshow(seen(image, lookers[0].student))
         row[0].set_title(path.name, fontsize=8)
-        for axis, looker, weights in zip(row[1:], lookers, paths, strict=True):
+        for axis, looker, name in zip(row[1:], lookers, names, strict=True):
             crop = seen(image, looker.student)
             heat, number, prob = looker.look(crop, args.target)
             scaled = np.asarray(Image.fromarray(heat.numpy()).resize(crop.size, Image.Resampling.BICUBIC))
             axis.imshow(crop)
             axis.imshow(scaled, cmap="turbo", alpha=0.45, vmin=0, vmax=1)
-            axis.set_title(f"{weights.parent.name or weights.stem}\n{looker.name(number)}, {prob:.0%}", fontsize=8)
+            axis.set_title(f"{name}\n{looker.name(number)}, {prob:.0%}", fontsize=8)
         for axis in row:
             axis.set_axis_off()
     figure.savefig(args.out, format="png", dpi=150)
@@ -105,10 +108,9 @@ class Looker:
         return (gradient.mean((2, 3), keepdim=True) * self.features[-1]).sum(1)[0].relu()
 
     def _rollout(self) -> Tensor:
-        tokens = {tuple(one.shape[::2]) for one in self.attention}
-        if len(tokens) > 1 or self.attention[0].shape[0] > 1:
-            raise SystemExit("expected attention between all places, as in ViT and DeiT, got attention in windows")
         count = self.attention[0].shape[-1]
+        if {(len(one), *one.shape[2:]) for one in self.attention} != {(1, count, count)}:
+            raise SystemExit("expected attention between all places, as in ViT and DeiT, got attention in windows, or of another kind")
         rollout = torch.eye(count)
         for one in self.attention:
             rollout = (one[0].mean(0) + torch.eye(count)) / 2 @ rollout

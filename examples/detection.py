@@ -41,7 +41,7 @@ def main() -> None:
     model = make_detector(args, num_classes=max(train.coco.getCatIds()) + 1).to(DEVICE)  # number 0 is the background
     loader = DataLoader(train, args.batch_size, shuffle=True, num_workers=args.workers, collate_fn=list)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], args.lr, momentum=0.9, weight_decay=1e-4)
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.001, total_iters=min(1000, len(loader)))
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.001, total_iters=min(1000, len(loader), args.steps or len(loader)))
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.lr_steps, gamma=0.1)
     for epoch in range(args.epochs):
         model.train()

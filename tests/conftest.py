@@ -34,6 +34,7 @@ FEWEST_APART = {
     "test_others_downstream.py": 15,
     "test_others_formats.py": 4,
     "test_others_sources.py": 6,
+    "test_others_trainers.py": 3,
 }
 """How many of them there are, about, by module."""
 
