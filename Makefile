@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 600
 
-.PHONY: test test-floors test-others test-many lint fuzz demo bench reliability clean
+.PHONY: test test-floors test-others test-many lint docs fuzz demo bench reliability clean
 
 test: .venv/dev lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8
@@ -24,6 +24,10 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/docs
+	rm -rf build/docs build/doctrees
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --conf-dir docs --doctree-dir build/doctrees . build/docs
+
 fuzz: .venv/dev
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) --keep
 
@@ -37,7 +41,7 @@ reliability: .venv/reliability
 	$(BIN)/python -m benchmarks.reliability
 
 clean:
-	rm -rf .venv .venv-floors .venv-others .venv-many demo-output
+	rm -rf .venv .venv-floors .venv-others .venv-many demo-output build/docs build/doctrees
 
 .venv-floors/installed: setup.cfg pyproject.toml constraints-floors.txt
 	$(PYTHON) -m venv .venv-floors
@@ -54,7 +58,7 @@ clean:
 	.venv-many/bin/pip install --quiet --disable-pip-version-check --constraint constraints-many.txt --editable '.[many]'
 	touch $@
 
-.venv/dev .venv/demo .venv/bench .venv/reliability: .venv/%: setup.cfg pyproject.toml constraints.txt
+.venv/dev .venv/docs .venv/demo .venv/bench .venv/reliability: .venv/%: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
 	touch $@

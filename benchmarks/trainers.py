@@ -247,7 +247,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images-per-class", type=int, default=22)
     parser.add_argument("--crops", type=int, default=50, help="stored crops of each image")
-    parser.add_argument("--epochs", type=int, default=25, help="passes over the images")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over the images")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -56,7 +56,7 @@ class SoftLabelReader:
     cache : path or bool
         A folder that keeps whole files of labels behind a URL, those of a set when they are first needed. Each is fetched once for all
         processes of the machine, and checked by its SHA-256. True means the folder `SOFTLABEL_CACHE` of the environment, or else
-        `~/.cache/softlabel_codec`. Its size is limited: see the README.
+        `~/.cache/softlabel_codec`. Its size is limited: see docs/share.md.
 
     Attributes
     ----------

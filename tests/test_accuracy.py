@@ -3,19 +3,21 @@
 import io
 import json
 from dataclasses import replace
+from statistics import stdev
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks.accuracy import claims, evidence, plan, prediction, tables
+from benchmarks.accuracy import claims, evidence, plan, power, prediction, tables
 from benchmarks.accuracy.experiment import Experiment, TimeUpError, run_name
 from benchmarks.accuracy.images import unpack
 from benchmarks.accuracy.labels import softmax
 from benchmarks.accuracy.plan import DEFAULT, FEW, FIELD, FULL, MAPS, ONLINE, PADDED, TAIL, TRUTH, UNSURE, VIEWS, Row
 from benchmarks.accuracy.results import read_results
 from softlabel_codec import MismatchError, SoftLabelReader, StateError
+from softlabel_codec.compare.outcome import welch
 from softlabel_codec.teacher import load_teacher
 
 pytestmark = [  # which is what such rows measure
@@ -197,3 +199,38 @@ def test_without_results_the_report_says_so(tmp_path):
     assert "**Not run: the experiment on a GPU.**" in text
     assert "**Not run: the experiment on a CPU.**" in text
     assert "|" not in text
+
+
+def test_intervals_are_those_of_compare():
+    values, others = [30.1, 29.4, 30.6], [28.8, 28.1, 29.3]  # which vary alike
+    found = welch(values, others)
+    assert power.half_width(stdev(values), 3) == pytest.approx((found.high - found.low) / 2)
+
+
+@pytest.mark.parametrize(("difference", "seeds"), [(1.0, 17), (0.8, 26), (0.5, 64), (0.2, 394)])
+def test_seeds_that_a_difference_takes_are_those_of_textbooks(difference, seeds):
+    assert power.seeds_needed(1.0, difference) == seeds  # of Cohen's tables, for a power of 0.8 at 5 %, two sides
+    assert seeds == pytest.approx(16 / difference**2 + 1, rel=0.03)  # as docs/prove.md says
+
+
+def test_students_that_differ_in_labels_only_are_paired():
+    truth = {0: 20.0, 1: 22.0, 2: 21.0}
+    runs = {
+        Row(TRUTH): truth,
+        Row(ONLINE, UNSURE): {seed: top1 + 5 for seed, top1 in truth.items()},
+        Row(TRUTH, images=FEW): {0: 9.0, 1: 5.0},
+    }
+    runs[Row(MAPS, UNSURE)] = {0: 18.0}
+    found = power.spread_of(evidence.Results("cpu", runs, {}, {}, []))
+    assert (found.rows, found.runs, found.pairs) == (3, 8, 1)
+    assert (found.one, found.paired) == (pytest.approx(np.sqrt((2 + 2 + 8) / 5)), pytest.approx(0))
+    assert found.independent == pytest.approx(np.sqrt(2))
+
+
+def test_the_page_on_seeds_has_the_tables_of_the_committed_results():
+    assert power.tables(evidence.load()) in power.PAGE.read_text(), "python -m benchmarks.accuracy.power writes them"
+
+
+def test_pairs_bring_as_little_as_the_page_says():
+    for found in map(power.spread_of, evidence.load()):
+        assert found.paired > 0.9 * found.independent, "docs/prove.md says that seeds are not good or bad for all kinds of labels alike"

@@ -228,7 +228,15 @@ def test_features_are_the_same_or_not(tmp_path):
     write(tmp_path / "b.slc", PROBS * [[1], [1], [2]], codec="dense:content=features")
     report = stats_against(tmp_path / "a.slc", tmp_path / "b.slc")
     assert (report.identical, report.kl, report.top1_agreement) == (pytest.approx(2 / 3), None, None)
-    assert "the same labels: 66.67% of the crops\n" in run("stats", tmp_path / "a.slc", "--against", tmp_path / "b.slc")
+    assert report.cosine.mean == pytest.approx(1)  # one is twice as long
+    said = run("stats", tmp_path / "a.slc", "--against", tmp_path / "b.slc")
+    assert "the same labels: 66.67% of the crops\n" in said
+    assert "cosine similarity" in said
+    write(tmp_path / "c.slc", np.roll(PROBS, 1, axis=1), codec="dense:content=features")
+    wanted = [row @ np.roll(row, 1) / (row @ row) for row in np.float64(np.float32(PROBS))]
+    assert stats_against(tmp_path / "a.slc", tmp_path / "c.slc").cosine.mean == pytest.approx(np.mean(wanted))
+    write(tmp_path / "d.slc", PROBS * 0, codec="dense:content=features")
+    assert stats_against(tmp_path / "a.slc", tmp_path / "d.slc").cosine.mean == 0
 
 
 def test_files_of_other_pictures(tmp_path):

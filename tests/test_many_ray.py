@@ -261,7 +261,7 @@ def test_two_images_of_one_key_are_an_error(tmp_path, desk, monkeypatch, crops_p
         ([], {"shards": 0}, "shards: expected 1 to 100000, got 0"),
         ([], {"shards": 2, "shard": 1}, "shard: expected None, as all shards are made together, got 1"),
         ([], {"concurrency": 0}, "concurrency: expected an integer of at least 1, got 0"),
-        ([], {"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
+        ([], {"codec": "dense:content=features"}, "codec: expected one of probabilities or logits, unless --teacher-output features"),
     ],
 )
 def test_wrong_arguments(tmp_path, rows, arguments, message):
@@ -308,11 +308,11 @@ def test_no_labels_are_no_rows(tmp_path):
     assert read_labels(tmp_path / "labels.slc").take_all() == []
 
 
-def test_the_readme_labels_images_and_reads_labels(tmp_path, desk):
+def test_the_documentation_labels_images_and_reads_labels(tmp_path, desk):
     (tmp_path / "photos").mkdir()
     shutil.copytree(desk / "images" / "n0", tmp_path / "photos" / "train")
     shutil.copy(desk / "teacher.py", tmp_path)
-    (block,) = re.findall(r"^```python\n(import ray\n.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(r"^```python\n(import ray\n.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE | re.DOTALL)
     for written, here in (
         ("/shared", str(tmp_path)),
         ("crops=200", "crops=4"),
@@ -322,7 +322,7 @@ def test_the_readme_labels_images_and_reads_labels(tmp_path, desk):
         assert written in block
         block = block.replace(written, here)
     names = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "cluster.md", "exec"), names)
     assert len(shards_of(tmp_path / "labels")) == 2
     rows = [row["key"] for row in names["labels"].take_all()]
     assert sorted(rows) == sorted(path.name for path in (tmp_path / "photos" / "train").iterdir())

@@ -71,6 +71,9 @@ def test_a_network_of_a_library_is_trained_and_evaluated(student, shapes, tmp_pa
     assert again["top1"] == found["evaluation"]["top1"]
     weights = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
     assert len(COLORS) in {len(value) for value in weights.values() if value.ndim}
+    frozen = json.loads(run("evaluate", shapes / "val", tmp_path / "run" / "weights.pt", "--knn", "--train", shapes / "train", "--json"))
+    assert weights[f"{frozen['layer']}.weight"].shape == (len(COLORS), frozen["num_features"])
+    assert 0 <= frozen["knn"] <= 1
 
 
 @pytest.mark.parametrize("name", STUDENTS_OF_THE_PAPER)

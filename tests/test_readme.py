@@ -1,4 +1,4 @@
-"""Every block of the README is run, every path and link in it leads somewhere, and its numbers are those of the committed results."""
+"""Every block of the README and of the pages in docs/ is run, every link leads somewhere, numbers are those of the committed results."""
 
 import configparser
 import json
@@ -23,11 +23,16 @@ from softlabel_codec.cli.codecs import STRINGS
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.report import inspect
 from softlabel_codec.students import build_student
+from softlabel_codec.teacher import EncodeConfig, encode
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-(TEACHER,) = (block for language, block in BLOCKS if language == "python" and "def build()" in block)
+PAGES = {path.stem: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+"""The README and the how-to pages, by the names of their files."""
+README = PAGES["README"]
+LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", ROOT / "examples" / "README.md"]
+LINKING += [path for folder in ("docs", "spec", "benchmarks") for path in sorted((ROOT / folder).glob("*.md"))]
+NOT_DESCRIBED = {"softlabel_codec.choosing", "softlabel_codec.demo", "softlabel_codec.formats.fkd", "softlabel_codec.images.sources"}
+"""Packages without a page: what users need of them is in others, too."""
 PLACEHOLDERS = """
 from torch import nn
 
@@ -37,12 +42,20 @@ def somebody_elses_resnet50() -> nn.Module:
 student: nn.Module
 device: str
 """
-"""What readers of the README have, for a type checker."""
+"""What readers of a page have, for a type checker."""
+
+
+def blocks_of(text):
+    return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = [block for text in PAGES.values() for block in blocks_of(text)]
+(TEACHER,) = (block for language, block in BLOCKS if language == "python" and "def build()" in block)
 
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A folder as a reader of the README may have it: photographs, a teacher, label files of FKD's, a recipe."""
+    """A folder as a reader may have it: photographs, a teacher, label files of FKD's, a recipe."""
     rng = np.random.default_rng(0)
     for number in range(10):
         folder, test, labels = (tmp_path / top / f"n{number}" for top in ("photos/train", "photos/val", "FKD_labels"))
@@ -62,7 +75,9 @@ def desk(tmp_path, monkeypatch):
     torch.save(build_student("small", 10).state_dict(), tmp_path / "small.pt")
     (recipe,) = (json.loads(block) for language, block in BLOCKS if language == "json")
     small = {"student": "small", "size": 16, "epochs": 1, "batch_size": 8, "workers": 0, "warmup_epochs": 0.0}
+    (tmp_path / "moco.py").write_text(teacher)  # numbers of which it does not matter what they mean
     (tmp_path / "recipe.json").write_text(json.dumps({**recipe, **small}))
+    (tmp_path / "unlabelled.json").write_text(json.dumps({name: value for name, value in {**recipe, **small}.items() if name != "val"}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOFTLABEL_CACHE", str(tmp_path / "cache"))
     yield tmp_path
@@ -70,7 +85,7 @@ def desk(tmp_path, monkeypatch):
 
 
 def run_shell(line):
-    words = shlex.split(line, comments=True)
+    words = shlex.split(line.replace("torchvision:resnet50", "teacher.py:build"), comments=True)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
         assert " ".join(words) in (ROOT / ".ci" / "run").read_text().splitlines(), line
@@ -87,42 +102,88 @@ def run_shell(line):
         assert done.returncode == 0, done.stderr
 
 
+def label(out, **options):
+    encode(EncodeConfig(images="photos/train", out=out, teacher="teacher.py:build", crops=200, codec="marginal_smoothing:k=5", **options))
+
+
+def label_what_other_pages_label(page):
+    """Make the label files that a page uses, but does not make."""
+    if "labels.slc" in PAGES[page] and "encode photos/train labels.slc" not in PAGES[page]:
+        label("labels.slc")
+    if "train-labels" in PAGES[page] and "encode photos/train train-labels" not in PAGES[page]:
+        label("train-labels", shards=4)
+
+
 @pytest.mark.filterwarnings("ignore:.*crops are normalised with")  # the teacher's mean is not ImageNet's
 @pytest.mark.filterwarnings("ignore:.* agree with the class folders for only")  # the teacher here has not learned anything
-def test_every_block_runs(desk):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_runs(page, desk):
+    label_what_other_pages_label(page)
     names = {
         "somebody_elses_resnet50": lambda: build_student("small", 10),
         "student": nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 10)),
         "device": "cpu",
     }
-    for language, block in BLOCKS:
+    for language, block in blocks_of(PAGES[page]):
         if language == "sh":
             for line in block.splitlines():
                 run_shell(line)
         elif language == "json":
             TrainConfig.from_mapping({"labels": "labels.slc", "out": "run", **json.loads(block)})
         elif language == "python" and block != TEACHER and "import ray" not in block:  # one lies on the desk, for one see test_many_ray.py
-            exec(compile(block.replace("s3://", "memory://"), "README.md", "exec"), names)
+            exec(compile(re.sub("s3://|hf://", "memory://", block), f"{page}.md", "exec"), names)
         elif language == "text":
             for words in re.findall(r"^(?:  )?((?:[\w/]+(?:\.py|/) +)+)", block, re.MULTILINE):
                 for path in words.split():
                     assert (ROOT / path).exists() or (ROOT / "softlabel_codec" / path).exists(), path
-    assert names["reader"].codec == "marginal_smoothing:k=5"
-    assert inspect("labels.slc").metadata["codec_choice"]["lost"] <= 0.04
-    assert names["choice"].lost <= 0.04
-    assert torch.isfinite(names["loss"])
-    assert (desk / "labels.png").exists()
-    assert (desk / "imported.slc").exists()
-    assert (desk / "proof" / "compare.png").exists()
+    if page == "label":
+        assert inspect("labels.slc").metadata["codec_choice"]["lost"] <= 0.04
+    elif page == "python":
+        assert names["reader"].codec == "marginal_smoothing:k=5"
+        assert names["choice"].lost <= 0.04
+    if "loss" in names:
+        assert torch.isfinite(names["loss"])
+    for out in {"label": ["labels.png"], "convert": ["imported.slc"], "prove": ["proof/compare.png"]}.get(page, []):
+        assert (desk / out).exists()
+
+
+def test_blocks_have_known_languages():
     assert {language for language, _ in BLOCKS} == {"sh", "python", "json", "text"}
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "spec").glob("*.md"))]
-)
+def test_the_loop_of_the_readme_is_that_of_the_page_on_loops():
+    loop, first = (next(block for language, block in blocks_of(PAGES[page]) if language == "python") for page in ("README", "train"))
+    assert loop == first
+
+
+def test_every_package_with_public_names_has_a_page():
+    packages = {path.parent for path in (ROOT / "softlabel_codec").rglob("__init__.py") if "\n__all__" in path.read_text()}
+    names = {".".join(package.relative_to(ROOT).parts) for package in packages}
+    described = {re.search(r"^\.\. automodule:: (\S+)$", path.read_text(), re.MULTILINE)[1] for path in (ROOT / "docs" / "api").iterdir()}
+    assert names - described == NOT_DESCRIBED
+
+
+def anchors_of(text):
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    found = []
+    for heading in re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        earlier = sum(re.fullmatch(rf"{re.escape(anchor)}(-\d+)?", one) is not None for one in found)
+        found.append(f"{anchor}-{earlier}" if earlier else anchor)
+    return found
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
+        name, _, anchor = target.partition("#")
+        if target.startswith("https://"):
+            continue
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors_of(path.read_text()), target
 
 
 def test_snippets_satisfy_a_strict_type_checker(tmp_path):
@@ -140,13 +201,12 @@ def test_snippets_satisfy_a_strict_type_checker(tmp_path):
 def test_the_times_of_reading_from_object_storage_are_those_of_the_committed_result():
     found = json.loads((ROOT / "benchmarks" / "results" / "storage.json").read_text())["stores"]["S3"]["20 ms"]
     ranges, cache = (1000 * found[way]["batch"]["seconds"]["median"] for way in ("ranges, one for each block", "cache"))
-    assert f"took {ranges:.0f} ms from S3 with 20 ms of delay, and {cache:.0f} ms from the cache" in README
+    assert f"took {ranges:.0f} ms from S3 with 20 ms of delay, and {cache:.0f} ms from the cache" in PAGES["share"]
 
 
 def test_the_codec_strings_of_the_table_are_those_of_the_command_line():
-    table = README.partition("## Which codec when")[2]
-    assert re.findall(r"^\| `(\S+)` \|", table, re.MULTILINE) == list(STRINGS)
-    for codec in re.findall(r"--codec (\S+)", README):
+    assert re.findall(r"^\| `(\S+)` \|", PAGES["codecs"], re.MULTILINE) == list(STRINGS)
+    for codec in re.findall(r"--codec (\S+)", "".join(PAGES.values())):
         assert codec.strip("`,") in ("auto", "help") or Codec.parse(codec)
 
 
@@ -162,7 +222,7 @@ def test_the_picture_of_a_file_is_true():
     columns["keys"] -= starts[4] - starts[3]  # the part of that name
     names = ["image sizes", "flips", "crops", "remainders", "indices", "values", "palettes", "keys"]
     rows += [f"{columns[name]:>13}      {name} " for name in names]
-    assert all(f"\n{row}" in README for row in rows), "expected these beginnings of lines:\n" + "\n".join(rows)
+    assert all(f"\n{row}" in PAGES["format"] for row in rows), "expected these beginnings of lines:\n" + "\n".join(rows)
 
 
 def test_the_numbers_are_those_of_the_committed_result():
@@ -194,6 +254,6 @@ def test_the_numbers_are_those_of_the_committed_result():
         assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in README
     points = {point["codec"]: point["fidelity"] for family in result["distortion"]["families"].values() for point in family}
     for codec in (k5, tail):
-        assert f"| `{codec}` | {' | '.join('{:.1%}'.format(at['lost']) for at in points[codec])} |" in README
+        assert f"| `{codec}` | {' | '.join('{:.1%}'.format(at['lost']) for at in points[codec])} |" in PAGES["temperature"]
     lmdb = f"{storage['peers_bytes_per_crop']['LMDB + zstd-3']:.1f} bytes per crop", f"{reading['LMDB + zstd-3']['median']:.1f} us"
     assert f"takes {lmdb[0]} for the same five classes and is read in {lmdb[1]}:" in README

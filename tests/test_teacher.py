@@ -301,7 +301,7 @@ def test_wrong_number_of_classes(image_folder, tmp_path, teacher_file):
     [
         ({"crops": 0}, "crops: expected 1 to 65535, got 0"),
         ({"temperature": 0.0}, "temperature: expected a positive number"),
-        ({"codec": "dense:content=features"}, "codec: expected a codec of probabilities or logits"),
+        ({"codec": "dense:content=features"}, "codec: expected one of probabilities or logits, unless --teacher-output features"),
         ({"precision": "int8"}, "precision: expected auto or float32"),
         ({"on_error": "ignore"}, "on_error: expected fail or skip, got 'ignore'"),
         ({"interpolation": "cubic"}, "interpolation: expected bilinear or"),
@@ -700,5 +700,5 @@ def test_numbers_that_are_no_probabilities(image_folder, tmp_path, probs_file):
 def test_options_about_the_output_of_a_teacher(image_folder, tmp_path, probs_file):
     with pytest.raises(ArgumentError, match="codec: expected one of probabilities, as the teacher returns no logits"):
         config(image_folder, tmp_path, f"{probs_file}:probs", teacher_output="probs", codec="dense:content=logits")
-    with pytest.raises(ArgumentError, match="teacher_output: expected logits or probs, got 'softmax'"):
+    with pytest.raises(ArgumentError, match="teacher_output: expected logits or probs or features, got 'softmax'"):
         config(image_folder, tmp_path, f"{probs_file}:probs", teacher_output="softmax")

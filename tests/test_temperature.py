@@ -112,23 +112,26 @@ def test_what_the_policy_does_comes_after_the_temperature(tmp_path):
         ("marginal_smoothing:k=5,values=f32,tail=4", r"know the remainder only as what the values \(f32\) lack to 1.*log8 keeps it"),
         ("marginal_smoothing:k=20,values=f16", "have lost small probabilities"),
         ("dense:f16", "have lost small probabilities, which float16 rounds to 0"),
-        ("dense:content=features", "are features, no probabilities"),
     ],
 )
 def test_what_the_labels_do_not_know_is_refused(tmp_path, codec, why):
-    if "features" in codec:
-        with SoftLabelWriter(tmp_path / "a.slc", 4, codec, WARM) as writer:
-            writer.add("a", image_size=(9, 9), crops=[[0, 0, 5, 5]], flips=[False], vectors=np.ones((1, 4)))
-    else:
-        write_labels(tmp_path / "a.slc", codec, metadata=WARM)
+    write_labels(tmp_path / "a.slc", codec, metadata=WARM)
     for temperature in (4, 0.5):
         found = rf"a\.slc: temperature: expected 1, that of these labels, got {temperature}"
         with pytest.raises(ArgumentError, match=f"{found}: labels of .*{why}"):
             SoftLabelReader(tmp_path / "a.slc", temperature=temperature)
     with SoftLabelReader(tmp_path / "a.slc", temperature=1) as reader, SoftLabelReader(tmp_path / "a.slc") as stored:
         assert (reader.temperature, reader.approximated) == (1, False)
-        if "features" not in codec:
-            np.testing.assert_array_equal(reader[0].labels.dense(), stored[0].labels.dense())
+        np.testing.assert_array_equal(reader[0].labels.dense(), stored[0].labels.dense())
+
+
+def test_features_have_no_temperature_before_training(tmp_path):
+    with SoftLabelWriter(tmp_path / "a.slc", 4, "dense:content=features", WARM) as writer:
+        writer.add("a", image_size=(9, 9), crops=[[0, 0, 5, 5]], flips=[False], vectors=np.ones((1, 4)))
+    for temperature in (4, 1, 0.1):
+        found = rf"a\.slc: temperature: expected none, as features are stored without one, got {temperature}"
+        with pytest.raises(ArgumentError, match=rf"{found}\. Training chooses one: slcodec train --teacher-temperature T"):
+            SoftLabelReader(tmp_path / "a.slc", temperature=temperature)
 
 
 def test_a_copy_knows_no_more_than_what_it_was_made_of(tmp_path):

@@ -256,7 +256,7 @@ def test_things_that_are_no_images(image, message):
         ({"std": (0, 0, 0)}, "std: expected positive numbers"),
         ({"size": (32, 32)}, r"size: expected an integer of at least 1, got \(32, 32\)"),
         ({"seed": -1}, "seed: expected an integer of at least 0"),
-        ({"policy": "mean"}, "remainder policy: expected one of uniform, renorm, bucket, got 'mean'"),
+        ({"policy": "mean"}, "remainder policy: expected one of uniform, renorm, bucket, neighbours, got 'mean'"),
         ({"policy": ""}, "remainder policy: expected one of"),
     ],
 )

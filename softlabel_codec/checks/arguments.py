@@ -19,8 +19,10 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
 """Pillow's filters."""
 EXIF_POLICIES = ("ignored", "applied")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-TEACHER_OUTPUTS = ("logits", "probs")
-"""What a teacher returns for a crop: unnormalised scores, or their softmax."""
+OUTPUTS_OF_CLASSES = ("logits", "probs")
+"""What a teacher of classes returns for a crop: unnormalised scores, or their softmax."""
+TEACHER_OUTPUTS = (*OUTPUTS_OF_CLASSES, "features")
+"""What any teacher returns: or else numbers that are of no classes, such as the projection of a self-supervised one."""
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

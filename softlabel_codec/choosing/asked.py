@@ -13,7 +13,7 @@ DEFAULT_FIDELITY = 0.04
 NUMBERS_OF_CROPS = (5, 10, 20, 50, 100, 200)
 FEW_DRAWS = 80
 COST_OF_FEW_CROPS = {5: 0.05, 10: 0.03, 20: 0.01}
-"""What few stored crops count as, in shares lost, where an image is drawn more than `FEW_DRAWS` times (README, "Which codec when")."""
+"""What few stored crops count as, in shares lost, where an image is drawn more than `FEW_DRAWS` times (docs/codecs.md)."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ STRINGS = {
     "dense": "all probabilities",
     "dense:values=log8": "all probabilities as logarithms in steps of 1, for high temperatures in few bytes",
     "dense:content=logits": "all logits; the temperature can be chosen later",
+    "dense:values=f16,content=features": "all numbers of the vector of a self-supervised teacher: with --teacher-output features",
 }
 OPTIONS = {
     "k=5": "number of classes kept of each crop",
@@ -31,7 +32,7 @@ OPTIONS = {
     "mean=arithmetic": "for tail=all: means of probabilities (arithmetic), or of their logarithms (log), which hold at high temperatures",
     "values=log8": "precision of the probabilities: log8 (log ratios as small integers), f16 or f32; for dense f32 first",
     "step=0.2": "for log8: step in natural logarithms; the default is 0.5 with a tail, 1 for dense",
-    "content=probs": "for dense: probs or logits",
+    "content=probs": "for dense: probs, logits or features",
     "cost=0.0005": "for field: a byte is spent if it lowers the KL from the teacher by this much",
 }
 

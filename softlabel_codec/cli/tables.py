@@ -68,7 +68,7 @@ def show_against(report: AgainstReport) -> None:
     if not report.compared_crops:
         return
     click.echo()
-    quantities = {"KL(A || B) in nats": report.kl, "total variation": report.total_variation}
+    quantities = {"KL(A || B) in nats": report.kl, "total variation": report.total_variation, "cosine similarity": report.cosine}
     found = [(name, values) for name, values in quantities.items() if values is not None]
     if found:
         levels = list(found[0][1].quantiles)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
 from softlabel_codec.cli.tables import show_comparison
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.options.train import TrainConfig, read_options
+
+if TYPE_CHECKING:  # imports torch
+    from softlabel_codec.evaluate import FrozenEvaluation
 
 _OF_A_RUN = ("labels", "out", "seed", "resume")
 
@@ -130,6 +133,10 @@ def compare_command(
     type=click.Path(exists=True, dir_okay=False),
     help="File that lists the class folders by class number: one per line, or JSON.",
 )
+@click.option("--knn", is_flag=True, help="Measure what its frozen features are worth instead, by the classes of nearest neighbours.")
+@click.option("--linear", is_flag=True, help="Likewise, by a logistic regression on the features.")
+@click.option("--train", metavar="IMAGES", help="For --knn and --linear: training images of known classes, named like IMAGES.")
+@click.option("--k", type=click.IntRange(1), help="Number of neighbours for --knn.  [default: 20]")
 @click.option("--real", type=click.Path(exists=True, dir_okay=False), help="ImageNet ReaL's real.json.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode images.")
@@ -140,16 +147,56 @@ def evaluate_command(images: str, weights: str, student: str | None, num_classes
 
     IMAGES is a folder of images, CLASS/NAME: ImageNet's, ImageNetV2's, or your own. WEIGHTS is the checkpoint.pt or weights.pt of a
     run, which describe the student, or a state_dict from elsewhere.
-    """
-    from softlabel_codec.evaluate import evaluate, load_student  # noqa: PLC0415  imports torch
 
+    With --knn and --linear, the network is frozen, as is usual for self-supervised ones: the input of its last linear layer are features,
+    by which images are told apart, given the classes of the --train images. Nearest neighbours are those of the largest cosine similarity
+    s, and vote with weights exp(s / 0.07).
+    """
+    from softlabel_codec.evaluate import evaluate, evaluate_frozen, load_student  # noqa: PLC0415  imports torch
+
+    of_frozen = {name: options.pop(name) for name in ("knn", "linear", "train", "k")}
+    _check_frozen(of_frozen, options)
     how = {name: options.pop(name) for name in ("size", "crop", "interpolation", "exif_orientation", "mean", "std")}
     found = load_student(weights, student, num_classes, **{name: value for name, value in how.items() if value is not None})
+    if of_frozen["knn"] or of_frozen["linear"]:
+        del options["real"]
+        given = {name: value for name, value in of_frozen.items() if value is not None}
+        frozen = evaluate_frozen(found, images, **given, **options)
+        if as_json:
+            print_json(frozen)
+        else:
+            print_pairs(_frozen_pairs(frozen))
+        return
     report = evaluate(found, images, **options)
     if as_json:
         print_json(report)
     else:
         print_pairs(_evaluation_pairs(vars(report)))
+
+
+def _check_frozen(of_frozen: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise a usage error unless options of a frozen network are given together, and without those that are not for it."""
+    context = click.get_current_context()
+    if of_frozen["k"] is not None and not of_frozen["knn"]:
+        raise click.UsageError("--k is for --knn.", context)
+    if not (of_frozen["knn"] or of_frozen["linear"]):
+        if of_frozen["train"] is not None:
+            raise click.UsageError("--train is for --knn and --linear.", context)
+        return
+    if of_frozen["train"] is None:
+        raise click.UsageError("--knn and --linear need --train, training images of known classes.", context)
+    if options["real"] is not None:
+        raise click.UsageError("--real does not apply to --knn and --linear.", context)
+
+
+def _frozen_pairs(found: FrozenEvaluation) -> list[tuple[str, str]]:
+    of = f"of {counted(found.num_images, 'image')}"
+    pairs = [("features", f"{found.num_features} numbers, the input of {found.layer!r}; {counted(found.num_train, 'training image')}")]
+    if found.knn is not None:
+        pairs.append(("k-NN top-1", f"{found.knn:.2%} {of}, k={found.k}, cosine similarity, T={found.temperature:g}"))
+    if found.linear is not None:
+        pairs.append(("linear top-1", f"{found.linear:.2%} {of}"))
+    return pairs
 
 
 def _evaluation_pairs(found: Mapping[str, Any]) -> list[tuple[str, str]]:

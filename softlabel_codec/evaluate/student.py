@@ -16,7 +16,7 @@ from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.students.weights import SHA256, is_checkpoint, read_about, weights_sha256
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-_HOW = ("size", "mean", "std", "interpolation", "exif_orientation", "crop", "folders")
+_HOW = ("size", "mean", "std", "interpolation", "exif_orientation", "crop", "folders", "output")
 """Attributes of a `Student` that are stored in the files of its run."""
 _NORMALISATION = f"--mean and --std (ImageNet's are {' '.join(map(str, IMAGENET_MEAN))} and {' '.join(map(str, IMAGENET_STD))})"
 
@@ -41,6 +41,8 @@ class Student:
         Part of the shorter side that test images are cropped to.
     folders : list of str
         Class folders in the order of their numbers, empty strings where there are none; an empty list if unknown.
+    output : str
+        What it returns: `logits` of classes, or `features`, as its self-supervised teacher does.
     """
 
     model: nn.Module
@@ -52,6 +54,7 @@ class Student:
     exif_orientation: str = "ignored"
     crop: float = 0.875
     folders: list[str] = field(default_factory=list)
+    output: str = "logits"
 
 
 def load_student(path: str | os.PathLike[str], name: str | None = None, num_classes: int | None = None, **how: Any) -> Student:
@@ -125,9 +128,12 @@ def evaluate(
     ArgumentError
         If there are no images, or the device cannot be used.
     MismatchError
-        If an image lies in none of the class folders; or if neither student nor `classes` gives the numbers of the class folders, and
-        there are not as many as the network has classes.
+        If the student predicts no classes; an image lies in none of the class folders; or if neither student nor `classes` gives the
+        numbers of the class folders, and there are not as many as the network has classes.
     """
+    if student.output != "logits":
+        advice = "Evaluate its features: evaluate_frozen in Python, or --knn and --linear"
+        raise MismatchError(f"student: expected one of classes, got one of {student.output}. {advice}")
     where = device_by_name(device)
     stated = None if classes is None else read_class_folders(classes, student.num_classes)
     how = {"crop": student.crop, "interpolation": student.interpolation, "exif_orientation": student.exif_orientation}

@@ -63,7 +63,12 @@ class EncodeConfig:
         metavar="FILE|none",
         kw_only=True,
     )
-    teacher_output: str = option("What the teacher returns.", "logits", choices=TEACHER_OUTPUTS, kw_only=True)
+    teacher_output: str = option(
+        "What the teacher returns: logits, their softmax (probs), or the vectors of a self-supervised teacher (features).",
+        "logits",
+        choices=TEACHER_OUTPUTS,
+        kw_only=True,
+    )
     codec: str = option("How labels are stored: auto, which chooses by the labels of 256 images; or one of those that 'help' lists.", AUTO)
     crops: int | None = option(f"Crops per image.  [default: {DEFAULT_CROPS}; all with --all-views]", None)
     fidelity: str | float | None = option(
@@ -128,14 +133,14 @@ class EncodeConfig:
             _ = self.asked
         for name, value in asked.items():
             _check(name, self.is_auto or value is None, "None, as the codec is not 'auto'", value)
-        _check("codec", codec.content != "features", "a codec of probabilities or logits", self.codec)
         _check("crops", self.crops is None or 1 <= self.crops <= MAX_CROPS_PER_IMAGE, f"1 to {MAX_CROPS_PER_IMAGE}", self.crops)
         _check("crops", self.crops is None or isinstance(self.sampler, CropSampler), "None, as all views are labelled", self.crops)
         _check("size", self.size is None or 1 <= self.size <= MAX_INPUT_SIZE, f"1 to {MAX_INPUT_SIZE}", self.size)
         _check("temperature", self.temperature > 0 and math.isfinite(self.temperature), "a positive number", self.temperature)
-        raw = codec.content == "logits"
-        _check("temperature", not raw or self.temperature == 1, "1, as logits are kept before any temperature", self.temperature)
-        _check("codec", not raw or self.teacher_output == "logits", "one of probabilities, as the teacher returns no logits", self.codec)
+        raw = codec.content != "probs"
+        _check("temperature", not raw or self.temperature == 1, f"1, as {codec.content} are kept before any temperature", self.temperature)
+        no_logits = codec.content == "logits" and self.teacher_output == "probs"
+        _check("codec", not no_logits, "one of probabilities, as the teacher returns no logits", self.codec)
         _check("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1", self.batch_size)
         _check("workers", self.workers >= 0, "at least 0", self.workers)
         _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
@@ -149,8 +154,20 @@ class EncodeConfig:
             ("teacher_output", TEACHER_OUTPUTS),
         ):
             check_choice(name, getattr(self, name), choices)
+        self._check_features(codec.content == "features")
         if self.interpolation is not None:
             check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+
+    def _check_features(self, stored: bool) -> None:
+        """Raise ArgumentError unless features are stored if, and only if, the teacher returns them."""
+        returned, how = self.teacher_output == "features", "--teacher-output features (teacher_output='features')"
+        _check("codec", stored or not returned, "dense:values=f16,content=features (or f32), as the teacher returns features", self.codec)
+        _check(
+            "codec",
+            returned or not stored,
+            f"one of probabilities or logits, unless {how} says that the teacher returns features",
+            self.codec,
+        )
 
     @property
     def is_auto(self) -> bool:

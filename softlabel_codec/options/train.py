@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, PRECISIONS, TEACHER_OUTPUTS, check_choice
+from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, OUTPUTS_OF_CLASSES, PRECISIONS, check_choice
 from softlabel_codec.checks.limits import MAX_IMAGE_SIDE
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.label_set.index_file import SUFFIX
@@ -89,6 +89,11 @@ class TrainConfig:
     mixup: float = option("Alpha of mixup; 0: none.", 0.0)
     cutmix: float = option("Alpha of cutmix; 0: none.", 0.0)
     temperature: float | None = option("T of softmax(logits / T) of student and labels.  [default: that of the labels, or 1]", None)
+    teacher_temperature: float | None = option(
+        "With labels that are features, the vectors of a self-supervised teacher: T of softmax(features / T). Then --temperature is that "
+        "of the student alone.",
+        None,
+    )
     truth_weight: float = option("Share of the cross-entropy with the images' classes in the loss, 0 to 1.", 0.0)
     policy: str | None = option(
         "Remainder policy for sparse labels: uniform, renorm, tail, bucket or neighbours.  [default: the codec's]", None
@@ -115,7 +120,9 @@ class TrainConfig:
         _check("ema", self.ema < 1, "below 1", self.ema)
         _check("val_crop", 0 < self.val_crop <= 1, "above 0, at most 1", self.val_crop)
         _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
-        _check("temperature", self.temperature is None or 0 < self.temperature < math.inf, "a positive number", self.temperature)
+        for name in ("temperature", "teacher_temperature"):
+            value = getattr(self, name)
+            _check(name, value is None or 0 < value < math.inf, "a positive number", value)
         _check(
             "stored_crops",
             self.stored_crops is None or self.stored_crops >= self.crops_per_image,
@@ -135,7 +142,7 @@ class TrainConfig:
         for name, choices in (
             ("interpolation", INTERPOLATIONS),
             ("exif_orientation", EXIF_POLICIES),
-            ("teacher_output", TEACHER_OUTPUTS),
+            ("teacher_output", OUTPUTS_OF_CLASSES),
         ):
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
@@ -199,7 +206,7 @@ def unused_options(labels: str) -> dict[str, str]:
     if kind == STORED:
         unused |= dict.fromkeys(OF_FRESH_CROPS, "is for fresh crops: those of a label file are fixed")
     else:
-        unused |= dict.fromkeys(("stored_crops", "policy"), "is for label files")
+        unused |= dict.fromkeys(("stored_crops", "policy", "teacher_temperature"), "is for label files")
     if kind != ONLINE:
         unused |= dict.fromkeys(("teacher", "teacher_weights", "teacher_output"), "is for a teacher in every step")
     if kind == TRUTH:

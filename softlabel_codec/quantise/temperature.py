@@ -49,6 +49,9 @@ def power_at(temperature: float, codec: Codec, num_classes: int, metadata: Mappi
     """
     if not _is_temperature(temperature):
         raise ArgumentError(f"temperature: expected a positive number, got {temperature!r}")
+    if codec.content == "features":
+        advice = "Training chooses one: slcodec train --teacher-temperature T, or labels.at(T) in a loop of your own"
+        raise ArgumentError(f"{where}: temperature: expected none, as features are stored without one, got {temperature:g}. {advice}")
     stored = stored_temperature(codec, metadata, where)
     if temperature == (stored or 1.0):
         return 1.0
@@ -83,8 +86,6 @@ def _is_temperature(value: object) -> bool:
 
 def _lost(codec: Codec, num_classes: int) -> str:
     """Return why labels of a codec that does not know all classes cannot be at another temperature."""
-    if codec.content == "features":
-        return "are features, no probabilities"
     if codec.values == "none":
         return "say which class is on top, and of no class how probable it is"
     if codec.family == "dense" or codec.k == num_classes:

@@ -85,6 +85,8 @@ class AgainstReport:
         Share of crops with the same most probable class.
     identical : float or None
         Share of crops with the same targets (or features) to the last bit.
+    cosine : Distribution or None
+        Cosine similarity of features; None if the labels are others.
     """
 
     path: str
@@ -109,6 +111,7 @@ class AgainstReport:
     mean_probability_spread: tuple[float, float] | None
     top1_agreement: float | None
     identical: float | None
+    cosine: Distribution | None
 
 
 def stats_against(path: str | os.PathLike[str], against: str | os.PathLike[str], *, max_images: int = MAX_IMAGES) -> AgainstReport:
@@ -244,7 +247,7 @@ class _Seen:
     def _compare(self, one: Labels, other: Labels) -> None:
         """Compare the labels of the same crops."""
         if isinstance(one, DenseLabels) and isinstance(other, DenseLabels) and one.content == "features":
-            self._note({"identical": (one.vectors == other.vectors).all(axis=1)})
+            self._note({"identical": (one.vectors == other.vectors).all(axis=1), "cosine": _cosines(one.vectors, other.vectors)})
             return
         targets, others = one.dense(), other.dense()
         self._note({"top1": one.top1 == other.top1, "identical": (targets == others).all(axis=1), **_distances(targets, others)})
@@ -275,6 +278,7 @@ class _Seen:
             "mean_probability_spread": None if None in spreads else spreads,
             "top1_agreement": float(found["top1"].mean()) if "top1" in found else None,
             "identical": None if identical is None else float(identical.mean()),
+            "cosine": Distribution.of(found["cosine"]) if "cosine" in found else None,
         }
 
 
@@ -284,6 +288,13 @@ def _distances(targets: NDArray[np.float32], others: NDArray[np.float32]) -> dic
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * np.log(p / q), 0.0)
     return {"kl": np.maximum(terms.sum(axis=1), 0.0), "variation": np.abs(p - q).sum(axis=1) / 2}
+
+
+def _cosines(vectors: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine similarity of the rows of both, (R, C); 0 where one is zero."""
+    a, b = vectors.astype(np.float64), others.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray(np.divide((a * b).sum(axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0), np.float64)
 
 
 def _normalised(rows: NDArray[np.float32]) -> NDArray[np.float64]:

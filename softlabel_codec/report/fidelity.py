@@ -28,7 +28,7 @@ class Fidelity:
     lost : float or None
         `kl` as a share of KL(p_T || uniform): of all that the labels say, the part that is lost. None if that is unknown.
     total_variation : float
-        Half the sum over classes of |p_T - q_T|, from 0 to 1.
+        Half the sum over classes of abs(p_T - q_T), from 0 to 1.
     """
 
     temperature: float

@@ -141,6 +141,9 @@ def stats(path: str | os.PathLike[str], *, max_images: int = 2000, temperature: 
     if not report.num_images:
         raise StateError(f"{shown(path)}: there are no images")
     with SoftLabelReader(path, temperature=temperature) as reader:
+        if reader.parsed_codec.content == "features":
+            advice = "`slcodec inspect` says what they take, and --against compares them with other features"
+            raise StateError(f"{shown(path)}: expected labels of classes, got features, of which there are no statistics: {advice}")
         sample = np.unique(np.linspace(0, len(reader) - 1, min(max_images, len(reader))).astype(np.int64))
         seen = _Seen()
         for images in _batches(reader, sample):

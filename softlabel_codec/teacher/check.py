@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from softlabel_codec.checks.arguments import check_whole
+from softlabel_codec.errors import StateError
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.students.weights import weights_sha256
@@ -88,14 +89,17 @@ def check_labels(
 
     Raises
     ------
-    ArgumentError, MismatchError, FormatError
-        If they cannot be compared at all: images are missing or have another size, numbers of classes differ, the file is not sound, ...
+    ArgumentError, MismatchError, FormatError, StateError
+        If they cannot be compared at all: labels are features, images are missing or have another size, numbers of classes differ, the
+        file is not sound, ...
     """
     check_whole("sample", sample, 1)
     with SoftLabelReader(labels) as reader:
         chosen = np.unique(np.linspace(0, len(reader) - 1, min(sample, len(reader))).astype(np.int64))
         keys = [reader.keys[number] for number in chosen.tolist()]
         num_classes = reader.num_classes
+        if reader.parsed_codec.content == "features":
+            raise StateError(f"{reader.path}: expected labels of classes, got features, which say of no class how probable it is")
         fewest = int(reader.num_crops[chosen].min(initial=CROPS_PER_IMAGE))
         output = str(reader.metadata.get("teacher_output", "logits"))
         said, made_by = _map(reader.metadata.get("preprocessing")), _map(reader.metadata.get("teacher")).get("weights_sha256")

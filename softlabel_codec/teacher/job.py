@@ -142,7 +142,7 @@ def _provenance(teacher: Teacher, run: TeacherRun, config: EncodeConfig, keys: S
     return {
         "teacher": {"name": teacher.name, "source": teacher.source, **made_by, "weights_sha256": weights_sha256(teacher.model)},
         "teacher_output": teacher.output,
-        "temperature": config.temperature,
+        **({} if teacher.output == "features" else {"temperature": config.temperature}),
         "precision": run.precision,
         "preprocessing": {
             "size": run.size,

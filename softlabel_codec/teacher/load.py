@@ -34,7 +34,7 @@ class Teacher:
     Attributes
     ----------
     model : nn.Module
-        Images (B, 3, size, size), normalised, to logits (B, C), or probabilities: see `output`. In eval mode, without gradients.
+        Images (B, 3, size, size), normalised, to logits (B, C), or what `output` says. In eval mode, without gradients.
     name : str
         Its name.
     source : str
@@ -50,7 +50,7 @@ class Teacher:
     weights : str
         Where its weights came from, if not from the library or the factory: the name of a file, without folders, or `none`.
     output : str
-        What the model returns: `logits` or `probs`.
+        What the model returns: `logits`, `probs` or `features`.
     """
 
     model: nn.Module
@@ -66,8 +66,8 @@ class Teacher:
 
     @property
     def logits(self) -> nn.Module:
-        """The model, wrapped if necessary so that it returns logits."""
-        return self.model if self.output == "logits" else Logits(self.model)
+        """The model, wrapped if necessary so that it returns logits (or features, if it has none)."""
+        return Logits(self.model) if self.output == "probs" else self.model
 
 
 def load_teacher(
@@ -86,7 +86,7 @@ def load_teacher(
     num_classes : int, optional
         Number of classes of a network with such weights, if it is not that of the file's last layer or the library's.
     output : str
-        What the model returns: `logits` or `probs`.
+        What the model returns: `logits`, `probs` or `features`.
 
     Raises
     ------

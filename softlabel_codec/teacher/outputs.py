@@ -1,4 +1,4 @@
-"""Checks whether a teacher returns logits or probabilities, and converts probabilities to logits."""
+"""Checks whether a teacher returns logits, probabilities or features, and converts probabilities to logits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def noise(size: int) -> Tensor:
 
 
 def check_output(output: Tensor, kind: str, teacher: str) -> None:
-    """Raise MismatchError unless a teacher's output (B, C) for some crops is what it is said to be, `logits` or `probs`.
+    """Raise MismatchError unless a teacher's output (B, C) for some crops is what it is said to be, one of `TEACHER_OUTPUTS`.
 
     Probabilities mistaken for logits give useless labels: the softmax of numbers between 0 and 1 is nearly uniform.
     """
     all_probs = bool(_are_probs(output).all())
-    if kind == "logits" and all_probs:
+    if kind != "probs" and all_probs:
         advice = "Pass --teacher-output probs (teacher_output='probs'), or return the input of its last softmax"
-        raise MismatchError(f"teacher {teacher}: expected logits, got probabilities: all are at least 0, and each row sums to 1. {advice}")
+        raise MismatchError(f"teacher {teacher}: expected {kind}, got probabilities: all are at least 0, and each row sums to 1. {advice}")
     if kind == "probs" and not all_probs:
         found = f"values from {float(output.min()):.4g} to {float(output.max()):.4g}, and sums from "
         sums = output.float().sum(dim=1)
@@ -35,11 +35,11 @@ def check_output(output: Tensor, kind: str, teacher: str) -> None:
 
 
 def as_logits(output: Tensor, kind: str) -> Tensor:
-    """Return float32 logits (B, C) for a teacher's output; the logits of probabilities are their logarithms.
+    """Return float32 logits (B, C) for a teacher's output; the logits of probabilities are their logarithms; features stay as they are.
 
     Rows that are not probabilities become NaN, which is refused later.
     """
-    if kind == "logits":
+    if kind != "probs":
         return output.float()
     return torch.where(_are_probs(output)[:, None], output.float(), torch.nan).log()
 

@@ -105,7 +105,7 @@ class TeacherRun:
         try:
             labelled.add_to(writer, key, self._store_crops)
         except ArgumentError as error:
-            advice = "" if self._output == "logits" else ". It was said to return probabilities (teacher_output)"
+            advice = ". It was said to return probabilities (teacher_output)" if self._output == "probs" else ""
             raise MismatchError(f"teacher {self._name}: its output cannot be stored as labels: {error}{advice}") from None
 
     def _label_pixels(self, pixels: Tensor, lengths: list[int]) -> list[dict[str, Tensor]]:
@@ -117,7 +117,7 @@ class TeacherRun:
         return [self._labels(part) if len(part) else {} for part in torch.split(as_logits(output, self._output), lengths)]
 
     def _labels(self, logits: Tensor) -> dict[str, Tensor]:
-        if self._codec.content == "logits":
+        if self._codec.content != "probs":
             return {"vectors": logits}
         probs = torch.softmax(logits / self._temperature, dim=1)
         return device_labels(probs, self._codec) if self._sends_less else {"probs": probs}
@@ -128,7 +128,7 @@ class TeacherRun:
         return self.on_cuda and self._codec.family == "sparse" and self._codec.gain is None
 
     def _forward(self, pixels: Tensor) -> Tensor:
-        """Return the teacher's output for crops: logits or probabilities."""
+        """Return the teacher's output for crops: logits, probabilities or features."""
         images = normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std).contiguous(memory_format=torch.channels_last)
         try:
             with torch.autocast(self.device.type, _AUTOCAST.get(self.precision), enabled=self.precision != "float32"):
@@ -140,12 +140,12 @@ class TeacherRun:
             raise MismatchError(f"teacher {self._name}: {what}") from error
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor):
-            raise MismatchError(f"teacher {self._name}: expected logits as a tensor (B, C), got {type(output).__name__}")
+            raise MismatchError(f"teacher {self._name}: expected {self._output} as a tensor (B, C), got {type(output).__name__}")
         return logits
 
     def _check(self, logits: Tensor, batch: int, num_classes: int | None) -> int:
         if logits.ndim != 2 or len(logits) != batch or not logits.is_floating_point():
-            expected = f"expected float logits of shape ({batch}, C) for {counted(batch, 'crop')}"
+            expected = f"expected float {self._output} of shape ({batch}, C) for {counted(batch, 'crop')}"
             raise MismatchError(f"teacher {self._name}: {expected}, got {logits.dtype} of shape {tuple(logits.shape)}")
         if num_classes and logits.shape[1] != num_classes:
             raise MismatchError(f"teacher {self._name}: expected {num_classes} classes, got {logits.shape[1]}")

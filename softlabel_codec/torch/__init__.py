@@ -12,11 +12,12 @@ from softlabel_codec.torch.loss import SoftCrossEntropy, soft_cross_entropy
 from softlabel_codec.torch.pixels import normalize
 from softlabel_codec.torch.sampler import SoftLabelSampler
 from softlabel_codec.torch.stream import LabelledCrops
-from softlabel_codec.torch.targets import DenseTargets, SparseTargets, to_targets
+from softlabel_codec.torch.targets import DenseTargets, FeatureTargets, SparseTargets, to_targets
 from softlabel_codec.torch.turns import ImageTurn
 
 __all__ = [
     "DenseTargets",
+    "FeatureTargets",
     "ImageTurn",
     "LabelFields",
     "LabelledCrops",

@@ -150,6 +150,8 @@ def check_against_teacher(
         If the normalisation of the pixels or of the teacher is unknown, or the loader delivers anything but images and targets.
     MismatchError
         If the teacher has another number of classes, or looked at another size of crop.
+    StateError
+        If the labels are features.
 
     Notes
     -----

@@ -46,7 +46,7 @@ def collate_crops(samples: Sequence[Sample | Mapping[str, Any]], order: str = "i
     """Return one batch: images (B * N, 3, size, size), and the labels of all crops in the same order, still sparse.
 
     Pass it to a DataLoader as `collate_fn`. If the samples have a target (`target_of=` of the dataset), the classes of the crops'
-    images come third, int64 (B * N,).
+    images come third, int64 (B * N,). Labels that are features come as `FeatureTargets`.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,21 +11,21 @@ from torch.nn import functional
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.torch.collated import check_collated
-from softlabel_codec.torch.targets import OF_TAILS, DenseTargets, SparseTargets, Targets
+from softlabel_codec.torch.targets import OF_TAILS, AnyTargets, DenseTargets, FeatureTargets, SparseTargets
 from softlabel_codec.torch.tensorlike import overrides
 
 
 @overrides(torch.cat, torch.concat, torch.concatenate)
-def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
+def cat_targets(tensors: Sequence[AnyTargets], dim: int = 0) -> AnyTargets:
     """Return the targets of several batches as one batch. `torch.cat` of targets calls this.
 
     Batches may keep different numbers of classes per crop, have tails or not, and come from files of different codecs: each crop keeps its
     target. Sparse targets of different policies take one that serves all (so `with_policy` may be of no use afterwards). If some are
-    dense, all become dense. Those of the policy `bucket` are joined with each other only.
+    dense, all become dense. Those of the policy `bucket` are joined with each other only, and so are features.
 
     Parameters
     ----------
-    tensors : sequence of SparseTargets or DenseTargets
+    tensors : sequence of SparseTargets, DenseTargets or FeatureTargets
         Of the same classes, on the same device.
     dim : int
         Only crops can be joined: 0 or -2.
@@ -32,7 +33,7 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
     Raises
     ------
     MismatchError
-        If classes or devices differ, or some have the policy `bucket` and others another one.
+        If classes or devices differ, or some have the policy `bucket` and others another one, or some are features and others targets.
     ArgumentError
         If there are none, or something else is among them.
 
@@ -42,7 +43,7 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
     >>> cat_targets([labels, DenseTargets(torch.eye(4))]).shape
     torch.Size([5, 4])
     """
-    parts = list(tensors)
+    parts: list[Any] = list(tensors)
     if dim not in (0, -2):
         raise ArgumentError(f"dim: expected that of the crops, 0 or -2, got {dim!r}")
     if not parts:
@@ -52,6 +53,11 @@ def cat_targets(tensors: Sequence[Targets], dim: int = 0) -> Targets:
     for name, found in (("num_classes", {part.num_classes for part in parts}), ("device", {str(part.device) for part in parts})):
         if len(found) > 1:
             raise MismatchError(f"{name}: expected targets with the same, got {', '.join(map(str, sorted(found)))}")
+    features = [part.features for part in parts if isinstance(part, FeatureTargets)]
+    if features:
+        if len(features) < len(parts):
+            raise MismatchError("tensors: expected targets, or features of all crops, got both. Make targets of features: features.at(T)")
+        return FeatureTargets(torch.cat(features))
     sparse = [part for part in parts if isinstance(part, SparseTargets)]
     return _cat_sparse(sparse) if len(sparse) == len(parts) else DenseTargets(torch.cat([part.dense() for part in parts]))
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
-from softlabel_codec.errors import ArgumentError
+from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.torch.collate import collate_crops, collate_dense
 from softlabel_codec.torch.dataset import SoftLabelDataset
 from softlabel_codec.torch.pixels import Triple
 from softlabel_codec.torch.sampler import SoftLabelSampler
-from softlabel_codec.torch.targets import DenseTargets, SparseTargets, Targets
+from softlabel_codec.torch.targets import DenseTargets, FeatureTargets, SparseTargets, Targets
 
 Normalization = tuple[Triple, Triple]
 """Mean and std of RGB in 0..1."""
@@ -72,6 +72,8 @@ def pixels_and_targets(batch: Any, dataset: SoftLabelDataset | None, given: Norm
     """Return pixels in 0..1, float (B, 3, H, W), and targets."""
     try:
         pixels, targets, *_ = batch
+        if isinstance(targets, FeatureTargets):
+            raise StateError("loader: expected labels of classes, got features, which say of no class how probable it is")
         targets = DenseTargets(targets) if isinstance(targets, Tensor) and targets.is_floating_point() and targets.ndim == 2 else targets
         sound = pixels.ndim == 4 and isinstance(targets, SparseTargets | DenseTargets) and len(pixels) == len(targets)
     except (TypeError, ValueError, AttributeError):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.errors import ArgumentError, MismatchError, StateError
 from softlabel_codec.torch.collated import check_collated
-from softlabel_codec.torch.targets import SparseTargets, Targets
+from softlabel_codec.torch.targets import NOT_PROBABILITIES, FeatureTargets, SparseTargets, Targets
 
 
 def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean") -> Tensor:
@@ -49,6 +49,8 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
         If the number of classes or crops differs.
     ArgumentError
         If `labels` belong to a sample that was not collated, or `reduction` is unknown.
+    StateError
+        If `labels` are features, which become targets at a temperature only: `labels.at(T)`.
 
     Examples
     --------
@@ -56,7 +58,7 @@ def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean")
     >>> round(soft_cross_entropy(torch.tensor([[1.0, 0.0, 2.0, 0.5]]), labels).item(), 4)
     1.196
     """
-    check_collated(labels)
+    _check_targets(labels)
     if logits.ndim == labels.ndim == 1:
         losses = _losses_of(logits[None], labels.batch_of_one())[0]
     else:
@@ -135,8 +137,10 @@ class SoftCrossEntropy(nn.Module):
             If the number of classes or crops differs.
         ArgumentError
             If classes are needed and not given, or `labels` belong to a sample that was not collated.
+        StateError
+            If `labels` are features, which become targets at a temperature only: `labels.at(T)`.
         """
-        check_collated(labels)
+        _check_targets(labels)
         if logits.ndim == labels.ndim == 1:
             alone = None if classes is None else classes[None]
             return _reduced(self._losses(logits[None], labels.batch_of_one(), alone)[0], self.reduction)
@@ -164,6 +168,12 @@ def _true_losses(logits: Tensor, classes: Tensor | None, weight: float) -> Tenso
     if classes.shape != logits.shape[:-1]:
         raise MismatchError(f"classes: expected shape {tuple(logits.shape[:-1])}, one class per crop, got {tuple(classes.shape)}")
     return functional.cross_entropy(_wide(logits), classes, reduction="none")
+
+
+def _check_targets(labels: Any) -> None:
+    check_collated(labels)
+    if isinstance(labels, FeatureTargets):
+        raise StateError(f"labels: expected SparseTargets or DenseTargets, {NOT_PROBABILITIES}")
 
 
 def _check_reduction(reduction: str) -> None:

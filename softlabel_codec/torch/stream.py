@@ -116,7 +116,7 @@ class LabelledCrops(Cropper):
         return self._samples([sample])[0]
 
     def batched(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Return the fields of the `Sample`s of several images, as lists by name, from the fields of these images, also as lists."""
+        """Return the fields that a `Sample` has, of several images, as lists by name, from the fields of these images, also as lists."""
         samples = self._samples(_of_batch(batch))
         return {name: [getattr(sample, name) for sample in samples] for name in Sample._fields}
 

@@ -20,7 +20,7 @@ from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.padding import Padding
 from softlabel_codec.torch import ImageTurn, collate_crops, to_targets
 from softlabel_codec.torch.device import ImageMemory, cut_crops
-from softlabel_codec.torch.targets import Targets
+from softlabel_codec.torch.targets import AnyTargets
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
 from softlabel_codec.trainer.draws import images_per_step, make_sampler
 from softlabel_codec.trainer.processes import Processes
@@ -37,14 +37,14 @@ class Batch(NamedTuple):
     pixels : uint8 (B, 3, size, size)
         The crops. Before they are on the device, they may be an array (which workers send through a pipe), or three tensors that say
         where to cut: the arguments `which`, `crops` and `flips` of `cut_crops`.
-    labels : SparseTargets or DenseTargets
+    labels : SparseTargets, DenseTargets or FeatureTargets
         Their labels; placeholders if a teacher labels in every step.
     classes : int64 (B,), or None
         Class of each crop's image, if known.
     """
 
     pixels: Any
-    labels: Targets
+    labels: AnyTargets
     classes: Tensor | None
 
 
@@ -76,11 +76,11 @@ class StepBatches(Dataset[Batch | Exception]):
         repeated = None if classes is None else np.repeat(classes[np.array(turns)], self._setup.crops.crops_per_image)
         return Batch(pixels, labels, None if repeated is None else torch.from_numpy(repeated))
 
-    def _cut(self, turns: Sequence[ImageTurn]) -> tuple[Any, Targets]:
+    def _cut(self, turns: Sequence[ImageTurn]) -> tuple[Any, AnyTargets]:
         pixels, labels = collate_crops(self._setup.crops.__getitems__(turns))
         return (pixels.numpy() if self._as_array else pixels), labels
 
-    def _place(self, turns: Sequence[ImageTurn], image_size: tuple[int, int]) -> tuple[tuple[Tensor, Tensor, Tensor], Targets]:
+    def _place(self, turns: Sequence[ImageTurn], image_size: tuple[int, int]) -> tuple[tuple[Tensor, Tensor, Tensor], AnyTargets]:
         crops, where = self._setup.crops, self._setup.label_facts["labels"]
         found = crops.labels_of(turns)
         boxes = [crops_in_pixels(image, image_size, crops.keys[turn], where) for image, turn in zip(found, turns, strict=True)]

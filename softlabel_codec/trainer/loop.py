@@ -25,8 +25,7 @@ from softlabel_codec.errors import StateError
 from softlabel_codec.evaluate.evaluator import LOWER_THE_RATE
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.students.weights import save_state, save_weights
-from softlabel_codec.teacher.online import OnlineTeacher
-from softlabel_codec.torch import DenseTargets, normalize, soft_cross_entropy
+from softlabel_codec.torch import DenseTargets, FeatureTargets, normalize, soft_cross_entropy
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.targets import Targets
 from softlabel_codec.torch.workers import workers_watched
@@ -222,7 +221,7 @@ def learning_rate(config: TrainConfig, start: float, end: float) -> float:
 def _step(run: Run, batch: Batch, rng: np.random.Generator) -> Tensor:
     """Train on one batch, and return its loss."""
     config, crops = run.config, run.setup.crops
-    labels = batch.labels if run.teacher is None else _teach(run.teacher, batch.pixels, run.setup.temperature)
+    labels = _targets(run, batch)
     images, mix = mix_crops(normalize(batch.pixels, crops.mean, crops.std), config.crops_per_image, config.mixup, config.cutmix, rng)
     with torch.autocast(run.here.device.type, run.autocast, enabled=run.autocast is not None):
         logits = run.parallel(images.contiguous(memory_format=torch.channels_last)).float()
@@ -246,18 +245,26 @@ def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
 
-def _teach(teacher: OnlineTeacher, pixels: Tensor, temperature: float) -> Targets:
-    """Return the teacher's labels of crops."""
-    return DenseTargets(torch.softmax(teacher(pixels) / temperature, dim=1).clone())
+def _targets(run: Run, batch: Batch) -> Targets:
+    """Return the targets of a batch: its labels, those that its features are at a temperature, or what the teacher says now."""
+    if run.teacher is not None:
+        return DenseTargets(torch.softmax(run.teacher(batch.pixels) / run.setup.temperature, dim=1).clone())
+    if isinstance(batch.labels, FeatureTargets):
+        assert run.setup.teacher_temperature is not None  # as `set_up` has checked
+        return batch.labels.at(run.setup.teacher_temperature)
+    return batch.labels
 
 
 def _loss(run: Run, logits: Tensor, labels: Targets, classes: Tensor | None) -> Tensor:
     """Return the loss of logits against the labels, and, with `truth_weight`, against the classes.
 
-    The part of the labels is that of Hinton et al. (2015): T^2 times the cross-entropy of both at temperature T.
+    The part of the labels is that of Hinton et al. (2015): T^2 times the cross-entropy of both at temperature T. That of features is the
+    cross-entropy itself, as student and teacher have temperatures of their own.
     """
     weight, temperature = run.config.truth_weight, run.setup.temperature
-    soft = temperature**2 * soft_cross_entropy(logits / temperature, labels)
+    soft = soft_cross_entropy(logits / temperature, labels)
+    if run.setup.teacher_temperature is None:
+        soft = temperature**2 * soft
     if not weight or classes is None:
         return soft
     return (1 - weight) * soft + weight * cross_entropy(logits, classes)
@@ -328,6 +335,7 @@ def _about(run: Run) -> dict[str, Any]:
     return {
         "student": config.student,
         "num_classes": setup.num_classes,
+        "output": "logits" if setup.teacher_temperature is None else "features",
         "size": config.size,
         "crop": config.val_crop,
         "mean": list(crops.mean),

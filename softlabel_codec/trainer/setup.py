@@ -65,6 +65,8 @@ class Setup:
         Class folders in the order of their class numbers; empty if that order is not known.
     temperature : float
         T of softmax(logits / T).
+    teacher_temperature : float or None
+        T of softmax(features / T), if labels are features; `temperature` is then that of the student's outputs alone.
     label_facts : dict
         What the log says about the labels. Their `fingerprint` is that of the file, of the images' classes, or of the teacher.
     images_sha256 : str
@@ -81,6 +83,7 @@ class Setup:
     label_facts: dict[str, Any]
     images_sha256: str
     teacher: Teacher | None = None
+    teacher_temperature: float | None = None
 
     @property
     def trained_on(self) -> dict[str, str]:
@@ -106,6 +109,7 @@ def set_up(config: TrainConfig) -> Setup:
 
 
 def _set_up_stored(config: TrainConfig) -> Setup:
+    takes_features = config.teacher_temperature is not None
     crops = SoftLabelDataset(
         config.images,
         config.labels,
@@ -117,17 +121,37 @@ def _set_up_stored(config: TrainConfig) -> Setup:
         interpolation=config.interpolation,
         normalized=False,
         policy=config.policy,
-        temperature=config.temperature,
+        temperature=None if takes_features else config.temperature,
         stored_crops=config.stored_crops,
         exif_orientation=config.exif_orientation,
     )
     reader = crops.reader
+    if takes_features or reader.parsed_codec.content == "features":
+        return _set_up_features(config, crops)
     _warn_of_other_temperature(reader)
     classes, num_classes, folders = _classes(config, crops.source, crops.source_keys, reader.num_classes)
     if classes is not None:
         warn_of_other_classes(reader, classes)
     facts = {"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint}
     return Setup(crops, classes, num_classes, folders, reader.temperature, facts, _images_sha256(crops, classes))
+
+
+def _set_up_features(config: TrainConfig, crops: SoftLabelDataset) -> Setup:
+    """Return what a run trains on whose student learns the features of a teacher, which are of no classes."""
+    reader = crops.reader
+    if reader.parsed_codec.content != "features":
+        raise MismatchError(f"{config.labels}: teacher_temperature: is for labels that are features, got those of {reader.codec!r}")
+    if config.teacher_temperature is None or config.temperature is None:
+        asked = "--teacher-temperature T for softmax(features / T), and --temperature T for softmax(outputs of the student / T)"
+        raise MismatchError(f"{config.labels}: expected probabilities or logits of classes, got features. To train on them, pass {asked}")
+    for name in ("val", "classes", "truth_weight"):
+        if getattr(config, name):
+            advice = "leave it out, and measure the student afterwards: slcodec evaluate --knn --linear"
+            raise MismatchError(f"{name}: a student of features predicts no classes: {advice}")
+    reader.check_classes(config.num_classes or reader.num_classes)
+    facts = {"labels": config.labels, "codec": reader.codec, "fingerprint": reader.fingerprint}
+    images, teacher_temperature = _images_sha256(crops, None), config.teacher_temperature
+    return Setup(crops, None, reader.num_classes, [], config.temperature, facts, images, teacher_temperature=teacher_temperature)
 
 
 def _set_up_fresh(config: TrainConfig) -> Setup:
