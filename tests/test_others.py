@@ -18,17 +18,19 @@ from softlabel_codec.padding import PADDING_MODES
 from softlabel_codec.students import build_student
 from softlabel_codec.torch import SoftLabelDataset, SoftLabelSampler, collate_crops, collate_dense, normalize, soft_cross_entropy
 from softlabel_codec.torch.geometry import MOVES
+from softlabel_codec.torch.pixels import to_tensor
 
 pytestmark = pytest.mark.others
 
 TEACHERS = ["timm:test_resnet", "timm:test_vit", "torchvision:squeezenet1_1"]
 STUDENTS = ["timm:test_resnet", "timm:test_vit", "timm:mobilenetv3_small_050", "torchvision:mobilenet_v3_small"]
+STUDENTS_OF_THE_PAPER = ["deit_tiny_patch16_224", "mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0"]
 
 
 def run(*arguments):
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == 0, (done.output, done.exception)
-    return done.output
+    return done.stdout
 
 
 def command(name, values):
@@ -85,6 +87,29 @@ def test_a_network_of_a_library_is_trained_and_evaluated(student, shapes, tmp_pa
     frozen = json.loads(run("evaluate", shapes / "val", tmp_path / "run" / "weights.pt", "--knn", "--train", shapes / "train", "--json"))
     assert weights[f"{frozen['layer']}.weight"].shape == (len(COLORS), frozen["num_features"])
     assert 0 <= frozen["knn"] <= 1
+
+
+@pytest.mark.parametrize("name", STUDENTS_OF_THE_PAPER)
+def test_students_of_the_paper_learn_and_their_weights_are_those_of_timm(name, shapes, tmp_path):
+    import timm
+
+    is_transformer = name.startswith("deit")
+    size, optimizer = (32, {"optimizer": "adamw"}) if is_transformer else (64, {"optimizer": "sgd"})
+    seldom = {"epochs": 10, "warmup_epochs": 1.0, "val_epochs": 10, "checkpoint_epochs": 10}
+    made = {**options(shapes, tmp_path / "run", student=f"timm:{name}"), **seldom, **optimizer}
+    found = json.loads(run(*command("train", {**made, "size": size, "batch_size": 10, "learning_rate": 0.0005}), "--json"))
+    _, *epochs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [epoch["loss"] for epoch in epochs]
+    assert len(losses) == 10
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:2])
+    model = timm.create_model(name, num_classes=len(COLORS), **({"img_size": size} if is_transformer else {}))
+    timm.models.load_checkpoint(model, str(tmp_path / "run" / "weights.pt"))  # in timm's own way, which is strict
+    paths = sorted((shapes / "val").rglob("*.png"))
+    pixels = to_tensor([Image.open(path).resize((size, size), Image.Resampling.BILINEAR) for path in paths])
+    with torch.inference_mode():
+        top = model.eval()(normalize(pixels, [0.5] * 3, [0.5] * 3)).argmax(1).tolist()
+    right = [list(COLORS)[number] == path.parent.name for number, path in zip(top, paths, strict=True)]
+    assert np.mean(right) == pytest.approx(found["evaluation"]["top1"])
 
 
 def test_transformers_are_made_for_the_size_of_the_images():

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.accuracy import evidence, prediction
 from benchmarks.accuracy import tables as accuracy
 from benchmarks.measure.common import RESULTS
-from benchmarks.report import figures
+from benchmarks.report import figures, imagenet, trainers
 from softlabel_codec.report.fidelity import CROPS_OF_A_MEAN
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -69,6 +69,8 @@ def render(result: Result, name: str) -> str:
         "pipelines": _pipelines(json.loads(PIPELINES.read_text())),
         "epochs": _epochs(result["epochs"]) if result.get("epochs") else None,
         "accuracy": accuracy.render(evidence.load()),
+        "trainers": trainers.render(trainers.load()),
+        "imagenet": table(["labels", *imagenet.COLUMNS], imagenet.rows()),
         "few_crops": _few_crops(json.loads(FEW_CROPS.read_text())),
     }
     return where.get_template("REPORT.md.jinja").render(result=result, name=name, crops_of_a_mean=CROPS_OF_A_MEAN, **tables)
