@@ -35,7 +35,9 @@ TARGETS = (
 OWN_TESTS = {
     "container/": "test_framing.py",
     "block/": "test_packing.py",
+    "quantise/neighbours": "test_neighbours.py",
     "quantise/temperature": "test_temperature.py",
+    "quantise/transcoding": "test_copy.py",
     "quantise/": "test_quantising.py",
 }
 TESTS = ("test_framing.py", "test_packing.py", "test_quantising.py")
