@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from softlabel_codec.errors import CorruptError, MismatchError
+from softlabel_codec.formats.numpy_stand_ins import shown
 
 CROP, FLIP = "random_resized_crop", "random_horizontal_flip"
 _IN_ORDER = ("resize", "random_crop", CROP, FLIP, "rand_augment", "random_erase", "mixup", "cutmix")
@@ -41,7 +42,7 @@ class Augmentations:
         if not isinstance(config, Mapping) or not all(isinstance(options, Mapping) for options in config.values()):
             raise CorruptError(f"{where}: expected augmentations and their options, got {type(config).__name__}")
         enabled = {name for name, options in config.items() if options.get("enable", True)}
-        unknown = sorted(map(str, enabled - set(_KNOWN)))
+        unknown = sorted(map(shown, enabled - set(_KNOWN)))
         if unknown:
             raise MismatchError(f"{where}: expected augmentations among {', '.join(_KNOWN)}, got {', '.join(unknown)}")
         others = [name for name in (*_IN_ORDER, "center_crop") if name in enabled and name not in (CROP, FLIP)]
@@ -55,7 +56,8 @@ class Augmentations:
     def crop(self, params: object) -> tuple[list[int], bool]:
         """Return a crop, top, left, height, width in pixels, and whether it is mirrored; CorruptError if that is something else."""
         if isinstance(params, Mapping):  # not compressed: a pair of each, of which the second is of an image to mix in
-            found = [params[name][0] if name in params and len(params[name]) else None for name in self.names]
+            pairs = [params.get(name) for name in self.names]
+            found = [pair[0] if isinstance(pair, list | tuple) and pair else None for pair in pairs]
         elif isinstance(params, list | tuple) and not self.mixes:
             found = list(params)
         else:
@@ -65,10 +67,14 @@ class Augmentations:
         named = dict(zip(self.names, found, strict=True))
         box, flip = named[CROP], named.get(FLIP, False)
         if not isinstance(box, list | tuple) or len(box) != 4 or not all(type(number) is int and 0 <= number < 2**31 for number in box):
-            raise CorruptError(f"expected a crop as four whole numbers of pixels, got {str(box)[:80]}")
+            raise CorruptError(f"expected a crop as four whole numbers of pixels, got {_box(box)}")
         if not isinstance(flip, bool | int) or flip not in (0, 1):
-            raise CorruptError(f"expected whether the crop is mirrored, got {str(flip)[:80]}")
+            raise CorruptError(f"expected whether the crop is mirrored, got {shown(flip)}")
         return list(box), bool(flip)
+
+
+def _box(box: object) -> str:
+    return ", ".join(map(shown, box)) if isinstance(box, list | tuple) and len(box) == 4 else shown(box)
 
 
 def _joined(names: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ from softlabel_codec.formats.dr_augmentations import Augmentations
 from softlabel_codec.formats.image_folders import image_folder_keys, share_in_own_folder
 from softlabel_codec.formats.importing import NO_CROPS, PIXELS, Entry, Found, SourceImage
 from softlabel_codec.formats.labels import INDICES, VALUES, Kind, checked
+from softlabel_codec.formats.numpy_stand_ins import shown
 from softlabel_codec.formats.plain_pickles import load_plain
 from softlabel_codec.formats.torch_files import load_safely
 
@@ -39,6 +40,8 @@ _FILE = re.compile(r"(\d{1,9})\.pth\.tar")
 _IN_FOLDERS = ("imagenet",)
 """Data sets that ml-dr reads as torchvision's ImageFolder, which gives images their numbers."""
 _COMPARED = 256
+_MOST_NAME = 1000
+"""Characters of the names that are kept."""
 _NEGATIVE = (
     "crops: probabilities of kept classes sum to more than 1, so that what is left was taken as 0; "
     "ml-dr's own code trains with their softmax there"
@@ -80,7 +83,7 @@ class MlDrSource:
         provenance: dict[str, Any] = {"dataset": self._dataset, "augmentations": list(self._augmentations.names), "files": len(self._files)}
         teacher = self._config.get("teacher")
         if isinstance(teacher, Mapping) and isinstance(teacher.get("name"), str):
-            provenance["teacher"] = teacher["name"]
+            provenance["teacher"] = teacher["name"][:_MOST_NAME]
         lost = ["names of images: keys are their numbers in ml-dr's data set"] if self.images is None else []
         if self._augmentations.why_no_crops:
             lost.append("parameters of the augmentation. Keep the files if their own code is to train from them")
@@ -127,7 +130,8 @@ class MlDrSource:
 
     @property
     def _dataset(self) -> str:
-        return str(self._config.get("dataset", "imagenet"))
+        name = self._config.get("dataset", "imagenet")
+        return name[:_MOST_NAME] if isinstance(name, str) else shown(name)
 
     @property
     def _why_no_crops(self) -> str:
@@ -164,7 +168,7 @@ class MlDrSource:
     def _kind(self) -> Kind:
         stated = self._config.get("num_classes")
         num_classes = self.num_classes or stated
-        if not isinstance(num_classes, int) or num_classes < 2:
+        if type(num_classes) is not int or num_classes < 2:
             raise ArgumentError(f"{self.folder}: num_classes: the configuration does not say it: pass it (--num-classes)")
         if stated not in (None, num_classes):
             raise MismatchError(f"{self.folder}: expected {num_classes} classes, got {stated}")
@@ -200,9 +204,9 @@ def _read(path: Path, number: int) -> list[Any]:
     found = _load(path)
     if not isinstance(found, list | tuple) or len(found) != 2 or not isinstance(found[1], list) or not found[1]:
         raise CorruptError(f"{path}: expected the number of an image and a list of samples, got {type(found).__name__}")
-    if found[0] != number:
-        raise MismatchError(f"{path}: expected image {number}, as its name says, got {str(found[0])[:80]}")
-    width = None
+    if type(found[0]) is not int or found[0] != number:
+        raise MismatchError(f"{path}: expected image {number}, as its name says, got {shown(found[0])}")
+    width, most, total = None, path.stat().st_size, 0
     for place, sample in enumerate(found[1]):
         if not isinstance(sample, dict) or not {"params", "prob"} <= set(sample):
             raise CorruptError(f"{path}: sample {place}: expected 'params' and 'prob'")
@@ -210,6 +214,9 @@ def _read(path: Path, number: int) -> list[Any]:
         if not isinstance(prob, list | tuple) or len(prob) != 2 or not all(isinstance(part, list) for part in prob):
             raise CorruptError(f"{path}: sample {place}: expected lists of probabilities and of classes")
         values, classes = prob
+        total += len(values) + len(classes)
+        if total > most:
+            raise CorruptError(f"{path}: its samples claim more probabilities than the file holds: expected different lists")
         good = all(type(value) is float for value in values) and all(type(one) is int and 0 <= one < 2**31 for one in classes)
         if not good or len(values) != len(classes) or not values:
             raise CorruptError(f"{path}: sample {place}: expected as many probabilities, floats, as classes, integers")

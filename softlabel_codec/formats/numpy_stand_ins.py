@@ -87,6 +87,25 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def as_array(part: Any) -> NDArray[Any]:
-    """Return a part of a pickle as an array."""
+    """Return a part of a pickle as an array: an array, a tensor, or a list of numbers; TypeError if it is something else.
+
+    Lists in lists are refused: a few bytes, in which each holds the one before twice, would become any number of numbers.
+    """
     found = part.array if isinstance(part, PickledArray) else part
+    if isinstance(found, list | tuple) and all(isinstance(number, bool | int | float) for number in found):
+        return np.array(found)
+    if found is None or isinstance(found, list | tuple | dict | str | bytes):
+        raise TypeError(f"got {type(found).__name__}")
     return np.asarray(found)
+
+
+def shown(value: Any) -> str:
+    """Return what a pickle or JSON holds for an error: a number or text, cut off, or else only its type.
+
+    Text of lists would be as long as they claim to be.
+    """
+    if isinstance(value, int) and abs(value) >= 2**64:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, bool | int | float):
+        return str(value)
+    return repr(value[:80]) if isinstance(value, str) else type(value).__name__

@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -45,7 +45,7 @@ from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
 from softlabel_codec.formats.image_folders import image_folder_keys, share_in_own_folder
 from softlabel_codec.formats.importing import NO_CROPS, Entry, Found, SourceImage
 from softlabel_codec.formats.labels import INDICES, LOGITS, VALUES, Kind, checked, softmax
-from softlabel_codec.formats.numpy_stand_ins import as_array
+from softlabel_codec.formats.numpy_stand_ins import as_array, shown
 from softlabel_codec.formats.torch_files import load_safely
 
 SEED = 42
@@ -69,13 +69,12 @@ class _Layout(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """What is made of the batches of a source, which `run` tells from others in the same process."""
+    """What is made of the batches of a source."""
 
     layout: _Layout
     kind: Kind
     crops: bool
     temperature: float
-    run: str
 
 
 class _Batch(NamedTuple):
@@ -160,16 +159,13 @@ class Sre2lSource:
     def entries(self) -> Iterator[Entry]:
         """Yield all images that have labels, in the order of the image folder."""
         paths, sizes = list(self._batches.values()), (self._owners >= 0).sum(axis=1).tolist()
-        form = _Form(self._first.layout, self._kind, not self._why_no_crops, self.temperature, uuid4().hex)
-        try:
-            for number, key in enumerate(self._keys):
-                places = self._places[self._starts[number] : self._starts[number + 1]]
-                if len(places):
-                    batches, numbers = (part.tolist() for part in divmod(places, self._size))
-                    rows = [(paths[batch], sizes[batch], row) for batch, row in zip(batches, numbers, strict=True)]
-                    yield Entry(key, f"{rows[0][0]}: {key}", partial(_image, form, rows))
-        finally:
-            _read_once.cache_clear()
+        opened = _OpenBatches(_Form(self._first.layout, self._kind, not self._why_no_crops, self.temperature), uuid4().hex)
+        for number, key in enumerate(self._keys):
+            places = self._places[self._starts[number] : self._starts[number + 1]]
+            if len(places):
+                batches, numbers = (part.tolist() for part in divmod(places, self._size))
+                rows = [(paths[batch], sizes[batch], row) for batch, row in zip(batches, numbers, strict=True)]
+                yield Entry(key, f"{self.folder}: {key}", partial(_image, opened, rows))
 
     @cached_property
     def _batches(self) -> dict[tuple[int, int], Path]:
@@ -320,9 +316,37 @@ class Sre2lSource:
         return min((share for share in shares if share is not None), default=None)
 
 
-def _image(form: _Form, rows: Sequence[tuple[Path, int, int]]) -> SourceImage:
+class _OpenBatches:
+    """Batches that are read once for all images of an import, and closed when nothing refers to it any more.
+
+    Of an import in several processes, each has one, for which all images that come to it are unpickled. `run` tells imports apart.
+    """
+
+    def __init__(self, form: _Form, run: str) -> None:
+        self.form, self._run = form, run
+        self._batches: OrderedDict[Path, _Batch] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_this_process, (self.form, self._run)
+
+    def read(self, path: Path, num_crops: int) -> _Batch:
+        """Return a batch; errors as of `_read_whole`."""
+        if path not in self._batches:
+            if len(self._batches) == _OPEN_FILES:
+                self._batches.popitem(last=False)
+            self._batches[path] = _read_whole(path, num_crops, self.form.layout, self.form.kind.num_classes)
+        self._batches.move_to_end(path)
+        return self._batches[path]
+
+
+@lru_cache(1)
+def _of_this_process(form: _Form, run: str) -> _OpenBatches:
+    return _OpenBatches(form, run)
+
+
+def _image(opened: _OpenBatches, rows: Sequence[tuple[Path, int, int]]) -> SourceImage:
     """Return an image, given the file, its number of crops, and the row of each of its crops."""
-    batches = [(_read_once(path, num_crops, form), row) for path, num_crops, row in rows]
+    form, batches = opened.form, [(opened.read(path, num_crops), row) for path, num_crops, row in rows]
     logits = np.stack([batch.logits[row] for batch, row in batches])
     labels = {LOGITS: logits}
     if form.layout.top_k:
@@ -333,11 +357,6 @@ def _image(form: _Form, rows: Sequence[tuple[Path, int, int]]) -> SourceImage:
         return SourceImage(labels)
     flips = np.array([batch.flips[row] for batch, row in batches if batch.flips is not None], np.bool_)
     return SourceImage(labels, np.stack([batch.crops[row] for batch, row in batches]), flips)
-
-
-@lru_cache(_OPEN_FILES)
-def _read_once(path: Path, num_crops: int, form: _Form) -> _Batch:
-    return _read_whole(path, num_crops, form.layout, form.kind.num_classes)
 
 
 def _read_whole(path: Path, num_crops: int, layout: _Layout, num_classes: int) -> _Batch:
@@ -405,7 +424,7 @@ def _read_batch(path: Path, layout: _Layout | None, num_classes: int | None) -> 
     ):
         raise CorruptError(f"{path}: expected the mix index as {len(crops)} numbers of crops, got {index.dtype} of shape {index.shape}")
     if index is not None and not (isinstance(share, float | int) and 0 <= share <= 1):
-        raise CorruptError(f"{path}: expected lambda as a number from 0 to 1, got {str(share)[:80]}")
+        raise CorruptError(f"{path}: expected lambda as a number from 0 to 1, got {shown(share)}")
     mix = "none" if index is None else "mixup" if box is None else "cutmix"
     this = _Layout(mix, rand_augment, erases, str(crops.dtype), str(logits.dtype), logits.shape[1], bool(classes))
     if layout is not None and layout != this:

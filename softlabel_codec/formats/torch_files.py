@@ -6,11 +6,12 @@ import errno
 import io
 import os
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -18,6 +19,10 @@ from softlabel_codec.errors import CorruptError
 from softlabel_codec.formats.numpy_stand_ins import STAND_INS
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_MOST_NAME = 256
+"""Characters of the name of a type in a pickle. In its errors, torch looks for words in time that grows with the square of the name."""
+_OLD_PICKLES = 5
+"""Before the numbers of files of torch before 1.6."""
 
 
 def load_safely(data: bytes | Path, where: object) -> Any:
@@ -58,13 +63,17 @@ def load_safely(data: bytes | Path, where: object) -> Any:
 
 def _is_checked_zip(file: Any) -> bool:
     """Return whether a file is a zip archive, as torch writes since 1.6, after a comparison of its checksums."""
-    start = file.getvalue()[: len(_ZIP_MAGIC)] if isinstance(file, io.BytesIO) else _start(file)
-    if start != _ZIP_MAGIC:
+    if _start(file) != _ZIP_MAGIC:
+        with open(file, "rb") if isinstance(file, str) else io.BytesIO(file.getvalue()) as stream:
+            _check_names(stream, _OLD_PICKLES)
         return False
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise zipfile.BadZipFile("it is compressed, but torch.save does not compress")
         damaged = archive.testzip()
+        for name in archive.namelist():
+            if damaged is None and name.endswith("data.pkl"):
+                _check_names(io.BytesIO(archive.read(name)), 1)
     if damaged is not None:
         raise zipfile.BadZipFile(f"the checksum of {damaged!r} differs")
     if isinstance(file, io.BytesIO):
@@ -72,9 +81,19 @@ def _is_checked_zip(file: Any) -> bool:
     return True
 
 
-def _start(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(len(_ZIP_MAGIC))
+def _start(file: Any) -> bytes:
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()[: len(_ZIP_MAGIC)]
+    with open(file, "rb") as stream:
+        return stream.read(len(_ZIP_MAGIC))
+
+
+def _check_names(stream: IO[bytes], num_pickles: int) -> None:
+    """Raise an error if a pickle is damaged, or a name in it is too long. Nothing is made of it."""
+    for _ in range(num_pickles):
+        for opcode, argument, _ in pickletools.genops(stream):
+            if opcode.name in ("GLOBAL", "INST") and len(str(argument)) > _MOST_NAME:
+                raise pickle.UnpicklingError("the name of a type is too long")
 
 
 def _tensors(found: Any) -> Iterator[torch.Tensor]:
