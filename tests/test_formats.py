@@ -1,12 +1,14 @@
 """Labels in formats of others: what comes in equals the source, what goes out comes back, and what is wrong is refused or named."""
 
 import errno
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -765,3 +767,42 @@ def test_several_processes_write_the_same_file(tmp_path, format, arrays, monkeyp
     together = import_labels(path, tmp_path / "b.slc", workers=2)
     assert (tmp_path / "a.slc").read_bytes() == (tmp_path / "b.slc").read_bytes()
     assert (together.num_images, together.num_crops, together.notes) == (alone.num_images, alone.num_crops, alone.notes)
+
+
+def test_images_larger_than_the_first_do_not_fill_the_memory(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(12):
+            large = {"unused": np.zeros(2**25 if number else 1, np.uint8)}
+            out = io.BytesIO()
+            np.savez_compressed(out, probs=np.full((1, 4), 0.25, np.float32), crops=np.float32([[0, 0, 1, 1]]), **large)
+            member = tarfile.TarInfo(f"{number}.labels.npz")
+            member.size = len(out.getvalue())
+            tar.addfile(member, io.BytesIO(out.getvalue()))
+    tracemalloc.start()
+    import_labels(tmp_path / "a.tar", tmp_path / "a.slc")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * 2**25
+
+
+_IN_BACKGROUND = """
+import os, signal, sys
+from softlabel_codec.formats import import_labels, run
+
+def interrupt(done, total):
+    if done == 1:
+        os.killpg(0, signal.SIGINT)
+
+if __name__ == "__main__":
+    run._MOST_AT_ONCE = 1
+    print(import_labels(sys.argv[1], sys.argv[2], workers=1, progress=interrupt).num_images)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_processes_ignore_ctrl_c_if_the_import_does(tmp_path):
+    np.savez(tmp_path / "a.npz", keys=[*"abcdefgh"], probs=np.full((8, 1, 4), 0.25, np.float32), crops=np.float32([[[0, 0, 1, 1]]] * 8))
+    (tmp_path / "script.py").write_text(_IN_BACKGROUND)
+    command = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "script.py", "a.npz", "a.slc"]
+    done = subprocess.run(command, cwd=tmp_path, start_new_session=True, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("8\n", 0), done.stderr

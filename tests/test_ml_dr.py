@@ -241,6 +241,41 @@ def test_crops_that_are_none(images, tmp_path, params):
     refused(tmp_path, (CorruptError, MismatchError), r"8\.pth\.tar: .*(crop|parameters)", images=images)
 
 
+def doubled(depth, value=0):
+    """Return lists in lists, each of which holds the next one twice: a few bytes in a pickle, and 2^depth values."""
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+def test_lists_that_claim_to_be_endless_are_refused_at_once(images, tmp_path):
+    written = save_ml_dr(tmp_path / "labels")
+    path = tmp_path / "labels" / "8.pth.tar"
+
+    def refuse(number, samples, message):
+        torch.save((number, samples), path, pickle_protocol=4)
+        refused(tmp_path, (CorruptError, MismatchError), message, images=images)
+
+    prob = ([0.001] * 2000, list(range(2000)))
+    refuse(8, [{"params": [[0, 0, 9, 9], True], "prob": prob} for _ in range(2000)], "claim more probabilities than the file holds")
+    refuse(doubled(60), written[8], "expected image 8, as its name says, got list")
+    for params in ([doubled(60), True], [[0, 0, 9, 9], doubled(60)], [[0, 0, 9, doubled(60)], True]):
+        refuse(8, [*written[8][:3], {**written[8][3], "params": params}], "got .*list")
+    torch.save(
+        {"dataset": doubled(60), "num_classes": doubled(60), "reinforce": {"image_augmentation": CROPFLIP}},
+        path.with_name("config.pth.tar"),
+    )
+    refused(tmp_path, ArgumentError, "images of 'list' have their numbers", images=images)
+
+
+@pytest.mark.parametrize("crop", [5, {"a": 1}, [], [[0, 0, 9]]])
+def test_pairs_of_parameters_that_are_none(images, tmp_path, crop):
+    written = save_ml_dr(tmp_path / "labels", compress=False)
+    written[8][3]["params"]["random_resized_crop"] = crop
+    torch.save((8, written[8]), tmp_path / "labels" / "8.pth.tar", pickle_protocol=4)
+    refused(tmp_path, CorruptError, r"8\.pth\.tar: .*crop", images=images)
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("run",))

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -373,6 +375,38 @@ def test_files_that_hold_something_else(images, tmp_path):
     refused(tmp_path, images, CorruptError, "without running code: it requires")
     path.write_bytes(pickle.dumps(Evil()))
     refused(tmp_path, images, CorruptError, "not a .*label file")
+
+
+def test_parts_that_claim_to_be_endless_are_refused_at_once(images, tmp_path):
+    save_sre2l(tmp_path / "labels", images, epochs=1)
+    path = tmp_path / "labels" / "epoch_0" / "batch_2.tar"
+    good, endless = torch.load(path, weights_only=True), 0
+    for _ in range(26):  # 2^26 numbers, and a gigabyte of text
+        endless = [endless, endless]
+    torch.save([endless, *good[1:]], path)
+    refused(tmp_path, images, CorruptError, "expected an array of coords: got list")
+    torch.save([*good[:2], torch.arange(16), endless, None, good[5]], path)
+    refused(tmp_path, images, CorruptError, "expected lambda as a number from 0 to 1, got list")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_long_names_of_types_take_no_time(images, tmp_path, old):
+    save_sre2l(tmp_path / "labels", images, epochs=1)
+    path, long = tmp_path / "labels" / "epoch_0" / "batch_2.tar", b"a" * 2**20
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=not old)
+    if old:
+        path.write_bytes(b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})) + b"\x80\x02c" + long + b"\nb\n.")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x02c" + long + b"\nb\n.")
+    refused(tmp_path, images, CorruptError, r"batch_2\.tar: not a label file that can be read without running code")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_batches_are_closed_with_the_import(images, tmp_path):
+    save_sre2l(tmp_path / "labels", images)
+    import_labels(tmp_path / "labels", tmp_path / "a.slc", images=images[0])
+    assert str(tmp_path / "labels") not in Path("/proc/self/maps").read_text()
 
 
 def test_damaged_batches_can_be_left_out(images, tmp_path):

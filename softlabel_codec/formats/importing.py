@@ -78,11 +78,15 @@ class SourceImage(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An image that a source comes to: its key, where it is in words, and a function that returns its contents."""
+    """An image that a source comes to: its key, where it is in words, and a function that returns its contents.
+
+    `held_bytes` are those of its contents that are in memory already.
+    """
 
     key: str
     where: str
     load: Callable[[], SourceImage]
+    held_bytes: int = 0
 
 
 class Sizes(Protocol):

@@ -100,10 +100,10 @@ class MobileClipSource:
         )
 
     def entries(self) -> Iterator[Entry]:
-        """Yield all samples in the order of the shards; one is in memory at a time."""
+        """Yield all samples in the order of the shards, each when its members are in memory."""
         kind, config = self.found.kind, None if self._why_no_crops else self._config
         for sample in self._samples():
-            yield Entry(sample.uid, sample.where, partial(_image, sample, kind, config))
+            yield Entry(sample.uid, sample.where, partial(_image, sample, kind, config), sum(map(len, sample.parts.values())))
 
     @cached_property
     def _config(self) -> Augmentations | None:

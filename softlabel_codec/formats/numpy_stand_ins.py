@@ -108,4 +108,4 @@ def shown(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int | float):
         return str(value)
-    return repr(value[:80]) if isinstance(value, str) else type(value).__name__
+    return value[:80] if isinstance(value, str) else type(value).__name__

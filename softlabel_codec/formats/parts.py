@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -28,6 +28,8 @@ from softlabel_codec.writer import PackedBlock, pack_blocks
 
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
 Size = tuple[int, int]
+_MOST_NUMBERS = 2**22
+"""Of labels that are in memory before they are quantised, but for those of the last image."""
 
 
 class Item(NamedTuple):
@@ -99,9 +101,17 @@ class Conversion:
 
     def convert(self, items: Sequence[Item]) -> Converted:
         """Convert a part of a source."""
-        result, preparer = Converted(), Preparer(self.description)
+        result = Converted()
+        blocks = list(pack_blocks(self._images(items, result), self.description.layout))
+        result.blocks = blocks if result.error is None else blocks[:-1]  # the last may not be full
+        return result
+
+    def _images(self, items: Sequence[Item], result: Converted) -> Iterator[PendingImage]:
+        """Yield images as blocks take them, and note in the result what there is to say of them."""
+        preparer = Preparer(self.description)
         given: list[GivenImage] = []
         places: list[Entry] = []
+        numbers = 0
         for entry, size, stored in items:
             try:
                 image = entry.load()
@@ -117,10 +127,13 @@ class Conversion:
             if not stored:
                 given.append(found)
                 places.append(entry)
-        images = self._prepared(preparer, given, places, result)
-        blocks = list(pack_blocks(images, self.description.layout))
-        result.blocks = blocks if result.error is None else blocks[:-1]  # the last may not be full
-        return result
+                numbers += sum(array.size for array in image.labels.values())
+            if numbers > _MOST_NUMBERS:  # there are more crops than the first image has
+                yield from self._prepared(preparer, given, places, result)
+                if result.error is not None:
+                    return
+                given, places, numbers = [], [], 0
+        yield from self._prepared(preparer, given, places, result)
 
     def _fails(self, result: Converted, entry: Entry, error: SoftLabelError) -> bool:
         """Note what is wrong with an image, and return whether this ends the import."""
@@ -219,7 +232,8 @@ def _begin(conversion: Conversion) -> None:
     """Prepare a process of the pool: it ends at once with Ctrl-C, and when the main process is killed."""
     global _conversion  # noqa: PLW0603  what a process of the pool is told once
     _conversion = conversion
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as where a script started the import in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     main = multiprocessing.parent_process()
     assert main is not None
 

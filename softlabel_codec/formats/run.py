@@ -24,8 +24,10 @@ from softlabel_codec.version import PACKAGE
 from softlabel_codec.writer import SoftLabelWriter
 
 logger = logging.getLogger(__name__)
-_NUMBERS_AT_ONCE, _MOST_AT_ONCE = 2**19, 4096
-"""Parts of a source have at most so many numbers, about, and images. A part ends with a block; an interrupted one is begun again."""
+_NUMBERS_AT_ONCE, _MOST_AT_ONCE, _BYTES_AT_ONCE = 2**19, 4096, 2**26
+"""Parts of a source have at most so many numbers, about, images, and bytes in memory, but for those of the last image.
+
+A part ends with a block; an interrupted one is begun again."""
 
 
 def import_source(
@@ -137,15 +139,16 @@ def _parts(source: LabelSource, earlier: set[str], sizes: Sizes | None) -> Itera
     """Yield the images of a source in parts, which depend on the source only; `earlier` are keys that are in the file."""
     found, seen = source.found, set[str]()
     numbers = max(1, found.num_crops // max(1, found.num_images)) * (5 + found.kind.numbers_of_crop)
-    at_once, part = min(_MOST_AT_ONCE, max(1, _NUMBERS_AT_ONCE // numbers)), list[Item]()
+    at_once, part, held = min(_MOST_AT_ONCE, max(1, _NUMBERS_AT_ONCE // numbers)), list[Item](), 0
     for entry in source.entries():
         if entry.key in seen:
             raise MismatchError(f"{entry.where}: the key {entry.key!r} occurs twice: expected the crops of an image together, once")
         seen.add(entry.key)
         part.append(Item(entry, None if sizes is None else sizes.reader(entry.key), entry.key in earlier))
-        if len(part) == at_once:
+        held += entry.held_bytes
+        if len(part) == at_once or held >= _BYTES_AT_ONCE:
             yield part
-            part = []
+            part, held = [], 0
     if part:
         yield part
 

@@ -74,7 +74,7 @@ class WebDatasetSource:
         )
 
     def entries(self) -> Iterator[Entry]:
-        """Yield all images in the order of the shards; one is in memory at a time."""
+        """Yield all images in the order of the shards, each when its labels are in memory."""
         form = self._form
         for shard in self.shards:
             for name, data in members(shard, _is_labels):
@@ -84,7 +84,8 @@ class WebDatasetSource:
                 except CorruptError as error:
                     yield Entry(name.removesuffix(ENDING), where, partial(_fail, error))
                     continue
-                yield Entry(_key(arrays, name), where, partial(self._image, form, arrays))
+                held = sum(array.nbytes for array in arrays.values())
+                yield Entry(_key(arrays, name), where, partial(self._image, form, arrays), held)
 
     def _image(self, form: Form, arrays: Mapping[str, NDArray[Any]]) -> SourceImage:
         stated = _classes(arrays)

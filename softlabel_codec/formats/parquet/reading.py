@@ -75,7 +75,7 @@ class ParquetSource:
         """Yield all images in order; some rows are in memory at a time."""
         form = self._form
         for where, key, arrays in self._images():
-            yield Entry(key, where, partial(form.image, arrays))
+            yield Entry(key, where, partial(form.image, arrays), sum(array.nbytes for array in arrays.values()))
 
     @cached_property
     def _schema(self) -> Any:
