@@ -134,6 +134,16 @@ def test_half_precision_fractions_of_large_images_are_counted():
     assert (near[:, :2] + near[:, 2:] <= np.array(size)).all()
 
 
+@pytest.mark.parametrize("far", [3e38, -3e38, 1e20])
+@pytest.mark.filterwarnings("error")
+def test_fractions_far_outside_are_refused(far):
+    for column in range(4):
+        fractions = np.float32([[0.125, 0.25, 0.5, 0.5]])
+        fractions[0, column] = far
+        with pytest.raises(MismatchError, match="are not whole pixels of an image of 48 x 64"):
+            exact_crops(fractions, (48, 64))
+
+
 @pytest.mark.parametrize(
     ("label_type", "message"),
     [

@@ -21,7 +21,7 @@ def exact_crops(fractions: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray
     precision = 2.0**-11 if fractions.dtype.itemsize == 2 else 2.0**-24
     sides = np.array([size[0], size[1], size[0], size[1]], np.float64)
     exact = fractions.astype(np.float64) * sides
-    crops = np.rint(exact).astype(np.int64)
+    crops = np.rint(np.clip(exact, -1, 2 * sides)).astype(np.int64)  # what is cut off is refused below
     slack = exact * precision * 1.01 + 1e-3
     uncertain = int((slack >= 0.5).any(axis=1).sum())
     crops[:, 2:] = np.where(slack[:, 2:] >= 0.5, np.minimum(crops[:, 2:], sides[:2].astype(np.int64) - crops[:, :2]), crops[:, 2:])
