@@ -206,3 +206,12 @@ def test_samples_that_hold_something_else(tmp_path, rng, capsys):
     write_shard(tmp_path / "0.tar", [("a", {"json": {}})])
     refused(tmp_path, MismatchError, r"expected samples with UID\.npz or UID\.pth\.gz in the shards, found none")
     assert capsys.readouterr().out == ""
+
+
+def test_links_are_not_followed(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        member = tarfile.TarInfo("a.npz")
+        member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path / "elsewhere.npz")
+        tar.addfile(member)
+    with pytest.raises(CorruptError, match=r"a\.npz: expected a file of at most \d+ bytes, got a link"):
+        import_labels(tmp_path / "a.tar", tmp_path / "a.slc", format="mobileclip_dr")

@@ -27,7 +27,7 @@ def exact_crops(fractions: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray
     crops[:, 2:] = np.where(slack[:, 2:] >= 0.5, np.minimum(crops[:, 2:], sides[:2].astype(np.int64) - crops[:, :2]), crops[:, 2:])
     off = (np.abs(exact - crops) > np.maximum(slack, 0.0)) & (slack < 0.5)
     outside = (crops[:, :2] + crops[:, 2:] > sides[:2]).any(axis=1) | (crops[:, 2:] < 1).any(axis=1)
-    bad = off.any(axis=1) | outside
+    bad = (off | (exact - slack > sides)).any(axis=1) | outside
     if bad.any():
         row = int(np.argmax(bad))
         raise MismatchError(f"crop {row}: {exact[row].round(2).tolist()} are not whole pixels of an image of {size[0]} x {size[1]}")

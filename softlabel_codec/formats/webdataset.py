@@ -150,8 +150,10 @@ def members(shard: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, by
             name = member.name.removeprefix("./")
             if not wanted(name):
                 continue
-            if not member.isreg() or member.size > (_MOST_BYTES if name != ABOUT_MEMBER else 4 * MAX_METADATA_BYTES):
-                raise CorruptError(f"{shard}: {name}: expected a file of at most {_MOST_BYTES} bytes, got {member.size}")
+            most = _MOST_BYTES if name != ABOUT_MEMBER else 4 * MAX_METADATA_BYTES
+            if not member.isreg() or member.size > most:
+                got = f"{member.size} bytes" if member.isreg() else "a link or another thing that is no file"
+                raise CorruptError(f"{shard}: {name}: expected a file of at most {most} bytes, got {got}")
             place = file.tell()
             file.seek(member.offset_data)
             data = file.read(member.size)
