@@ -40,7 +40,9 @@ def spread_along_neighbours(labels: SparseLabels, crops: NDArray[Any], rows: NDA
     stated = _Stated.of(labels)
     at_a_time = max(1, _NUMBERS_AT_A_TIME // (len(labels) + len(stated.classes)))
     parts = [_spread(labels, stated, crops, rows[start : start + at_a_time]) for start in range(0, max(len(rows), 1), at_a_time)]
-    return parts[0] if len(parts) == 1 else concatenate_labels(parts)
+    joined = concatenate_labels(parts)
+    assert isinstance(joined, SparseLabels)
+    return joined
 
 
 class _Stated(NamedTuple):
