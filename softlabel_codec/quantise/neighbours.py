@@ -48,7 +48,6 @@ def spread_along_neighbours(labels: SparseLabels, crops: NDArray[Any], rows: NDA
     is_kept = rank < labels.indices.shape[1]
 
     weights = _overlap(crops, rows) ** _POWER
-    weights /= weights.sum(axis=1, keepdims=True)
     mean = np.where(is_kept[rows], 0.0, weights @ np.where(is_kept, stated, even[:, None]))
     of_others = (labels.num_classes - len(classes)) * (weights @ even)
     total, remainder = mean.sum(axis=1) + of_others, labels.remainder[rows].astype(np.float64)
