@@ -88,7 +88,6 @@ def _spread(labels: SparseLabels, stated: _Stated, crops: NDArray[Any], rows: ND
     is_kept = rank < labels.indices.shape[1]
     weights = _overlap(crops, rows)
     weights *= weights * weights
-    weights /= weights.sum(axis=1, keepdims=True)
     mean = np.where(is_kept, 0.0, weights @ stated.counted)
     of_others = (labels.num_classes - len(classes)) * (weights @ stated.even)
     total, remainder = mean.sum(axis=1) + of_others, own.remainder.astype(np.float64)
