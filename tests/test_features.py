@@ -168,6 +168,7 @@ def test_targets_are_the_softmax_of_features_at_a_temperature():
     powers = np.exp(features.features.double().numpy() / 0.1)
     np.testing.assert_allclose(features.at(0.1).dense().numpy(), powers / powers.sum(axis=1, keepdims=True), rtol=1e-6)
     assert FeatureTargets(torch.tensor([[3e38, -3e38, 3e38]])).at(1e-3).dense().tolist() == [[0.5, 0.0, 0.5]]
+    assert features.at(1e-60).dense().tolist() == [[0.0, 1.0, 0.0], [0.0, 0.5, 0.5]]
     for temperature in (0, -1, math.inf, math.nan):
         with pytest.raises(ArgumentError, match="temperature: expected a number above 0"):
             features.at(temperature)
@@ -322,6 +323,21 @@ def test_nearest_neighbours(k, temperature):
     tensors = torch.from_numpy(known).float(), torch.from_numpy(classes), torch.from_numpy(others).float()
     assert knn_classes(*tensors, k, max(temperature, 0.01)).tolist() == wanted
     assert len(knn_classes(*tensors, k, temperature)) == 40  # and no power is too large
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e25])
+def test_neighbours_do_not_depend_on_the_length_of_vectors(factor):
+    rng = np.random.default_rng(0)
+    known, others = (torch.from_numpy(rng.normal(size=(count, 5))).float() for count in (60, 40))
+    classes = torch.from_numpy(rng.integers(4, size=60))
+    wanted = knn_classes(known, classes, others, 7)
+    assert torch.equal(knn_classes(known * factor, classes, others * factor, 7), wanted)
+
+
+def test_vectors_of_length_0_are_near_to_none():
+    known = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [2.0, 0.1]])
+    assert knn_classes(known, torch.tensor([0, 1, 2]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]), k=1).tolist()[0] == 2
+    assert knn_classes(known, torch.tensor([0, 1, 1]), torch.zeros(1, 2), k=3).tolist() == [1]
 
 
 def test_linear_evaluation_finds_the_minimum():

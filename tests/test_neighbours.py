@@ -1,6 +1,7 @@
 """The reading policy `neighbours`: remainders go to classes that overlapping crops of an image keep."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -63,6 +64,20 @@ def test_targets_are_those_of_the_specification(seed):
     assert spread.top1.tolist() == labels.top1.tolist()
     chosen = np.array([4, 0, 4])
     np.testing.assert_allclose(spread_along_neighbours(labels, crops / 60, chosen).dense(), spread.dense()[chosen], rtol=1e-5, atol=1e-7)
+
+
+def test_thousands_of_crops_need_little_memory():
+    rng, count = np.random.default_rng(0), 4000
+    crops = np.stack([rng.integers(0, 50, count), rng.integers(0, 50, count), *rng.integers(5, 40, (2, count))], axis=1)
+    values = rng.uniform(0.3, 0.9, (count, 1)).astype(np.float32)
+    labels = SparseLabels(rng.integers(0, 8, (count, 1)).astype(np.int32), values, 1 - values[:, 0], 8)
+    tracemalloc.start()
+    spread = spread_along_neighbours(labels, crops)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**27  # less than a single matrix of all pairs of crops
+    chosen = np.array([3999, 0, 2000])
+    np.testing.assert_allclose(spread_along_neighbours(labels, crops, chosen).dense(), spread.dense()[chosen], rtol=1e-5, atol=1e-7)
 
 
 def test_a_class_that_is_guessed_stays_below_those_that_are_kept():

@@ -1042,6 +1042,29 @@ def test_labels_do_not_depend_on_what_is_read_with_them():
             row += 1
 
 
+@pytest.mark.parametrize(
+    "codec",
+    ["marginal_smoothing:t=0.2,tail=3", "marginal_smoothing:t=0.1,step=1,tail=all,mean=log", "marginal_smoothing:k=2,values=f16", "hard"],
+)
+def test_sparse_codes_of_one_image_among_several(codec):
+    """They are those of the image alone, without what pads it to the widest."""
+    rng = np.random.default_rng(3)
+    quantiser = label_quantiser(Codec.parse(codec), 12)
+    of_images = [rng.dirichlet(np.full(12, sharpness), count).astype(np.float32) for sharpness, count in ((0.1, 2), (2.0, 4), (0.02, 3))]
+    parts = [quantiser.quantise({"probs": probs}, len(probs), None) for probs in of_images]
+    together, start = quantiser.concatenate(parts), 0
+    for image, part in enumerate(parts):
+        count = len(part.indices)
+        found = quantiser.rows(together, slice(start, start + count), image)
+        for one, other in zip(found, part, strict=True):
+            assert (one is None) == (other is None)
+            for array, expected in zip(*((one, other) if isinstance(one, tuple) else ((one,), (other,))), strict=True):
+                np.testing.assert_array_equal(array, expected)
+        policy = quantiser.policy(None)
+        np.testing.assert_array_equal(quantiser.dequantise(found, policy).dense(), quantiser.dequantise(part, policy).dense())
+        start += count
+
+
 def test_codes_of_some_crops_of_an_image():
     quantiser = label_quantiser(Codec.parse("field"), 300)
     one = one_field([5], [7], [[1] * 7])._replace(fitted=np.array([11]), unseen=np.array([12]))

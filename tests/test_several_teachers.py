@@ -42,6 +42,33 @@ def five():
 def sharp():
     return nn.Sequential(build(), Times())
 
+def one():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 1))
+
+def broken():
+    return nn.Sequential(build(), Broken())
+
+def first_class():
+    return Sure(0)
+
+def second_class():
+    return Sure(1)
+
+class Broken(nn.Module):
+    calls = 0
+
+    def forward(self, logits):
+        self.calls += 1
+        return logits if self.calls == 1 else logits * float("nan")
+
+class Sure(nn.Module):
+    def __init__(self, which):
+        super().__init__()
+        self.register_buffer("probs", torch.eye(10)[which])
+
+    def forward(self, images):
+        return self.probs.expand(len(images), -1)
+
 class Times(nn.Module):
     def forward(self, logits):
         return 30 * logits
@@ -150,7 +177,7 @@ def test_a_file_says_what_each_teacher_was_and_what_they_have_in_common(label, t
         ({"mean": (0.5, 0.5, 0.5)}, "mean: expected None, as each of several"),
         ({"device": "cpu,cpu,cpu"}, "device: expected one device, or one for each of 2 teachers"),
         ({"device": "cpu,meta"}, "device: expected devices of one kind, got 'cpu,meta'"),
-        ({"teacher_weights": "none"}, "teacher_weights: expected one for each of 0 teachers that are timm:NAME"),
+        ({"teacher_weights": "none"}, "teacher_weights: is for timm:NAME and torchvision:NAME; .* load their weights themselves"),
         ({"stored_share": 0.5}, r"stored_share: expected None without crops_of \(--crops-of\)"),
     ],
 )
@@ -160,7 +187,7 @@ def test_what_cannot_be_averaged_is_refused(label, teacher_file, other_file, opt
 
 
 def test_one_teacher_has_no_weights(label, teacher_file):
-    for options in ({"weights": (1.0,)}, {"average": "logits"}):
+    for options in ({"weights": (1.0,)}, {"weights": (0.5, 0.5)}, {"weights": "w.pt"}, {"average": "logits"}, {"device": "cpu,cpu"}):
         with pytest.raises(ArgumentError, match="as there is one teacher"):
             label("one.slc", [teacher_file], **options)
     with pytest.raises(ArgumentError, match="teacher: expected a text, or several, got"):
@@ -175,6 +202,29 @@ def test_teachers_of_other_classes_are_refused(label, teacher_file, other_file):
     five = other_file.replace(":sharp", ":five")
     with pytest.raises(MismatchError, match="expected the same number of classes of all, got 10 of tiny, 5 of other"):
         label("both.slc", [teacher_file, other_file, five])
+
+
+def test_the_teacher_whose_output_is_nan_is_named(label, teacher_file, other_file):
+    with pytest.raises(MismatchError, match=r"^teacher other: its output cannot be stored as labels: .*NaN"):
+        label("both.slc", [teacher_file, other_file.replace(":sharp", ":broken")])
+
+
+def test_probabilities_without_a_common_class_have_no_average_of_logits(label, other_file):
+    sure = [other_file.replace(":sharp", f":{name}") for name in ("first_class", "second_class")]
+    with pytest.raises(MismatchError, match=r"no class a probability above 0 in common.*--average probs"):
+        label("both.slc", sure, teacher_output="probs", average="logits")
+    for found in targets(label("both.slc", sure, teacher_output="probs")).values():
+        np.testing.assert_allclose(found[:, :2], 0.5)
+
+
+def test_a_single_number_is_not_an_output(label, other_file):
+    with pytest.raises(MismatchError, match="teacher other: expected logits of at least 2 numbers for each crop, got 1"):
+        label("one.slc", other_file.replace(":sharp", ":one"))
+
+
+def test_names_of_devices_may_have_spaces_between_them(label, teacher_file, other_file):
+    both = [teacher_file, other_file]
+    assert label("a.slc", both, device="cpu, cpu").read_bytes() == label("b.slc", both, device="cpu").read_bytes()
 
 
 def stop_after(images):
@@ -336,6 +386,29 @@ def test_labels_of_nobody_knows_which_teacher_may_be_averaged(tmp_path, image_fo
     assert first == {"name": "old.slc", "share": 0.5, "stored_as": ["dense:values=f16"]}
     old, new = targets(tmp_path / "old.slc"), targets(label("alone.slc", other_file, crops_of=str(tmp_path / "old.slc")))
     np.testing.assert_allclose(targets(both)["cat/a.JPEG"], 0.5 * old["cat/a.JPEG"] + 0.5 * new["cat/a.JPEG"], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"teacher": {"name": "two", "average": "probs"}},
+        {"teacher": {"name": "two", "average": "probs", "teachers": []}},
+        {"teacher": {"name": "two", "average": "probs", "teachers": ["a", "b"]}},
+        {"teacher": {"name": "two", "average": "probs", "teachers": [{"name": "a"}, {"name": "b"}]}},
+        {"teacher": {"name": "two", "average": "probs", "teachers": [{"share": "x"}, {"share": 0.5}]}},
+        {"teacher": {"name": "two"}, "transcoded_from": 3},
+    ],
+)
+def test_what_other_programs_say_of_teachers_is_kept_as_it_is(tmp_path, image_folder, label, other_file, metadata):
+    write_labels(tmp_path / "old.slc", keys=["cat/a.JPEG"], counts=(4,), size=(40, 50), num_classes=10, codec="dense", metadata=metadata)
+    both = label("new.slc", other_file, crops_of=str(tmp_path / "old.slc"), stored_share=0.5)
+    with SoftLabelReader(both) as reader:
+        first, last = reader.metadata["teacher"]["teachers"]
+    assert first == {**metadata["teacher"], "share": 0.5, "stored_as": ["dense"]}
+    assert last["name"] == "other"
+    if len(metadata["teacher"].get("teachers", [])) == 2:
+        with pytest.raises(MismatchError, match="name 2 teachers, but not the share of each"):
+            check_labels(tmp_path / "old.slc", str(image_folder), [other_file, other_file])
 
 
 def test_crops_that_are_fractions_are_labelled_in_pixels(tmp_path, image_folder, label, other_file):

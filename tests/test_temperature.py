@@ -8,7 +8,7 @@ from conftest import random_probs, write_labels
 from label_sets import write_set
 
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader, SoftLabelWriter, copy_labels
-from softlabel_codec.labels import SparseLabels, Tails, concatenate_labels
+from softlabel_codec.labels import DenseLabels, SparseLabels, Tails, concatenate_labels
 from softlabel_codec.quantise.temperature import to_power
 from softlabel_codec.report import stats
 
@@ -88,6 +88,18 @@ def test_a_tail_that_says_nothing_of_what_is_left_is_spread_evenly():
     tails = Tails(np.int32([[2]]), np.float32([[1.0]]), np.float32([0.0]))
     labels = SparseLabels(np.int32([[2]]), np.float32([[0.7]]), np.float32([0.3]), 4, "tail", tails, np.array([0]))
     np.testing.assert_allclose(to_power(labels, 0.25).dense(), softened(np.float32([[0.1, 0.1, 0.7, 0.1]]), 0.25), rtol=1e-6)
+
+
+def test_dense_targets_stay_32_bit_floats():
+    softer = to_power(DenseLabels(np.float32([[0.5, 0.25, 0.25]]), "probs"), 0.25)
+    assert softer.vectors.dtype == np.float32
+    np.testing.assert_allclose(softer.vectors, softened(np.float32([[0.5, 0.25, 0.25]]), 0.25), rtol=1e-6)
+
+
+def test_labels_of_which_a_part_was_made_of_poorer_ones_are_refused(tmp_path):
+    write_labels(tmp_path / "a.slc", "dense", metadata={**WARM, "merged_from": [{}, {"transcoded_from": ["marginal_smoothing:k=5"]}]})
+    with pytest.raises(ArgumentError, match="k=5', of which these were made,"):
+        SoftLabelReader(tmp_path / "a.slc", temperature=4)
 
 
 def test_what_the_policy_does_comes_after_the_temperature(tmp_path):

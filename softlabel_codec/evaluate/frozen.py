@@ -164,14 +164,20 @@ def knn_classes(train: Tensor, classes: Tensor, features: Tensor, k: int = NEIGH
     tensor([0, 1])
     """
     _check_votes(k, temperature, len(train))
-    near, num_classes = functional.normalize(train, dim=1), int(classes.max()) + 1
+    near, num_classes = _of_length_1(train), int(classes.max()) + 1
     predicted = []
-    for rows in torch.split(functional.normalize(features, dim=1), max(1, _NUMBERS_AT_A_TIME // len(train))):
+    for rows in torch.split(_of_length_1(features), max(1, _NUMBERS_AT_A_TIME // len(train))):
         similar, which = (rows @ near.T).topk(k, dim=1)
         weights = ((similar - similar[:, :1]) / temperature).exp()  # by a factor that all share, so that no power is too large
         votes = weights.new_zeros((len(rows), num_classes)).scatter_add_(1, classes[which], weights)
         predicted.append(votes.argmax(dim=1))
     return torch.cat(predicted)
+
+
+def _of_length_1(vectors: Tensor) -> Tensor:
+    """Return vectors (n, D) scaled to length 1, whatever the range of their numbers; 0 stays 0."""
+    largest = vectors.abs().amax(dim=1, keepdim=True)
+    return functional.normalize(vectors / torch.where(largest > 0, largest, 1.0), dim=1)
 
 
 def _check_votes(k: int, temperature: float, num_train: int) -> None:

@@ -28,7 +28,7 @@ def shares_of(weights: str | Sequence[float] | None, count: int) -> tuple[float,
     Parameters
     ----------
     weights : sequence of float, or str
-        A positive number for each, also as text with commas between them; None: all the same.
+        A positive number for each of several, also as text with commas between them; None: all the same.
     count : int
         Number of teachers.
 
@@ -39,6 +39,8 @@ def shares_of(weights: str | Sequence[float] | None, count: int) -> tuple[float,
     """
     if weights is None:
         return (1 / count,) * count
+    if count == 1:
+        raise ArgumentError(f"weights: expected None, as there is one teacher, got {weights!r}")
     expected = f"expected a positive number for each of {count} teachers, such as {','.join(['0.5'] * count)}"
     wrong = ArgumentError(f"weights: {expected}, got {weights!r}. (Files of weights are teacher_weights, --teacher-weights)")
     try:
@@ -70,6 +72,10 @@ def weights_of_each(teachers: Sequence[str], weights: Any) -> tuple[str | None, 
     theirs = [number for number, teacher in enumerate(teachers) if teacher.rpartition(":")[0] in OF_LIBRARIES]
     if len(teachers) == 1 == len(files):
         return files
+    if not theirs:
+        raise ArgumentError(
+            f"teacher_weights: is for timm:NAME and torchvision:NAME; {' and '.join(teachers)} load their weights themselves"
+        )
     if len(files) != len(theirs):
         what = f"expected one for each of {len(theirs)} teachers that are timm:NAME or torchvision:NAME, in their order, or none at all"
         raise ArgumentError(f"teacher_weights: {what}, got {len(files)}")

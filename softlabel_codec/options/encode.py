@@ -199,14 +199,15 @@ class EncodeConfig:
         several, with_stored = len(teachers) > 1, self.stored_share is not None
         check_choice("average", self.average, AVERAGES)
         _, _ = self.shares, weights_of_each(teachers, self.teacher_weights)
-        for name in ("size", "interpolation", "mean", "std") if several else ("weights",):
-            why = "each of several teachers has its own" if several else "there is one teacher"
-            _check(name, getattr(self, name) is None, f"None, as {why}", getattr(self, name))
+        for name in ("size", "interpolation", "mean", "std"):
+            of_each = "None, as each of several teachers has its own"
+            _check(name, not several or getattr(self, name) is None, of_each, getattr(self, name))
         averaged, features = several or with_stored, self.teacher_output == "features"
         _check("teacher_output", not (averaged and features), "logits or probs, as features cannot be averaged", self.teacher_output)
         _check("average", several or self.average == "probs", "'probs', as there is one teacher", self.average)
         _check("average", not (several and raw) or self.average == "logits", "'logits', as the codec keeps logits", self.average)
-        _check("device", len(self.devices) in (1, len(teachers)), f"one device, or one for each of {len(teachers)} teachers", self.device)
+        devices = f"one device, or one for each of {len(teachers)} teachers" if several else "one device, as there is one teacher"
+        _check("device", len(self.devices) in (1, len(teachers)), devices, self.device)
         _check("crops", self.crops is None or self.crops_of is None, "None, as crops are those of other labels", self.crops)
         _check("stored_share", not with_stored or self.crops_of is not None, "None without crops_of (--crops-of)", self.stored_share)
         _check("stored_share", self.stored_share is None or 0 < self.stored_share < 1, "a number between 0 and 1", self.stored_share)
@@ -226,7 +227,7 @@ class EncodeConfig:
     @property
     def devices(self) -> list[str]:
         """The device of all teachers, or that of each."""
-        return str(self.device).split(",")
+        return [one.strip() for one in str(self.device).split(",")]
 
     @property
     def is_auto(self) -> bool:

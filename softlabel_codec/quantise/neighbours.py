@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabel_codec.labels import SparseLabels
+from softlabel_codec.labels import SparseLabels, concatenate_labels
 
 NEIGHBOURS = "neighbours"
-_POWER = 3  # of the intersection over union: 2 to 6 are about as good
+_NUMBERS_AT_A_TIME = 2**21
+"""Overlaps and probabilities that are computed at a time: all views of an image are tens of thousands of crops."""
 
 
 def spread_along_neighbours(labels: SparseLabels, crops: NDArray[Any], rows: NDArray[np.int64] | None = None) -> SparseLabels:
@@ -36,29 +37,67 @@ def spread_along_neighbours(labels: SparseLabels, crops: NDArray[Any], rows: NDA
         Their labels, read with the policy `uniform`. They keep all classes that any crop of the image keeps.
     """
     rows = np.arange(len(labels)) if rows is None else rows
-    kept = labels.indices >= 0
-    classes, place = np.unique(labels.indices[kept], return_inverse=True)
-    stated = np.zeros((len(labels), len(classes)))
-    rank = np.full(stated.shape, labels.indices.shape[1])
-    owner, column = np.nonzero(kept)
-    stated[owner, place] = labels.values[kept]
-    rank[owner, place] = column
-    num_others = labels.num_classes - labels.counts
-    even = np.divide(labels.remainder, num_others, out=np.zeros(len(labels)), where=num_others > 0)
-    is_kept = rank < labels.indices.shape[1]
+    stated = _Stated.of(labels)
+    at_a_time = max(1, _NUMBERS_AT_A_TIME // (len(labels) + len(stated.classes)))
+    parts = [_spread(labels, stated, crops, rows[start : start + at_a_time]) for start in range(0, max(len(rows), 1), at_a_time)]
+    joined = concatenate_labels(parts)
+    assert isinstance(joined, SparseLabels)
+    return joined
 
-    weights = _overlap(crops, rows) ** _POWER
-    weights /= weights.sum(axis=1, keepdims=True)
-    mean = np.where(is_kept[rows], 0.0, weights @ np.where(is_kept, stated, even[:, None]))
-    of_others = (labels.num_classes - len(classes)) * (weights @ even)
-    total, remainder = mean.sum(axis=1) + of_others, labels.remainder[rows].astype(np.float64)
+
+class _Stated(NamedTuple):
+    """What M crops say of the U classes that any of them keeps.
+
+    Attributes
+    ----------
+    classes : int32 (U,)
+        These classes.
+    probs : float64 (M, U)
+        Probabilities of those that a crop keeps, else 0.
+    rank : int64 (M, U)
+        Their places in the labels of a crop; of those that it does not keep, the number of places.
+    even : float64 (M,)
+        Share of the remainder of each class that a crop does not keep.
+    counted : float64 (M, U)
+        What the mean is of: `probs`, or `even` for classes that a crop does not keep.
+    """
+
+    classes: NDArray[np.int32]
+    probs: NDArray[np.float64]
+    rank: NDArray[np.int64]
+    even: NDArray[np.float64]
+    counted: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, labels: SparseLabels) -> _Stated:
+        kept = labels.indices >= 0
+        classes, place = np.unique(labels.indices[kept], return_inverse=True)
+        probs = np.zeros((len(labels), len(classes)))
+        rank = np.full(probs.shape, labels.indices.shape[1])
+        owner, column = np.nonzero(kept)
+        probs[owner, place] = labels.values[kept]
+        rank[owner, place] = column
+        num_others = labels.num_classes - labels.counts
+        even = np.divide(labels.remainder, num_others, out=np.zeros(len(labels)), where=num_others > 0)
+        return cls(classes, probs, rank, even, np.where(rank < labels.indices.shape[1], probs, even[:, None]))
+
+
+def _spread(labels: SparseLabels, stated: _Stated, crops: NDArray[Any], rows: NDArray[np.int64]) -> SparseLabels:
+    """Return what `spread_along_neighbours` does, of some crops."""
+    classes, probs, rank, own = stated.classes, stated.probs[rows], stated.rank[rows], labels[rows]
+    is_kept = rank < labels.indices.shape[1]
+    weights = _overlap(crops, rows)
+    weights *= weights * weights
+    mean = np.where(is_kept, 0.0, weights @ stated.counted)
+    of_others = (labels.num_classes - len(classes)) * (weights @ stated.even)
+    total, remainder = mean.sum(axis=1) + of_others, own.remainder.astype(np.float64)
     scale = np.divide(remainder, total, out=np.zeros(len(rows)), where=total > 0)
-    least = np.where(kept, labels.values, np.inf).min(axis=1)[rows]
+    least = np.where(own.indices >= 0, own.values, np.inf).min(axis=1)
     most = np.nextafter(least.astype(np.float32), np.float32(0)) if len(classes) < labels.num_classes else np.full(len(rows), np.inf)
     listed = np.minimum(mean * scale[:, None], most[:, None]).astype(np.float32)
 
-    values = np.where(is_kept[rows], stated[rows], listed).astype(np.float32)
-    order = np.lexsort((rank[rows], -values))
+    values = np.where(is_kept, probs, listed).astype(np.float32)
+    order = np.lexsort((rank, -values))
     values = np.take_along_axis(values, order, axis=1)
     indices = np.where(values > 0, classes[order], -1).astype(np.int32)
     left = np.maximum(remainder - listed.sum(axis=1, dtype=np.float64), 0.0)

@@ -20,6 +20,7 @@ from softlabel_codec.students.factories import device_by_name
 from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.averaging import mean_logits, mean_probs
 from softlabel_codec.teacher.load import Teacher, load_teacher
+from softlabel_codec.teacher.stored import teachers_with_shares
 from softlabel_codec.torch.check import TeacherCheck, check_against_teacher
 from softlabel_codec.torch.collate import collate_crops
 from softlabel_codec.torch.dataset import SoftLabelDataset
@@ -128,8 +129,9 @@ def check_labels(
         for one, known in zip(loaded, said, strict=True)
     ]
     loaders = [_loader(images, labels, keys, fewest, each, workers) for each in crops]
-    shares = [float(known.get("share", 1.0)) for known in said]
-    model = loaded[0].logits if len(loaded) == 1 else _Together(loaded, loaders, crops, shares, average, made_at)
+    model = loaded[0].logits
+    if len(loaded) > 1:
+        model = _Together(loaded, loaders, crops, [float(known["share"]) for known in said], average, made_at)
     with workers_watched():
         found = check_against_teacher(
             loaders[0],
@@ -173,14 +175,17 @@ def _teachers_of(reader: SoftLabelReader, given: int) -> tuple[list[dict[str, An
     Raises
     ------
     MismatchError
-        If it has other teachers than so many, or its labels are an average of averages.
+        If it has other teachers than so many, does not say their shares, or its labels are an average of averages.
     """
     teacher, prepared = _map(reader.metadata.get("teacher")), _map(reader.metadata.get("preprocessing"))
     each = teacher.get("teachers")
-    if not isinstance(each, list):
+    if not isinstance(each, list) or not each:
         each = [{**teacher, **prepared}]
     if any("teachers" in _map(one) for one in each):
         what = "labels that are averaged with an average of logits cannot be checked; check those that they were made of"
+        raise MismatchError(f"{reader.path}: {what}")
+    if len(each) > 1 and not teachers_with_shares(teacher):
+        what = f"its metadata name {counted(len(each), 'teacher')}, but not the share of each in their average, so it cannot be checked"
         raise MismatchError(f"{reader.path}: {what}")
     if len(each) != given:
         names = ", ".join(str(_map(one).get("name", "unknown")) for one in each)

@@ -54,6 +54,8 @@ class Member:
         self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast
         probe = self._forward(noise(self.size))
         self.num_classes = self._check(probe, 2, config.num_classes)
+        if self.num_classes < 2:
+            raise MismatchError(f"teacher {teacher.name}: expected {teacher.output} of at least 2 numbers for each crop, got 1")
         check_output(probe, teacher.output, teacher.name)
 
     def logits(self, pixels: Tensor) -> Tensor:

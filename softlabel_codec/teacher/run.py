@@ -85,6 +85,7 @@ class TeacherRun:
             self.members = [Member(teacher, config, device, self.precision) for teacher, device in placed]
         self.num_classes = check_same_classes(self.members)
         self.name, self._output = " + ".join(teacher.name for teacher in teachers), teachers[0].output
+        self._without_numbers: set[str] = set()
         self._shapes = list(dict.fromkeys((member.size, member.interpolation) for member in self.members))
 
     def cutters(self, exif_orientation: str, padding: Padding) -> list[Cutter]:
@@ -106,33 +107,49 @@ class TeacherRun:
 
     def label(self, batches: Any) -> Iterator[tuple[list[CutRun], list[dict[str, np.ndarray[Any, Any]]]]]:
         """Yield the runs of each batch and their labels, one batch behind: the device works while the labels before are stored."""
-        behind: tuple[list[CutRun], list[dict[str, Tensor]]] | None = None
+        behind: tuple[list[CutRun], list[dict[str, Tensor]], list[Tensor]] | None = None
         with _reproducible(), torch.inference_mode():
             for pixels, runs in batches:
-                ahead = [replace(run, stored=None) for run in runs], self._label_pixels(pixels, runs)
+                ahead = [replace(run, stored=None) for run in runs], *self._label_pixels(pixels, runs)
                 if behind is not None:
-                    yield behind[0], [_to_numpy(labels) for labels in behind[1]]
+                    yield behind[0], self._labels_here(*behind[1:])
                 behind = ahead
             if behind is not None:
-                yield behind[0], [_to_numpy(labels) for labels in behind[1]]
+                yield behind[0], self._labels_here(*behind[1:])
 
     def store(self, labelled: LabelledImage, writer: SoftLabelWriter, key: str) -> None:
         """Add an image's labels to the file."""
         try:
             labelled.add_to(writer, key, self._store_crops)
         except ArgumentError as error:
+            names = [member.teacher.name for member in self.members if member.teacher.name in self._without_numbers]
             advice = ". It was said to return probabilities (teacher_output)" if self._output == "probs" else ""
-            raise MismatchError(f"teacher {self.name}: its output cannot be stored as labels: {error}{advice}") from None
+            if self._output == "probs" and len(self.members) > 1 and self._average == "logits" and not names:
+                advice = (
+                    ". Where the teachers give no class a probability above 0 in common, their logits have no average. "
+                    "Average probabilities (average='probs', --average probs)"
+                )
+            name = " + ".join(names) or self.name
+            raise MismatchError(f"teacher {name}: its output cannot be stored as labels: {error}{advice}") from None
 
-    def _label_pixels(self, pixels: Sequence[Tensor], runs: Sequence[CutRun]) -> list[dict[str, Tensor]]:
-        """Return the labels of runs of crops, whose pixels each cutter has cut; none of a run without crops."""
+    def _labels_here(self, labels: Sequence[dict[str, Tensor]], have_nan: Sequence[Tensor]) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """Return labels as arrays, and keep the names of teachers whose output for the same batch had NaN."""
+        self._without_numbers |= {member.teacher.name for member, nan in zip(self.members, have_nan, strict=False) if nan.item()}
+        return [_to_numpy(part) for part in labels]
+
+    def _label_pixels(self, pixels: Sequence[Tensor], runs: Sequence[CutRun]) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+        """Return the labels of runs of crops, whose pixels each cutter has cut, and for each teacher whether its output has NaN.
+
+        A run without crops has no labels.
+        """
         lengths = [len(run.flips) for run in runs]
         if not sum(lengths):
-            return [{} for _ in lengths]
+            return [{} for _ in lengths], []
         places = [self._shapes.index((member.size, member.interpolation)) for member in self.members]
         logits = [member.logits(pixels[place]) for member, place in zip(self.members, places, strict=True)]
         of_runs = zip(*(torch.split(one, lengths) for one in logits), strict=True)
-        return [self._labels(parts, run.stored) if len(run.flips) else {} for parts, run in zip(of_runs, runs, strict=True)]
+        labels = [self._labels(parts, run.stored) if len(run.flips) else {} for parts, run in zip(of_runs, runs, strict=True)]
+        return labels, [one.isnan().any() for one in logits]
 
     def _labels(self, logits: Sequence[Tensor], stored: np.ndarray[Any, Any] | None) -> dict[str, Tensor]:
         """Return the labels of crops of an image by the logits (n, C) of each teacher, and stored probabilities, if there are any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,15 +177,23 @@ class StoredCrops:
         """
         said = self.reader.metadata
         teacher, prepared = _map(said.get("teacher")), _map(said.get("preprocessing"))
-        stored_as = [*said.get("transcoded_from", []), self.reader.codec]
+        stored_as, share = [*_list(said.get("transcoded_from")), self.reader.codec], self.share or 0.0
         of_file = {name: said[name] for name in _OF_LABELS if name in said}
-        if teacher.get("average") == "probs":
+        each = teachers_with_shares(teacher) if teacher.get("average") == "probs" else []
+        if each:
             return [
-                {**of_file, **one, "share": one["share"] * (self.share or 0.0), "stored_as": [*one.get("stored_as", []), *stored_as]}
-                for one in teacher["teachers"]
+                {**of_file, **one, "share": one["share"] * share, "stored_as": [*_list(one.get("stored_as")), *stored_as]} for one in each
             ]
         known = {name: prepared[name] for name in ("size", "interpolation", "mean", "std") if name in prepared}
         return [{"name": self.reader.path.name, **teacher, **known, **of_file, "share": self.share, "stored_as": stored_as}]
+
+
+def teachers_with_shares(teacher: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what metadata say of each teacher whose average labels are; none unless they say the share of each, a number above 0."""
+    each = [_map(one) for one in _list(teacher.get("teachers"))]
+    shares = [one.get("share") for one in each]
+    known = all(isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < math.inf for share in shares)
+    return each if known else []
 
 
 def _at_temperature(reader: SoftLabelReader, config: EncodeConfig) -> SoftLabelReader:
@@ -210,3 +219,7 @@ def _refuse_itself(reader: SoftLabelReader, out: str) -> None:
 
 def _map(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -387,7 +387,8 @@ class FeatureTargets(TensorLike):
         if not 0 < temperature < math.inf:
             raise ArgumentError(f"temperature: expected a number above 0, got {temperature!r}")
         below = self.features - self.features.amax(dim=-1, keepdim=True)  # so that no quotient is too large
-        return DenseTargets(torch.softmax(below / temperature, dim=-1))
+        least = torch.finfo(below.dtype).tiny  # what is smaller may become 0
+        return DenseTargets(torch.softmax(below / max(float(temperature), least), dim=-1))
 
     def dense(self) -> Tensor:
         """Raise StateError: features are no targets."""

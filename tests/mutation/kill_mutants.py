@@ -37,7 +37,7 @@ OWN_TESTS = {
     "block/": "test_packing.py",
     "quantise/neighbours": "test_neighbours.py",
     "quantise/temperature": "test_temperature.py",
-    "quantise/transcoding": "test_copy.py",
+    "quantise/transcoding": "test_transcoding.py",
     "quantise/": "test_quantising.py",
 }
 TESTS = ("test_framing.py", "test_packing.py", "test_quantising.py")
