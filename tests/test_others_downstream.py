@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from shapes import COLORS, config
-from torchvision.ops import box_iou
 from written_coco import write_coco
 
 from softlabel_codec import SoftLabelError
@@ -102,6 +101,8 @@ def test_average_precision(coco):
     assert judge(Knows(boxes, 0), boxes, workers=0) == pytest.approx(1.0)
     assert judge(Knows(boxes, 100), boxes, workers=0) == 0.0
     targets = [boxes[place][2]["boxes"] for place in range(4)]
+    from torchvision.ops import box_iou
+
     overlaps = torch.cat([box_iou(one, one + torch.tensor([5, 0, 5, 0])).diag() for one in targets])
     right = [float((overlaps > least).double().mean()) for least in np.linspace(0.5, 0.95, 10)]
     assert 0 < judge(Knows(boxes, 5), boxes, workers=0) <= max(right)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from test_accuracy import write_data
 
-from benchmarks import trainers
 from benchmarks.accuracy import networks
 from benchmarks.accuracy.plan import DEFAULT, ONLINE, TAIL, TRUTH
 from benchmarks.report import trainers as report
@@ -30,11 +29,15 @@ def run(folder, monkeypatch, **more):
     options = {"seeds": 1, "images-per-class": 2, "crops": 4, "epochs": 3, "batch-size": 50, "data": folder / "data.npz", **more}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     monkeypatch.setattr("sys.argv", ["trainers", str(folder / "work"), "--results", str(folder / "results.jsonl"), *words])
+    from benchmarks import trainers
+
     trainers.main()
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
 def test_two_trainers_of_others_and_four_kinds_of_labels(folder, monkeypatch):
+    from benchmarks import trainers
+
     seen = []
     loop = trainers.WithTargets.__iter__
     monkeypatch.setattr(trainers.WithTargets, "__iter__", lambda self: (seen.append(batch) or batch for batch in loop(self)))
