@@ -229,8 +229,3 @@ def test_students_that_differ_in_labels_only_are_paired():
 
 def test_the_page_on_seeds_has_the_tables_of_the_committed_results():
     assert power.tables(evidence.load()) in power.PAGE.read_text(), "python -m benchmarks.accuracy.power writes them"
-
-
-def test_pairs_bring_as_little_as_the_page_says():
-    for found in map(power.spread_of, evidence.load()):
-        assert found.paired > 0.9 * found.independent, "docs/prove.md says that seeds are not good or bad for all kinds of labels alike"
