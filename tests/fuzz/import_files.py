@@ -36,6 +36,7 @@ FOLDERS = {"sre2l": "images", "ml_dr": "images", "relabel": "images"}
 """Formats whose labels are of images in a folder."""
 FORMATS = (*NAMES, "fkd", "sre2l", "ml_dr", "mobileclip_dr", "relabel")
 """A number in a kept input says which: new ones go to the end."""
+WRITTEN_BY_TORCH = ("sre2l", "ml_dr", "mobileclip_dr", "relabel")
 
 
 KNOWN = {"fkd": {"label_type": "marginal_smoothing_k3"}, "relabel": {"crops": 3}}
