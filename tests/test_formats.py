@@ -616,6 +616,16 @@ def test_arrays_of_npz_that_do_not_fit(tmp_path, arrays):
     refused({**without("values")(arrays)}, MismatchError, "expected one class of each crop")
 
 
+def test_a_refused_npz_is_closed(tmp_path, arrays):
+    path = tmp_path / "a.npz"
+    for changed in ({**arrays, "values": np.asfortranarray(arrays["values"])}, {**arrays, "flips": arrays["flips"][:, :1]}):
+        np.savez(path, **changed)
+        with pytest.raises(SoftLabelError) as refused:  # which keeps the frames that have read it
+            import_labels(path, tmp_path / "a.slc")
+        assert refused.tb
+        assert str(path) not in {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+
+
 def test_a_changed_byte_of_an_npz_is_noticed(tmp_path, arrays):
     np.savez(tmp_path / "a.npz", **arrays)
     data = bytearray((tmp_path / "a.npz").read_bytes())

@@ -6,6 +6,7 @@ import math
 import os
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,11 @@ def import_labels(
     format = format or detect(name)
     check_choice("format", format, FORMATS)
     given = _Given(name, format, label_type, num_classes, images, crops, crops_of, seed, temperature, on_error == "skip")
-    found = given.opened()
-    sizes = None if images is None or format == RELABEL else _sizes(images, format)
     options: dict[str, Any] = {"on_error": on_error, "workers": workers, "overwrite": overwrite, "progress": progress}
-    return import_source(found, out, codec=codec, sizes=sizes, **options)
+    with ExitStack() as files:
+        found = given.opened(files)
+        sizes = None if images is None or format == RELABEL else _sizes(images, format)
+        return import_source(found, out, codec=codec, sizes=sizes, **options)
 
 
 def export_labels(
@@ -226,8 +228,8 @@ class _Given:
     temperature: float | None
     skips_errors: bool
 
-    def opened(self) -> LabelSource:
-        """Return the source; ArgumentError if arguments do not apply to its format."""
+    def opened(self, files: ExitStack) -> LabelSource:
+        """Return the source, whose open file is closed with `files`; ArgumentError if arguments do not apply to its format."""
         if self.label_type is not None and self.format not in (FKD, RELABEL):
             raise ArgumentError(f"label_type: is for files of FKD, which do not say it; {self.format} files do")
         if self.crops_of is not None and (self.format != RELABEL or {self.crops, self.seed, self.images} != {None}):
@@ -258,7 +260,7 @@ class _Given:
             return ParquetSource(files_of(_in_folder(self.source, "*.parquet")), self.num_classes)
         if self.format == WEBDATASET:
             return WebDatasetSource(files_of(_in_folder(self.source, "*.tar")), self.num_classes)
-        return ArraysSource(NpzFile(path) if self.format == NPZ else SafetensorsFile(path), self.num_classes)
+        return ArraysSource(files.enter_context(NpzFile(path)) if self.format == NPZ else SafetensorsFile(path), self.num_classes)
 
     def _read_with_torch(self, path: Path) -> LabelSource:
         from softlabel_codec.formats import ml_dr, mobileclip_dr, relabel, sre2l  # noqa: PLC0415  import torch

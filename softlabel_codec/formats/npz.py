@@ -10,7 +10,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -45,6 +45,8 @@ class _Member(NamedTuple):
 class NpzFile:
     """An open `.npz` file, compressed or not, which is read a few images at a time. Arrays of objects, which are pickles, are refused.
 
+    It is a context manager, which closes the file.
+
     Parameters
     ----------
     path : path
@@ -60,12 +62,20 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _readable(path):
-            self._zip = zipfile.ZipFile(path)
+        with _readable(path), ExitStack() as opened:
+            self._file = opened.enter_context(path.open("rb"))  # held beside the archive, which stays open while a member is
+            self._zip = zipfile.ZipFile(self._file)
             self._members = {}
             for name in _names(self._zip):
                 with self._zip.open(name) as stream:
                     self._members[name.removesuffix(_ENDING)] = _Member(name, *_checked_header(stream, name))
+            opened.pop_all()
+
+    def __enter__(self) -> NpzFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def shapes(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         return {name: (member.shape, member.dtype) for name, member in self._members.items()}
