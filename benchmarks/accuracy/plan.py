@@ -132,7 +132,7 @@ def _few() -> Iterator[Row]:
         yield from (Row(source, images=FEW, stored=stored) for source in (FULL, TAIL))
     yield from (Row(DEFAULT, images=FEW, stored=stored) for stored in (10, MOST_CROPS, MOST_OF_FEW))
     yield from (Row(FIELD, images=FEW, stored=stored) for stored in (MOST_CROPS, MOST_OF_FEW))
-    yield from _neighbours(SURE, MOST_OF_FEW)
+    yield from _others(SURE, MOST_OF_FEW)
 
 
 def _few_softened() -> Iterator[Row]:
@@ -150,8 +150,10 @@ def _fields() -> Iterator[Row]:
         yield Row(source, **stored, temperature=HIGH_TEMPERATURE)
 
 
-def _neighbours(teacher: str, stored: int) -> Iterator[Row]:
+def _others(teacher: str, stored: int) -> Iterator[Row]:
+    """Yield what else few images are trained from: top classes with a guess of the others, and logits of 8 bits."""
     yield Row(DEFAULT, teacher, FEW, stored, policy=NEIGHBOURS)
+    yield from (Row(LOGARITHMS, teacher, FEW, stored, temperature=temperature) for temperature in (1.0, HIGH_TEMPERATURE))
 
 
 def _few_crops(teacher: str) -> Iterator[Row]:
