@@ -234,7 +234,7 @@ SCALES = {
     "cpu": Scale(
         images_per_class=None,
         few_per_class=22,
-        groups=tuple(dict.fromkeys(rows, 5) for rows in (_fields(), _exact(UNSURE), _few_crops(UNSURE), _neighbours(UNSURE, MOST_CROPS))),
+        groups=tuple(dict.fromkeys(rows, 5) for rows in (_fields(), _exact(UNSURE), (*_few_crops(UNSURE), *_others(UNSURE, MOST_CROPS)))),
         teachers={UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM}},
         students={"usual": {"student": f"{NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM}},
         few_epochs=120,
