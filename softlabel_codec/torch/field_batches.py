@@ -125,7 +125,7 @@ def _candidates(tasks: Sequence[FieldTask], numbers: Sequence[int], count: int, 
     counts = worth.sum(dim=1)[: len(tasks)].tolist()
     rooms = [_room(width, 1) for width in counts]
     widest = min(max(rooms), num_classes)
-    first = (~worth).sort(dim=1, stable=True).indices[:, :widest]
+    first = (~worth).byte().sort(dim=1, stable=True).indices[:, :widest]
     classes = order.gather(1, first).masked_fill(~worth.gather(1, first), -1)
     some = probs.gather(2, classes.clamp(min=0)[:, None].expand(-1, room, -1)).masked_fill((classes < 0)[:, None], 0)
     more = max(rooms) - widest
