@@ -85,9 +85,7 @@ def test_fields_are_timed_and_their_part_of_the_report_is_written(labels, tmp_pa
     monkeypatch.setattr(fields, "TURNS", 1)
     monkeypatch.setattr(fields, "READING_TURNS", 1)
     monkeypatch.setattr(fields, "TOGETHER", 1)
-    some = replace(
-        labels.first(4), keys=["28.jpg", "29.jpg", "30.jpg", "31.jpg"]
-    )  # of the last two it is measured how well other crops are known
+    two = replace(labels.first(2), keys=["29.jpg", "30.jpg"])  # of the second it is measured how well other crops are known
     found = fields.measure(two, "cpu", tmp_path)
     quality = found["fitting"]["fields"]
     assert quality["add_fields"]["fitted_kl"] == pytest.approx(quality["SoftLabelWriter.add"]["fitted_kl"], rel=0.05)

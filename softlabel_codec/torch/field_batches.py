@@ -34,7 +34,7 @@ from softlabel_codec.quantise.field_fit import (
     listed_numbers,
 )
 
-_NUMBERS_AT_ONCE, _IMAGES_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}, {"cpu": 16, "cuda": 256}
+_NUMBERS_AT_ONCE, _IMAGES_AT_ONCE = {"cpu": 2**17, "cuda": 2**24}, {"cpu": 4, "cuda": 256}
 """How many numbers arrays hold at most, unless one image needs more; and how many images they hold at most."""
 _ROUNDS_AT_ONCE, _FEWER_LATER = 4 * ROUNDS_OF_BITS, 8
 """After so many rounds most images have numbers that do not change any more, and are put aside; so many times fewer are left at once."""
