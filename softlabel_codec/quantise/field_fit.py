@@ -128,7 +128,7 @@ def fit_field(probs: NDArray[np.float32], features: Floats, step: float, cost: f
 
 
 def listed_numbers(numbers: Ints, classes: Ints) -> FieldNumbers:
-    """Return the field that lists those of some classes (K,) that have a level or a slope, (F + 1, K), but one class at least."""
+    """Return the field that lists those of some classes (K,) that have a level or a slope, (F + 1, K), but one at least: the first."""
     listed = np.flatnonzero(numbers.any(axis=0))
     if not len(listed):
         listed = np.zeros(1, np.int64)

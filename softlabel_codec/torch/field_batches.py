@@ -199,7 +199,9 @@ class _Batch:
         self._given = all_probs, all_features
         fitted, self._measured = (_filled_up([getattr(image, name) for image in images], count) for name in ("fitted", "measured"))
         self._entropy = _filled_up([image.entropy for image in images], count)
-        self._candidates = (_filled_up([image.classes + 1 for image in images], count) > 0)[:, None]
+        self._counts = [image.num_classes for image in images] + [0] * (count - len(images))
+        there = torch.tensor(self._counts, device=all_probs.device)
+        self._candidates = (torch.arange(all_probs.shape[2], device=there.device) < there[:, None])[:, None]
         self._num_others = num_classes - all_probs.shape[2]  # a candidate that is not there has a logit of 0, too
         self._num_fitted = fitted.sum(dim=1)[:, None, None].clamp(min=1)
         self._probs, self._features = all_probs * fitted[:, :, None], all_features * fitted[:, :, None]
@@ -210,7 +212,6 @@ class _Batch:
         self._pull[:, 0] = 0
         self._small_pull, self._to_squares = PULL_OF_FEW / self._num_fitted * self._pull, self._to_sums * self._features.mT
         self._plus, self._times = (torch.tensor(kinds, device=means.device)[:, None] for kinds in ([1.0, -1.0, 0.0], [1.0, 1.0, 0.0]))
-        self._counts = [image.num_classes for image in images] + [0] * (count - len(images))
         largest = torch.full((all_features.shape[2], 1), float(MAX_SLOPE), device=means.device)
         largest[0] = MAX_LEVEL
         self._largest, self._smallest = largest, -largest

@@ -38,9 +38,10 @@ def add_fields(writer: SoftLabelWriter, images: Mapping[str, Mapping[str, Any]])
     Raises
     ------
     ArgumentError
-        If the file has another codec or anything is invalid. No image is added then, unless it is the key of one that was added before.
+        If the file has another codec, or anything is invalid: no image is added then. If an image of the same key was added before: those
+        in front of it are added.
     LimitError, OSError, StateError
-        As for `SoftLabelWriter.add`.
+        As for `SoftLabelWriter.add`. If an image exceeds the limits of the format, none is added.
 
     Examples
     --------
