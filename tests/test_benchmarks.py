@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import random_probs
 
+from benchmarks import fields
 from benchmarks.measure import copying, distortion, epochs, images, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
 from benchmarks.report import figures, frontier, many
@@ -78,6 +79,20 @@ def test_copies_are_timed(labels, tmp_path, monkeypatch):
     assert ways["unchanged"]["decoded_blocks"] == ways["with other metadata"]["decoded_blocks"] == 0
     assert ways["a quarter of the crops"]["crops"] == 4 * 9 * 5
     assert len(ways) == 11
+
+
+def test_fields_are_timed_and_their_part_of_the_report_is_written(labels, tmp_path, monkeypatch, result):
+    monkeypatch.setattr(fields, "TURNS", 1)
+    monkeypatch.setattr(fields, "READING_TURNS", 1)
+    monkeypatch.setattr(fields, "TOGETHER", 1)
+    two = replace(labels.first(2), keys=["29.jpg", "30.jpg"])  # of the second it is measured how well other crops are known
+    found = fields.measure(two, "cpu", tmp_path)
+    quality = found["fitting"]["fields"]
+    assert quality["add_fields"]["fitted_kl"] == pytest.approx(quality["SoftLabelWriter.add"]["fitted_kl"], rel=0.05)
+    assert all(time["median"] > 0 for time in found["reading"]["milliseconds"].values())
+    (tmp_path / "fields.json").write_text(json.dumps({"cpu": found, "cuda": {**found, "device": "some GPU"}}))
+    monkeypatch.setattr(report, "FIELDS", tmp_path / "fields.json")
+    assert "On some GPU, torch" in report.render(result, "now.json")
 
 
 def test_the_report_is_rendered(result, tmp_path):
