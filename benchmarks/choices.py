@@ -1,39 +1,31 @@
-"""What `auto` chooses, beside fixed codecs, and what the targets for few bytes per image come to: python -m benchmarks.choices WORK.
+"""What `auto` tries and chooses, beside fixed codecs: python -m benchmarks.choices WORK.
 
 WORK has the files of `python -m benchmarks.label_files WORK`. It writes `results/choices.json`, from which
-`python -m benchmarks.report.frontier` makes sections of `FRONTIER.md`. `--part` measures one part; the others stay as they are.
+`python -m benchmarks.report.frontier` makes a section of `FRONTIER.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy import networks
-from benchmarks.accuracy.__main__ import DATA
-from benchmarks.accuracy.images import SIDE, unpack
-from benchmarks.accuracy.labels import SAMPLER, write_labels
-from benchmarks.accuracy.plan import HERE
-from benchmarks.frontier import APART, measure, random_labels
-from benchmarks.measure.common import RESULTS, Labels, circumstances, labels_of_file, shared_labels
+from benchmarks.accuracy.labels import SAMPLER
+from benchmarks.frontier import random_labels
+from benchmarks.measure.common import RESULTS, Labels, circumstances, labels_of_file
 from softlabel_codec import choose_codec
 from softlabel_codec.choosing.pilot import Layout, Pilot
 from softlabel_codec.choosing.trials import measure as try_codec
 from softlabel_codec.codec import Codec
-from softlabel_codec.report import inspect
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.teacher import EncodeConfig, encode
 
 RESULT = RESULTS / "choices.json"
-PACKAGES = ("softlabel_codec", "numpy", "zstandard", "torch", "pillow")
+PACKAGES = ("softlabel_codec", "numpy", "zstandard")
 CROPS, FIDELITY, PILOT_IMAGES = (5, 10, 20, 50, 200), 0.04, 10
 CASES = (*((1.0, crops) for crops in CROPS), (4.0, 20), (4.0, 200))
 """Temperatures and numbers of crops."""
@@ -43,16 +35,6 @@ FIXED = (
     *(f"{MS}{options},tail=all,mean=log" for options in ("t=0.05", "t=0.01")),
     *("field", "field:cost=0.0001", "dense:values=log8,step=2", "dense:values=log8,step=1", "dense:values=f16"),
 )
-COSTS = (0.00035, 0.00018)
-"""Of fields, about as large as the targets say."""
-GAINS = (0.08, 0.06, 0.05, 0.04, 0.03, 0.007, 0.006, 0.005, 0.0045, 0.004, 0.0035)
-REFERENCES = f"{MS}t=0.02,tail=99", f"{MS}t=0.05,tail=20"
-FEW_CROPS = 10
-
-
-def chosen(work: Path) -> dict[str, Any]:
-    """Return for each teacher, temperature and number of crops what `auto` tried and chose, and what fixed codecs come to."""
-    return {name: _of_teacher(labels, sampler) for name, labels, sampler in _teachers(work)}
 
 
 def _teachers(work: Path) -> Iterator[tuple[str, Labels, CropSampler]]:
@@ -77,13 +59,9 @@ def _row(images: dict[str, Any], num_classes: int, temperature: float, sampler: 
     how: dict[str, Any] = {"crops": "derived", "sampler": sampler}
     choice = choose_codec(images, num_classes, fidelity=FIDELITY, train_temperature=temperature, **how)
     pilot = Pilot.of(images, num_classes, Layout(**how), 1 / temperature)
-    codecs = [Codec.parse(text) for text in FIXED if len(pilot) and _fits(text, num_classes)]
-    fixed = [asdict(try_codec(pilot, codec)) for codec in codecs if codec.family != "field" or pilot.fewest_crops >= FEW_CROPS]
+    codecs = [Codec.parse(text) for text in FIXED]
+    fixed = [asdict(try_codec(pilot, codec)) for codec in codecs if codec.family != "field" or pilot.fewest_crops >= 10]
     return {**asdict(choice), "fixed": fixed}
-
-
-def _fits(text: str, num_classes: int) -> bool:
-    return Codec.parse(text).tail in (0, "all") or int(Codec.parse(text).tail) <= num_classes
 
 
 def _pilot(labels: Labels) -> dict[str, Any]:
@@ -94,55 +72,13 @@ def _pilot(labels: Labels) -> dict[str, Any]:
     }
 
 
-def fields(_: Path) -> dict[str, Any]:
-    """Return bytes and fidelity of fields of the photographs beside the repository, about as large as the targets say.
-
-    Bytes are those of the frontier, and beside them what a file has once, as a share of each image.
-    """
-    labels = shared_labels()
-    assert labels is not None
-    points = []
-    with tempfile.TemporaryDirectory() as folder:
-        for codec in (f"{MS}k=5", *(f"field:cost={cost}" for cost in COSTS)):
-            point = measure(labels, codec, Path(folder))
-            parts = inspect(Path(folder) / "labels.slc").budget
-            once = sum(part.file_bytes for part in parts if part.name in APART and part.name not in ("keys", "crops"))
-            points.append({**point, "once_bytes_per_image": once / len(labels.keys)})
-            print(codec, points[-1]["bytes_per_image"], point["fidelity"][0]["kl"], flush=True)
-    return {"source": labels.source, "images": len(labels.keys), "crops": labels.flips.shape[1], "points": points}
-
-
-def few_crops(work: Path, per_class: int = 22) -> dict[str, Any]:
-    """Return bytes and KL of labels of ten crops of images of Tiny-ImageNet in folder order, whole files with keys and derived crops."""
-    os.environ[networks.WORK] = str(work.absolute())
-    with tempfile.TemporaryDirectory() as folder:
-        unpack(DATA, Path(folder) / "images", 1, per_class)
-        logits, path = Path(folder) / "logits.slc", Path(folder) / "labels.slc"
-        how: dict[str, Any] = {"crops": FEW_CROPS, "sampler": SAMPLER, "size": SIDE, "batch_size": 1000, "precision": "float32"}
-        teacher = f"{HERE / 'networks.py'}:{networks.trained_small_teacher.__name__}"
-        images = str(Path(folder) / "images" / "few" / "train")
-        encode(EncodeConfig(images=images, out=str(logits), teacher=teacher, codec="dense:values=f16,content=logits", **how))
-        points = []
-        for codec in (*REFERENCES, *(f"{MS}gain={gain},tail=99" for gain in GAINS)):
-            found = write_labels(logits, path, codec, FEW_CROPS, 1.0)
-            points.append({"codec": codec, "bytes_per_image": found["bytes"] / found["num_images"], "kl": found["kl"]})
-            print(points[-1], flush=True)
-    return {"source": f"{found['num_images']:,} images of Tiny-ImageNet in folder order, an unsure teacher", "points": points}
-
-
-PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {"auto": chosen, "fields": fields, "few crops": few_crops}
-
-
 def main() -> None:
-    """Measure part by part, and keep what is found."""
+    """Measure teacher by teacher, and keep what is found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="folder with the labels and the weights of the unsure teacher")
-    parser.add_argument("--part", action="append", default=[], choices=list(PARTS), help="measure this part only")
-    options = parser.parse_args()
-    for part in options.part or PARTS:
-        measured = PARTS[part](options.work)
-        found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        found[part] = {**measured, **circumstances(PACKAGES)} if part != "auto" else {"teachers": measured, **circumstances(PACKAGES)}
+    parser.add_argument("work", type=Path, help="folder with the labels")
+    for name, labels, sampler in _teachers(parser.parse_args().work):
+        found = json.loads(RESULT.read_text()) if RESULT.exists() else {"teachers": {}}
+        found["teachers"][name] = {**_of_teacher(labels, sampler), **circumstances(PACKAGES)}
         RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -9,6 +9,7 @@ from benchmarks.measure.common import RESULTS
 from benchmarks.report.write import Result, Rows, table
 
 FIDELITY, TRIED_CROPS = 0.04, (10, 200)
+MANY = "MobileNetV2, 100 photographs"
 FIELD_TARGETS = ((220, "fidelity", 0.287), (330, "fidelity", 0.24), (300, "unseen", 0.30))
 """Bytes per image, which crops, and the KL in nats that is asked for."""
 WARM = (330, 0.25)
@@ -19,13 +20,14 @@ FEW_TARGETS = (("marginal_smoothing:t=0.02,tail=99", 120), ("marginal_smoothing:
 
 def tables(teachers: Result) -> dict[str, Any]:
     """Return what the template shows, given the results of the frontier by teacher."""
-    found = json.loads((RESULTS / "choices.json").read_text())
+    chosen = json.loads((RESULTS / "choices.json").read_text())["teachers"]
+    few_crops = json.loads((RESULTS / "few-crops.json").read_text())
     return {
-        "auto": [(name, teacher, _chosen(teacher), _tried(teacher)) for name, teacher in found["auto"]["teachers"].items()],
-        "choices": found,
+        "auto": [(name, teacher, _chosen(teacher), _tried(teacher)) for name, teacher in chosen.items()],
         "fidelity": f"{FIDELITY:.0%}",
-        "num_fixed": max(len(row["fixed"]) for teacher in found["auto"]["teachers"].values() for row in teacher["rows"]),
-        "targets": _targets(found, teachers),
+        "num_fixed": max(len(row["fixed"]) for teacher in chosen.values() for row in teacher["rows"]),
+        "few_crops": few_crops,
+        "targets": _targets(few_crops["sets"]["Tiny-ImageNet"]["rows"], teachers),
     }
 
 
@@ -56,22 +58,20 @@ def _tried(teacher: Result) -> str:
     return table(["", "tried", "bytes", "lost"], rows)
 
 
-def _targets(found: Result, teachers: Result) -> str:
+def _targets(few_crops: Result, teachers: Result) -> str:
     rows: Rows = []
-    once = max(point["once_bytes_per_image"] for point in found["fields"]["points"])
-    measured = teachers["MobileNetV2, 100 photographs"]["crops"]["200"]["families"]
-    fields = [*found["fields"]["points"], *measured["field"]["points"], *measured["field, fine"]["points"]]
+    measured = teachers[MANY]["crops"]["200"]["families"]
+    fields = [*measured["field"]["points"], *measured["field, fine"]["points"]]
     for size, which, kl in FIELD_TARGETS:
         crops = "on other crops" if which == "unseen" else "on fitted crops"
-        points = [(point["bytes_per_image"] + once, point[which][0]["kl"], point["codec"]) for point in fields if point["unseen"]]
+        points = [(point["bytes_per_image"], point[which][0]["kl"], point["codec"]) for point in fields]
         rows.append(_target(f"field, M = 200, {crops}", "KL", kl, size, points))
-    families = teachers["MobileNetV2"]["crops"]["200"]["families"]
-    points = [(point["bytes_per_image"], _lost(point, 1), point["codec"]) for one in families.values() for point in one["points"]]
+    points = [(point["bytes_per_image"], _lost(point, 1), point["codec"]) for one in measured.values() for point in one["points"]]
     rows.append(_target("any codec, M = 200, T = 4", "lost", WARM[1], WARM[0], points))
-    small = found["few crops"]["points"]
+    small = {codec: sizes["10"] for codec, sizes in few_crops.items()}
     for codec, size in FEW_TARGETS:
-        asked = next(point["kl"] for point in small if point["codec"] == codec)
-        points = [(point["bytes_per_image"], point["kl"], point["codec"]) for point in small]
+        asked = small[codec]["kl"]
+        points = [(point["bytes_per_image"], point["kl"], name) for name, point in small.items()]
         rows.append(_target(f"Tiny-ImageNet, M = 10: KL of `{codec.partition(':')[2]}`", "KL", asked, size, points))
     return table(["what", "asked", "nearest within these bytes", "fewest bytes that reach it", "met"], rows)
 

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from benchmarks.frontier import FAMILIES, PEERS
 from benchmarks.measure.common import RESULTS
 from benchmarks.report import choices
 from benchmarks.report.write import BENCHMARKS, Result, Rows, table
@@ -16,9 +17,8 @@ from benchmarks.report.write import BENCHMARKS, Result, Rows, table
 PAGE, FIGURES = BENCHMARKS / "FRONTIER.md", BENCHMARKS / "figures"
 TEMPERATURES = (1, 4, 20)
 SHOWN_CROPS = ("50", "200", "500")
-LOST = 5e-4, 1.0
-"""Shares that the pictures show; half-precision vectors lose less at T = 1."""
-PEERS = "formats of others"
+BYTES, LOST = (0.1, 3000), (5e-4, 1.0)
+"""Bytes per crop and shares that the pictures show; half-precision vectors lose less at T = 1."""
 
 
 def render() -> str:
@@ -103,7 +103,7 @@ def draw(teachers: Result, place: int) -> Figure:
 def _draw_panel(axes: Any, families: Result, place: int) -> dict[str, Any]:
     """Draw the families of a panel and return, by its label, what was drawn for each."""
     handles = {}
-    for number, (family, found) in enumerate(families.items()):
+    for family, found in families.items():
         points = found["points"]
         which = "unseen" if points and points[0]["unseen"] is not None else "fidelity"
         known = [(point["bytes_per_crop"], point[which][place]["lost"], point["codec"]) for point in points if point[which][place]["lost"]]
@@ -113,10 +113,10 @@ def _draw_panel(axes: Any, families: Result, place: int) -> dict[str, Any]:
         elif known:
             label = f"{family} (on other crops)" if which == "unseen" else family
             sizes, lost_of, _ = zip(*sorted(known), strict=True)
-            (handles[label],) = axes.plot(sizes, lost_of, "o-", color=f"C{number % 10}", markersize=3, linewidth=1)
-            if number >= 10:  # there are ten colours
-                handles[label].set_linestyle("--")
-    axes.set(xscale="log", yscale="log", xlabel="bytes per crop", ylabel="lost", ylim=LOST)
+            number = list(FAMILIES).index(family)
+            style = "o-" if number < 10 else "o--"  # there are ten colours
+            (handles[label],) = axes.plot(sizes, lost_of, style, color=f"C{number % 10}", markersize=3, linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="bytes per crop", ylabel="lost", xlim=BYTES, ylim=LOST)
     axes.grid(visible=True, which="both", linewidth=0.3)
     return handles
 
