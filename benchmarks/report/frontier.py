@@ -36,7 +36,9 @@ def render() -> str:
         }
         for place, temperature in enumerate(TEMPERATURES)
     ]
-    return where.get_template("FRONTIER.md.jinja").render(teachers=teachers, temperatures=temperatures, **choices.tables(found))
+    dates = sorted({date for teacher in teachers for date in teacher["dates"]})
+    page = where.get_template("FRONTIER.md.jinja")
+    return page.render(teachers=teachers, dates=dates, temperatures=temperatures, **choices.tables(found))
 
 
 def _figure_name(temperature: int) -> str:
