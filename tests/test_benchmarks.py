@@ -9,9 +9,10 @@ import pytest
 from conftest import random_probs
 
 from benchmarks import fields
-from benchmarks.measure import copying, distortion, epochs, images, limit, reading, scale, storage, writing, wrong_uses
+from benchmarks import frontier as measured_frontier
+from benchmarks.measure import copying, distortion, epochs, images, label_peers, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
-from benchmarks.report import figures, frontier, many
+from benchmarks.report import choices, figures, frontier, many
 from benchmarks.report import write as report
 from softlabel_codec.sampler import CropSampler
 
@@ -117,6 +118,26 @@ def test_the_committed_page_of_the_frontier_is_that_of_the_committed_results():
     assert frontier.PAGE.read_text() == frontier.render()
     for picture in re.findall(r"\]\((figures/.*?)\)", frontier.render()):
         assert (frontier.BENCHMARKS / picture).exists()
+
+
+def test_peers_of_the_frontier_hold_the_labels_of_five_classes(labels, tmp_path):
+    found = {point["codec"]: point for point in label_peers.measure(labels, tmp_path)}
+    ours = measured_frontier.measure(labels, "marginal_smoothing:k=5,values=f16", tmp_path)
+    for name, point in found.items():
+        lost = [at["lost"] for at in point["fidelity"]]
+        if "K = 5" in name:
+            assert point["bytes_per_crop"] > ours["bytes_per_crop"]
+            assert lost == pytest.approx([at["lost"] for at in ours["fidelity"]], rel=0.01)
+        else:
+            assert lost[0] < 1e-3
+    neighbours = measured_frontier.measure(labels, "marginal_smoothing:k=5", tmp_path, "neighbours")
+    assert neighbours["codec"].endswith("policy=neighbours")
+
+
+def test_a_target_is_met_by_what_is_within_its_bytes_only():
+    points = [(100.0, 0.3, "small"), (200.0, 0.2, "large")]
+    assert choices._target("what", "KL", 0.25, 150, points)[-3:] == ("`small`: 100 bytes, 0.300", "`large`: 200 bytes, 0.200", "**no**")
+    assert choices._target("what", "KL", 0.25, 200, points)[-1] == "yes"
 
 
 def test_the_model_counts_what_an_adaptive_coder_would_need():
