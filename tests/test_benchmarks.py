@@ -10,6 +10,7 @@ from conftest import random_probs
 
 from benchmarks import fields
 from benchmarks import frontier as measured_frontier
+from benchmarks import self_supervised
 from benchmarks.measure import copying, distortion, epochs, images, label_peers, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
 from benchmarks.report import choices, figures, frontier, many
@@ -196,6 +197,23 @@ def test_the_committed_result_on_wrong_uses():
         for codec, one in by_codec.items():
             harmless = name.startswith("right") or (codec == "hard" and "temperature" in name)  # top classes do not depend on it
             assert one["ok"] == harmless, (name, codec, one)
+
+
+def test_the_committed_result_of_the_detector():
+    found = json.loads((RESULTS / "detection.json").read_text())
+    before, after = (found[when]["ap"] for when in ("before", "after"))
+    assert before < 0.05
+    assert after > 0.5
+    said = f"its AP was {before:.3f} before training and {after:.3f} after"
+    assert said in self_supervised.PAGE.read_text()
+
+
+def test_the_committed_result_of_self_supervised_students():
+    """The page quotes it, and what is claimed with it holds."""
+    found, page = json.loads(self_supervised.RESULT.read_text()), self_supervised.PAGE.read_text()
+    assert f"{self_supervised.BEGIN}{self_supervised.table_of(found)}{self_supervised.END}" in page
+    taught, untrained = ([run["top1"][name] for run in found["runs"]] for name in ("student", "untrained student"))
+    assert min(taught) > max(untrained)
 
 
 def test_the_committed_result_on_few_crops():

@@ -31,8 +31,6 @@ _LOGGERS = (_CHOOSING, "softlabel_codec.label_set.locks", "softlabel_codec.teach
 _SPECIAL: dict[str, dict[str, Any]] = {
     "codec": {"type": CODEC, "is_eager": True},
     "workers": {"default": None},
-    "teacher": {"multiple": True},
-    "teacher_weights": {"multiple": True},
 }
 
 

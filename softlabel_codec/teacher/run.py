@@ -83,7 +83,8 @@ class TeacherRun:
         self._shares, self._average, self._stored_share = config.shares, config.average, config.stored_share
         placed = zip(teachers, devices if len(devices) > 1 else devices * len(teachers), strict=True)
         with _reproducible(), torch.inference_mode():
-            self.members = [Member(teacher, config, device, self.precision) for teacher, device in placed]
+            how: dict[str, Any] = {"size": config.size, "interpolation": config.interpolation, "mean": config.mean, "std": config.std}
+            self.members = [Member(teacher, device, self.precision, config.num_classes, **how) for teacher, device in placed]
         self.num_classes = check_same_classes(self.members)
         self.name, self._output = " + ".join(teacher.name for teacher in teachers), teachers[0].output
         self._without_numbers: set[str] = set()
