@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from conftest import random_probs
 
-from benchmarks import fields
+from benchmarks import fields, self_supervised
 from benchmarks import frontier as measured_frontier
-from benchmarks import self_supervised
 from benchmarks.measure import copying, distortion, epochs, images, label_peers, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
 from benchmarks.report import choices, figures, frontier, many
