@@ -22,7 +22,8 @@ from softlabel_codec.torch.dataset import SoftLabelDataset
 from softlabel_codec.torch.loaders import Normalization, dataset_of, keys_of_rows, left_as_it_was, pixels_and_targets
 from softlabel_codec.torch.loss import soft_cross_entropy
 from softlabel_codec.torch.pixels import as_std, as_triple
-from softlabel_codec.torch.targets import SparseTargets, Targets
+from softlabel_codec.torch.sparse_targets import SparseTargets
+from softlabel_codec.torch.targets import Targets
 
 MOST_MARGIN = 0.005
 """Nats by which the teacher may prefer another class to the stored top class, on average."""

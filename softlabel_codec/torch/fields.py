@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.reader import SoftLabelReader
-from softlabel_codec.torch.targets import SparseTargets
+from softlabel_codec.torch.sparse_targets import SparseTargets
 
 ROUNDING = 1e-5
 """So much may fractions of an image be beyond its edge."""

@@ -11,7 +11,10 @@ from torch.nn import functional
 
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.torch.collated import check_collated
-from softlabel_codec.torch.targets import OF_TAILS, AnyTargets, DenseTargets, FeatureTargets, SparseTargets
+from softlabel_codec.torch.dense_targets import DenseTargets
+from softlabel_codec.torch.feature_targets import FeatureTargets
+from softlabel_codec.torch.sparse_targets import OF_TAILS, SparseTargets
+from softlabel_codec.torch.targets import AnyTargets
 from softlabel_codec.torch.tensorlike import overrides
 
 

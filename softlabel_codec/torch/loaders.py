@@ -13,9 +13,12 @@ from torch.utils.data import DataLoader, SequentialSampler
 from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.torch.collate import collate_crops, collate_dense
 from softlabel_codec.torch.dataset import SoftLabelDataset
+from softlabel_codec.torch.dense_targets import DenseTargets
+from softlabel_codec.torch.feature_targets import FeatureTargets
 from softlabel_codec.torch.pixels import Triple
 from softlabel_codec.torch.sampler import SoftLabelSampler
-from softlabel_codec.torch.targets import DenseTargets, FeatureTargets, SparseTargets, Targets
+from softlabel_codec.torch.sparse_targets import SparseTargets
+from softlabel_codec.torch.targets import Targets
 
 Normalization = tuple[Triple, Triple]
 """Mean and std of RGB in 0..1."""

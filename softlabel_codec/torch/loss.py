@@ -12,7 +12,9 @@ from torch.nn import functional
 from softlabel_codec.checks.arguments import check_temperature
 from softlabel_codec.errors import ArgumentError, MismatchError, StateError
 from softlabel_codec.torch.collated import check_collated
-from softlabel_codec.torch.targets import NOT_PROBABILITIES, FeatureTargets, SparseTargets, Targets
+from softlabel_codec.torch.feature_targets import NOT_PROBABILITIES, FeatureTargets
+from softlabel_codec.torch.sparse_targets import SparseTargets
+from softlabel_codec.torch.targets import Targets
 
 
 def soft_cross_entropy(logits: Tensor, labels: Targets, reduction: str = "mean") -> Tensor:
