@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 
 from softlabel_codec.label_set.folder import Contents
-from softlabel_codec.label_set.locks import Lock, LockLostError
+from softlabel_codec.label_set.locks import LOOK_SECONDS, Lock, LockLostError
 from softlabel_codec.label_set.remote_folder import RemoteSetFolder
 from softlabel_codec.teacher.job import Job
 from softlabel_codec.teacher.labelling import Progress
@@ -63,7 +64,8 @@ class RemoteSetWorker(SetWorker):
     def _label(self, number: int, lock: Lock) -> None:
         """Label the images of a shard, unless it is finished, and upload it."""
         self._seen = None
-        if self._set.is_made(number):
+        if self._set.is_made(number):  # just now, or the service does not list it yet
+            time.sleep(LOOK_SECONDS)
             return
         made = self._remote_set.waiting(number)
         if made is not None:

@@ -178,9 +178,8 @@ class SetWorker:
             logger.warning("%s: left to another worker: %s", place.finished_index, error)
             return
         place.remove_left_over(others=self._job.config.overwrite)
-        logger.info(
-            "%s: finished with %s in %s", place.finished_index, counted(index.num_images, "image"), counted(place.num_shards, "shard")
-        )
+        images, shards = counted(index.num_images, "image"), counted(place.num_shards, "shard")
+        logger.info("%s: finished with %s in %s", place.finished_index, images, shards)
 
     @contextmanager
     def _saying_how_far_it_is(self) -> Iterator[None]:

@@ -214,13 +214,9 @@ def _at_temperature(reader: SoftLabelReader, config: EncodeConfig) -> SoftLabelR
 def _refuse_itself(reader: SoftLabelReader, out: str) -> None:
     """Raise ArgumentError if labels would be replaced by those that are made of them."""
     path, there = reader.path, location(out)
-    of_set = path.parent if path.name.endswith(SUFFIX) else path
-    same = (
-        of_set.resolve() == there.resolve()
-        if isinstance(of_set, Path) and isinstance(there, Path)
-        else str(of_set) == str(there).rstrip("/")
-    )
-    if same:
+    whole = path.parent if path.name.endswith(SUFFIX) else path
+    one, other = (str(place.resolve() if isinstance(place, Path) else place).rstrip("/") for place in (whole, there))
+    if one == other:
         raise ArgumentError(f"crops_of: expected other labels than those that are to be written, got {reader.path}. Choose another OUT")
 
 
