@@ -1,4 +1,4 @@
-"""`encode` to object storage, in memory. To S3, with workers of several processes: test_many_uploads.py."""
+"""`encode` to object storage, in memory."""
 
 import re
 from pathlib import Path
