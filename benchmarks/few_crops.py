@@ -56,7 +56,7 @@ def of_tiny_images(work: Path, folder: Path) -> dict[str, Any]:
     for crops in CROPS:
         for codec in CODECS:
             path = _path(folder, codec, crops)
-            kl = write_labels(logits, path, codec, crops, 1.0, images)["kl"]
+            kl = write_labels(logits, path, codec, crops, 1.0)["kl"]
             rows[codec][str(crops)] = {**_sizes(path), "kl": kl}
     source = f"{IMAGES_PER_CLASS} images of each of 100 classes of Tiny-ImageNet, an unsure teacher"
     return {"source": source, "rows": rows, **_times(folder)}

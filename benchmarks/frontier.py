@@ -1,7 +1,8 @@
 """Bytes of an image's labels over what they lose, by codec, teacher, number of crops and temperature: python -m benchmarks.frontier.
 
-Writes `results/frontier.json`, from which `python -m benchmarks.report.frontier` makes `FRONTIER.md`. Further teachers come from files with
-the arrays of `shared/data/teacher-logits-100x200.npz`: `--labels NAME=FILE`. What is in the results of other teachers stays.
+Writes `results/frontier.json`, from which `python -m benchmarks.report.frontier` makes `FRONTIER.md`. Without `--labels NAME=FILE`, labels
+are those of the photographs beside the repository, and random ones; such files are written by `python -m benchmarks.label_files`. `--only`,
+`--crops` and `--family` measure a part. All other results stay as they are.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.measure import label_peers
 from benchmarks.measure.common import RESULTS, Labels, circumstances, labels_of_file, shared_labels, write_container
 from softlabel_codec import SoftLabelReader
 from softlabel_codec.report import inspect
 from softlabel_codec.report.fidelity import FidelityMeter
+from softlabel_codec.sampler import CropSampler
 
 RESULT = RESULTS / "frontier.json"
-CROPS = (10, 20, 50, 200)
+CROPS = (50, 200, 500)
+MOBILENET, PACKAGES = "MobileNetV2", ("softlabel_codec", "numpy", "zstandard", "pyarrow", "safetensors", "torch")
+RANDOM_IMAGES, SIZE, CLASSES = 5, (375, 500), 1000
+"""Few, as each is like any other, and fields list nearly all classes there, which takes time."""
 FLOOR = 1e-12
 APART = ("keys", "crops", "flips", "metadata", "copy of header and metadata", "header and trailer", "summary")
 """What is not counted: names of images, crops, which a sampler gives, and what a file has once."""
@@ -33,27 +39,30 @@ FAMILIES = {
     "t, tail=30": [f"{MS}t={t},tail=30" for t in (0.2, 0.1, 0.05, 0.02)],
     "t, tail=100": [f"{MS}t={t},tail=100" for t in (0.2, 0.1, 0.05, 0.02, 0.01)],
     "t, tail=all, mean=log": [f"{MS}t={t},tail=all,mean=log" for t in (0.2, 0.1, 0.05, 0.02, 0.01)],
+    "gain, tail=100": [f"{MS}gain={gain},tail=100" for gain in (0.1, 0.04, 0.02, 0.01, 0.005)],
+    "k, read by neighbours": ["smoothing", *(f"{MS}k={k}" for k in (2, 5, 10))],
     "field": [f"field:cost={cost}" for cost in (0.002, 0.001, 0.0005, 0.0002, 0.0001)],
     "field, fine": [f"field:step=0.2,cost={cost}" for cost in (0.00005, 0.00002, 0.00001)],
     "dense, log8": [f"dense:values=log8,step={step}" for step in (2, 1, 0.5)],
     "dense, f16": ["dense:values=f16"],
 }
+POLICIES = {"k, read by neighbours": "neighbours"}
+"""Families that are read with another policy than the codec's own."""
+PEERS = "formats of others"
 
 
-def measure(labels: Labels, codec: str, folder: Path) -> dict[str, Any]:
+def measure(labels: Labels, codec: str, folder: Path, policy: str | None = None) -> dict[str, Any]:
     """Return bytes per image and fidelity at T = 1, 4 and 20 of labels in a codec; of fields also on crops that they were not made from."""
     path = folder / "labels.slc"
     size = write_container(labels, path, codec, derived=False)
     apart = sum(part.file_bytes for part in inspect(path).budget if part.name in APART)
-    meter = FidelityMeter()
-    with SoftLabelReader(path) as reader:
-        for probs, image in zip(labels.probs, reader, strict=True):
-            meter.add(probs, np.maximum(image.labels.dense(), FLOOR))
+    with SoftLabelReader(path, policy=policy) as reader:
+        fidelity = label_peers.fidelity_of(labels, (image.labels.dense() for image in reader))
     return {
-        "codec": codec,
+        "codec": codec if policy is None else f"{codec}, policy={policy}",
         "bytes_per_image": (size - apart) / len(labels.keys),
         "bytes_per_crop": (size - apart) / labels.num_crops,
-        "fidelity": [asdict(one) for one in meter.result()],
+        "fidelity": fidelity,
         "unseen": [asdict(one) for one in unseen(labels, codec, folder)] if codec.startswith("field") else None,
     }
 
@@ -72,52 +81,70 @@ def unseen(labels: Labels, codec: str, folder: Path) -> list[Any]:
 
 def teachers(given: list[str]) -> Iterator[tuple[str, Labels]]:
     """Yield names and labels of teachers."""
-    photographs = shared_labels()
-    if photographs is not None:
-        yield "MobileNetV2", photographs
-        few, rng = photographs.first(20), np.random.default_rng(0)  # fields list nearly all classes here, which takes time
-        logits = rng.normal(0, 2, few.probs.shape).astype(np.float32)
-        powers = np.exp(logits)
-        random = powers / powers.sum(axis=2, keepdims=True)
-        source = f"logits drawn at random, one by one, for {len(few.keys)} images"
-        yield "random", replace(few, probs=random, source=source, real=False)
     for one in given:
         name, _, path = one.partition("=")
         yield name, labels_of_file(Path(path))
+    photographs = None if given else shared_labels()
+    if photographs is not None:
+        yield MOBILENET, photographs
+    if not given:
+        yield "random", random_labels(max(CROPS))
+
+
+def random_labels(crops: int) -> Labels:
+    """Return labels that have nothing to do with each other, nor with the crops: the worst case."""
+    keys, rng, sampler = [f"{number:02d}.jpg" for number in range(RANDOM_IMAGES)], np.random.default_rng(0), CropSampler(seed=0)
+    geometry = [sampler.sample(key, SIZE, range(crops)) for key in keys]
+    powers = np.exp(rng.normal(0, 2, (RANDOM_IMAGES, crops, CLASSES)).astype(np.float32))
+    probs = powers / powers.sum(axis=2, keepdims=True)
+    places, flips = (np.stack(arrays) for arrays in zip(*geometry, strict=True))
+    source = f"logits drawn at random, one by one, for {RANDOM_IMAGES} images"
+    return Labels(source, keys, np.tile(SIZE, (RANDOM_IMAGES, 1)), places, flips, probs, real=False)
 
 
 def main() -> None:
     """Measure, teacher by teacher, and keep what is found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", action="append", default=[], metavar="NAME=FILE", help="logits of a further teacher")
+    parser.add_argument("--labels", action="append", default=[], metavar="NAME=FILE", help="measure the labels in this file")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="measure these teachers only")
+    parser.add_argument("--crops", action="append", type=int, default=[], metavar="M", help="measure these numbers of crops only")
+    parser.add_argument("--family", action="append", default=[], choices=[*FAMILIES, PEERS], help="measure these families only")
     options = parser.parse_args()
-    found = json.loads(RESULT.read_text()) if RESULT.exists() else {"teachers": {}}
     for name, labels in teachers(options.labels):
         if options.only and name not in options.only:
             continue
-        points = {
-            str(crops): {
-                family: [one for codec in codecs if labels.possible(codec) for one in [_measured(labels, crops, codec)]]
-                for family, codecs in FAMILIES.items()
-            }
-            for crops in CROPS
-            if crops <= labels.flips.shape[1]
-        }
-        found["teachers"][name] = {
-            "source": labels.source,
-            "images": len(labels.keys),
-            "classes": labels.num_classes,
-            "points": points,
-            **circumstances(("softlabel_codec", "numpy", "zstandard")),
-        }
-        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+        for crops in options.crops or CROPS:
+            if crops <= labels.flips.shape[1]:
+                part = labels.some_crops(np.arange(labels.flips.shape[1]) < crops)
+                for family in options.family or [*FAMILIES, PEERS]:
+                    _keep(name, part, family, _points(name, part, family))
 
 
-def _measured(labels: Labels, crops: int, codec: str) -> dict[str, Any]:
+def _points(name: str, labels: Labels, family: str) -> list[dict[str, Any]]:
+    """Return what is measured of a family."""
+    if family != PEERS:
+        return [_measured(labels, codec, POLICIES.get(family)) for codec in FAMILIES[family] if labels.possible(codec)]
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(labels.some_crops(np.arange(labels.flips.shape[1]) < crops), codec, Path(folder))
-    print(crops, codec, f"{result['bytes_per_image']:.0f} bytes", [f"{one['lost']:.3f}" for one in result["fidelity"]], flush=True)
+        found = label_peers.measure(labels, Path(folder))
+        return found + ([label_peers.measure_maps(labels, Path(folder))] if name == MOBILENET else [])
+
+
+def _keep(name: str, labels: Labels, family: str, points: list[dict[str, Any]]) -> None:
+    """Add the points of a family to the results."""
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {"teachers": {}}
+    teacher = found["teachers"].setdefault(name, {"classes": labels.num_classes, "crops": {}})
+    number = str(labels.flips.shape[1])
+    of_crops = teacher["crops"].setdefault(number, {"families": {}})
+    of_crops |= {"source": labels.source, "images": len(labels.keys)}
+    of_crops["families"][family] = {"points": points, **circumstances(PACKAGES)}
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _measured(labels: Labels, codec: str, policy: str | None) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(labels, codec, Path(folder), policy)
+    lost = [f"{one['lost']:.3f}" for one in result["fidelity"]]
+    print(labels.flips.shape[1], result["codec"], f"{result['bytes_per_image']:.0f} bytes", lost, flush=True)
     return result
 
 

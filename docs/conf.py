@@ -1,15 +1,19 @@
 """Sphinx's configuration of the site, which `make docs` builds from the Markdown files where they lie, and from docstrings."""
 
+import re
 import shutil
+from collections.abc import Collection
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
+import click
 from docutils.nodes import Element
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from softlabel_codec import __version__
+from softlabel_codec.cli.main import SECTIONS
 
 project = "softlabel_codec"
 release = __version__
@@ -19,7 +23,7 @@ root_doc = "README"
 include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 include_patterns += ["benchmarks/*.md", "docs/**", "examples/README.md", "spec/*.md"]
 exclude_patterns = [".*", "build", "demo-output", "softlabel_codec", "spec/vectors", "tests"]  # folders that need not be searched
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx_click"]
 myst_heading_anchors = 4  # as GitHub makes them
 smartquotes = False  # which make a dash of the two of an option
 
@@ -82,6 +86,7 @@ docs/convert
 docs/prove
 docs/share
 docs/python
+docs/commands
 Scripts to copy from <examples/README>
 """,
     "Python": """
@@ -128,9 +133,15 @@ CHANGELOG
 
 
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
-    """Give the start page, which is the README, the contents of the site."""
+    """Give the start page, which is the README, the contents of the site, and the page of the command line its commands."""
     if page == root_doc:
         source[0] += "".join(f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n{pages}```\n" for caption, pages in CONTENTS.items())
+    if page == "docs/commands":
+        for title, commands in SECTIONS.items():
+            source[0] += f"\n{title}\n{'-' * len(title)}\n"
+            for command in commands:
+                where = f"{command.callback.__module__}:{command.callback.__name__}"
+                source[0] += f"\n.. click:: {where}\n   :prog: slcodec {command.name}\n"
 
 
 def options_of(thing: Any) -> list[Field[Any]]:
@@ -162,6 +173,23 @@ def find_elsewhere(app: Sphinx, env: BuildEnvironment, node: pending_xref, text:
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, text) if found else None
 
 
+def quote_help(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Keep the text of `--help`, which is no markup, as it is, and say defaults and choices in a sentence."""
+    options = {name for option in context.command.params for name in (*option.opts, *option.secondary_opts)}
+    lines[:] = [line if line.startswith(".. option::") else re.sub(r"\S.*", lambda text: quoted(text[0], options), line) for line in lines]
+
+
+def quoted(text: str, options: Collection[str]) -> str:
+    """Return a line of help as markup, with the names of the command's options as code."""
+    if text.startswith(":default: "):
+        return f"Default: {text.removeprefix(':default: ')}.".replace("'", "")
+    if text.startswith(":options: "):
+        return f"One of {', '.join(f'``{choice}``' for choice in text.removeprefix(':options: ').split(' | '))}."
+    required = "**Required** " if text.startswith("**Required** ") else ""
+    escaped = re.sub(r"([*`|\\])", r"\\\1", text.removeprefix(required))
+    return required + re.sub(r"(?<![\w-])--[a-z][a-z-]*", lambda name: f"``{name[0]}``" if name[0] in options else name[0], escaped)
+
+
 def add_index(app: Sphinx, error: Exception | None) -> None:
     """Let the site begin where servers and people look for it."""
     if error is None and app.builder.format == "html":
@@ -174,4 +202,6 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", describe_options, priority=400)  # before numpydoc
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", find_elsewhere)
+    for part in ("description", "options"):
+        app.connect(f"sphinx-click-process-{part}", quote_help)
     app.connect("build-finished", add_index)

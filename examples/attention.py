@@ -2,10 +2,11 @@
 
     python examples/attention.py plain/weights.pt cat.jpg dog.jpg --beside stored/weights.pt --out attention.png
 
-A row for each image: what the first student sees of it, and a map for each student, with the class that it sees and the probability.
+A row for each image: what the first student sees of it, and a map for each student on the image in grey, with the class that it sees and
+the probability. Where the folder of an image is one of the student's classes, a mark says whether that is the class it sees.
 Maps of convolutional networks are Grad-CAM (Selvaraju et al., 2017) of that class at the last features, which is the class activation
 map where these are averaged; those of transformers are attention rollout (Abnar and Zuidema, 2020), which knows no class. Each map is
-scaled to its own smallest and largest value: colours tell places apart, not students.
+scaled to its own smallest and largest value: colours tell places apart, not students. With --target, all look for the same class.
 """
 
 from __future__ import annotations
@@ -35,20 +36,26 @@ def main() -> None:
     if len({*names, ""}) <= len(names):
         names = [str(path) for path in paths]
     rows, columns = len(args.images), 1 + len(lookers)
-    figure = Figure((2.4 * columns, 2.8 * rows), layout="constrained")
-    for row, path in zip(figure.subplots(rows, columns, squeeze=False), args.images, strict=True):
+    class_names = args.class_names.read_text(encoding="utf-8").splitlines() if args.class_names else []
+    figure = Figure((2.4 * columns, 2.6 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axis, name in zip(grid[0, 1:], names, strict=True):
+        axis.set_title(name, fontsize=10, fontweight="bold")
+    for row, path in zip(grid, args.images, strict=True):
         image = Image.open(path)
         row[0].imshow(seen(image, lookers[0].student))
-        row[0].set_title(path.name, fontsize=8)
-        for axis, looker, name in zip(row[1:], lookers, names, strict=True):
+        row[0].set_xlabel(path.name, fontsize=9)
+        for axis, looker in zip(row[1:], lookers, strict=True):
             crop = seen(image, looker.student)
             heat, number, prob = looker.look(crop, args.target)
-            scaled = np.asarray(Image.fromarray(heat.numpy()).resize(crop.size, Image.Resampling.BICUBIC))
-            axis.imshow(crop)
-            axis.imshow(scaled, cmap="turbo", alpha=0.45, vmin=0, vmax=1)
-            axis.set_title(f"{name}\n{looker.name(number)}, {prob:.0%}", fontsize=8)
-        for axis in row:
-            axis.set_axis_off()
+            smooth = np.asarray(Image.fromarray(heat.numpy()).resize((360, 360), Image.Resampling.BICUBIC)).clip(0, 1)
+            axis.imshow(ImageOps.grayscale(crop), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 0, 1))
+            axis.imshow(smooth, cmap="inferno", alpha=0.8 * smooth, vmin=0, vmax=1, extent=(0, 1, 0, 1))
+            name = next(iter(class_names[number : number + 1]), "") or looker.name(number)
+            axis.set_xlabel(f"{name}, {prob:.0%}{looker.mark(number, path)}", fontsize=9)
+    for axis in grid.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     figure.savefig(args.out, format="png", dpi=150)
     print(f"{args.out}: {rows} images, {len(lookers)} students")
 
@@ -87,6 +94,11 @@ class Looker:
     def name(self, number: int) -> str:
         """Return the folder of a class, or its number."""
         return next(iter(self.student.folders[number : number + 1]), "") or str(number)
+
+    def mark(self, number: int, path: Path) -> str:
+        """Return whether a class is the folder of an image, as a mark; nothing if that is none of the classes."""
+        known = path.absolute().parent.name in self.student.folders
+        return "" if not known else " \u2713" if self.name(number) == path.absolute().parent.name else " \u2717"
 
     def look(self, crop: Image.Image, target: int | None) -> tuple[Tensor, int, float]:
         """Return the map (h, w) from 0 to 1, the class that is looked for, and its probability."""
@@ -127,6 +139,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("images", type=Path, nargs="+", help="images")
     parser.add_argument("--beside", type=Path, nargs="+", default=[], help="weights of other students, likewise")
     parser.add_argument("--target", type=int, help="number of the class to look for (default: what each student sees)")
+    parser.add_argument("--class-names", type=Path, help="text file with the name of each class, one a line")
     parser.add_argument("--out", type=Path, default=Path("attention.png"), help="the picture, PNG")
     return parser.parse_args(words)
 

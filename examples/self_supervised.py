@@ -4,8 +4,7 @@
 
 trains a small teacher by SimCLR (Chen et al., 2020) without any class, stores its vectors for 10 crops of each image, trains a narrower
 student on these, and prints what the features of the teacher, of the student and of an untrained student are worth: the accuracy of
-their nearest neighbours among the training images, whose classes, the folders, are used for nothing else. With `--seeds 3` all of that is
-done three times.
+their nearest neighbours among the training images, whose classes, the folders, are used for nothing else. `--seeds 3` does it three times.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ from softlabel_codec.trainer import TrainConfig, train
 
 NAME, INPUT_SIZE, MEAN, STD = "SimCLR", 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 NUM_OUTPUTS, TEACHER_WIDTH, STUDENT_WIDTH = 64, 32, 16
-WEIGHTS = "SIMCLR_WEIGHTS"
-"""Variable of the environment that says where `teacher` finds its weights."""
+WEIGHTS = "SIMCLR_WEIGHTS"  # variable of the environment that says where `teacher` finds its weights
 
 
 class Encoder(nn.Module):
@@ -81,16 +79,16 @@ def pretrain(images: Tensor, epochs: int, batch_size: int, seed: int) -> nn.Modu
     return network
 
 
-def pixels_of(path: Path) -> Tensor:
-    """Return an image at twice the size of the network's, uint8 (3, 64, 64)."""
-    image = Image.open(path).convert("RGB").resize((2 * INPUT_SIZE, 2 * INPUT_SIZE))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def read_images(folder: str) -> Tensor:
+    """Return all images of a folder at twice the size of the network's, uint8 (n, 3, 64, 64)."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    images = (Image.open(path).convert("RGB").resize((2 * INPUT_SIZE, 2 * INPUT_SIZE)) for path in paths)
+    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
 
 
 def augmented(images: Tensor) -> Tensor:
     """Return a random crop of each image in random colours, normalised, float (B, 3, INPUT_SIZE, INPUT_SIZE); images are uint8."""
-    count = len(images)
-    share = torch.empty(count).uniform_(0.25, 1).sqrt()
+    count, share = len(images), torch.empty(len(images)).uniform_(0.25, 1).sqrt()
     where = torch.zeros(count, 2, 3)
     where[:, 0, 0], where[:, 1, 1] = share * (torch.rand(count) < 0.5).float().mul(2).sub(1), share
     where[:, :, 2] = (1 - share[:, None]) * torch.empty(count, 2).uniform_(-1, 1)
@@ -121,12 +119,23 @@ def run(args: argparse.Namespace, images: Tensor, seed: int) -> dict[str, float]
         "student": load_student(out / "student" / "weights.pt"),
         "untrained student": Student(student(NUM_OUTPUTS), NUM_OUTPUTS, **prepared),
     }
-    found = {name: evaluate_frozen(one, args.val, args.images, k=args.k, linear=False).knn for name, one in students.items()}
-    return {name: 100 * share for name, share in found.items()}
+    return {name: 100 * evaluate_frozen(one, args.val, args.images, k=args.k, linear=False).knn for name, one in students.items()}
 
 
 def main() -> None:
     """Run with each seed, and print mean and standard deviation."""
+    args = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    images = read_images(args.images)
+    found = [run(args, images, seed) for seed in range(args.seeds)]
+    for name in found[0]:
+        values = [one[name] for one in found]
+        spread = f" +- {stdev(values):.2f}" if len(values) > 1 else ""
+        print(f"{name:<18} k-NN top-1 {mean(values):.2f}{spread} %  ({', '.join(f'{value:.2f}' for value in values)})")
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", help="training images, CLASS/NAME")
     parser.add_argument("val", help="test images, CLASS/NAME")
@@ -134,15 +143,7 @@ def main() -> None:
     defaults = {"seeds": 3, "epochs": 12, "crops": 10, "batch-size": 64, "k": 20, "teacher-temperature": 0.1, "temperature": 0.1}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    paths = sorted(path for path in Path(args.images).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    images = torch.stack([pixels_of(path) for path in paths])
-    found = [run(args, images, seed) for seed in range(args.seeds)]
-    for name in found[0]:
-        values = [one[name] for one in found]
-        spread = f" +- {stdev(values):.2f}" if len(values) > 1 else ""
-        print(f"{name:<18} k-NN top-1 {mean(values):.2f}{spread} %  ({', '.join(f'{value:.2f}' for value in values)})")
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,20 @@ def explodes(num_classes):
     return Explodes()
 '''
 
+OTHER_TEACHER = """
+INPUT_SIZE, MEAN, STD, INTERPOLATION = 20, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), "bicubic"
+
+def other():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 5, stride=5), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4))
+"""
+
+
+def write_two_teachers(shapes: Path, folder: Path) -> list[str]:
+    """Return the teacher of the shapes, and another of another size, interpolation and normalisation."""
+    (folder / "other.py").write_text(TEACHER + OTHER_TEACHER)
+    return [f"{shapes / 'teacher.py'}:build", f"{folder / 'other.py'}:other"]
+
 
 def write_shapes(folder: Path) -> None:
     """Write training and validation images, a teacher file and a label file."""

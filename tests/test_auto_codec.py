@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from softlabel_codec import AllViews, ArgumentError, Codec, MismatchError, SoftLabelReader
+from softlabel_codec import AllViews, ArgumentError, Codec, MismatchError, SoftLabelReader, writer
 from softlabel_codec.checks.interrupted import Interrupted
 from softlabel_codec.cli.main import main
 from softlabel_codec.report import inspect
 from softlabel_codec.teacher import EncodeConfig, choosing, encode
+from softlabel_codec.teacher import run as teacher_run
 from softlabel_codec.teacher.run import TeacherRun
 
 
@@ -337,6 +339,27 @@ def test_what_a_gpu_sends_is_what_the_codec_needs(config, codec, monkeypatch):
     found = encode(config("b.slc", codec=codec))
     with SoftLabelReader(expected.path) as one, SoftLabelReader(found.path) as other:
         np.testing.assert_array_equal(*(reader.read_batch(range(12)).labels.dense() for reader in (one, other)))
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_a_gpu_fits_fields_of_many_images(config, monkeypatch, at_once):
+    """Also in a run that is continued, and of labels that were made to choose the codec, which are arrays: the same bytes."""
+    monkeypatch.setattr(writer, "MAX_IMAGES_PER_BLOCK", 4)
+    wanted = Path(encode(config("a.slc", codec="field")).path).read_bytes()
+    monkeypatch.setattr(TeacherRun, "_fits_fields", property(lambda run: run._codec.family == "field"))
+    monkeypatch.setattr(teacher_run, "FIELDS_AT_ONCE", at_once)
+    monkeypatch.setattr(writer.SoftLabelWriter, "add", None)
+    done = []
+
+    def stop(*progress):
+        done.append(progress)
+        if len(done) == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        encode(config("b.slc", codec="field"), stop)
+    assert Path(encode(config("b.slc", codec="field"), lambda *progress: done.append(progress)).path).read_bytes() == wanted
+    assert done[-1] == (12, 12)
 
 
 def test_a_gpus_pilot_becomes_the_labels_of_its_codec(config):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import random_probs
 
-from benchmarks.measure import copying, distortion, epochs, images, limit, reading, scale, storage, writing, wrong_uses
+from benchmarks import fields, self_supervised
+from benchmarks import frontier as measured_frontier
+from benchmarks.measure import copying, distortion, epochs, images, label_peers, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
-from benchmarks.report import figures, frontier, many
+from benchmarks.report import choices, figures, frontier, many
 from benchmarks.report import write as report
 from softlabel_codec.sampler import CropSampler
 
@@ -80,6 +82,20 @@ def test_copies_are_timed(labels, tmp_path, monkeypatch):
     assert len(ways) == 11
 
 
+def test_fields_are_timed_and_their_part_of_the_report_is_written(labels, tmp_path, monkeypatch, result):
+    monkeypatch.setattr(fields, "TURNS", 1)
+    monkeypatch.setattr(fields, "READING_TURNS", 1)
+    monkeypatch.setattr(fields, "TOGETHER", 1)
+    two = replace(labels.first(2), keys=["29.jpg", "30.jpg"])  # of the second it is measured how well other crops are known
+    found = fields.measure(two, "cpu", tmp_path)
+    quality = found["fitting"]["fields"]
+    assert quality["add_fields"]["fitted_kl"] == pytest.approx(quality["SoftLabelWriter.add"]["fitted_kl"], rel=0.05)
+    assert all(time["median"] > 0 for time in found["reading"]["milliseconds"].values())
+    (tmp_path / "fields.json").write_text(json.dumps({"cpu": found, "cuda": {**found, "device": "some GPU"}}))
+    monkeypatch.setattr(report, "FIELDS", tmp_path / "fields.json")
+    assert "On some GPU, torch" in report.render(result, "now.json")
+
+
 def test_the_report_is_rendered(result, tmp_path):
     text = report.render(json.loads(json.dumps(result)), "x.json")
     assert all(f"## {number}. " in text for number in (1, 2, 3, 4, 5, 6, 8, 9, 10))
@@ -102,6 +118,26 @@ def test_the_committed_page_of_the_frontier_is_that_of_the_committed_results():
     assert frontier.PAGE.read_text() == frontier.render()
     for picture in re.findall(r"\]\((figures/.*?)\)", frontier.render()):
         assert (frontier.BENCHMARKS / picture).exists()
+
+
+def test_peers_of_the_frontier_hold_the_labels_of_five_classes(labels, tmp_path):
+    found = {point["codec"]: point for point in label_peers.measure(labels, tmp_path)}
+    ours = measured_frontier.measure(labels, "marginal_smoothing:k=5,values=f16", tmp_path)
+    for name, point in found.items():
+        lost = [at["lost"] for at in point["fidelity"]]
+        if "K = 5" in name:
+            assert point["bytes_per_crop"] > ours["bytes_per_crop"]
+            assert lost == pytest.approx([at["lost"] for at in ours["fidelity"]], rel=0.01)
+        else:
+            assert lost[0] < 1e-3
+    neighbours = measured_frontier.measure(labels, "marginal_smoothing:k=5", tmp_path, "neighbours")
+    assert neighbours["codec"].endswith("policy=neighbours")
+
+
+def test_a_target_is_met_by_what_is_within_its_bytes_only():
+    points = [(100.0, 0.3, "small"), (200.0, 0.2, "large")]
+    assert choices._target("what", "KL", 0.25, 150, points)[-3:] == ("`small`: 100 bytes, 0.300", "`large`: 200 bytes, 0.200", "**no**")
+    assert choices._target("what", "KL", 0.25, 200, points)[-1] == "yes"
 
 
 def test_the_model_counts_what_an_adaptive_coder_would_need():
@@ -160,6 +196,23 @@ def test_the_committed_result_on_wrong_uses():
         for codec, one in by_codec.items():
             harmless = name.startswith("right") or (codec == "hard" and "temperature" in name)  # top classes do not depend on it
             assert one["ok"] == harmless, (name, codec, one)
+
+
+def test_the_committed_result_of_the_detector():
+    found = json.loads((RESULTS / "detection.json").read_text())
+    before, after = (found[when]["ap"] for when in ("before", "after"))
+    assert before < 0.05
+    assert after > 0.5
+    said = f"its AP was {before:.3f} before training and {after:.3f} after"
+    assert said in self_supervised.PAGE.read_text()
+
+
+def test_the_committed_result_of_self_supervised_students():
+    """The page quotes it, and what is claimed with it holds."""
+    found, page = json.loads(self_supervised.RESULT.read_text()), self_supervised.PAGE.read_text()
+    assert f"{self_supervised.BEGIN}{self_supervised.table_of(found)}{self_supervised.END}" in page
+    taught, untrained = ([run["top1"][name] for run in found["runs"]] for name in ("student", "untrained student"))
+    assert min(taught) > max(untrained)
 
 
 def test_the_committed_result_on_few_crops():

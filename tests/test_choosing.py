@@ -247,8 +247,8 @@ def test_what_cannot_be_had_is_an_error_that_says_what_can():
         ({"bytes_per_image": "many"}, "bytes_per_image: expected a positive number, got 'many'"),
         ({"draws": 100}, "draws: expected None, as bytes_per_image is not given, got 100"),
         ({"bytes_per_image": 100, "draws": 0}, "draws: expected an integer of at least 1, got 0"),
-        ({"temperature": 0}, "temperature: expected a positive number, got 0"),
-        ({"train_temperature": "warm"}, "train_temperature: expected a positive number, got 'warm'"),
+        ({"temperature": 0}, "temperature: expected a number from 0.0001 to 10000, got 0"),
+        ({"train_temperature": "warm"}, "train_temperature: expected a number from 0.0001 to 10000, got 'warm'"),
     ],
 )
 def test_wrong_wishes(options, message):

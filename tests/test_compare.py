@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from scipy import stats as scipy_stats
-from shapes import COLORS, SAMPLER, SIDE, options, write_shape_labels
+from shapes import COLORS, SAMPLER, SIDE, options, write_shape_labels, write_two_teachers
 
 from softlabel_codec import AllViews, ArgumentError, MismatchError, Padding, SoftLabelReader, SoftLabelWriter
 from softlabel_codec.cli.main import main
@@ -17,6 +17,7 @@ from softlabel_codec.compare import compare
 from softlabel_codec.compare import run as comparison
 from softlabel_codec.compare.outcome import welch
 from softlabel_codec.compare.quality import label_quality
+from softlabel_codec.container.whole_files import read_result
 from softlabel_codec.images.paths import list_images
 from softlabel_codec.label_maps.maps import LabelMaps, make_label_maps
 from softlabel_codec.teacher import EncodeConfig, encode
@@ -192,6 +193,29 @@ def test_sources_without_labels_of_their_own_are_prepared_as_the_others(shapes, 
     make_label_maps(shapes / "train", f"{shapes / 'teacher.py'}:build").save(tmp_path / "maps.npz")
     with pytest.raises(MismatchError, match="labels were made with exif_orientation='ignored', expected 'applied'"):
         compare({**some, "maps": str(tmp_path / "maps.npz")}, tmp_path / "out", base(shapes, epochs=1), seeds=(0,))
+
+
+def test_stored_averages_are_compared_with_the_same_teachers_in_every_step(shapes, tmp_path):
+    """All views, which stored labels and a run without them draw alike: students must be the same."""
+    teachers, path = write_two_teachers(shapes, tmp_path), str(tmp_path / "both.slc")
+    how = {"sampler": AllViews(SIDE, SIDE), "padding": Padding(1), "weights": (3, 1), "average": "logits", "temperature": 2.0}
+    encode(EncodeConfig(str(shapes / "train"), path, teachers, "dense:values=f32", **how))
+    common = base(shapes, size=SIDE, epochs=1, teacher=teachers)
+    rows = compare({"stored": path, "online": "online"}, tmp_path / "out", common, seeds=(0,)).rows
+    assert rows[0].accuracies == rows[1].accuracies
+    losses = [read_result(tmp_path / "out" / "runs" / f"{row.name}-seed=0" / "result.json")["loss"] for row in rows]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found = config_of(tmp_path / "out", "online")
+    assert (found["teacher_shares"], found["average"], found["teacher"]) == ([0.75, 0.25], "logits", teachers)
+
+
+def test_one_teacher_sees_crops_of_the_size_of_the_labels(shapes, tmp_path):
+    """Not of the student's size: else it would say something else than what is stored."""
+    teachers = write_two_teachers(shapes, tmp_path)
+    some = {"stored": str(shapes / "labels.slc"), "online": "online"}
+    for name, teacher, expected in (("one", teachers[0], (16, None)), ("two", teachers, (None, None))):
+        compare(some, tmp_path / name, base(shapes, size=20, epochs=1, teacher=teacher), seeds=(0,))
+        assert (config_of(tmp_path / name, "online")["teacher_size"], config_of(tmp_path / name, "stored")["teacher_size"]) == expected
 
 
 def config_of(folder, name):

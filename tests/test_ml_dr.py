@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from softlabel_codec import ArgumentError, CorruptError, MismatchError, SoftLabelReader, writer
 from softlabel_codec.formats import import_labels
 from softlabel_codec.formats.plain_pickles import load_plain
+from softlabel_codec.formats.torch_files import load_safely
 
 NUM_CLASSES, TOPK, SAMPLES, IMAGES = 30, 5, 4, 90
 CROPFLIP = {
@@ -324,3 +326,27 @@ def test_no_state_is_set_but_that_of_plain_types(state):
         with pytest.raises(pickle.UnpicklingError):
             load_plain(b"\x80\x04" + value + state_code + b"b.")
     assert load_plain(pickle.dumps(np.int64(5), protocol=4)) == 5
+
+
+@pytest.mark.parametrize(
+    "use", [b"}h%cNs.", b"h%c)R.", b"h%cQ.", b"cnumpy\ndtype\nh%c\x85R.", b"ccollections\nOrderedDict\n]h%cN\x86a\x85R."]
+)
+def test_tuples_in_one_another_keep_no_reader_busy(use, tmp_path):
+    """A tuple that holds the one before twice, 60 times; and 200,000 tuples in one another, whose hash ends a process."""
+    twice = b")q\0" + b"".join(b"h%c" % number * 2 + b"\x86q%c" % (number + 1) for number in range(60))
+    for value in (twice, b")" + b"\x85" * 200_000 + b"q\x3c"):
+        code = value + b"0" + use % 60
+        with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+            for name, data in {"data.pkl": b"\x80\x02" + code, "version": b"3\n", "byteorder": b"little"}.items():
+                archive.writestr(f"x/{name}", data)
+        with pytest.raises(CorruptError, match="not a label file that can be read without running code"):
+            load_safely(tmp_path / "x.pt", "x.pt")
+
+
+@pytest.mark.parametrize("use", [b"}h%cNs.", b"h%c)R.", b"\x8c\x05numpy\x8c\x05dtype\x93h%c\x85R.", b"h%c\x8c\x01x\x93."])
+def test_tuples_in_one_another_keep_no_reader_of_plain_pickles_busy(use):
+    twice = b")\x94" + b"".join(b"h%c" % number * 2 + b"\x86\x94" for number in range(60))
+    for value in (twice, b")\x94" * 60 + b")" + b"\x85" * 200_000 + b"\x94"):
+        with pytest.raises(pickle.UnpicklingError) as caught:
+            load_plain(b"\x80\x04" + value + use % 60)
+        assert len(str(caught.value)) < 200

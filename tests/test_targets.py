@@ -346,8 +346,8 @@ def test_reduced_precision_in_the_module():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": 0}, "temperature: expected a number above 0, got 0"),
-        ({"temperature": float("nan")}, "temperature: expected a number above 0, got nan"),
+        ({"temperature": 0}, "temperature: expected a number from 0.0001 to 10000, got 0"),
+        ({"temperature": float("nan")}, "temperature: expected a number from 0.0001 to 10000, got nan"),
         ({"truth_weight": 1.5}, "truth_weight: expected a number from 0 to 1, got 1.5"),
         ({"reduction": "batchmean"}, "reduction: expected mean, sum or none, got 'batchmean'"),
     ],

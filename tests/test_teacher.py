@@ -300,7 +300,7 @@ def test_wrong_number_of_classes(image_folder, tmp_path, teacher_file):
     ("options", "message"),
     [
         ({"crops": 0}, "crops: expected 1 to 65535, got 0"),
-        ({"temperature": 0.0}, "temperature: expected a positive number"),
+        ({"temperature": 0.0}, "temperature: expected a number from 0.0001 to 10000"),
         ({"codec": "dense:content=features"}, "codec: expected one of probabilities or logits, unless --teacher-output features"),
         ({"precision": "int8"}, "precision: expected auto or float32"),
         ({"on_error": "ignore"}, "on_error: expected fail or skip, got 'ignore'"),

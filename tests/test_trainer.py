@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from shapes import NUM_CROPS, SAMPLER, SIDE, config, options, write_shape_labels
+from shapes import NUM_CROPS, SAMPLER, SIDE, config, options, write_shape_labels, write_two_teachers
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import BatchSampler, DataLoader
@@ -63,7 +63,7 @@ from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.loop import learning_rate
 from softlabel_codec.trainer.mixing import mix_crops
 from softlabel_codec.trainer.processes import Processes
-from softlabel_codec.trainer.setup import parameter_groups, set_up
+from softlabel_codec.trainer.setup import make_online_teachers, parameter_groups, set_up
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -262,6 +262,60 @@ def test_the_teacher_in_every_step_says_of_all_views_what_is_stored(shapes, tmp_
     how = {"labels": "online", "teacher": f"{shapes / 'teacher.py'}:build"}
     train(config(shapes, tmp_path / "online", **how, **{**common, **VIEWS}))
     assert_same_weights(tmp_path / "stored", tmp_path / "online", rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("average", "given"), [("probs", {}), ("probs", {"workers": 1}), ("logits", {"in_memory": True})], ids=["here", "worker", "in memory"]
+)
+def test_several_teachers_in_every_step_say_what_is_stored(average, given, shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr("softlabel_codec.trainer.batches.need_pipes", lambda num_bytes, workers: workers > 0)
+    teachers, path = write_two_teachers(shapes, tmp_path), tmp_path / "both.slc"
+    how = {"average": average, "temperature": 3.0}
+    views = {"sampler": AllViews(SIDE - 2, SIDE - 2), "padding": Padding(1)}
+    encode(EncodeConfig(str(shapes / "train"), str(path), teachers, "dense:values=f32", weights=(1, 3), **views, **how))
+    common = {"seed": 3, "epochs": 1, **given}
+    stored = config(shapes, tmp_path, labels=str(path), **common)
+    fresh = {"all_views": SIDE - 2, "padding": 1, "teacher": teachers, "teacher_shares": [1, 3], **how}
+    online = config(shapes, tmp_path, labels="online", **fresh, **common)
+    cpu, setup = torch.device("cpu"), set_up(online)
+    assert (setup.crops.interpolation, setup.crops.mean) == ("bilinear", (0.485, 0.456, 0.406))  # which teachers have not in common
+    labelled = make_online_teachers(online, setup, cpu)
+    both = ((stored, set_up(stored)), (online, setup))
+    batches = (Loader(one, found, Processes(0, 1, cpu), ImageMemory()).batches(0) for one, found in both)
+    for batch, other in zip(*batches, strict=True):
+        probs = labelled.probs({setup.shape: other.pixels, **other.others})
+        assert float((probs - batch.labels.dense()).abs().max()) < 1e-5 < float(probs.std())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"teacher": "seven"}, "teachers: expected the same number of classes of all, got 7 of teacher.py:seven, 4 of other.py:other"),
+        ({"teacher_shares": "1,2,3"}, "teacher_shares: expected a positive number for each of 2 teachers, such as 0.5,0.5, got '1,2,3'"),
+        ({"teacher_size": 16}, "teacher_size: expected None, as each of several teachers has its own, got 16"),
+        ({"average": "median"}, "average: expected probs or logits, got 'median'"),
+        ({"teacher_weights": ["none"]}, "teacher_weights: is for timm:NAME and torchvision:NAME"),
+    ],
+)
+def test_teachers_that_do_not_fit_together(more, message, shapes, tmp_path):
+    first, other = write_two_teachers(shapes, tmp_path)
+    teacher = [first.replace(":build", f":{more.get('teacher', 'build')}"), other]
+    with pytest.raises((ArgumentError, MismatchError), match=message):
+        train(config(shapes, tmp_path / "run", labels="online", **{**more, "teacher": teacher}))
+
+
+def test_the_command_takes_several_teachers_and_continues_with_the_same_only(shapes, tmp_path):
+    teachers = write_two_teachers(shapes, tmp_path)
+    both = {**options(shapes, tmp_path / "run", labels="online", epochs=1, val=None), "teacher": teachers, "average": "logits"}
+    write_json(tmp_path / "recipe.json", {name: value for name, value in both.items() if value is not None})
+    given = ["train", "--config", str(tmp_path / "recipe.json"), "--teacher-shares", "3,1", "--resume"]
+    result = CliRunner().invoke(main, given)
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = read_result(tmp_path / "run" / "result.json")["config"]
+    assert (found["teacher"], found["teacher_shares"], found["average"]) == (teachers, "3,1", "logits")
+    again = CliRunner().invoke(main, [*given, "--teacher", teachers[1], "--teacher", teachers[0]])  # in place of those of the file
+    assert again.exit_code == 1
+    assert "was made with other labels than online" in again.stderr
 
 
 def test_fresh_random_crops_of_padded_images(shapes, tmp_path):
@@ -731,7 +785,7 @@ def test_things_that_do_not_fit_together(more, message, shapes, tmp_path, monkey
 
 
 def test_a_teacher_of_other_classes(shapes, tmp_path):
-    with pytest.raises(MismatchError, match=r"teacher .*: expected logits of shape \(2, 4\) for 2 crops, got \(2, 7\)"):
+    with pytest.raises(MismatchError, match=r"teacher teacher\.py:seven: expected 4 classes, got 7"):
         train(config(shapes, tmp_path / "run", labels="online", teacher=f"{shapes / 'teacher.py'}:seven"))
 
 

@@ -24,6 +24,7 @@ from benchmarks.accuracy.plan import (
     Row,
 )
 from softlabel_codec.compare.outcome import Interval
+from softlabel_codec.quantise.neighbours import NEIGHBOURS
 
 FEWEST_SEEDS = 5
 """Pairs of students that a verdict needs."""
@@ -129,6 +130,8 @@ def _of_few_images(one: Results, teacher: str) -> Iterator[Claim]:
         for source in (DEFAULT, TAIL, FIELD, LOG_TAIL, LOGARITHMS):
             yield Claim(objection, f"{about} `{source}` is within {KEPT} of full labels", rows[source], full, _small_loss)
         if temperature == 1:
+            guessed = Row(DEFAULT, teacher, FEW, most, policy=NEIGHBOURS)
+            yield Claim(FIDELITY, f"{about} `{DEFAULT}` read with `{NEIGHBOURS}` is better than without", guessed, rows[DEFAULT], _above)
             fitted = Row(FIELD, teacher, FEW, most, fitted_only=True)
             yield Claim(FRESH, f"{about} new crops of a field are as good as those it was fitted to", rows[FIELD], fitted, _no_loss)
             yield Claim(BASELINE, f"{about} full labels are above ground truth", full, Row(TRUTH, images=FEW), _above)

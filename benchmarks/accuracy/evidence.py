@@ -42,7 +42,12 @@ class Results:
         return self.labels.get(Row(row.source, row.teacher, row.images, row.stored, temperature=row.made_at), {})
 
     def fidelity(self, row: Row) -> dict[str, float | None]:
-        """Return how near the labels of a row are to the teacher's at the temperature of its students; nothing if that is not known."""
+        """Return how near the labels of a row are to the teacher's at the temperature of its students; nothing if that is not known.
+
+        It is not known of another policy than the codec's, by which labels are not measured here.
+        """
+        if row.policy:
+            return {}
         known = self.known_of(row)
         of_all: dict[float, dict[str, float | None]] = {one["temperature"]: one for one in known.get("fidelity", ())}
         return of_all[row.temperature] if of_all else {"kl": known["kl"]} if "kl" in known else {}
@@ -98,7 +103,7 @@ def name_of(row: Row) -> str:
     name = NAMES.get(row.source, f"`{row.source}`")
     if row.source == FIELD:
         name += ", fitted crops only" if row.fitted_only else ", a new crop in each draw"
-    return name
+    return f"{name}, read with `{row.policy}`" if row.policy else name
 
 
 def mean_of(values: Sequence[float]) -> str:

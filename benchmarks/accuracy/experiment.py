@@ -308,6 +308,8 @@ class Experiment:
             options["teacher"] = self._network(row.teacher)
         if row.fitted_only:
             options["stored_crops"] = row.stored
+        if row.policy:
+            options["policy"] = row.policy
         if row.source in (ONLINE, MAPS, *SOFTENED):
             options["temperature"] = row.temperature
         report = train(TrainConfig.from_mapping(self._options(out, row.images, **options)), self._check_time, self._memory)

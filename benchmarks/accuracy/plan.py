@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from softlabel_codec.quantise.neighbours import NEIGHBOURS
+
 HERE = Path(__file__).parent
 NETWORKS = HERE / "networks.py"
 TRUTH, ONLINE, MAPS, VIEWS = "truth", "online", "maps", "views"
@@ -57,6 +59,8 @@ class Row:
         `usual` or `large`.
     fitted_only : bool
         Whether only the crops that a field was fitted to are drawn, and not crops without end.
+    policy : str
+        How remainders are read; empty: as the codec says.
     """
 
     source: str
@@ -68,6 +72,7 @@ class Row:
     mixup: float = 0.0
     student: str = "usual"
     fitted_only: bool = False
+    policy: str = ""
 
     def __post_init__(self) -> None:
         if self.source in (TRUTH, ONLINE, MAPS):
@@ -127,6 +132,7 @@ def _few() -> Iterator[Row]:
         yield from (Row(source, images=FEW, stored=stored) for source in (FULL, TAIL))
     yield from (Row(DEFAULT, images=FEW, stored=stored) for stored in (10, MOST_CROPS, MOST_OF_FEW))
     yield from (Row(FIELD, images=FEW, stored=stored) for stored in (MOST_CROPS, MOST_OF_FEW))
+    yield from _others(SURE, MOST_OF_FEW)
 
 
 def _few_softened() -> Iterator[Row]:
@@ -142,6 +148,12 @@ def _fields() -> Iterator[Row]:
     yield Row(FIELD, **stored, fitted_only=True)
     for source in (ONLINE, FULL, DEFAULT, TAIL, FIELD, LOG_TAIL):
         yield Row(source, **stored, temperature=HIGH_TEMPERATURE)
+
+
+def _others(teacher: str, stored: int) -> Iterator[Row]:
+    """Yield what else few images are trained from: top classes with a guess of the others, and logits of 8 bits."""
+    yield Row(DEFAULT, teacher, FEW, stored, policy=NEIGHBOURS)
+    yield from (Row(LOGARITHMS, teacher, FEW, stored, temperature=temperature) for temperature in (1.0, HIGH_TEMPERATURE))
 
 
 def _few_crops(teacher: str) -> Iterator[Row]:
@@ -222,7 +234,7 @@ SCALES = {
     "cpu": Scale(
         images_per_class=None,
         few_per_class=22,
-        groups=(dict.fromkeys(_fields(), 5), dict.fromkeys(_exact(UNSURE), 5), dict.fromkeys(_few_crops(UNSURE), 5)),
+        groups=tuple(dict.fromkeys(rows, 5) for rows in (_fields(), _exact(UNSURE), (*_few_crops(UNSURE), *_others(UNSURE, MOST_CROPS)))),
         teachers={UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM}},
         students={"usual": {"student": f"{NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM}},
         few_epochs=120,

@@ -148,13 +148,13 @@ def shared_labels() -> Labels | None:
 
 
 def labels_of_file(path: Path) -> Labels:
-    """Return the labels in a file with the arrays `keys`, `image_size`, `crops`, `flips` and `logits`."""
+    """Return the labels in a file with the arrays `keys`, `image_size`, `crops`, `flips` and `logits`, and perhaps `source`, a text."""
     with np.load(path) as data:
         logits = data["logits"].astype(np.float32)
         sizes, crops, flips = data["image_size"].astype(np.int64), data["crops"].astype(np.int64), data["flips"]
         keys = data["keys"].tolist()
+        source = str(data["source"]) if "source" in data else f"{path.name}, {len(keys)} images, {flips.shape[1]} crops each"
     powers = np.exp(logits - logits.max(axis=2, keepdims=True))
-    source = f"{path.name}, {len(keys)} images, {flips.shape[1]} crops each"
     return Labels(source, keys, sizes, crops, flips, powers / powers.sum(axis=2, keepdims=True))
 
 

@@ -18,7 +18,7 @@ from softlabel_codec.report.fidelity import CROPS_OF_A_MEAN
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 REPORT, FIGURES = BENCHMARKS / "REPORT.md", BENCHMARKS / "figures"
-PIPELINES, FEW_CROPS = RESULTS / "pipelines.json", RESULTS / "few-crops.json"
+PIPELINES, FEW_CROPS, FIELDS = RESULTS / "pipelines.json", RESULTS / "few-crops.json", RESULTS / "fields.json"
 MS = "marginal_smoothing:"
 K5, K5_F16 = f"{MS}k=5", f"{MS}k=5,values=f16"
 T02, SMALL, FAITHFUL = f"{MS}t=0.02", f"{MS}t=0.1,tail=30", f"{MS}t=0.05,tail=100"
@@ -71,6 +71,7 @@ def render(result: Result, name: str) -> str:
         "accuracy": accuracy.render(evidence.load()),
         "trainers": trainers.render(trainers.load()),
         "imagenet": table(["labels", *imagenet.COLUMNS], imagenet.rows()),
+        "fields": _fields(json.loads(FIELDS.read_text())),
         "few_crops": _few_crops(json.loads(FEW_CROPS.read_text())),
     }
     return where.get_template("REPORT.md.jinja").render(result=result, name=name, crops_of_a_mean=CROPS_OF_A_MEAN, **tables)
@@ -333,6 +334,30 @@ def _pipelines(found: Result) -> dict[str, Any]:
     columns = ["loader", "crops per second", "min", "max", "times ImageFolder", "times the fastest uint8 of torchvision"]
     turns = next(iter(found["crops_per_second_and_core"].values()))["n"]
     return {**found, "turns": turns, "table": table(columns, rows)}
+
+
+def _fields(found: Result) -> dict[str, Result]:
+    """Return for each device what is known of the speed of label fields, with its tables."""
+    parts = {}
+    for device, part in found.items():
+        of_fit, of_reading = part["fitting"], part["reading"]
+        rates: Rows = []
+        for way, rate in of_fit["images_per_second"].items():
+            quality = of_fit["fields"][way]
+            numbers = f"{quality['bytes_per_image']:.0f}", f"{quality['fitted_kl']:.4f}", f"{quality['unseen_kl']:.4f}"
+            rates.append((f"`{way}`", f"{rate['median']:.0f}", f"{rate['min']:.0f} to {rate['max']:.0f}", *numbers))
+        times = [
+            (f"`{way}`", f"{time['median']:.2f}", f"{time['min']:.2f} to {time['max']:.2f}")
+            for way, time in of_reading["milliseconds"].items()
+        ]
+        columns = ["", "images/s", "from, to", "bytes per image", "KL, fitted crops", "KL, unseen crops"]
+        tables = {"fitting_table": table(columns, rates), "reading_table": table(["", "ms", "from, to"], times)}
+        ratios = {
+            "of_tail": {crops: _spread(ratio) for crops, ratio in of_reading["times_tail"].items()},
+            "of_add": _spread(of_fit["times_add"]),
+        }
+        parts[device] = {**part, **tables, **ratios}
+    return parts
 
 
 def _few_crops(found: Result) -> Result:

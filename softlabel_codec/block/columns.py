@@ -55,7 +55,8 @@ def width_of(largest: int) -> int:
 
 def to_planes(values: NDArray[Any], width: int) -> list[bytes]:
     """Return the planes, lowest first, of integers modulo 2^(8 * width)."""
-    as_bytes = np.ascontiguousarray(values, dtype="<u8").reshape(-1).view(np.uint8).reshape(-1, 8)
+    carrier = 1 << max(0, width - 1).bit_length()
+    as_bytes = np.ascontiguousarray(values, dtype=f"<u{carrier}").reshape(-1).view(np.uint8).reshape(-1, carrier)
     return [as_bytes[:, plane].tobytes() for plane in range(width)]
 
 

@@ -15,6 +15,8 @@ LOOK_BACK = 8
 MAX_PALETTE = 65535
 NO_PALETTES, OWN_PALETTES, TAIL_PALETTES = range(3)
 """Codes are the classes themselves, ranks in palettes that are stored, or ranks in those that follow from the images' tails."""
+MOST_COUNTED = 8
+"""Classes are counted in a table, which is faster than sorting them, unless it has more than so many times as many places."""
 TAILS_PAY = 0.92
 """Palettes that follow from tails take a reader longer: they are used where they take less than this share of the bits of anything else."""
 
@@ -76,13 +78,24 @@ def _with_palettes(kept: NDArray[np.bool_], entries: IntArray, image: IntArray, 
 
     A palette has the most frequent class first, so that the ranks of all images are distributed alike and share one entropy table.
     """
-    distinct, inverse, frequency = np.unique(image * num_classes + entries, return_inverse=True, return_counts=True)
+    distinct, inverse, frequency = _distinct(image * num_classes + entries, num_images * num_classes)
     owner, classes = np.divmod(distinct, num_classes)
     order = np.lexsort((classes, -frequency, owner))
     sizes = np.bincount(owner, minlength=num_images)
     rank_of = np.empty(len(distinct), np.int64)
     rank_of[order] = np.arange(len(distinct)) - exclusive_cumsum(sizes)[owner[order]]
     return PackedIndices(OWN_PALETTES, _codes_of_ranks(kept, rank_of[inverse]), sizes, classes[order])
+
+
+def _distinct(numbers: IntArray, bound: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Return the distinct ones of integers below `bound`, ascending, the place of each number among them, and how often each is there."""
+    if bound > MOST_COUNTED * len(numbers):
+        distinct, inverse, frequency = np.unique(numbers, return_inverse=True, return_counts=True)
+        return distinct, inverse, frequency
+    counts = np.bincount(numbers, minlength=bound)
+    distinct, place = np.flatnonzero(counts), np.empty(bound, np.int64)
+    place[distinct] = np.arange(len(distinct))
+    return distinct, place[numbers], counts[distinct]
 
 
 def _codes_of_ranks(kept: NDArray[np.bool_], ranks: IntArray) -> IntArray:

@@ -100,7 +100,8 @@ class SparsePacker:
     def _pack_values(self, codes: SparseCodes, kept: NDArray[np.bool_]) -> list[Column]:
         if codes.values is None:
             return []
-        steps = np.diff(codes.values, axis=1, prepend=0)  # planes hold them modulo their width
+        steps = codes.values.copy()  # planes hold them modulo their width
+        steps[:, 1:] -= codes.values[:, :-1]
         stored = slice(self._implied_values, None)
         return _planes("values", steps[:, stored][kept[:, stored]], self._value_width)
 

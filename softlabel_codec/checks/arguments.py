@@ -24,6 +24,27 @@ OUTPUTS_OF_CLASSES = ("logits", "probs")
 TEACHER_OUTPUTS = (*OUTPUTS_OF_CLASSES, "features")
 """What any teacher returns: or else numbers that are of no classes, such as the projection of a self-supervised one."""
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
+"""Beyond them softmax(logits / T) is, in float32, no more than the largest class, or the same for all classes."""
+TEMPERATURES = f"a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+
+
+def is_temperature(value: Any) -> bool:
+    """Return whether a value is a number that may be T of softmax(logits / T)."""
+    if isinstance(value, bool | str | bytes) or getattr(value, "ndim", 0) != 0:
+        return False
+    try:
+        return MIN_TEMPERATURE <= float(value) <= MAX_TEMPERATURE  # no NaN
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def check_temperature(value: Any, name: str = "temperature") -> float:
+    """Return T of softmax(logits / T) as a float; ArgumentError unless it is a number from `MIN_TEMPERATURE` to `MAX_TEMPERATURE`."""
+    if not is_temperature(value):
+        raise ArgumentError(f"{name}: expected {TEMPERATURES}, got {value!r}")
+    return float(value)
+
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ArgumentError unless `value` is one of `choices`."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from softlabel_codec.checks.arguments import check_temperature
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.choosing.asked import Asked
 from softlabel_codec.choosing.pilot import Layout, Pilot
 from softlabel_codec.choosing.search import Search
 from softlabel_codec.choosing.trials import Trial
-from softlabel_codec.errors import ArgumentError
 from softlabel_codec.padding import NO_PADDING, Padding
 from softlabel_codec.views import Sampler
 
@@ -131,10 +130,8 @@ def choose_codec(
     """
     asked = Asked.of(fidelity, bytes_per_image, draws, fixed_crops)
     trained_at = temperature if train_temperature is None else train_temperature
-    for name, value in (("temperature", temperature), ("train_temperature", trained_at)):
-        if not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise ArgumentError(f"{name}: expected a positive number, got {value!r}")
-    labels = Pilot.of(pilot, num_classes, Layout(crops, sampler, image_checksums, padding), temperature / trained_at)
+    power = check_temperature(temperature) / check_temperature(trained_at, "train_temperature")
+    labels = Pilot.of(pilot, num_classes, Layout(crops, sampler, image_checksums, padding), power)
     search = Search(labels, asked)
     chosen = search.best()
     return CodecChoice(

@@ -33,8 +33,6 @@ _LOGGERS = (_CHOOSING, *(f"softlabel_codec.{name}" for name in _OF_SETS))
 _SPECIAL: dict[str, dict[str, Any]] = {
     "codec": {"type": CODEC, "is_eager": True},
     "workers": {"default": None},
-    "teacher": {"multiple": True},
-    "teacher_weights": {"multiple": True},
 }
 
 

@@ -57,7 +57,7 @@ def _over_a_file(field: Field[Any], kind: type, count: int) -> dict[str, Any]:
     elif field.default is not None:
         text += f"  [default: {field.default}]"
     how = {"default": None, "help": text}
-    return how if kind is bool else {**how, "type": kind, "nargs": count or 1, "metavar": field.metadata.get("metavar")}
+    return how if kind is bool else {**how, "type": kind, "nargs": count or 1, **_shape(field.metadata)}
 
 
 def _by_itself(field: Field[Any], kind: type, count: int) -> dict[str, Any]:
@@ -65,10 +65,15 @@ def _by_itself(field: Field[Any], kind: type, count: int) -> dict[str, Any]:
     said = field.metadata
     if kind is bool:
         return {"is_flag": True, "help": said["help"]}
-    how: dict[str, Any] = {"type": _checked(said, kind), "nargs": count or 1, "help": said["help"], "metavar": said.get("metavar")}
+    how: dict[str, Any] = {"type": _checked(said, kind), "nargs": count or 1, "help": said["help"], **_shape(said)}
     if field.default is MISSING:
         return {**how, "required": True}
     return {**how, "default": field.default, "show_default": said.get("shown", True)}
+
+
+def _shape(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what click calls the value of an option, and whether it may be given several times."""
+    return {"metavar": said.get("metavar"), "multiple": said.get("several", False)}
 
 
 def _checked(said: Mapping[str, Any], kind: type) -> Any:

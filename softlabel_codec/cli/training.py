@@ -25,9 +25,9 @@ _OF_A_RUN = ("labels", "out", "seed", "resume")
 
 
 def _given(config: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a configuration file, and over them those of the command line."""
+    """Return the options of a configuration file, and over them those that are given on the command line."""
     found = {} if config is None else read_options(config)
-    return {**found, **{name: value for name, value in options.items() if value is not None}}
+    return {**found, **{name: value for name, value in options.items() if value not in (None, ())}}
 
 
 _config = click.option(

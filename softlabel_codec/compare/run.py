@@ -15,14 +15,16 @@ from softlabel_codec.compare.outcome import Cell, CompareReport, draw_comparison
 from softlabel_codec.compare.quality import label_quality
 from softlabel_codec.container.whole_files import read_result, write_json
 from softlabel_codec.errors import ArgumentError, MismatchError
+from softlabel_codec.options.averaging import texts_of
 from softlabel_codec.options.train import OF_FRESH_CROPS, OF_RANDOM_CROPS, TrainConfig, check_names, is_stored, unused_options
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.teacher.stored import teachers_with_shares
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.trainer.checkpoint import check_same_run
 from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.loop import RESULT, train
-from softlabel_codec.trainer.setup import find_test_images, make_online_teacher, make_student, set_up
+from softlabel_codec.trainer.setup import find_test_images, make_online_teachers, make_student, set_up
 from softlabel_codec.views import NAME as ALL_VIEWS
 
 Progress = Callable[[int, int], None]
@@ -30,7 +32,8 @@ TABLE, PICTURE, RUNS = "compare.json", "compare.png", "runs"
 logger = logging.getLogger(__name__)
 OF_A_RUN = ("labels", "out", "seed", "resume")
 """Options that a comparison sets for each run."""
-_OF_LABELS = (*OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature")
+_OF_TEACHERS = ("teacher_size", "teacher_shares", "average")
+_OF_LABELS = (*OF_FRESH_CROPS, "mean", "std", "interpolation", "exif_orientation", "temperature", *_OF_TEACHERS)
 _INSTEAD_OF = {
     **dict.fromkeys(OF_RANDOM_CROPS, ("all_views",)),
     "all_views": OF_RANDOM_CROPS,
@@ -60,8 +63,8 @@ def compare(
     out : path
         Folder for the runs, the table (`compare.json`) and the picture (`compare.png`).
     options : mapping
-        Other options of `TrainConfig`, at least `images` and `val`. Fresh crops, padding and preprocessing of sources without stored
-        crops are those of the first label file, unless given.
+        Other options of `TrainConfig`, at least `images` and `val`. Fresh crops, padding, preprocessing and shares of as many teachers of
+        sources without stored crops are those of the first label file, unless given.
     seeds : sequence of int
         One run each.
     reference : str, optional
@@ -154,7 +157,7 @@ def _try(config: TrainConfig) -> tuple[dict[str, str], int]:
     num_images = len(setup.crops.keys)
     check_draws(config, num_images)
     make_student(config, setup, device)
-    make_online_teacher(config, setup, device)
+    make_online_teachers(config, setup, device)
     images = find_test_images(config, setup)
     assert images is not None  # a comparison has validation images
     return {**setup.trained_on, "val": images.sha256()}, num_images
@@ -182,9 +185,19 @@ def _options_of_labels(sources: Mapping[str, str]) -> dict[str, Any]:
                 crops = {"all_views": _side_of_views(crops, labels, sources)}
             added = {"padding": padding.pixels, "padding_mode": padding.mode, "fill": padding.describe().get("fill")} if padding else {}
             fresh = {**dict.fromkeys(OF_FRESH_CROPS), **crops, **added}
-            known = {**_mapping(said.get("preprocessing")), **fresh, "temperature": said.get("temperature")}
+            prepared, teachers = _mapping(said.get("preprocessing")), _of_teachers(said)
+            known = {**prepared, **teachers, **fresh, "temperature": said.get("temperature")}
             return {name: known[name] for name in _OF_LABELS if known.get(name) is not None}
     return {}
+
+
+def _of_teachers(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how metadata say that teachers labelled: the size of crops of one, or how several were averaged."""
+    teacher = _mapping(said.get("teacher"))
+    each = teachers_with_shares(teacher)
+    if len(each) < 2:
+        return {"teacher_size": _mapping(said.get("preprocessing")).get("size")}
+    return {"teacher_shares": [one["share"] for one in each], "average": teacher.get("average")}
 
 
 def _side_of_views(views: Mapping[str, Any], labels: str, sources: Mapping[str, str]) -> Any:
@@ -203,7 +216,14 @@ def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -
     defaults, unused = {} if is_stored(labels) else of_labels, unused_options(labels)
     replaced = {other for name, value in given.items() if value is not None for other in _INSTEAD_OF.get(name, ())}
     kept = {name: value for name, value in defaults.items() if name not in replaced}
+    if not _as_many_teachers(given.get("teacher"), kept.get("teacher_shares")):
+        kept = {name: value for name, value in kept.items() if name not in _OF_TEACHERS}
     return {name: value for name, value in {**kept, **given}.items() if name not in unused}
+
+
+def _as_many_teachers(given: Any, shares: Sequence[float] | None) -> bool:
+    """Return whether labels, which say the share of each of several teachers, are those of as many as are given."""
+    return (1 if given is None else len(texts_of("teacher", given))) == (1 if shares is None else len(shares))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

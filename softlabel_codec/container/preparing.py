@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ from softlabel_codec.checks.arguments import (
 from softlabel_codec.checks.arrays import as_array
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.container.pending import PendingImage, check_fits_block
-from softlabel_codec.errors import ArgumentError
+from softlabel_codec.errors import ArgumentError, LimitError
+from softlabel_codec.quantise.field import FieldQuantiser
+from softlabel_codec.quantise.field_fit import FitFields
 from softlabel_codec.quantise.places import Places, is_measured
 
 
@@ -67,6 +70,28 @@ class Preparer:
             own = quantiser.rows(codes, slice(first, first + num_crops), 0)
             found.append(self._pending(one, size, num_crops, geometry, flags, own))
             first += num_crops
+        return found
+
+    def fitted(self, given: Sequence[GivenImage], fit: FitFields) -> list[PendingImage]:
+        """Return images of a file of label fields, which a function fits all at once.
+
+        Their only labels are `probs`, valid, and in whatever kind of array it takes. Errors are as those of `image`, and name the image.
+        """
+        quantiser = self._layout.quantiser
+        assert isinstance(quantiser, FieldQuantiser)
+        checked = []
+        for one in given:
+            with _about(one.key):
+                checked.append(self._checked(one))
+                rows, num_crops = len(one.labels["probs"]), checked[-1][1]
+                if rows != num_crops:
+                    raise ArgumentError(f"probs: expected a row for each of {num_crops} crops, got {rows}")
+        places = [self._places(one.key, *of_one[:3]) for one, of_one in zip(given, checked, strict=True)]
+        codes = quantiser.fit([(one.labels["probs"], where) for one, where in zip(given, places, strict=True)], fit)
+        found = []
+        for one, of_one, own in zip(given, checked, codes, strict=True):
+            with _about(one.key):
+                found.append(self._pending(one, *of_one, own))
         return found
 
     def _quantised_at_once(self, given: Sequence[GivenImage]) -> bool:
@@ -132,6 +157,21 @@ class Preparer:
                 raise ArgumentError(f"{name}: expected those of the sampler, as crops are derived; leave them out, or write crops='pixels'")
 
 
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """Add to errors which image they are about."""
+    try:
+        yield
+    except (ArgumentError, LimitError) as error:
+        raise type(error)(f"image {key!r}: {error}") from None
+
+
 def _num_rows(labels: Mapping[str, Any]) -> int:
     """Return the number of labelled crops: the rows of the first array."""
-    return check_num_crops(next((len(np.atleast_1d(as_array(name, rows))) for name, rows in labels.items()), 0))
+    return check_num_crops(next((_length(name, rows) for name, rows in labels.items()), 0))
+
+
+def _length(name: str, rows: Any) -> int:
+    """Return the number of rows of an array, or of a tensor, which may be on a device where numpy cannot read it."""
+    shape = getattr(rows, "shape", None)
+    return int(shape[0]) if shape else len(np.atleast_1d(as_array(name, rows)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from softlabel_codec.checks.arguments import check_whole
+from softlabel_codec.checks.arguments import check_temperature, check_whole
 from softlabel_codec.errors import ArgumentError, MismatchError, StateError
 from softlabel_codec.evaluate.evaluator import LOWER_THE_RATE, TestImages
 from softlabel_codec.evaluate.student import Student
@@ -155,7 +154,7 @@ def knn_classes(train: Tensor, classes: Tensor, features: Tensor, k: int = NEIGH
     Raises
     ------
     ArgumentError
-        If `k` is none of 1 to n, or `temperature` no positive number.
+        If `k` is none of 1 to n, or `temperature` none.
 
     Examples
     --------
@@ -183,8 +182,7 @@ def _of_length_1(vectors: Tensor) -> Tensor:
 def _check_votes(k: int, temperature: float, num_train: int) -> None:
     if check_whole("k", k, 1) > num_train:
         raise ArgumentError(f"k: expected at most {num_train}, the number of training images, got {k}")
-    if not 0 < temperature < math.inf:
-        raise ArgumentError(f"temperature: expected a number above 0, got {temperature!r}")
+    check_temperature(temperature)
 
 
 def linear_classes(train: Tensor, classes: Tensor, features: Tensor) -> Tensor:

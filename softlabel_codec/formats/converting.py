@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tarfile
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from softlabel_codec.checks.arguments import check_choice
+from softlabel_codec.checks.arguments import check_choice, check_temperature
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.formats.array_files import ArraysSource
 from softlabel_codec.formats.exporting import Exporter, ExportReport, export_source
@@ -244,8 +243,10 @@ class _Given:
             raise ArgumentError(f"seed: expected 0 to 2^64 - 1, got {self.seed}")
         if self.images is not None and self.format == MOBILECLIP:
             raise ArgumentError("images: crops of mobileclip_dr are read if the shards hold the images: expected no folder of images")
-        if self.temperature is not None and (self.format != SRE2L or not 0 < self.temperature < math.inf):
-            raise ArgumentError(f"temperature: expected a number above 0, for sre2l only, got {self.temperature} for {self.format}")
+        if self.temperature is not None:
+            check_temperature(self.temperature)
+            if self.format != SRE2L:
+                raise ArgumentError(f"temperature: is for sre2l only, got {self.temperature} for {self.format}")
         path = Path(self.source)
         if self.format == FKD:
             return FkdSource(self.source, self.label_type, self.num_classes or 1000, self.skips_errors)

@@ -23,8 +23,8 @@ class PickledType:
     """Stands in for `numpy.dtype`."""
 
     def __init__(self, name: Any, *options: Any) -> None:
-        if name not in _NAMES:
-            raise pickle.UnpicklingError(f"expected numbers of a type among {', '.join(_NAMES)}, got {name!r}")
+        if type(name) is not str or name not in _NAMES:
+            raise pickle.UnpicklingError(f"expected numbers of a type among {', '.join(_NAMES)}, got {shown(name)}")
         self._name, self._order = name, "="
 
     def __setstate__(self, state: Any) -> None:

@@ -21,6 +21,9 @@ from softlabel_codec.formats.numpy_stand_ins import STAND_INS
 _ZIP_MAGIC = b"PK\x03\x04"
 _MOST_NAME = 256
 """Characters of the name of a type in a pickle. In its errors, torch looks for words in time that grows with the square of the name."""
+_MOST_DEPTH = 32
+"""Tuples in one another: Python's hash of many more ends the process."""
+_ONE, _FUNCTION = (1, 0), (1, -1)
 _OLD_PICKLES = 5
 """Before the numbers of files of torch before 1.6."""
 
@@ -65,7 +68,7 @@ def _is_checked_zip(file: Any) -> bool:
     """Return whether a file is a zip archive, as torch writes since 1.6, after a comparison of its checksums."""
     if _start(file) != _ZIP_MAGIC:
         with open(file, "rb") if isinstance(file, str) else io.BytesIO(file.getvalue()) as stream:
-            _check_names(stream, _OLD_PICKLES)
+            _check_pickles(stream, _OLD_PICKLES)
         return False
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -73,7 +76,7 @@ def _is_checked_zip(file: Any) -> bool:
         damaged = archive.testzip()
         for name in archive.namelist():
             if damaged is None and name.endswith("data.pkl"):
-                _check_names(io.BytesIO(archive.read(name)), 1)
+                _check_pickles(io.BytesIO(archive.read(name)), 1)
     if damaged is not None:
         raise zipfile.BadZipFile(f"the checksum of {damaged!r} differs")
     if isinstance(file, io.BytesIO):
@@ -88,12 +91,67 @@ def _start(file: Any) -> bytes:
         return stream.read(len(_ZIP_MAGIC))
 
 
-def _check_names(stream: IO[bytes], num_pickles: int) -> None:
-    """Raise an error if a pickle is damaged, or a name in it is too long. Nothing is made of it."""
+def _check_pickles(stream: IO[bytes], num_pickles: int) -> None:
+    """Raise an error if a pickle is damaged, or would keep torch busy. Nothing is made of it."""
     for _ in range(num_pickles):
-        for opcode, argument, _ in pickletools.genops(stream):
+        _TupleCheck().follow(stream)
+
+
+class _TupleCheck:
+    """Follows a pickle, of which it keeps the tuples' sizes and depths only: torch computes hashes of keys, and shows what is no function.
+
+    Values are pairs of the number of values in them and of the tuples in one another; all but tuples count as one value, since these have
+    no hash or that of one number or text.
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[tuple[int, int] | None] = []
+        self._memo: dict[int, tuple[int, int]] = {}
+        self._repeated = 0
+
+    def follow(self, stream: IO[bytes]) -> None:
+        """Raise an error if tuples repeat more values than there are instructions, or are in one another more than `_MOST_DEPTH` deep."""
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if opcode.name in ("GLOBAL", "INST") and len(str(argument)) > _MOST_NAME:
                 raise pickle.UnpicklingError("the name of a type is too long")
+            self._step(opcode, argument)
+            if self._repeated > number:
+                raise pickle.UnpicklingError("tuples that repeat one another")
+
+    def _step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        stack, name = self._stack, opcode.name
+        if name in ("BINGET", "LONG_BINGET", "GET"):
+            value = self._memo[argument]
+            self._repeated += value[0] - 1
+            stack.append(value)
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self._memo[argument] = stack[-1] or _ONE
+        elif name == "MARK":
+            stack.append(None)
+        else:
+            popped = self._popped(opcode)
+            if name in ("REDUCE", "NEWOBJ") and popped[-1] is not _FUNCTION:
+                raise pickle.UnpicklingError("it calls what is no function")
+            if name == "GLOBAL":
+                stack.append(_FUNCTION)
+            elif opcode.stack_after:
+                stack.append(_tuple_of(popped) if name.startswith("TUPLE") else _ONE)
+
+    def _popped(self, opcode: pickletools.OpcodeInfo) -> list[tuple[int, int]]:
+        before = opcode.stack_before
+        found: list[tuple[int, int]] = []
+        if pickletools.markobject in before:
+            while (value := self._stack.pop()) is not None:
+                found.append(value)
+            before = before[: before.index(pickletools.markobject)]
+        return found + [self._stack.pop() or _ONE for _ in before]
+
+
+def _tuple_of(values: list[tuple[int, int]]) -> tuple[int, int]:
+    depth = 1 + max((0, *(deep for _, deep in values)))
+    if depth > _MOST_DEPTH:
+        raise pickle.UnpicklingError("too many tuples in one another")
+    return 1 + sum(size for size, _ in values), depth
 
 
 def _tensors(found: Any) -> Iterator[torch.Tensor]:

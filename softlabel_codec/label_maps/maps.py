@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice
+from softlabel_codec.checks.arguments import EXIF_POLICIES, check_choice, check_temperature
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.whole_files import whole_file
 from softlabel_codec.errors import ArgumentError, CorruptError, MismatchError
@@ -143,7 +143,7 @@ class MappedCrops:
         if missing:
             some = f"{len(missing)} of {counted(len(keys), 'image')}"
             raise MismatchError(f"{path}: there are no label maps of {some}, {missing[0]!r} first")
-        return cls(maps, keys, temperature)
+        return cls(maps, keys, check_temperature(temperature))
 
     def __call__(self, number: int, crops: NDArray[np.int64], size: tuple[int, int]) -> Labels:
         return to_power(self.maps.labels(self.keys[number], crops, size), 1 / self.temperature)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from softlabel_codec.checks.arguments import check_choice
 from softlabel_codec.errors import ArgumentError
 
 AVERAGES = ("probs", "logits")
@@ -22,7 +23,19 @@ def texts_of(name: str, given: Any) -> tuple[str, ...]:
     return texts
 
 
-def shares_of(weights: str | Sequence[float] | None, count: int) -> tuple[float, ...]:
+def check_average(average: str, count: int, own: Mapping[str, Any]) -> None:
+    """Raise ArgumentError if the output of so many teachers cannot be averaged so, or `own` options are given, which each has of itself."""
+    check_choice("average", average, AVERAGES)
+    if count == 1:
+        if average != "probs":
+            raise ArgumentError(f"average: expected 'probs', as there is one teacher, got {average!r}")
+        return
+    for name, value in own.items():
+        if value is not None:
+            raise ArgumentError(f"{name}: expected None, as each of several teachers has its own, got {value!r}")
+
+
+def shares_of(weights: str | Sequence[float] | None, count: int, name: str = "weights") -> tuple[float, ...]:
     """Return the share of each of `count` teachers in their average, which sum to 1.
 
     Parameters
@@ -31,6 +44,8 @@ def shares_of(weights: str | Sequence[float] | None, count: int) -> tuple[float,
         A positive number for each of several, also as text with commas between them; None: all the same.
     count : int
         Number of teachers.
+    name : str
+        What the option is called.
 
     Raises
     ------
@@ -40,9 +55,9 @@ def shares_of(weights: str | Sequence[float] | None, count: int) -> tuple[float,
     if weights is None:
         return (1 / count,) * count
     if count == 1:
-        raise ArgumentError(f"weights: expected None, as there is one teacher, got {weights!r}")
+        raise ArgumentError(f"{name}: expected None, as there is one teacher, got {weights!r}")
     expected = f"expected a positive number for each of {count} teachers, such as {','.join(['0.5'] * count)}"
-    wrong = ArgumentError(f"weights: {expected}, got {weights!r}. (Files of weights are teacher_weights, --teacher-weights)")
+    wrong = ArgumentError(f"{name}: {expected}, got {weights!r}. (Files of weights are teacher_weights, --teacher-weights)")
     try:
         numbers = [float(part) for part in (weights.split(",") if isinstance(weights, str) else weights)]
     except (TypeError, ValueError, OverflowError):

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, ON_ERROR, PRECISIONS, TEACHER_OUTPUTS, check_choice
+from softlabel_codec.checks.arguments import (
+    EXIF_POLICIES,
+    INTERPOLATIONS,
+    ON_ERROR,
+    PRECISIONS,
+    TEACHER_OUTPUTS,
+    check_choice,
+    check_temperature,
+)
 from softlabel_codec.checks.limits import MAX_CROPS_PER_IMAGE, MAX_SHARDS
 from softlabel_codec.choosing import Asked
 from softlabel_codec.codec import AUTO, Codec
 from softlabel_codec.errors import ArgumentError
-from softlabel_codec.options.averaging import AVERAGES, shares_of, texts_of, weights_of_each
+from softlabel_codec.options.averaging import AVERAGES, check_average, shares_of, texts_of, weights_of_each
 from softlabel_codec.options.fields import option
 from softlabel_codec.padding import NO_PADDING, PADDING_MODES, Padding
 from softlabel_codec.sampler import CropSampler
@@ -59,7 +66,8 @@ class EncodeConfig:
     images: Any = option("Images: whatever `softlabel_codec.images.open_images` takes.")  # noqa: RUF009  this returns a field
     out: str = option("Container file to write; with `shards`, folder of the label set. Or the URL of either in object storage.")
     teacher: str | Sequence[str] = option(
-        "FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME. Given several times, the output of these teachers is averaged."
+        "FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME. Given several times, the output of these teachers is averaged.",
+        several=True,
     )
     weights: str | Sequence[float] | None = option(
         "Weights of several teachers in their average, such as 0.7,0.3.  [default: the same for all]", None, metavar="W,W", kw_only=True
@@ -85,6 +93,7 @@ class EncodeConfig:
         "for each of these in turn.  [default: the library's weights]",
         None,
         metavar="FILE|none",
+        several=True,
         kw_only=True,
     )
     teacher_output: str = option(
@@ -168,7 +177,7 @@ class EncodeConfig:
         _check("crops", self.crops is None or 1 <= self.crops <= MAX_CROPS_PER_IMAGE, f"1 to {MAX_CROPS_PER_IMAGE}", self.crops)
         _check("crops", self.crops is None or isinstance(self.sampler, CropSampler), "None, as all views are labelled", self.crops)
         _check("size", self.size is None or 1 <= self.size <= MAX_INPUT_SIZE, f"1 to {MAX_INPUT_SIZE}", self.size)
-        _check("temperature", self.temperature > 0 and math.isfinite(self.temperature), "a positive number", self.temperature)
+        check_temperature(self.temperature)
         raw = codec.content != "probs"
         _check("temperature", not raw or self.temperature == 1, f"1, as {codec.content} are kept before any temperature", self.temperature)
         no_logits = codec.content == "logits" and self.teacher_output == "probs"
@@ -207,14 +216,11 @@ class EncodeConfig:
         """Raise ArgumentError if teachers, and labels that are stored, cannot be averaged as is said."""
         teachers, raw = self.teachers, self.parsed_codec.content == "logits"
         several, with_stored = len(teachers) > 1, self.stored_share is not None
-        check_choice("average", self.average, AVERAGES)
         _, _ = self.shares, weights_of_each(teachers, self.teacher_weights)
-        for name in ("size", "interpolation", "mean", "std"):
-            of_each = "None, as each of several teachers has its own"
-            _check(name, not several or getattr(self, name) is None, of_each, getattr(self, name))
+        own = {name: getattr(self, name) for name in ("size", "interpolation", "mean", "std")}
+        check_average(self.average, len(teachers), own)
         averaged, features = several or with_stored, self.teacher_output == "features"
         _check("teacher_output", not (averaged and features), "logits or probs, as features cannot be averaged", self.teacher_output)
-        _check("average", several or self.average == "probs", "'probs', as there is one teacher", self.average)
         _check("average", not (several and raw) or self.average == "logits", "'logits', as the codec keeps logits", self.average)
         devices = f"one device, or one for each of {len(teachers)} teachers" if several else "one device, as there is one teacher"
         _check("device", len(self.devices) in (1, len(teachers)), devices, self.device)

@@ -16,6 +16,7 @@ def option(
     shown: str | None = None,
     flag: str | None = None,
     metavar: str | None = None,
+    several: bool = False,
     kw_only: bool = False,
 ) -> Any:
     """Return the field of an option.
@@ -36,10 +37,12 @@ def option(
         Its name on the command line, if it differs from the field's.
     metavar : str, optional
         Name of its value on the command line.
+    several : bool
+        Whether it may be given several times on the command line, and be a sequence elsewhere.
     kw_only : bool
         Whether the dataclass takes it by keyword only.
     """
-    how = {"choices": choices, "least": least, "shown": shown, "flag": flag, "metavar": metavar}
+    how = {"choices": choices, "least": least, "shown": shown, "flag": flag, "metavar": metavar, "several": several or None}
     metadata = {"help": help, **{name: value for name, value in how.items() if value is not None}}
     return field(default=default, metadata=metadata, kw_only=kw_only)
 

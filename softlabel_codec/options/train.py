@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, OUTPUTS_OF_CLASSES, PRECISIONS, check_choice
+from softlabel_codec.checks.arguments import EXIF_POLICIES, INTERPOLATIONS, OUTPUTS_OF_CLASSES, PRECISIONS, check_choice, check_temperature
 from softlabel_codec.checks.limits import MAX_IMAGE_SIDE
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.label_set.index_file import SUFFIX
+from softlabel_codec.options.averaging import check_average, shares_of, texts_of, weights_of_each
+from softlabel_codec.options.encode import MAX_INPUT_SIZE
 from softlabel_codec.options.fields import option, types_of
 from softlabel_codec.storage.location import is_remote
 
@@ -23,12 +24,15 @@ STORED, MAPS, TRUTH, ONLINE = "stored", "maps", "truth", "online"
 """Kinds of label sources: label files, label maps, class folders, a teacher in every step."""
 OF_RANDOM_CROPS = ("scale", "ratio", "flip_probability")
 OF_FRESH_CROPS = (*OF_RANDOM_CROPS, "all_views", "padding", "padding_mode", "fill")
+OF_TEACHERS = ("teacher", "teacher_weights", "teacher_output", "teacher_size", "teacher_shares", "average")
 OPTIMIZERS = ("sgd", "adamw")
 WHERE_IT_RUNS = (
     *("images", "labels", "teacher", "teacher_weights", "val", "classes", "out"),
     *("workers", "device", "val_epochs", "checkpoint_epochs", "resume"),
 )
 """Options that do not change the training, or only locate data that have a fingerprint: a run may be continued with other values."""
+_SEQUENCES = {"teacher": str, "teacher_weights": str, "teacher_shares": float}
+"""Options that are a text or several values, and the type of these."""
 MOMENTUM = 0.9
 """Default momentum of SGD."""
 
@@ -53,9 +57,28 @@ class TrainConfig:
         "File that lists the class folders by class number: one per line, or JSON.  [default: in ascending order]", None
     )
     weights: str | None = option("File of weights to start from.", None)
-    teacher: str | None = option("Teacher for labels=online, as for 'slcodec encode'.", None)
-    teacher_weights: str | None = option("Weights of the teacher: a file, or none.  [default: those of its library or factory]", None)
+    teacher: str | Sequence[str] | None = option(
+        "Teacher for labels=online, as for 'slcodec encode'. Given several times, the output of these teachers is averaged.",
+        None,
+        several=True,
+    )
+    teacher_weights: str | Sequence[str] | None = option(
+        "For timm:NAME or torchvision:NAME: a file of weights, or none for an untrained network; of several teachers, for each of these in "
+        "turn.  [default: the library's weights]",
+        None,
+        metavar="FILE|none",
+        several=True,
+    )
     teacher_output: str | None = option("Output of the teacher: logits or probs.  [default: logits]", None)
+    teacher_size: int | None = option(
+        "Side of the crops of one teacher in pixels. Of several, each has its own size.  [default: that of the student]", None
+    )
+    teacher_shares: str | Sequence[float] | None = option(
+        "Weights of several teachers in their average, such as 0.7,0.3.  [default: the same for all]", None, metavar="W,W"
+    )
+    average: str | None = option(
+        "What of several teachers is averaged: probs, or logits before softmax and temperature.  [default: probs]", None
+    )
     val: str | None = option("Validation images, likewise: a folder CLASS/NAME, or others with class numbers.", None)
     val_epochs: int = option("Epochs between validations; the last epoch is always validated.", 1)
     epochs: int = option("Number of epochs; an epoch takes as many crops as there are images.", 100)
@@ -121,8 +144,8 @@ class TrainConfig:
         _check("val_crop", 0 < self.val_crop <= 1, "above 0, at most 1", self.val_crop)
         _check("std", self.std is None or min(self.std) > 0, "positive numbers", self.std)
         for name in ("temperature", "teacher_temperature"):
-            value = getattr(self, name)
-            _check(name, value is None or 0 < value < math.inf, "a positive number", value)
+            if getattr(self, name) is not None:
+                check_temperature(getattr(self, name), name)
         _check(
             "stored_crops",
             self.stored_crops is None or self.stored_crops >= self.crops_per_image,
@@ -134,6 +157,7 @@ class TrainConfig:
                 raise ArgumentError(f"{name}: {reason}, leave it out with labels={self.labels!r}")
         self._check_fresh_crops()
         _check("teacher", self.labels != ONLINE or self.teacher is not None, "a teacher with labels='online'", self.teacher)
+        self._check_teachers()
         whole = f"a multiple of crops_per_image={self.crops_per_image}"
         _check("batch_size", self.batch_size % self.crops_per_image == 0, whole, self.batch_size)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -146,6 +170,25 @@ class TrainConfig:
         ):
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers of every step, if there are any."""
+        return () if self.teacher is None else texts_of("teacher", self.teacher)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of each teacher in their average; they sum to 1."""
+        return shares_of(self.teacher_shares, len(self.teachers), "teacher_shares")
+
+    def _check_teachers(self) -> None:
+        """Raise ArgumentError if teachers cannot be averaged as is said."""
+        if not self.teachers:
+            return
+        _, _ = self.shares, weights_of_each(self.teachers, self.teacher_weights)
+        check_average(self.average or "probs", len(self.teachers), {"teacher_size": self.teacher_size})
+        size = self.teacher_size
+        _check("teacher_size", size is None or 1 <= size <= MAX_INPUT_SIZE, f"1 to {MAX_INPUT_SIZE}", size)
 
     def _check_fresh_crops(self) -> None:
         views, no_padding = self.all_views, f"none with labels={self.labels!r}, as label maps know nothing outside of an image"
@@ -208,7 +251,7 @@ def unused_options(labels: str) -> dict[str, str]:
     else:
         unused |= dict.fromkeys(("stored_crops", "policy", "teacher_temperature"), "is for label files")
     if kind != ONLINE:
-        unused |= dict.fromkeys(("teacher", "teacher_weights", "teacher_output"), "is for a teacher in every step")
+        unused |= dict.fromkeys(OF_TEACHERS, "is for a teacher in every step")
     if kind == TRUTH:
         unused["temperature"] = "is for soft labels: classes have none"
     return unused
@@ -258,6 +301,8 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _converted(field: dataclasses.Field[Any], kind: type, count: int, value: Any) -> Any:
     if value is None and field.default is None:
         return None
+    if field.name in _SEQUENCES and isinstance(value, list | tuple):
+        return tuple(_converted_one(field.name, _SEQUENCES[field.name], part) for part in value)
     if count:
         if not isinstance(value, list | tuple) or len(value) != count:
             raise ArgumentError(f"{field.name}: expected {count} numbers, got {value!r}")
@@ -271,7 +316,10 @@ def _converted_one(name: str, kind: type, value: Any) -> Any:
     wanted = (int, float) if kind is float else kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise ArgumentError(f"{name}: expected {kind.__name__}, got {value!r}")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError:  # of an integer that no float can hold
+        raise ArgumentError(f"{name}: expected {kind.__name__}, got an integer that is too large") from None
 
 
 def _check(name: str, good: bool, expected: str, value: object) -> None:

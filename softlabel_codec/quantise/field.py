@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, CorruptError
 from softlabel_codec.labels import SparseLabels
-from softlabel_codec.quantise.field_fit import FieldNumbers, fit_field, mean_kl
+from softlabel_codec.quantise.field_fit import FieldNumbers, FieldTask, FitFields, fit_one_by_one
 from softlabel_codec.quantise.places import Places
 from softlabel_codec.quantise.selection import check_probs, wrong_labels
 
@@ -70,28 +70,21 @@ class FieldQuantiser:
             raise wrong_labels(self._codec, "probs", labels)
         assert places is not None
         probs = np.asarray(check_probs(labels["probs"], num_crops, self._num_classes), np.float32)
-        features = features_of(places.edges)
-        numbers = self._fit(probs, features)
-        fitted = kl_code(mean_kl(probs, features, numbers, self._codec.step))
-        unseen = self._unseen(probs, features) if places.measured and num_crops >= HELD_OUT else NOT_MEASURED
-        return FieldCodes(
-            numbers.classes[None],
-            numbers.levels[None],
-            numbers.slopes[None],
-            np.array([fitted]),
-            np.array([unseen]),
-            places.edges,
-            np.zeros(num_crops, np.int64),
-        )
+        return self.fit([(probs, places)], fit_one_by_one)[0]
 
-    def _fit(self, probs: NDArray[np.float32], features: NDArray[np.float64]) -> FieldNumbers:
-        return fit_field(probs, features, self._codec.step, self._codec.cost)
-
-    def _unseen(self, probs: NDArray[np.float32], features: NDArray[np.float64]) -> int:
-        """Return the code of the KL on every tenth crop from a field that is made from the others."""
-        left_out = np.arange(len(probs)) % HELD_OUT == HELD_OUT - 1
-        numbers = self._fit(probs[~left_out], features[~left_out])
-        return kl_code(mean_kl(probs[left_out], features[left_out], numbers, self._codec.step))
+    def fit(self, images: Sequence[tuple[Any, Places]], fit: FitFields) -> list[FieldCodes]:
+        """Return the codes of images, from their probabilities (M, C), which are valid and as `fit` takes them."""
+        measured = [places.measured and len(probs) >= HELD_OUT for probs, places in images]
+        tasks: list[FieldTask] = []
+        for (probs, places), also_unseen in zip(images, measured, strict=True):
+            features, left_out = features_of(places.edges), np.arange(len(probs)) % HELD_OUT == HELD_OUT - 1
+            tasks += [FieldTask(probs, features), FieldTask(probs, features, left_out)][: 1 + also_unseen]
+        found, codes = iter(fit(tasks, self._codec.step, self._codec.cost)), []
+        for (_, places), also_unseen in zip(images, measured, strict=True):
+            numbers, fitted_kl = next(found)
+            unseen = kl_code(next(found)[1]) if also_unseen else NOT_MEASURED
+            codes.append(_codes_of(numbers, kl_code(fitted_kl), unseen, places.edges))
+        return codes
 
     def dequantise(self, codes: FieldCodes, policy: str) -> SparseLabels:
         listed = codes.classes >= 0
@@ -155,6 +148,12 @@ class FieldQuantiser:
 
     def most_bytes(self, codes: FieldCodes) -> int:
         return 16 * codes.classes.size
+
+
+def _codes_of(numbers: FieldNumbers, fitted: int, unseen: int, edges: NDArray[np.float64]) -> FieldCodes:
+    """Return the codes of one image."""
+    of_field = numbers.classes[None], numbers.levels[None], numbers.slopes[None]
+    return FieldCodes(*of_field, np.array([fitted]), np.array([unseen]), edges, np.zeros(len(edges), np.int64))
 
 
 def features_of(edges: NDArray[np.float64]) -> NDArray[np.float64]:

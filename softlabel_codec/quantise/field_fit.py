@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,21 +13,21 @@ Ints = NDArray[np.int64]
 
 MAX_LEVEL, MAX_SLOPE = 255, 127
 MAX_CLASSES = 65535
-_NEWTON_STEPS = 4
-_ROUNDS, _ROUNDS_OF_BITS = 60, 5
+NEWTON_STEPS = 4
+ROUNDS, ROUNDS_OF_BITS = 60, 5
 """How often numbers are changed, and after how many times the bits that they take are estimated again."""
-_FEWEST_BITS = 5
+FEWEST_BITS = 5
 """A class takes at least so many."""
-_FEWEST_CHANGES = 8
-_RIDGE = 0.003
+FEWEST_CHANGES = 8
+RIDGE = 0.003
 """Weight of the squared slopes against the squared errors of logs in the least-squares start."""
-_PULL = 0.01
+PULL = 0.01
 """Weight of half the squared slopes, times the root of the class's mean probability, against the KL in Newton's method."""
-_PULL_OF_FEW = 0.2
+PULL_OF_FEW = 0.2
 """The same while numbers are rounded, times the number of crops: fields of few crops would follow them too closely."""
-_LARGEST = 60.0
+LARGEST = 60.0
 """Logits are cut off here while they are fitted: larger ones do not change the softmax, but overflow."""
-_LEAST = 1e-6 - 1
+LEAST = 1e-6 - 1
 """A class that has all of the probability leaves at least a millionth."""
 
 
@@ -36,6 +37,28 @@ class FieldNumbers(NamedTuple):
     classes: Ints
     levels: Ints
     slopes: Ints
+
+
+class FieldTask(NamedTuple):
+    """Labels that a field is to be made of.
+
+    Attributes
+    ----------
+    probs : float32 (M, C)
+        The teacher's probabilities of the crops of one image, in whatever kind of array the fitting function takes.
+    features : float64 (M, F + 1)
+        Features of the crops; the first one is 1.
+    left_out : bool (M,), or None
+        Crops that the field is measured on, and not made from; if None, it is both made from and measured on all.
+    """
+
+    probs: Any
+    features: Floats
+    left_out: NDArray[np.bool_] | None = None
+
+
+FitFields = Callable[[Sequence[FieldTask], float, float], list[tuple[FieldNumbers, float]]]
+"""Returns the field of each task and its mean KL, for a step of the logits and a cost of a byte, as in `fit_field`."""
 
 
 class Bits(NamedTuple):
@@ -72,6 +95,16 @@ def _geometric_bits(mean: float, count: int) -> Floats:
     return bits
 
 
+def fit_one_by_one(tasks: Sequence[FieldTask], step: float, cost: float) -> list[tuple[FieldNumbers, float]]:
+    """Return for each task its field, and the mean KL of the labels from it in nats; probabilities are numpy arrays."""
+    found = []
+    for probs, features, left_out in tasks:
+        fitted, measured = (slice(None), slice(None)) if left_out is None else (~left_out, left_out)
+        numbers = fit_field(probs[fitted], features[fitted], step, cost)
+        found.append((numbers, mean_kl(probs[measured], features[measured], numbers, step)))
+    return found
+
+
 def fit_field(probs: NDArray[np.float32], features: Floats, step: float, cost: float) -> FieldNumbers:
     """Return the field that approximates labels.
 
@@ -87,13 +120,18 @@ def fit_field(probs: NDArray[np.float32], features: Floats, step: float, cost: f
         What a byte costs, in nats of mean KL.
     """
     price = cost / 8
-    classes = _candidates(probs, price * _FEWEST_BITS)
+    classes = _candidates(probs, price * FEWEST_BITS)
     likelihood = _Likelihood(probs, classes, features)
     real = likelihood.newton(likelihood.least_squares())
     numbers = _Rounding(likelihood, real, step, price).best()
+    return listed_numbers(numbers, classes)
+
+
+def listed_numbers(numbers: Ints, classes: Ints) -> FieldNumbers:
+    """Return the field that lists those of some classes (K,) that have a level or a slope, (F + 1, K), but one at least: the first."""
     listed = np.flatnonzero(numbers.any(axis=0))
     if not len(listed):
-        listed = np.zeros(1, np.int64)  # a field lists at least one class
+        listed = np.zeros(1, np.int64)
     listed = listed[np.argsort(classes[listed])]
     return FieldNumbers(classes[listed], numbers[0, listed], numbers[1:, listed])
 
@@ -145,7 +183,7 @@ class _Likelihood:
 
     def targets(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the softmax over all classes of the logits (M, K) of the candidates; the others have 0."""
-        powers = np.exp(np.minimum(logits, _LARGEST))
+        powers = np.exp(np.minimum(logits, LARGEST))
         return np.asarray(powers / (powers.sum(axis=1, keepdims=True) + self._num_others), np.float32)
 
     def least_squares(self) -> NDArray[np.float32]:
@@ -153,17 +191,17 @@ class _Likelihood:
         others = np.maximum(1 - self.probs.sum(axis=1, keepdims=True), 1e-6) / self._num_others
         logs = np.log(np.maximum(self.probs, 1e-9)) - np.log(others)
         num_crops, size = self.features.shape
-        ridge = np.diag([1e-6] + [_RIDGE] * (size - 1))
+        ridge = np.diag([1e-6] + [RIDGE] * (size - 1))
         found = np.linalg.solve(self.features.T @ self.features / num_crops + ridge, self.features.T @ logs / num_crops)
         return np.asarray(found, np.float32)
 
     def newton(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return better levels and slopes; each step treats the classes as if they were independent."""
         num_crops, size = self.features.shape
-        pull = _PULL * self.pull
+        pull = PULL * self.pull
         products = (self.features[:, :, None] * self.features[:, None, :]).reshape(num_crops, -1)
         diagonal = np.eye(size, dtype=np.float32) * (pull.T[:, :, None] + np.float32(1e-5))
-        for _ in range(_NEWTON_STEPS):
+        for _ in range(NEWTON_STEPS):
             targets = self.targets(self.features @ weights)
             slope = self.features.T @ targets / num_crops - self.known + pull * weights
             curvature = (np.maximum(targets, self.probs).T @ products / num_crops).reshape(-1, size, size) + diagonal
@@ -187,9 +225,9 @@ class _Rounding:
     def best(self) -> Ints:
         """Return levels and slopes, int64 (F + 1, K); all are 0 of a class that is not to be listed."""
         numbers = self._numbers
-        most = max(_FEWEST_CHANGES, numbers.shape[1] // 5)
-        for round_number in range(_ROUNDS):
-            if round_number % _ROUNDS_OF_BITS == 0:
+        most = max(FEWEST_CHANGES, numbers.shape[1] // 5)
+        for round_number in range(ROUNDS):
+            if round_number % ROUNDS_OF_BITS == 0:
                 self._bits = Bits.of(numbers[:, numbers.any(axis=0)])
             gains, row, change = self._changes()
             chosen = np.argsort(gains, kind="stable")[:most]
@@ -200,7 +238,7 @@ class _Rounding:
             changed = chosen[row[chosen] >= 0]
             numbers[:, dropped] = 0
             numbers[row[changed], changed] += change[changed]
-            most = max(_FEWEST_CHANGES, most * 9 // 10)
+            most = max(FEWEST_CHANGES, most * 9 // 10)
         return numbers
 
     def _changes(self) -> tuple[Floats, Ints, Ints]:
@@ -212,7 +250,7 @@ class _Rounding:
         num_crops = len(likelihood.features)
         logits = likelihood.features @ (numbers * step).astype(np.float32)
         targets = likelihood.targets(logits)
-        pull = _PULL_OF_FEW / num_crops * likelihood.pull
+        pull = PULL_OF_FEW / num_crops * likelihood.pull
         slope = likelihood.features.T @ targets / num_crops - likelihood.known + pull * numbers * step
         curvature = self._squares.T @ (targets * (1 - targets)) / num_crops + pull
         listed = np.asarray(numbers.any(axis=0))
@@ -234,7 +272,7 @@ class _Rounding:
         row = best.argmin(axis=0)
         column = np.arange(numbers.shape[1])
         gains, change_of_class = best[row, column], change[row, column]
-        others = np.maximum(targets * (np.exp(np.minimum(-logits, _LARGEST)) - 1), _LEAST)
+        others = np.maximum(targets * (np.exp(np.minimum(-logits, LARGEST)) - 1), LEAST)
         without = np.log1p(others).mean(axis=0) + (likelihood.known * numbers * step).sum(axis=0)
         dropping = np.where(listed, without - price * row_bits, 0)
         drop = dropping < gains

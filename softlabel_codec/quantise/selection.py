@@ -122,7 +122,7 @@ def check_probs(probs: object, num_crops: int, num_classes: int) -> NDArray[Any]
     array = check_floats("probs", probs, (num_crops, num_classes))
     sums = array.sum(axis=1, dtype=np.float64)
     _check_rows(np.isfinite(sums), "holds NaN or infinity", "probs")
-    _check_rows(array.min(axis=1) >= 0, "holds a negative probability", "probs")
+    _check_rows(array >= 0, "holds a negative probability", "probs")
     off = np.abs(sums - 1) > SUM_TOLERANCE
     if off.any():
         row = int(off.argmax())
@@ -139,12 +139,12 @@ def check_topk(indices: object, values: object, num_crops: int, num_classes: int
     if classes.dtype.kind not in "iu" or classes.ndim != 2 or len(classes) != num_crops or not 1 <= classes.shape[1] <= MAX_KEPT_CLASSES:
         raise ArgumentError(f"indices: expected integers of shape ({num_crops}, K), got {_describe(classes)}")
     array = check_floats("values", values, (num_crops, classes.shape[1]))
-    _check_rows((classes >= 0).all(axis=1) & (classes < num_classes).all(axis=1), f"holds a class outside 0..{num_classes - 1}", "indices")
+    _check_rows((classes >= 0) & (classes < num_classes), f"holds a class outside 0..{num_classes - 1}", "indices")
     ordered = np.sort(classes, axis=1)
-    _check_rows((ordered[:, 1:] != ordered[:, :-1]).all(axis=1), "holds a class twice", "indices")
+    _check_rows(ordered[:, 1:] != ordered[:, :-1], "holds a class twice", "indices")
     sums = array.sum(axis=1, dtype=np.float64)
     _check_rows(np.isfinite(sums), "holds NaN or infinity", "values")
-    _check_rows(array.min(axis=1) >= 0, "holds a negative probability", "values")
+    _check_rows(array >= 0, "holds a negative probability", "values")
     _check_rows((sums <= 1 + SUM_TOLERANCE) & (sums > 0), "expected probabilities that sum to at most 1 and more than 0", "values")
     return classes, array
 
@@ -204,8 +204,9 @@ def _finish(indices: NDArray[np.int64], values: NDArray[np.float32], num_classes
 
 
 def _check_rows(good: Any, problem: str, name: str = "values") -> None:
+    """Raise ArgumentError unless all of `good`, (R,) or (R, K), is true."""
     if not good.all():
-        raise ArgumentError(f"{name}: row {int(np.argmin(good))}: {problem}")
+        raise ArgumentError(f"{name}: row {int(np.argmin(good.reshape(len(good), -1).all(axis=1)))}: {problem}")
 
 
 def _describe(array: NDArray[Any]) -> str:

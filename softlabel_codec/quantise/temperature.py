@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabel_codec.checks.arguments import TEMPERATURES, check_temperature, is_temperature
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.labels import Labels, SparseLabels, Tails
@@ -27,13 +27,13 @@ def stored_temperature(codec: Codec, metadata: Mapping[str, Any], where: object)
     Raises
     ------
     MismatchError
-        If what they say is no positive number.
+        If what they say is none.
     """
     said = 1.0 if codec.content == "logits" else metadata.get("temperature")
     if said is None:
         return None
-    if not _is_temperature(said):
-        raise MismatchError(f"{where}: its metadata say temperature={said!r}, expected a positive number")
+    if not is_temperature(said):
+        raise MismatchError(f"{where}: its metadata say temperature={said!r}, expected {TEMPERATURES}")
     return float(said)
 
 
@@ -47,8 +47,7 @@ def power_at(temperature: float, codec: Codec, num_classes: int, metadata: Mappi
     MismatchError
         If it is not known at which temperature the labels were made.
     """
-    if not _is_temperature(temperature):
-        raise ArgumentError(f"temperature: expected a positive number, got {temperature!r}")
+    check_temperature(temperature)
     if codec.content == "features":
         advice = "Training chooses one: slcodec train --teacher-temperature T, or labels.at(T) in a loop of your own"
         raise ArgumentError(f"{where}: temperature: expected none, as features are stored without one, got {temperature:g}. {advice}")
@@ -78,10 +77,6 @@ def _earlier_codecs(metadata: Mapping[str, Any]) -> Iterator[Codec]:
         for text in earlier if isinstance(earlier, list) else ():
             with suppress(ArgumentError):
                 yield Codec.parse(text)
-
-
-def _is_temperature(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(0 < value < math.inf)
 
 
 def _lost(codec: Codec, num_classes: int) -> str:

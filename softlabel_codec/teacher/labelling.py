@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from heapq import merge
+from itertools import islice
 from operator import itemgetter
 
 from softlabel_codec.checks.wording import counted
@@ -64,10 +65,12 @@ def _label_images(
         progress(len(writer) + len(skipped), len(keys))
 
     progress(len(done), len(keys))
-    for image, labelled in merge(before, labelled_images(job, keys, {*done, *job.labelled}, skipped, tell), key=itemgetter(0)):
+    images = merge(before, labelled_images(job, keys, {*done, *job.labelled}, skipped, tell), key=itemgetter(0))
+    at_once = job.run.images_at_once(job.crops_per_image)
+    while together := {keys[image]: labelled for image, labelled in islice(images, at_once)}:
         may_write()
-        job.run.store(labelled, writer, keys[image])
-    if before:
+        job.run.store(together, writer)
+    if before or at_once > 1:
         tell()
     return skipped
 

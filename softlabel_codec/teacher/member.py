@@ -7,10 +7,9 @@ from torch import Tensor
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.errors import MismatchError
-from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.teacher.load import Teacher
 from softlabel_codec.teacher.outputs import as_logits, check_output, noise
-from softlabel_codec.torch.pixels import normalize
+from softlabel_codec.torch.pixels import Triple, normalize
 from softlabel_codec.torch.workers import is_killed_worker
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -23,12 +22,14 @@ class Member:
     ----------
     teacher : Teacher
         The teacher.
-    config : EncodeConfig
-        Options of the run, which may say other things of crops than the teacher.
     device : torch.device
         Where it computes.
     precision : str
         In which arithmetic.
+    num_classes : int, optional
+        The number of classes that it must have.
+    size, interpolation, mean, std : optional
+        How crops are prepared, where that is not as the teacher says.
 
     Attributes
     ----------
@@ -45,15 +46,25 @@ class Member:
         If it does not return what was announced, for two crops of noise; later, for any crops.
     """
 
-    def __init__(self, teacher: Teacher, config: EncodeConfig, device: torch.device, precision: str) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        device: torch.device,
+        precision: str,
+        num_classes: int | None = None,
+        *,
+        size: int | None = None,
+        interpolation: str | None = None,
+        mean: Triple | None = None,
+        std: Triple | None = None,
+    ) -> None:
         self.teacher, self.device, self._precision = teacher, device, precision
-        self.size = config.size or teacher.input_size
-        self.mean, self.std = config.mean or teacher.mean, config.std or teacher.std
-        self.interpolation = config.interpolation or teacher.interpolation
+        self.size, self.interpolation = size or teacher.input_size, interpolation or teacher.interpolation
+        self.mean, self.std = mean or teacher.mean, std or teacher.std
         self._model = teacher.model.to(device)
         self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast
         probe = self._forward(noise(self.size))
-        self.num_classes = self._check(probe, 2, config.num_classes)
+        self.num_classes = self._check(probe, 2, num_classes)
         if self.num_classes < 2:
             raise MismatchError(f"teacher {teacher.name}: expected {teacher.output} of at least 2 numbers for each crop, got 1")
         check_output(probe, teacher.output, teacher.name)

@@ -1,39 +1,78 @@
-"""A teacher that labels crops while a student trains on them."""
+"""Teachers that label crops while a student trains on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from softlabel_codec.errors import MismatchError
+from softlabel_codec.students.weights import weights_sha256
+from softlabel_codec.teacher.averaging import mean_probs
 from softlabel_codec.teacher.load import Teacher
-from softlabel_codec.teacher.outputs import as_logits, check_output, noise
-from softlabel_codec.torch.pixels import normalize
+from softlabel_codec.teacher.member import Member, check_same_classes
 
-OnlineTeacher = Callable[[Tensor], Tensor]
-"""Pixels (B, 3, size, size) in 0..255 to logits (B, C)."""
+Shape = tuple[int, str]
+"""Side of a crop in pixels, and how it was scaled."""
 
 
-def online_teacher(teacher: Teacher, num_classes: int, size: int, device: torch.device) -> OnlineTeacher:
-    """Return what gives a teacher's logits for crops of a size in pixels, on a device.
+class OnlineTeachers:
+    """One teacher or several on a device, which give crops the labels that `encode` would store.
+
+    Parameters
+    ----------
+    teachers : sequence of Teacher
+        At least one.
+    shapes : sequence of (int, str)
+        Side and interpolation of the crops of each.
+    shares : sequence of float
+        Share of each in their average.
+    average : str
+        What is averaged, `probs` or `logits`.
+    temperature : float
+        T of softmax(logits / T).
+    num_classes : int
+        C.
+    device : torch.device
+        Where they compute, in float32.
 
     Raises
     ------
     MismatchError
-        If the teacher has another number of classes, or returns probabilities where logits were announced, or the other way round.
+        If a teacher has another number of classes, or returns something else than was announced; later, for any crops.
     """
-    model = teacher.model.to(device)
+
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        shapes: Sequence[Shape],
+        shares: Sequence[float],
+        average: str,
+        temperature: float,
+        num_classes: int,
+        device: torch.device,
+    ) -> None:
+        self._shapes, self._shares, self._average, self._temperature = shapes, shares, average, temperature
+        with torch.inference_mode():
+            self._members = [
+                Member(teacher, device, "float32", size=size, interpolation=interpolation)
+                for teacher, (size, interpolation) in zip(teachers, shapes, strict=True)
+            ]
+        found = check_same_classes(self._members)
+        if found != num_classes:
+            raise MismatchError(f"teacher {' + '.join(one.name for one in teachers)}: expected {num_classes} classes, got {found}")
 
     @torch.inference_mode()
-    def logits(pixels: Tensor) -> Tensor:
-        return as_logits(model(normalize(pixels, teacher.mean, teacher.std)), teacher.output)
+    def probs(self, pixels: Mapping[Shape, Tensor]) -> Tensor:
+        """Return probabilities, float32 (B, C), of crops that are given in all shapes, each uint8 (B, 3, size, size)."""
+        logits = [member.logits(pixels[shape]) for member, shape in zip(self._members, self._shapes, strict=True)]
+        return mean_probs(logits, self._shares, self._average, self._temperature)
 
-    with torch.inference_mode():
-        probe = model(normalize(noise(size).to(device), teacher.mean, teacher.std))
-    if probe.shape != (2, num_classes):
-        expected = f"expected logits of shape (2, {num_classes}) for 2 crops, got {tuple(probe.shape)}"
-        raise MismatchError(f"teacher {teacher.name}: {expected}")
-    check_output(probe, teacher.output, teacher.name)
-    return logits
+
+def teachers_sha256(teachers: Sequence[Teacher]) -> str:
+    """Return a fingerprint of the weights of some teachers, in their order; that of one is `weights_sha256`."""
+    each = [weights_sha256(teacher.model) for teacher in teachers]
+    return each[0] if len(each) == 1 else hashlib.sha256(json.dumps(each).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +24,11 @@ from softlabel_codec.teacher.averaging import mean_logits, mean_probs
 from softlabel_codec.teacher.batches import CutRun
 from softlabel_codec.teacher.load import Teacher
 from softlabel_codec.teacher.member import Member, check_same_classes
+from softlabel_codec.torch.fitting import add_fields
 from softlabel_codec.writer import SoftLabelWriter
+
+FIELDS_AT_ONCE, NUMBERS_AT_ONCE = 256, 2**27
+"""Images whose fields are fitted together: fewer if they have more probabilities than that, which are kept on the device (512 MiB)."""
 
 
 @dataclass
@@ -32,19 +36,16 @@ class LabelledImage:
     """Crops of one image that have been through the teacher."""
 
     runs: list[CutRun] = field(default_factory=list)
-    labels: list[dict[str, np.ndarray[Any, Any]]] = field(default_factory=list)
-
-    def add_to(self, writer: SoftLabelWriter, key: str, store_crops: bool) -> None:
-        """Add the labels to a writer; see `arguments`."""
-        writer.add(key, **self.arguments(key, store_crops))
+    labels: list[dict[str, Any]] = field(default_factory=list)
 
     def arguments(self, key: str, with_crops: bool) -> dict[str, Any]:
-        """Return what a writer's `add` takes; MismatchError if the image was replaced between two batches."""
+        """Return what a writer's `add` takes; MismatchError if the image was replaced between two batches. Tensors stay tensors."""
         first = self.runs[0]
         if any((run.size, run.crc32) != (first.size, first.crc32) for run in self.runs):
             raise MismatchError(f"image {key!r}: was replaced while its crops were being labelled. Run the same command again")
         names = [name for name in self.labels[0] if name != "left_out"]
-        joined: dict[str, Any] = {name: np.concatenate([part[name] for part in self.labels]) for name in names}
+        join: Any = torch.cat if isinstance(self.labels[0].get("probs"), Tensor) else np.concatenate
+        joined: dict[str, Any] = {name: join([part[name] for part in self.labels]) for name in names}
         if "left_out" in self.labels[0]:
             joined["left_out"] = np.sum([part["left_out"] for part in self.labels], axis=0)
         if with_crops:
@@ -82,7 +83,8 @@ class TeacherRun:
         self._shares, self._average, self._stored_share = config.shares, config.average, config.stored_share
         placed = zip(teachers, devices if len(devices) > 1 else devices * len(teachers), strict=True)
         with _reproducible(), torch.inference_mode():
-            self.members = [Member(teacher, config, device, self.precision) for teacher, device in placed]
+            how: dict[str, Any] = {"size": config.size, "interpolation": config.interpolation, "mean": config.mean, "std": config.std}
+            self.members = [Member(teacher, device, self.precision, config.num_classes, **how) for teacher, device in placed]
         self.num_classes = check_same_classes(self.members)
         self.name, self._output = " + ".join(teacher.name for teacher in teachers), teachers[0].output
         self._without_numbers: set[str] = set()
@@ -105,7 +107,7 @@ class TeacherRun:
         probs = (torch.from_numpy(labels["probs"]).to(self.device) for labels in labelled.labels)
         return LabelledImage(labelled.runs, [_to_numpy(device_labels(part, self._codec)) for part in probs])
 
-    def label(self, batches: Any) -> Iterator[tuple[list[CutRun], list[dict[str, np.ndarray[Any, Any]]]]]:
+    def label(self, batches: Any) -> Iterator[tuple[list[CutRun], Sequence[dict[str, Any]]]]:
         """Yield the runs of each batch and their labels, one batch behind: the device works while the labels before are stored."""
         behind: tuple[list[CutRun], list[dict[str, Tensor]], list[Tensor]] | None = None
         with _reproducible(), torch.inference_mode():
@@ -117,10 +119,23 @@ class TeacherRun:
             if behind is not None:
                 yield behind[0], self._labels_here(*behind[1:])
 
-    def store(self, labelled: LabelledImage, writer: SoftLabelWriter, key: str) -> None:
-        """Add an image's labels to the file."""
+    def images_at_once(self, crops_per_image: int) -> int:
+        """Return how many images `store` should be given together."""
+        if not self._fits_fields:
+            return 1
+        return min(FIELDS_AT_ONCE, max(1, NUMBERS_AT_ONCE // (crops_per_image * self.num_classes)))
+
+    def store(self, labelled: Mapping[str, LabelledImage], writer: SoftLabelWriter) -> None:
+        """Add the labels of images to the file, by their keys."""
+        images = {key: image.arguments(key, self._store_crops) for key, image in labelled.items()}
         try:
-            labelled.add_to(writer, key, self._store_crops)
+            if self._fits_fields:  # those of a pilot are arrays
+                add_fields(
+                    writer, {key: {**own, "probs": torch.as_tensor(own["probs"], device=self.device)} for key, own in images.items()}
+                )
+                return
+            for key, own in images.items():
+                writer.add(key, **own)
         except ArgumentError as error:
             names = [member.teacher.name for member in self.members if member.teacher.name in self._without_numbers]
             advice = ". It was said to return probabilities (teacher_output)" if self._output == "probs" else ""
@@ -132,10 +147,10 @@ class TeacherRun:
             name = " + ".join(names) or self.name
             raise MismatchError(f"teacher {name}: its output cannot be stored as labels: {error}{advice}") from None
 
-    def _labels_here(self, labels: Sequence[dict[str, Tensor]], have_nan: Sequence[Tensor]) -> list[dict[str, np.ndarray[Any, Any]]]:
-        """Return labels as arrays, and keep the names of teachers whose output for the same batch had NaN."""
+    def _labels_here(self, labels: Sequence[dict[str, Tensor]], have_nan: Sequence[Tensor]) -> Sequence[dict[str, Any]]:
+        """Return labels as arrays, unless the device makes fields of them, and keep the names of teachers whose output had NaN."""
         self._without_numbers |= {member.teacher.name for member, nan in zip(self.members, have_nan, strict=False) if nan.item()}
-        return [_to_numpy(part) for part in labels]
+        return labels if self._fits_fields else [_to_numpy(part) for part in labels]
 
     def _label_pixels(self, pixels: Sequence[Tensor], runs: Sequence[CutRun]) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
         """Return the labels of runs of crops, whose pixels each cutter has cut, and for each teacher whether its output has NaN.
@@ -164,6 +179,11 @@ class TeacherRun:
     def _sends_less(self) -> bool:
         """Whether labels are made smaller on the device."""
         return self.on_cuda and self._codec.family == "sparse" and self._codec.gain is None
+
+    @property
+    def _fits_fields(self) -> bool:
+        """Whether label fields are fitted on the device; a CPU fits them faster one by one."""
+        return self.on_cuda and self._codec.family == "field"
 
 
 def device_labels(probs: Tensor, codec: Codec) -> dict[str, Tensor]:

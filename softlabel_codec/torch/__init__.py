@@ -7,6 +7,7 @@ from softlabel_codec.torch.check import TeacherCheck, WorstCrop, check_against_t
 from softlabel_codec.torch.collate import Sample, collate_crops, collate_dense
 from softlabel_codec.torch.dataset import SoftLabelDataset
 from softlabel_codec.torch.fields import LabelFields
+from softlabel_codec.torch.fitting import add_fields
 from softlabel_codec.torch.joining import cat_targets
 from softlabel_codec.torch.loss import SoftCrossEntropy, soft_cross_entropy
 from softlabel_codec.torch.pixels import normalize
@@ -28,6 +29,7 @@ __all__ = [
     "SparseTargets",
     "TeacherCheck",
     "WorstCrop",
+    "add_fields",
     "cat_targets",
     "check_against_teacher",
     "collate_crops",

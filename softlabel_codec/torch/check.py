@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from softlabel_codec.checks.arguments import check_temperature
 from softlabel_codec.codec import Codec
 from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.reader import SoftLabelReader
@@ -169,8 +170,7 @@ def check_against_teacher(
     dataset = dataset_of(loader)
     expected = _expected_by_teacher(dataset, teacher_mean, teacher_std)
     temperature = _temperature(dataset) if temperature is None else temperature
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ArgumentError(f"temperature: expected a positive number, got {temperature!r}")
+    check_temperature(temperature)
     given = None if mean is None and std is None else (as_triple("mean", mean), as_std(std))
     candidates = 1 if dataset is not None and not dataset.reader.parsed_codec.tail else 2
     looked = []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from softlabel_codec.checks.arguments import check_temperature
 from softlabel_codec.errors import ArgumentError, MismatchError, StateError
 from softlabel_codec.torch.collated import check_collated
 from softlabel_codec.torch.targets import NOT_PROBABILITIES, FeatureTargets, SparseTargets, Targets
@@ -108,11 +109,9 @@ class SoftCrossEntropy(nn.Module):
     def __init__(self, temperature: float = 1.0, *, kl: bool = False, reduction: str = "mean", truth_weight: float = 0.0) -> None:
         super().__init__()
         _check_reduction(reduction)
-        if not 0 < temperature < math.inf:
-            raise ArgumentError(f"temperature: expected a number above 0, got {temperature!r}")
         if not 0 <= truth_weight <= 1:
             raise ArgumentError(f"truth_weight: expected a number from 0 to 1, got {truth_weight!r}")
-        self.temperature, self.truth_weight = float(temperature), float(truth_weight)
+        self.temperature, self.truth_weight = check_temperature(temperature), float(truth_weight)
         self.kl, self.reduction = bool(kl), reduction
 
     def forward(self, logits: Tensor, labels: Targets, classes: Tensor | None = None) -> Tensor:

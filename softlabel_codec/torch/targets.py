@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softlabel_codec.checks.arguments import check_temperature
 from softlabel_codec.errors import ArgumentError, StateError
 from softlabel_codec.labels import NO_TARGETS, DenseLabels, Labels, check_policy
 from softlabel_codec.torch.tails import AlongTail, along_tail, background, is_kept, shares
@@ -377,18 +377,15 @@ class FeatureTargets(TensorLike):
         Parameters
         ----------
         temperature : float
-            T, more than 0. The usual ones, 0.01 to 0.2, are for features of length 1.
+            T, 0.0001 to 10000. The usual ones, 0.01 to 0.2, are for features of length 1.
 
         Raises
         ------
         ArgumentError
-            If it is no positive number.
+            If it is something else.
         """
-        if not 0 < temperature < math.inf:
-            raise ArgumentError(f"temperature: expected a number above 0, got {temperature!r}")
         below = self.features - self.features.amax(dim=-1, keepdim=True)  # so that no quotient is too large
-        least = torch.finfo(below.dtype).tiny  # what is smaller may become 0
-        return DenseTargets(torch.softmax(below / max(float(temperature), least), dim=-1))
+        return DenseTargets(torch.softmax(below / check_temperature(temperature), dim=-1))
 
     def dense(self) -> Tensor:
         """Raise StateError: features are no targets."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
@@ -18,11 +18,13 @@ from softlabel_codec.images.files import crops_in_pixels
 from softlabel_codec.labels import concatenate_labels
 from softlabel_codec.options.train import TrainConfig
 from softlabel_codec.padding import Padding
+from softlabel_codec.teacher.online import Shape
 from softlabel_codec.torch import ImageTurn, collate_crops, to_targets
 from softlabel_codec.torch.device import ImageMemory, cut_crops
 from softlabel_codec.torch.targets import AnyTargets
 from softlabel_codec.torch.workers import BATCHES_AHEAD, as_it_is, end_with_main, need_pipes
 from softlabel_codec.trainer.draws import images_per_step, make_sampler
+from softlabel_codec.trainer.fresh import FreshCrops
 from softlabel_codec.trainer.processes import Processes
 from softlabel_codec.trainer.setup import Setup
 
@@ -41,11 +43,15 @@ class Batch(NamedTuple):
         Their labels; placeholders if a teacher labels in every step.
     classes : int64 (B,), or None
         Class of each crop's image, if known.
+    others : mapping of (int, str) to uint8 (B, 3, side, side)
+        The same crops as teachers want them, by side and interpolation, where that is not as the student does. Before they are on the
+        device, they may be arrays, or none at all, where the crops are cut on the device.
     """
 
     pixels: Any
     labels: AnyTargets
     classes: Tensor | None
+    others: Mapping[Shape, Any]
 
 
 class StepBatches(Dataset[Batch | Exception]):
@@ -69,25 +75,29 @@ class StepBatches(Dataset[Batch | Exception]):
     def __getitems__(self, turns: Sequence[ImageTurn]) -> Batch | Exception:
         """Return a batch, or an error; DataLoader calls this with the images of a step."""
         try:
-            pixels, labels = self._cut(turns) if self._image_size is None else self._place(turns, self._image_size)
+            pixels, labels, others = self._cut(turns) if self._image_size is None else self._place(turns, self._image_size)
         except (SoftLabelError, OSError) as error:
             return error
         classes = self._setup.classes
         repeated = None if classes is None else np.repeat(classes[np.array(turns)], self._setup.crops.crops_per_image)
-        return Batch(pixels, labels, None if repeated is None else torch.from_numpy(repeated))
+        return Batch(pixels, labels, None if repeated is None else torch.from_numpy(repeated), others)
 
-    def _cut(self, turns: Sequence[ImageTurn]) -> tuple[Any, AnyTargets]:
-        pixels, labels = collate_crops(self._setup.crops.__getitems__(turns))
-        return (pixels.numpy() if self._as_array else pixels), labels
+    def _cut(self, turns: Sequence[ImageTurn]) -> tuple[Any, AnyTargets, dict[Shape, Any]]:
+        crops = self._setup.crops
+        samples, others = crops.with_others(turns) if isinstance(crops, FreshCrops) else (crops.__getitems__(turns), {})
+        pixels, labels = collate_crops(samples)
+        if self._as_array:
+            return pixels.numpy(), labels, {shape: copies.numpy() for shape, copies in others.items()}
+        return pixels, labels, others
 
-    def _place(self, turns: Sequence[ImageTurn], image_size: tuple[int, int]) -> tuple[tuple[Tensor, Tensor, Tensor], AnyTargets]:
+    def _place(self, turns: Sequence[ImageTurn], image_size: tuple[int, int]) -> tuple[Any, AnyTargets, dict[Shape, Any]]:
         crops, where = self._setup.crops, self._setup.label_facts["labels"]
         found = crops.labels_of(turns)
         boxes = [crops_in_pixels(image, image_size, crops.keys[turn], where) for image, turn in zip(found, turns, strict=True)]
         which = torch.tensor([int(turn) for turn in turns]).repeat_interleave(crops.crops_per_image)
         flips = torch.from_numpy(np.concatenate([image.flips for image in found]))
         labels = concatenate_labels([image.labels for image in found])
-        return (which, torch.from_numpy(np.concatenate(boxes)), flips), to_targets(labels)
+        return (which, torch.from_numpy(np.concatenate(boxes)), flips), to_targets(labels), {}
 
 
 class Loader:
@@ -117,10 +127,11 @@ class Loader:
         self._images = _images_in_memory(config, setup, here.device, memory) if config.in_memory else None
         image_size = None if self._images is None else _size_without_padding(self._images, setup.crops.padding)
         workers = 0 if config.in_memory else config.workers
-        as_array = need_pipes(3 * config.size**2 * config.batch_size // here.world_size, workers)
+        crop_bytes = 3 * sum(size**2 for size in (config.size, *(size for size, _ in setup.other_shapes)))
+        as_array = need_pipes(crop_bytes * config.batch_size // here.world_size, workers)
         self._sampler = make_sampler(config, len(setup.crops.keys), here.rank, here.world_size)
         self._loader = DataLoader(
-            StepBatches(replace(setup, teacher=None), image_size, as_array),  # workers need no teacher
+            StepBatches(replace(setup, teachers=()), image_size, as_array),  # workers need no teacher
             images_per_step(config, here.world_size),
             sampler=self._sampler,
             drop_last=True,
@@ -150,11 +161,13 @@ class Loader:
         device, crops = self._here.device, self._setup.crops
         if self._images is None:
             pixels = torch.as_tensor(batch.pixels).to(device, non_blocking=True)
+            others = {shape: torch.as_tensor(copies).to(device, non_blocking=True) for shape, copies in batch.others.items()}
         else:
             which, boxes, flips = batch.pixels
             pixels = cut_crops(self._images, which, boxes, flips, crops.size, crops.interpolation)
+            others = {shape: cut_crops(self._images, which, boxes, flips, *shape) for shape in self._setup.other_shapes}
         classes = None if batch.classes is None else batch.classes.to(device, non_blocking=True)
-        return Batch(pixels, batch.labels.to(device, non_blocking=True), classes)
+        return Batch(pixels, batch.labels.to(device, non_blocking=True), classes, others)
 
 
 def _images_in_memory(config: TrainConfig, setup: Setup, device: torch.device, memory: ImageMemory) -> Tensor:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from softlabel_codec.crops.choice import choose_crops
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageData, ImageSource, where_is
-from softlabel_codec.images.cutting import Cutter
+from softlabel_codec.images.cutting import Cutter, cut_alike
 from softlabel_codec.images.files import read_size
 from softlabel_codec.labels import ImageLabels, Labels, SparseLabels
 from softlabel_codec.padding import Padding
+from softlabel_codec.teacher.online import Shape
 from softlabel_codec.torch import ImageTurn
 from softlabel_codec.torch.collate import Sample
 from softlabel_codec.torch.pixels import Triple, to_tensor
@@ -60,6 +63,8 @@ class FreshCrops(Dataset[Sample]):
         How crops are scaled.
     exif_orientation : str
         Whether images are first turned as their EXIF tag says: `applied` or `ignored`.
+    others : sequence of (int, str)
+        Side and interpolation of further copies of each crop, for teachers that want them so.
     """
 
     keys: Sequence[str]
@@ -74,15 +79,24 @@ class FreshCrops(Dataset[Sample]):
     std: Triple
     interpolation: str
     exif_orientation: str
+    others: Sequence[Shape] = ()
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __getitems__(self, turns: Sequence[ImageTurn]) -> list[Sample]:
         """Return the crops of several images in their turns, with labels; ArgumentError if an image has too few views."""
-        samples = []
+        return self.with_others(turns)[0]
+
+    def with_others(self, turns: Sequence[ImageTurn]) -> tuple[list[Sample], dict[Shape, Tensor]]:
+        """Return the same, and the same crops, uint8 (B, 3, side, side), as each of `others` makes them."""
+        samples: list[Sample] = []
+        others: dict[Shape, list[Tensor]] = {shape: [] for shape in self.others}
+        cutters = [self._cutter, *(replace(self._cutter, size=size, interpolation=how) for size, how in self.others)]
         for turn in turns:
-            cut = self._cutter.cut(self._read(turn), partial(self._choose, turn), self._where(turn))
+            cut, *copies = cut_alike(cutters, self._read(turn), partial(self._choose, turn), self._where(turn))
             samples.append(Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size), int(turn), self.keys[turn]))
-        return samples
+            for parts, copy in zip(others.values(), copies, strict=True):
+                parts.append(to_tensor(copy.images))
+        return samples, {shape: torch.cat(parts) for shape, parts in others.items()}
 
     def labels_of(self, turns: Sequence[ImageTurn]) -> list[ImageLabels]:
         """Return crops, flips and labels of several images in their turns, without decoding the images; errors as above."""

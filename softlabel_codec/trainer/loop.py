@@ -35,7 +35,7 @@ from softlabel_codec.trainer.draws import check_draws
 from softlabel_codec.trainer.log import RunLog
 from softlabel_codec.trainer.mixing import mix_crops
 from softlabel_codec.trainer.processes import Processes, processes
-from softlabel_codec.trainer.setup import make_evaluator, make_online_teacher, make_optimizer, make_student, set_up
+from softlabel_codec.trainer.setup import make_evaluator, make_online_teachers, make_optimizer, make_student, set_up
 
 Progress = Callable[[int, int], None]
 RESULT, WEIGHTS = "result.json", "weights.pt"
@@ -116,7 +116,7 @@ class Run:
             self.setup = set_up(config)
             check_draws(config, len(self.setup.crops.keys), here.world_size)
             self.student = make_student(config, self.setup, here.device)
-            self.teacher = make_online_teacher(config, self.setup, here.device)
+            self.teachers = make_online_teachers(config, self.setup, here.device)
             self.loader = Loader(config, self.setup, here, memory)
             self.evaluator = make_evaluator(config, self.setup, here.device, memory) if here.first else None
             self.val = None if self.evaluator is None else self.evaluator.images.sha256()
@@ -246,9 +246,9 @@ def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def _targets(run: Run, batch: Batch) -> Targets:
-    """Return the targets of a batch: its labels, those that its features are at a temperature, or what the teacher says now."""
-    if run.teacher is not None:
-        return DenseTargets(torch.softmax(run.teacher(batch.pixels) / run.setup.temperature, dim=1).clone())
+    """Return the targets of a batch: its labels, those that its features are at a temperature, or what the teachers say now."""
+    if run.teachers is not None:
+        return DenseTargets(run.teachers.probs({run.setup.shape: batch.pixels, **batch.others}).clone())
     if isinstance(batch.labels, FeatureTargets):
         assert run.setup.teacher_temperature is not None  # as `set_up` has checked
         return batch.labels.at(run.setup.teacher_temperature)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,20 +31,21 @@ from softlabel_codec.images.sources import open_images
 from softlabel_codec.images.sources.keys import unique_keys
 from softlabel_codec.images.truth import targets_of
 from softlabel_codec.label_maps import MappedCrops, file_sha256
+from softlabel_codec.options.averaging import weights_of_each
 from softlabel_codec.options.train import MAPS, MOMENTUM, OF_RANDOM_CROPS, ONLINE, STORED, TrainConfig, kind_of_labels
 from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
 from softlabel_codec.students import build_student, check_student, load_weights
-from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher.load import Teacher, load_teacher
-from softlabel_codec.teacher.online import OnlineTeacher, online_teacher
+from softlabel_codec.teacher.online import OnlineTeachers, Shape, teachers_sha256
 from softlabel_codec.torch import ImageTurn, SoftLabelDataset
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD
 from softlabel_codec.trainer.fresh import FreshCrops, LabelOf, class_labels, unknown_labels
 from softlabel_codec.views import AllViews
 
+Value = TypeVar("Value")
 NOT_DECAYED = ("class_token", "cls_token", "dist_token", "pos_embed", "pos_embedding")
 """Names of tokens and positions of transformers in timm and torchvision."""
 
@@ -71,8 +72,10 @@ class Setup:
         What the log says about the labels. Their `fingerprint` is that of the file, of the images' classes, or of the teacher.
     images_sha256 : str
         Fingerprint of the images and their classes.
-    teacher : Teacher or None
-        The teacher that labels in every step.
+    teachers : sequence of Teacher
+        The teachers that label in every step, if there are any.
+    teacher_shapes : sequence of (int, str)
+        Side and interpolation of the crops of each.
     """
 
     crops: SoftLabelDataset | FreshCrops
@@ -82,8 +85,19 @@ class Setup:
     temperature: float
     label_facts: dict[str, Any]
     images_sha256: str
-    teacher: Teacher | None = None
+    teachers: Sequence[Teacher] = ()
+    teacher_shapes: Sequence[Shape] = ()
     teacher_temperature: float | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Side and interpolation of the student's crops."""
+        return self.crops.size, self.crops.interpolation
+
+    @property
+    def other_shapes(self) -> list[Shape]:
+        """What of `teacher_shapes` the student's crops have not, each once."""
+        return [shape for shape in dict.fromkeys(self.teacher_shapes) if shape != self.shape]
 
     @property
     def trained_on(self) -> dict[str, str]:
@@ -159,13 +173,13 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
     keys = unique_keys(source.keys(), name_of(source))
     temperature = config.temperature or 1.0
     mapped = MappedCrops.load(config.labels, keys, temperature) if kind_of_labels(config.labels) == MAPS else None
-    teacher = _load_teacher(config) if config.labels == ONLINE else None
+    teachers = _load_teachers(config) if config.labels == ONLINE else ()
     classes, num_classes, folders = _classes(config, source, keys, None if mapped is None else mapped.maps.num_classes)
     label_of: LabelOf
     if mapped is not None:
         label_of, fingerprint = mapped, file_sha256(config.labels)
-    elif teacher is not None:
-        label_of, fingerprint = partial(unknown_labels, num_classes), weights_sha256(teacher.model)
+    elif teachers:
+        label_of, fingerprint = partial(unknown_labels, num_classes), teachers_sha256(teachers)
     elif classes is not None:
         label_of, fingerprint = partial(class_labels, classes, num_classes), _classes_sha256(keys, classes)
     else:
@@ -181,15 +195,21 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
         Padding(config.padding or 0, config.padding_mode or "constant", config.fill or 0),
         config.crops_per_image,
         config.size,
-        mean=config.mean or (IMAGENET_MEAN if teacher is None else teacher.mean),
-        std=config.std or (IMAGENET_STD if teacher is None else teacher.std),
-        interpolation=config.interpolation or ("bilinear" if teacher is None else teacher.interpolation),
+        mean=config.mean or _common((teacher.mean for teacher in teachers), IMAGENET_MEAN),
+        std=config.std or _common((teacher.std for teacher in teachers), IMAGENET_STD),
+        interpolation=config.interpolation or _common((teacher.interpolation for teacher in teachers), "bilinear"),
         exif_orientation=agreed_exif_orientation(config.exif_orientation, turned, config.labels),
     )
     if config.all_views is not None:
         crops.labels_of([ImageTurn(0, 0)])  # an image that has no such views is an error before anything is trained
     facts = {"labels": config.labels, "fingerprint": fingerprint}
-    return Setup(crops, classes, num_classes, folders, temperature, facts, _images_sha256(crops, classes), teacher)
+    setup = Setup(crops, classes, num_classes, folders, temperature, facts, _images_sha256(crops, classes), teachers)
+    if len(teachers) == 1:  # it sees what the student sees, if nothing else is said
+        setup = replace(setup, teacher_shapes=[(config.teacher_size or config.size, crops.interpolation)])
+    elif teachers:
+        setup = replace(setup, teacher_shapes=[(teacher.input_size, teacher.interpolation) for teacher in teachers])
+    crops.others = setup.other_shapes
+    return setup
 
 
 def _classes(
@@ -224,9 +244,16 @@ def _warn_of_other_temperature(reader: SoftLabelReader) -> None:
         warnings.warn(f"{chosen}; at {reader.temperature:g} they may be much further from the teacher's. {advice}", stacklevel=2)
 
 
-def _load_teacher(config: TrainConfig) -> Teacher:
+def _load_teachers(config: TrainConfig) -> list[Teacher]:
+    of_each = zip(config.teachers, weights_of_each(config.teachers, config.teacher_weights), strict=True)
     output = config.teacher_output or "logits"
-    return load_teacher(str(config.teacher), weights=config.teacher_weights, num_classes=config.num_classes, output=output)
+    return [load_teacher(text, weights=own, num_classes=config.num_classes, output=output) for text, own in of_each]
+
+
+def _common(values: Iterable[Value], usual: Value) -> Value:
+    """Return the value that all have, or else the usual one."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else usual
 
 
 def _classes_sha256(keys: Sequence[str], classes: NDArray[np.int64]) -> str:
@@ -271,9 +298,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def make_online_teacher(config: TrainConfig, setup: Setup, device: torch.device) -> OnlineTeacher | None:
-    """Return the teacher that labels in every step, or None if there is none; MismatchError if it does not fit the images."""
-    return None if setup.teacher is None else online_teacher(setup.teacher, setup.num_classes, config.size, device)
+def make_online_teachers(config: TrainConfig, setup: Setup, device: torch.device) -> OnlineTeachers | None:
+    """Return the teachers that label in every step, or None if there are none; MismatchError if they do not fit the labels."""
+    if not setup.teachers:
+        return None
+    how = (config.shares, config.average or "probs", setup.temperature, setup.num_classes, device)
+    return OnlineTeachers(setup.teachers, setup.teacher_shapes, *how)
 
 
 def find_test_images(config: TrainConfig, setup: Setup) -> TestImages | None:

@@ -32,6 +32,8 @@ class Base(NamedTuple):
     keys: tuple[str, ...] = ("b/1.png", "a/größe.png", "a/3.png")
     padding: Padding = NO_PADDING
     sampler: Sampler | None = None
+    block_bytes: int = 20
+    """About the size of a block: that of an image's labels, or larger, so that images share one."""
 
 
 MANY = Base("hard", 5, counts=(1,) * 9, keys=tuple(f"k{number}" for number in range(9)))
@@ -74,6 +76,10 @@ BASES = (
     Base("marginal_smoothing:t=0.1,values=f16,tail=all,mean=log", 20),
     Base("marginal_smoothing:t=0.1,tail=all,mean=log", crops="derived"),
     Base("marginal_smoothing:gain=0.01,tail=8", 30, counts=(5, 4, 6), keys=("a", "b", "c"), crops="derived"),
+    Base("marginal_smoothing:gain=0.01,tail=8", 300, counts=(5, 1, 6), block_bytes=4096),
+    Base("marginal_smoothing:t=0.1,tail=all,mean=log", 20, block_bytes=4096),
+    Base("dense:values=log8", 9, block_bytes=4096),
+    Base("field", 9, crops="derived", counts=(9, 1, 4), block_bytes=4096),
 )
 """A number in a kept input says which: new ones go to the end."""
 
@@ -90,7 +96,7 @@ def file_of(number: int) -> bytes:
     base = BASES[number]
     rng = np.random.default_rng(number)
     sampler = base.sampler or SAMPLER
-    with tempfile.TemporaryDirectory() as folder, patch.object(writer, "TARGET_BYTES_PER_BLOCK", 20):
+    with tempfile.TemporaryDirectory() as folder, patch.object(writer, "TARGET_BYTES_PER_BLOCK", base.block_bytes):
         path = Path(folder) / "base.slc"
         options = {"crops": base.crops, "sampler": sampler if base.crops == "derived" else None, "padding": base.padding}
         with SoftLabelWriter(path, base.num_classes, base.codec, {"a": 1}, **options) as labels:

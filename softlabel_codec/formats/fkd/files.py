@@ -119,8 +119,8 @@ def read_fkd_file(path: str | os.PathLike[str], codec: Codec, num_classes: int) 
 
 def _load(path: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
     """Return the three arrays of a label file, after a look at its checksums, which only files of torch before 1.6 lack."""
-    with open(path, "rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
+    with open(path, "rb") as file:  # asked for the most that there may be, Python would set that aside first
+        data = file.read(min(os.fstat(file.fileno()).st_size, MAX_FILE_BYTES) + 1)
     if len(data) > MAX_FILE_BYTES:
         raise CorruptError(f"{path}: expected a label file of at most {MAX_FILE_BYTES} bytes, got more")
     try:
