@@ -97,12 +97,21 @@ class FileToRead(click.Path):
 
 
 class FileToWrite(click.Path):
-    """The path of a file to write, or of a folder to write into. Its own folder must exist, which is checked before the work begins."""
+    """The path of a file to write, or of a folder to write into. Its own folder must exist, which is checked before the work begins.
 
-    def __init__(self, or_folder: bool = False) -> None:
+    Parameters
+    ----------
+    or_folder, or_url : bool
+        Whether it may be a folder, or a URL.
+    """
+
+    def __init__(self, or_folder: bool = False, or_url: bool = False) -> None:
         super().__init__(dir_okay=or_folder)
+        self._or_url = or_url
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self._or_url and isinstance(value, str) and is_remote(value):
+            return value
         path = super().convert(value, param, ctx)
         folder = Path(os.fsdecode(path)).parent
         if not folder.is_dir():

@@ -20,6 +20,7 @@ from softlabel_codec.cli.output import print_json, print_pairs, progress_bar, sh
 from softlabel_codec.options.encode import CropOptions, EncodeConfig
 from softlabel_codec.padding import Padding
 from softlabel_codec.sampler import CropSampler
+from softlabel_codec.storage.location import is_remote
 from softlabel_codec.views import AllViews
 
 if TYPE_CHECKING:  # imports torch
@@ -27,7 +28,8 @@ if TYPE_CHECKING:  # imports torch
 
 
 _CHOOSING = "softlabel_codec.teacher.choosing"
-_LOGGERS = (_CHOOSING, "softlabel_codec.label_set.locks", "softlabel_codec.teacher.pace", "softlabel_codec.teacher.set_worker")
+_OF_SETS = ("label_set.locks", "teacher.pace", "teacher.set_worker", "teacher.remote_set_worker")
+_LOGGERS = (_CHOOSING, *(f"softlabel_codec.{name}" for name in _OF_SETS))
 _SPECIAL: dict[str, dict[str, Any]] = {
     "codec": {"type": CODEC, "is_eager": True},
     "workers": {"default": None},
@@ -36,7 +38,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 
 @command("encode")
 @click.argument("images")
-@click.argument("out", type=FileToWrite(or_folder=True))
+@click.argument("out", type=FileToWrite(or_folder=True, or_url=True))
 @options_of(EncodeConfig, without=("images", "out"), special=_SPECIAL)
 @click.option(
     "--label-maps",
@@ -56,8 +58,8 @@ def encode_command(as_json: bool, quiet: bool, **options: Any) -> None:
     IMAGES is a folder (also one that Hugging Face 'datasets' saved), WebDataset shards such as 'shards-{000000..000146}.tar' or '*.tar',
     '*.parquet' (or '*.parquet:COLUMN'), FILE.npz with an array 'images', or FILE.py:FACTORY.
 
-    With --shards, any number of processes and machines make a label set together, and OUT is a folder that all share. On several GPUs:
-    torchrun --nproc-per-node 8 -m softlabel_codec.teacher, with the same options.
+    With --shards, any number of processes and machines make a label set together, and OUT is a folder that all share, or a URL such as
+    s3://BUCKET/labels. On several GPUs: torchrun --nproc-per-node 8 -m softlabel_codec.teacher, with the same options.
     """
     _check_out(options)
     if options.pop("label_maps"):
@@ -87,7 +89,7 @@ def _check_out(options: Mapping[str, Any]) -> None:
     context = click.get_current_context()
     if options["shards"] is not None:
         return
-    if Path(options["out"]).is_dir():
+    if not is_remote(options["out"]) and Path(options["out"]).is_dir():
         raise click.UsageError(f"OUT: {options['out']!r} is a folder. To make a label set in it, pass --shards.", context)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise click.UsageError("Several processes make a label set, not one file: pass --shards.", context)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from click.core import ParameterSource
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.cli.output import print_json, print_pairs, progress_bar
+from softlabel_codec.storage.location import path_to_write
 
 _OPTIONS = {"teacher", "size", "exif_orientation", "batch_size", "device"}
 """Options that apply to label maps."""
@@ -32,7 +32,7 @@ class LabelMapsReport:
 def write_label_maps(options: Mapping[str, Any], as_json: bool, quiet: bool) -> None:
     """Write label maps; options of `slcodec encode` that do not apply to them are refused."""
     _refuse_other_options(click.get_current_context())
-    out = Path(options["out"])
+    out = path_to_write(options["out"])
     if out.suffix != SUFFIX:
         raise click.UsageError(f"OUT: label maps are a file {SUFFIX}, got {str(out)!r}.", click.get_current_context())
     if out.exists() and not options["overwrite"]:

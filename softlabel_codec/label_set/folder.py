@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from softlabel_codec.errors import ArgumentError
 from softlabel_codec.label_set.index_file import SetIndex
 from softlabel_codec.label_set.locks import Lock, LockLostError, see
 from softlabel_codec.label_set.making import images_of_shard, index_path, shard_name
+from softlabel_codec.storage.location import Location
 
 LOCK_SUFFIX = ".lock"
 _AFTER_NAME = re.compile(rf"(?P<lock>{re.escape(LOCK_SUFFIX)})|(?P<partial>\.[0-9a-f]+{re.escape(PARTIAL_SUFFIX)})|(?P<beside>\..+)|")
@@ -24,7 +25,7 @@ _MEASURED_SHARDS = 64
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in the folder of a set that is being made.
+    """What there is of a set that is being made.
 
     Attributes
     ----------
@@ -40,7 +41,7 @@ class Contents:
         Shards that are locked.
     beside : list of Path
         Files beside the shards that nobody needs any more when these are finished.
-    of_others : list of Path
+    of_others : list of Path or Url
         Shards of a set of the same name with another number of shards, finished or not.
     """
 
@@ -50,7 +51,7 @@ class Contents:
     unfinished: Mapping[int, Mapping[Path, int]]
     locked: frozenset[int]
     beside: list[Path]
-    of_others: list[Path]
+    of_others: list[Location]
 
     @property
     def complete(self) -> bool:
@@ -112,12 +113,38 @@ class SetFolder:
         return index_path(self.folder, self.name)
 
     @property
-    def shards(self) -> list[Path]:
-        """All shards, in order."""
-        return [self.shard(number) for number in range(self.num_shards)]
+    def where(self) -> Location:
+        """Where the set is when it is finished."""
+        return self.folder
+
+    @property
+    def finished_index(self) -> Location:
+        """Where the index is when it is finished."""
+        return self.index
+
+    @property
+    def finished_shards(self) -> list[Location]:
+        """Where all shards are when they are finished, in order."""
+        return [self.finished_shard(number) for number in range(self.num_shards)]
+
+    def finished_shard(self, number: int) -> Location:
+        """Return where a shard is when it is finished."""
+        return self.shard(number)
+
+    def make(self) -> None:
+        """Make the folder if it is not there."""
+        self.folder.mkdir(exist_ok=True)
+
+    def exists(self) -> bool:
+        """Return whether there is such a folder."""
+        return self.folder.is_dir()
+
+    def has_index(self) -> bool:
+        """Return whether there is a finished index."""
+        return self.index.exists()
 
     def shard(self, number: int) -> Path:
-        """Return the path of a shard."""
+        """Return the path at which a shard is written."""
         return self.folder / shard_name(self.name, number, self.num_shards)
 
     def lock_path(self, number: int | None) -> Path:
@@ -166,32 +193,50 @@ class SetFolder:
         some: dict[int, int] = {}
         unfinished: dict[int, dict[Path, int]] = {}
         beside: list[Path] = []
-        of_others: list[Path] = []
-        shape = re.compile(rf"{re.escape(self.name)}-(\d+)-of-(\d+)\.slc(.*)", re.DOTALL)
+        of_others: list[Location] = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                parts = shape.fullmatch(entry.name)
-                after = _AFTER_NAME.fullmatch(parts[3]) if parts else None
-                if not parts or not after:
+                named = self.parse(entry.name)
+                if named is None:
                     continue
-                number, num_shards, path = int(parts[1]), int(parts[2]), Path(entry.path)
-                if path.name != shard_name(self.name, number, num_shards) + parts[3] or number >= num_shards:
-                    continue
+                number, num_shards, kind = named
+                path = Path(entry.path)
                 if num_shards != self.num_shards:
-                    if not after["beside"] and not after["lock"]:
+                    if kind in ("shard", "partial"):
                         of_others.append(path)
-                elif after["lock"]:
+                elif kind == "lock":
                     locked.add(number)
-                elif after["partial"]:
+                elif kind == "partial":
                     with suppress(FileNotFoundError):  # it may be renamed just now
                         unfinished.setdefault(number, {})[path] = entry.stat().st_size
-                elif after["beside"]:
+                elif kind == "beside":
                     beside.append(path)
                 else:
                     finished.add(number)
                     if len(some) < _MEASURED_SHARDS:
                         some[number] = entry.stat().st_size
-        return Contents(self.num_shards, frozenset(finished), some, unfinished, frozenset(locked), beside, sorted(of_others))
+        return Contents(self.num_shards, frozenset(finished), some, unfinished, frozenset(locked), beside, sorted(of_others, key=str))
+
+    def files(self) -> Iterator[tuple[Location, bool]]:
+        """Yield the shards that are there, and whether they are finished."""
+        if self.exists():
+            found = self.contents()
+            yield from ((self.finished_shard(number), True) for number in sorted(found.finished))
+            yield from ((path, False) for number in sorted(found.unfinished) for path in sorted(found.unfinished[number]))
+
+    def parse(self, file: str) -> tuple[int, int, str] | None:
+        """Return what the name of a file tells, if it is a shard of a set of this name, or is named like one and goes on after that.
+
+        That is the number of the shard, how many there are, and `shard`, `partial`, `lock` or `beside`.
+        """
+        parts = re.fullmatch(rf"{re.escape(self.name)}-(\d+)-of-(\d+)\.slc(.*)", file, re.DOTALL)
+        after = _AFTER_NAME.fullmatch(parts[3]) if parts else None
+        if not parts or not after:
+            return None
+        number, num_shards = int(parts[1]), int(parts[2])
+        if file != shard_name(self.name, number, num_shards) + parts[3] or number >= num_shards:
+            return None
+        return number, num_shards, after.lastgroup or "shard"
 
     def write_index(self, index: SetIndex, lock: Lock) -> None:
         """Write the index, completely or not at all. `lock` is that of the index."""
@@ -208,11 +253,12 @@ class SetFolder:
 
     def remove_left_over(self, others: bool = False) -> None:
         """Remove what nobody needs when there is an index, locks too; if `others`, also shards of a set with another number of them."""
-        found = self.contents()
+        found = SetFolder.contents(self)  # what is in this folder, wherever finished shards are
         unfinished = [path for files in found.unfinished.values() for path in files]
         locks = [self.lock_path(number) for number in found.locked]
         of_index = [path for path in self.folder.glob("*.slc.index.json.*") if path.name.startswith(f"{self.index.name}.")]
-        for path in (*found.beside, *unfinished, *locks, *of_index, *(found.of_others if others else ())):
+        of_others = [path for path in found.of_others if others and isinstance(path, Path)]
+        for path in (*found.beside, *unfinished, *locks, *of_index, *of_others):
             path.unlink(missing_ok=True)
 
 

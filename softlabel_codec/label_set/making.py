@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +14,12 @@ from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.label_set.belonging import difference_of_beginnings
 from softlabel_codec.label_set.distinct import repeated_key
 from softlabel_codec.label_set.index_file import SUFFIX, SetIndex, Shard
-from softlabel_codec.storage.location import Location
+from softlabel_codec.storage.at_once import for_each
+from softlabel_codec.storage.location import Location, Url
 
 Progress = Callable[[int, int], None]
+_REMOTE_AT_A_TIME = 4
+"""Shards in object storage that are read at once."""
 
 
 def shard_name(name: str, number: int, num_shards: int) -> str:
@@ -62,18 +66,22 @@ def write_index(path: Path, files: Sequence[Path], progress: Progress | None = N
     return index
 
 
-def read_shards(files: Sequence[Path], progress: Progress | None = None) -> SetIndex:
+def read_shards(files: Sequence[Location], progress: Progress | None = None) -> SetIndex:
     """Return the index of some shards, after checking that they are sound and belong together; see `write_index`."""
     if not files:
         raise ArgumentError("shards: expected at least one file")
-    found: list[_Found] = []
+    done = count()
     with OpenContainer(files[0]) as first:
-        for number, file in enumerate(files):
+
+        def read(file: Location) -> _Found:
             with OpenContainer(file) as container:
                 check_same_metadata(first, container)
-                found.append(_read(container))
+                found = _read(container)
             if progress is not None:
-                progress(number + 1, len(files))
+                progress(next(done) + 1, len(files))
+            return found
+
+        found = for_each(read, files, _REMOTE_AT_A_TIME if isinstance(files[0], Url) else 1)
         description = replace(first.description, other={})
     shards = tuple(one.shard for one in found)
     check_distinct_keys(files, shards)

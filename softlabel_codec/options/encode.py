@@ -24,6 +24,7 @@ from softlabel_codec.options.averaging import AVERAGES, check_average, shares_of
 from softlabel_codec.options.fields import option
 from softlabel_codec.padding import NO_PADDING, PADDING_MODES, Padding
 from softlabel_codec.sampler import CropSampler
+from softlabel_codec.storage.location import is_remote
 from softlabel_codec.views import AllViews
 
 MAX_INPUT_SIZE = 8192
@@ -63,7 +64,7 @@ class EncodeConfig:
     """
 
     images: Any = option("Images: whatever `softlabel_codec.images.open_images` takes.")  # noqa: RUF009  this returns a field
-    out: str = option("Container file to write; with `shards`, folder of the label set.")
+    out: str = option("Container file to write; with `shards`, folder of the label set. Or the URL of either in object storage.")
     teacher: str | Sequence[str] = option(
         "FILE.py:FACTORY, MODULE:FACTORY, timm:NAME or torchvision:NAME. Given several times, the output of these teachers is averaged.",
         several=True,
@@ -158,6 +159,14 @@ class EncodeConfig:
         "Make only these shards, numbered from 0: 3, 3-7 or 3,5.  [default: all that are left]", None, metavar="LIST", kw_only=True
     )
 
+    work: str | None = option(
+        "If OUT is a URL: folder of this machine, or of several that share it, for what is not uploaded yet.  "
+        "[default: 'work' in SOFTLABEL_CACHE or ~/.cache/softlabel_codec]",
+        None,
+        metavar="DIR",
+        kw_only=True,
+    )
+
     def __post_init__(self) -> None:
         codec = self.parsed_codec
         asked = {"fidelity": self.fidelity, "bytes_per_image": self.bytes_per_image, "draws": self.draws}
@@ -179,6 +188,7 @@ class EncodeConfig:
         _check("shards", self.shards is None or 1 <= self.shards <= MAX_SHARDS, f"1 to {MAX_SHARDS}", self.shards)
         _check("shard", self.shard is None or self.shards is not None, "None, as shards (--shards) is not given", self.shard)
         _ = self.chosen_shards
+        _check("work", self.work is None or is_remote(self.out), "None, as what is written is no URL", self.work)
         self._check_teachers()
         for name, choices in (
             ("precision", PRECISIONS),

@@ -104,6 +104,8 @@ def label_images(
         raise ArgumentError("crops_of: expected None, as crops of a Ray Dataset are drawn. Label stored crops with `slcodec encode`")
     if config.shard is not None:
         raise ArgumentError(f"shard: expected None, as all shards are made together, got {config.shard!r}")
+    if config.work is not None:
+        raise ArgumentError(f"work: expected None, as what is not finished is kept beside the set, got {config.work!r}")
     actors = _Actors(check_whole("concurrency", concurrency, 1), 1 + config.workers, num_gpus)
     folder = SharedFolder.open(out, filesystem)
     with _own_errors():

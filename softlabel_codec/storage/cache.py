@@ -72,8 +72,7 @@ class Cache:
             return None
         if cache is not True:
             return cls(cache)
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        folder = os.environ.get(FOLDER) or f"{home}/softlabel_codec"
+        folder = usual_folder()
         try:
             return cls(folder)
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
@@ -161,6 +160,12 @@ class Cache:
                 with suppress(FileNotFoundError):
                     about = path.stat()
                     yield about.st_mtime, about.st_size, path
+
+
+def usual_folder() -> str:
+    """Return where files are kept if nothing else is said; a `~` at its beginning stands for the home of the user."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return os.environ.get(FOLDER) or f"{home}/softlabel_codec"
 
 
 def use(path: Path, descriptor: int) -> bool:

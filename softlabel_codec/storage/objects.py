@@ -49,21 +49,40 @@ def names_in(folder: Location) -> list[str]:
     """
     if not isinstance(folder, Url):
         return sorted(path.name for path in folder.iterdir())
+    return sorted(sizes_in(folder, "Name the file in it that you mean"))
+
+
+def sizes_in(folder: Url, advice: str) -> dict[str, int]:
+    """Return the names of what is under a prefix, each with its length in bytes; 0 for a folder.
+
+    Parameters
+    ----------
+    folder : Url
+        The prefix.
+    advice : str
+        What to do if it cannot be listed, for the text of the error.
+
+    Raises
+    ------
+    OSError
+        If it cannot be listed; FileNotFoundError if nothing is there.
+    """
     files, path = file_system(folder.full)
     try:
         files.invalidate_cache(path)
-        found = files.ls(path, detail=False)
+        found = files.ls(path, detail=True)
     except SoftLabelError:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise failed(folder, errno.ENOENT, "no such folder or prefix") from None
     except PermissionError as error:
         what = folder.without_secrets(str(error))
-        raise failed(folder, errno.EACCES, f"it may not be listed: {what}. Name the file in it that you mean") from None
+        raise failed(folder, errno.EACCES, f"it may not be listed: {what}. {advice}") from None
     except Exception as error:
         what = folder.without_secrets(f"{type(error).__name__} {error}".strip())
-        raise failed(folder, errno.EIO, f"it cannot be listed: {what}. Name the file in it that you mean") from None
-    return sorted({str(name).partition("?")[0].rstrip("/").rpartition("/")[2] for name in found} - {""})
+        raise failed(folder, errno.EIO, f"it cannot be listed: {what}. {advice}") from None
+    sizes = {str(entry["name"]).partition("?")[0].rstrip("/").rpartition("/")[2]: int(entry.get("size") or 0) for entry in found}
+    return {name: size for name, size in sizes.items() if name}
 
 
 def read_the_one(folder: Location, ending: str, most_bytes: int) -> tuple[Location, bytes]:

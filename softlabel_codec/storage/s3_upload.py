@@ -36,6 +36,13 @@ def upload_to_s3(file: Path, there: S3Object, overwrite: bool) -> None:
     run(files, lambda: _Upload(there, files, {"Bucket": bucket, "Key": key}, condition).put(file))
 
 
+def try_upload_to_s3(there: S3Object) -> None:
+    """Begin an upload and give it up; OSError if objects cannot be made there."""
+    files, path = file_system(there.url.full)
+    bucket, key, _ = files.split_path(path)
+    run(files, _Upload(there, files, {"Bucket": bucket, "Key": key}, {}).begin_only)
+
+
 class _Upload:
     """An object that is to be.
 
@@ -59,14 +66,24 @@ class _Upload:
             data = file.read_bytes()
             await self._ask("put_object", Body=data, ContentMD5=_md5(data), **self._condition)
             return
-        upload = (await self._ask("create_multipart_upload"))["UploadId"]
+        upload = await self._begin()
         try:
             parts = await self._put_parts(file, upload, size)
             await self._ask("complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts}, **self._condition)
         except BaseException:
-            with suppress(OSError):  # what was uploaded takes space until it is given up
-                await self._ask("abort_multipart_upload", UploadId=upload)
+            await self._give_up(upload)
             raise
+
+    async def begin_only(self) -> None:
+        """Begin an upload in parts, and give it up: there is no object then."""
+        await self._give_up(await self._begin())
+
+    async def _begin(self) -> str:
+        return str((await self._ask("create_multipart_upload"))["UploadId"])
+
+    async def _give_up(self, upload: str) -> None:
+        with suppress(OSError):  # what was uploaded takes space until it is given up
+            await self._ask("abort_multipart_upload", UploadId=upload)
 
     async def _put_parts(self, file: Path, upload: str, size: int) -> list[dict[str, Any]]:
         part_bytes = max(PART_BYTES, -(-size // _MOST_PARTS))

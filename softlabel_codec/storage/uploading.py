@@ -10,15 +10,16 @@ from pathlib import Path
 
 from softlabel_codec.errors import ArgumentError, SoftLabelError
 from softlabel_codec.storage.clients import file_system
-from softlabel_codec.storage.location import Url, location
+from softlabel_codec.storage.location import Location, Url, location
 from softlabel_codec.storage.objects import remote_object
 from softlabel_codec.storage.ranges import Range, RemoteObject, exists_already, failed
 from softlabel_codec.storage.s3 import S3Object
-from softlabel_codec.storage.s3_upload import upload_to_s3
+from softlabel_codec.storage.s3_upload import try_upload_to_s3, upload_to_s3
 
 logger = logging.getLogger(__name__)
 
 _END_BYTES = 2**16
+_READ_ONLY = ("http", "https")
 
 
 def upload(path: str | os.PathLike[str], url: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -50,8 +51,8 @@ def upload(path: str | os.PathLike[str], url: str | os.PathLike[str], *, overwri
         If nothing can be uploaded there.
     """
     file, where = Path(path), location(url)
-    if not isinstance(where, Url) or where.scheme in ("http", "https"):
-        raise ArgumentError(f"{where}: expected a URL of object storage, such as s3://BUCKET/{file.name}")
+    if not isinstance(where, Url) or where.scheme in _READ_ONLY:
+        raise _not_object_storage(where, file.name)
     there = remote_object(where)
     try:
         if isinstance(there, S3Object):
@@ -66,6 +67,31 @@ def upload(path: str | os.PathLike[str], url: str | os.PathLike[str], *, overwri
     if not _is_same(file, there):
         raise failed(where, errno.EIO, "what was uploaded differs from the file. Was either changed meanwhile? Upload it again")
     logger.info("%s: uploaded", where)
+
+
+def check_can_upload(url: Url) -> None:
+    """Raise the error that an upload would end with, as far as that can be told without one.
+
+    Of S3 it is told whether there are credentials and the bucket, and whether objects may be made in it.
+
+    Raises
+    ------
+    ArgumentError, StateError
+        If nothing can be uploaded to such a URL, or a package for it is not installed.
+    OSError
+        If objects cannot be made there.
+    """
+    if url.scheme in _READ_ONLY:
+        raise _not_object_storage(url, url.name)
+    there = remote_object(url)
+    if isinstance(there, S3Object):
+        try_upload_to_s3(there)
+    else:
+        file_system(url.full)
+
+
+def _not_object_storage(where: Location, name: str) -> ArgumentError:
+    return ArgumentError(f"{where}: expected a URL of object storage, such as s3://BUCKET/{name}")
 
 
 def _is_same(file: Path, there: RemoteObject) -> bool:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from softlabel_codec.checks.interrupted import Interrupted
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.choosing import choose_codec
 from softlabel_codec.choosing.pilot import spread
 from softlabel_codec.codec import Codec
-from softlabel_codec.container.files import partial_path
 from softlabel_codec.container.metadata import Description
 from softlabel_codec.errors import ArgumentError, MismatchError
-from softlabel_codec.label_set.folder import SetFolder
+from softlabel_codec.storage.location import Location
 from softlabel_codec.teacher.batches import Plan
 from softlabel_codec.teacher.finished import described, exists
 from softlabel_codec.teacher.job import CODEC_CHOICE, Job
@@ -33,8 +31,15 @@ SECONDS_BETWEEN_LINES = 30.0
 logger = logging.getLogger(__name__)
 
 
-def with_chosen_codec(job: Job) -> Job:
+def with_chosen_codec(job: Job, files: Callable[[], Iterable[tuple[Location, bool]]]) -> Job:
     """Return a job whose codec is that of its files, finished or not, if there are any, or else is chosen.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    files : callable
+        Yields its files that are there, or may be, and whether they are finished.
 
     Raises
     ------
@@ -47,22 +52,22 @@ def with_chosen_codec(job: Job) -> Job:
     Interrupted
         On Ctrl-C. Nothing is kept.
     """
-    known = _like_files(job)
+    known = _like_files(job, files())
     if known is not None:
         return known
     try:
         chosen = _choose(job)
     except KeyboardInterrupt as error:
         raise Interrupted("No image is stored yet; run the same command again") from error
-    return _like_files(job) or chosen  # another worker of a set may have begun, on a machine that rounds otherwise
+    return _like_files(job, files()) or chosen  # another worker of a set may have begun, on a machine that rounds otherwise
 
 
-def _like_files(job: Job) -> Job | None:
+def _like_files(job: Job, files: Iterable[tuple[Location, bool]]) -> Job | None:
     """Return the job with the codec of the first of its files that says it; None if none does."""
-    for path, is_finished in _files(job):
+    for path, is_finished in files:
         try:
             found = described(path)
-        except FileNotFoundError:  # it has just been renamed
+        except FileNotFoundError:  # it has just been renamed, or was not there
             continue
         if found is None:
             continue
@@ -76,19 +81,6 @@ def _like_files(job: Job) -> Job | None:
                 raise exists(path, refusal)
             raise MismatchError(f"{path}: {refusal}. Pass overwrite=True (--overwrite) to begin again")
     return None
-
-
-def _files(job: Job) -> Iterable[tuple[Path, bool]]:
-    """Yield the files of a job that are there, and whether they are finished."""
-    if job.config.shards is None:
-        out = Path(job.config.out)
-        yield from ((path, finished) for path, finished in ((partial_path(out), False), (out, True)) if path.is_file())
-        return
-    place = SetFolder(job.config.out, job.config.shards)
-    if place.folder.is_dir():
-        found = place.contents()
-        yield from ((place.shard(number), True) for number in sorted(found.finished))
-        yield from ((path, False) for number in sorted(found.unfinished) for path in sorted(found.unfinished[number]))
 
 
 def _refusal(job: Job, found: Description) -> str | None:

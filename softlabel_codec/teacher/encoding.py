@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import closing
-from pathlib import Path
 
-from softlabel_codec.checks.interrupted import saying_what_is_kept
-from softlabel_codec.checks.wording import counted
 from softlabel_codec.label_set.folder import SetFolder
+from softlabel_codec.label_set.remote_folder import RemoteSetFolder
 from softlabel_codec.options.encode import EncodeConfig
+from softlabel_codec.storage.location import Url, location
 from softlabel_codec.teacher.choosing import with_chosen_codec
-from softlabel_codec.teacher.finished import check_made_alike
 from softlabel_codec.teacher.job import Job, prepare
-from softlabel_codec.teacher.labelling import Progress, label_images, none_readable
+from softlabel_codec.teacher.labelling import Progress
+from softlabel_codec.teacher.one_file import OneFile
+from softlabel_codec.teacher.remote_set_worker import RemoteSetWorker
 from softlabel_codec.teacher.reports import EncodeReport
+from softlabel_codec.teacher.same_set import SameSet
 from softlabel_codec.teacher.set_worker import SetWorker
-
-logger = logging.getLogger(__name__)
 
 
 def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeReport:
@@ -31,7 +29,8 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
     ----------
     config : EncodeConfig
         What to do. With `shards`, this process is one of any number that make a label set together: each takes the next shard that is
-        neither finished nor locked, and the last one writes the index.
+        neither finished nor locked, and the last one writes the index. If `out` is a URL, what is finished is uploaded, and never
+        replaces another object unless `overwrite` is set.
     progress : callable, optional
         Called with the number of images done so far and in all; of a set by all workers together, as far as it is known.
 
@@ -49,43 +48,28 @@ def encode(config: EncodeConfig, progress: Progress | None = None) -> EncodeRepo
         If a process that cuts images was killed, labels so far are kept; or if others are making all shards that this process may make.
     OSError
         If an image is unreadable and `on_error` is `fail`; if the system fails to read it for another reason (too
-        many open files, a failing disk); or if the disk is full. Labels so far are kept.
+        many open files, a failing disk); if the disk is full; or if nothing can be uploaded. Labels so far are kept.
     """
     started, told = time.monotonic(), progress or (lambda done, total: None)
-    place = None if config.shards is None else SetFolder(config.out, config.shards)
+    place = _place(config)
     with closing(prepare(config)) as job:
         return _run(job, place, told, started)
 
 
-def _run(job: Job, place: SetFolder | None, progress: Progress, started: float) -> EncodeReport:
+def _place(config: EncodeConfig) -> OneFile | SetFolder:
+    if config.shards is None:
+        return OneFile(config)
+    out = location(config.out)
+    if isinstance(out, Url):
+        return RemoteSetFolder(out, config.shards, config.work, config.overwrite)
+    return SetFolder(out, config.shards)
+
+
+def _run(job: Job, place: OneFile | SetFolder, progress: Progress, started: float) -> EncodeReport:
     if job.config.is_auto:
-        job = with_chosen_codec(job)
-    if place is not None:
-        return SetWorker(job, place, progress).run(started)
-    return _encode_file(job, progress, started)
-
-
-def _encode_file(job: Job, progress: Progress, started: float) -> EncodeReport:
-    config, out = job.config, Path(job.config.out)
-    images, crops_per_image = counted(len(job.keys), "image"), job.mean_crops
-    if out.is_file() and not config.overwrite:
-        found = check_made_alike(out, job.description, config.on_error)
-        logger.info("%s: finished before, with the same options: %s", out, counted(found.num_images, "image"))
-        return EncodeReport(str(out), found.num_images, found.num_images, crops_per_image, found.skipped, *_ending(job, out, started), True)
-    with job.writer(out) as writer:
-        resumed = len(writer)
-        earlier = f", {counted(resumed, 'image')} of them by an earlier run" if resumed else ""
-        logger.info("%s: labelling %s%s, %s each", out, images, earlier, counted(round(crops_per_image, 1), "crop"))
-        with saying_what_is_kept(writer):
-            skipped = label_images(job, job.keys, writer, progress)
-            if not len(writer):
-                raise none_readable(job, skipped)
-            writer.finish(skipped_keys=list(skipped))
-    logger.info("%s: finished with %s, %d skipped", out, counted(len(writer), "image"), len(skipped))
-    ending = _ending(job, out, started)
-    return EncodeReport(str(out), len(writer), resumed, crops_per_image, skipped, *ending, codec_choice=job.choice)
-
-
-def _ending(job: Job, out: Path, started: float) -> tuple[list[str], int, float]:
-    """Return the last fields of a report: files that are not images, the size of the file, and the time taken."""
-    return job.other_files(), out.stat().st_size, time.monotonic() - started
+        job = with_chosen_codec(job, place.files)
+    if isinstance(place, OneFile):
+        return place.make(job, progress, started)
+    if isinstance(place, RemoteSetFolder):
+        return RemoteSetWorker(job, place, progress).run(started)
+    return SetWorker(job, place, SameSet(job, place), progress).run(started)

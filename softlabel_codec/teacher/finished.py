@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from softlabel_codec.checks.wording import counted
-from softlabel_codec.container.files import FileSource
 from softlabel_codec.container.metadata import Description, difference
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import read_beginning
+from softlabel_codec.container.sources import open_source
+from softlabel_codec.container.summary import keys_sha256
 from softlabel_codec.errors import FormatError, MismatchError
+from softlabel_codec.storage.location import Location
 
 NOT_COMPARED = ("package", "libraries")
 """Metadata that an update changes: no reason to label everything again."""
@@ -21,13 +22,27 @@ NOT_COMPARED = ("package", "libraries")
 
 @dataclass(frozen=True)
 class FinishedFile:
-    """A file that an earlier run finished: its number of images, and those that were skipped."""
+    """A file that an earlier run finished.
+
+    Attributes
+    ----------
+    num_images : int
+        Its number of images.
+    skipped : dict of str
+        Images that were skipped, and why.
+    num_bytes : int
+        Its length.
+    fingerprint : str
+        That of `OpenContainer`.
+    """
 
     num_images: int
     skipped: dict[str, str]
+    num_bytes: int
+    fingerprint: str
 
 
-def check_made_alike(path: Path, wanted: Description, on_error: str) -> FinishedFile:
+def check_made_alike(path: Location, wanted: Description, on_error: str) -> FinishedFile:
     """Return the summary of a finished file if a run that would describe it as `wanted` would make the same file.
 
     This lets a batch system start a job again after it has finished.
@@ -39,21 +54,20 @@ def check_made_alike(path: Path, wanted: Description, on_error: str) -> Finished
     """
     try:
         with OpenContainer(path) as file:
-            found, num_images = file.description, file.trailer.num_images
-            skipped: list[str] = file.summary.get("skipped_keys", [])
+            found, summary = file.description, _summary(file)
     except FormatError as error:
         raise exists(path, f"is not a finished label file ({type(error).__name__})") from None
     made, due = _compared(found), _compared(wanted)
     if made != due:
         raise exists(path, f"was made with other options: {difference(made, due)}")
-    if skipped and on_error == "fail":
-        raise exists(path, f"lacks {counted(len(skipped), 'image')} that could not be read, {skipped[0]!r} first")
-    return FinishedFile(num_images, dict.fromkeys(skipped, "could not be read by the run that made the file"))
+    if summary.skipped and on_error == "fail":
+        raise exists(path, f"lacks {counted(len(summary.skipped), 'image')} that could not be read, {next(iter(summary.skipped))!r} first")
+    return summary
 
 
-def described(path: Path) -> Description | None:
+def described(path: Location) -> Description | None:
     """Return how a file describes itself, finished or not; None if it does not say yet."""
-    source = FileSource(path)
+    source = open_source(path)
     try:
         return read_beginning(source).description
     except FormatError:
@@ -62,7 +76,7 @@ def described(path: Path) -> Description | None:
         source.close()
 
 
-def check_same_set(path: Path, found: Description, wanted: Description) -> None:
+def check_same_set(path: Location, found: Description, wanted: Description) -> None:
     """Raise MismatchError if a shard that is there cannot be in a set with shards that a run would describe as `wanted`.
 
     Unlike that of a file, its metadata must be the same to the last version of a library.
@@ -78,11 +92,35 @@ def check_same_set(path: Path, found: Description, wanted: Description) -> None:
     raise MismatchError(f"{path}: {what}. Pass overwrite=True (--overwrite) to replace what is there")
 
 
+def check_is_shard(path: Location, wanted: Description, keys: Sequence[str]) -> FinishedFile:
+    """Return the summary of a finished shard if a run with the description `wanted` makes it of the images with these keys.
+
+    Raises
+    ------
+    MismatchError
+        If it was made otherwise, or of other images.
+    FormatError, OSError
+        If it is not sound, as far as its beginning and its end tell, or cannot be read.
+    """
+    with OpenContainer(path) as shard:
+        check_same_set(path, shard.description, wanted)
+        skipped = set(shard.summary.get("skipped_keys", []))
+        if shard.summary["keys_sha256"] != keys_sha256(key.encode() for key in keys if key not in skipped):
+            what = f"expected the {counted(len(keys), 'image')} of this shard, got {shard.num_images} of which some are others"
+            raise MismatchError(f"{path}: {what}. Pass overwrite=True (--overwrite) to replace it")
+        return _summary(shard)
+
+
+def _summary(file: OpenContainer) -> FinishedFile:
+    skipped = dict.fromkeys(file.summary.get("skipped_keys", []), "could not be read by the run that made the file")
+    return FinishedFile(file.num_images, skipped, file.num_bytes, file.fingerprint)
+
+
 def _compared(description: Description) -> Description:
     metadata: Mapping[str, Any] = description.metadata
     return replace(description, metadata={name: value for name, value in metadata.items() if name not in NOT_COMPARED}, other={})
 
 
-def exists(path: Path, what: str) -> FileExistsError:
+def exists(path: Location, what: str) -> FileExistsError:
     """Return the error that a finished file is there which is not the one that a run would make."""
     return FileExistsError(errno.EEXIST, f"the file exists and {what}. Pass overwrite=True (--overwrite) to replace it", str(path))

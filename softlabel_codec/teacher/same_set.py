@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from softlabel_codec.errors import FormatError, MismatchError, SoftLabelError
+from softlabel_codec.label_set.finding import read_index
 from softlabel_codec.label_set.folder import Contents, SetFolder
-from softlabel_codec.label_set.index_file import SetIndex
 from softlabel_codec.label_set.locks import Lock
+from softlabel_codec.storage.at_once import for_each
 from softlabel_codec.teacher.finished import check_made_alike, check_same_set, described
 from softlabel_codec.teacher.job import Job
 from softlabel_codec.teacher.reports import MadeShard
@@ -29,6 +30,8 @@ class SameSet:
         Where.
     """
 
+    _at_a_time = 1
+
     def __init__(self, job: Job, place: SetFolder) -> None:
         self._job, self._place = job, place
         self._overwrite = job.config.overwrite
@@ -44,18 +47,21 @@ class SameSet:
         FileExistsError, MismatchError, FormatError
             If there is another set, and it must not be replaced.
         """
-        index, found = self._place.index, self._place.contents()
-        if index.exists() and found.complete and not found.of_others:
+        found, has_index = self._place.contents(), self._place.has_index()
+        if has_index and found.complete and not found.of_others:
             try:
-                return self._check_finished(index)
+                return self._check_finished()
             except (FileExistsError, SoftLabelError):
                 if not self._overwrite:
                     raise
         self._refuse_others(found)
-        if index.exists():
-            logger.warning("%s: removed, as the set is not complete. It is written again when all shards are finished", index)
-            index.unlink(missing_ok=True)
+        if has_index:
+            self._drop_index()
         return None
+
+    def has_index(self) -> bool:
+        """Return whether there is an index of what is there, after `finished_before`."""
+        return self._place.has_index()
 
     def contents(self) -> Contents:
         """Return what is in the folder; an error if it holds shards of another set that must not be replaced."""
@@ -84,20 +90,22 @@ class SameSet:
                 self._compare(path)
         return self._place.inherit(number, lock)
 
-    def _check_finished(self, index: Path) -> dict[int, MadeShard]:
+    def _check_finished(self) -> dict[int, MadeShard]:
         """Return what is in a complete set; an error if its index is not that of its shards, or they were made with other options."""
-        there = [(path.name, path.stat().st_size) for path in self._place.shards]
+        index, shards = self._place.finished_index, self._place.finished_shards
         try:
-            listed = [(shard.file, shard.bytes) for shard in SetIndex.unpack(index.read_bytes()).shards]
+            listed = [(shard.file, shard.bytes, shard.fingerprint) for shard in read_index(index)[0].shards]
         except FormatError as error:
-            raise type(error)(f"{index}: {error}. Delete it and run the same command again") from None
-        if listed != there:
+            raise type(error)(f"{error}. Delete it and run the same command again") from None
+        files = for_each(lambda path: check_made_alike(path, self._job.description, self._job.config.on_error), shards, self._at_a_time)
+        if listed != [(path.name, file.num_bytes, file.fingerprint) for path, file in zip(shards, files, strict=True)]:
             raise MismatchError(f"{index}: expected the index of the shards beside it. Delete it and run the same command again")
-        files = [check_made_alike(path, self._job.description, self._job.config.on_error) for path in self._place.shards]
-        return {
-            number: MadeShard(file.num_images, file.num_images, file.skipped, num_bytes)
-            for number, (file, (_, num_bytes)) in enumerate(zip(files, there, strict=True))
-        }
+        return {number: MadeShard(file.num_images, file.num_images, file.skipped, file.num_bytes) for number, file in enumerate(files)}
+
+    def _drop_index(self) -> None:
+        index = self._place.index
+        logger.warning("%s: removed, as the set is not complete. It is written again when all shards are finished", index)
+        index.unlink(missing_ok=True)
 
     def _refuse_others(self, found: Contents) -> None:
         """Raise an error if the folder holds shards of another set, unless they may be replaced."""
@@ -106,6 +114,9 @@ class SameSet:
         if found.of_others:
             what = f"is of a label set with another number of shards than {self._place.num_shards}. Pass the number of that set, or"
             raise FileExistsError(errno.EEXIST, f"{what} overwrite=True (--overwrite) to replace it", str(found.of_others[0]))
+        self._compare_found(found)
+
+    def _compare_found(self, found: Contents) -> None:
         first = min((*found.finished, *found.unfinished), default=None)  # the same one for all workers
         if first is not None:
             self._compare(self._place.shard(first) if first in found.finished else min(found.unfinished[first]))

@@ -8,11 +8,12 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from softlabel_codec.checks.interrupted import Interrupted, saying_what_is_kept
 from softlabel_codec.checks.wording import counted, rate
 from softlabel_codec.errors import FormatError, SoftLabelError, StateError
-from softlabel_codec.label_set.folder import SetFolder, remove_unfinished
+from softlabel_codec.label_set.folder import Contents, SetFolder, remove_unfinished
 from softlabel_codec.label_set.locks import LOOK_SECONDS, Lock, LockLostError, Watch
 from softlabel_codec.label_set.making import images_of_shard, read_shards
 from softlabel_codec.teacher.job import Job
@@ -34,29 +35,34 @@ class SetWorker:
         What is labelled, and how.
     place : SetFolder
         Where.
+    same_set : SameSet
+        Compares what is there with what this worker makes.
     progress : callable
         Called with the number of images done so far by all workers, about, and in all.
     """
 
-    def __init__(self, job: Job, place: SetFolder, progress: Progress) -> None:
-        self._job, self._place = job, place
-        self._set = SameSet(job, place)
+    def __init__(self, job: Job, place: SetFolder, same_set: SameSet, progress: Progress) -> None:
+        self._job, self._place, self._set = job, place, same_set
         self._chosen = list(job.config.chosen_shards)
         self._made: dict[int, MadeShard] = {}
-        self._pace = Pace(self._set.contents, len(job.keys), progress)
+        self._pace = Pace(self._look, len(job.keys), progress)
 
     def run(self, started: float) -> EncodeReport:
         """Do it, and report. `started` is when the run began, by the monotonic clock."""
-        self._place.folder.mkdir(exist_ok=True)
+        self._place.make()
         before = self._set.finished_before()
         if before is not None:
-            logger.info("%s: finished before, with the same options", self._place.folder)
+            logger.info("%s: finished before, with the same options", self._place.where)
             self._place.remove_left_over()
             return self._report(before, started, before=True)
         with self._saying_how_far_it_is():
             self._make_shards()
             self._make_index()
         return self._report(self._made, started)
+
+    def _look(self) -> Contents:
+        """Look how far the set is while a shard is being labelled."""
+        return self._set.contents()
 
     def _make_shards(self) -> None:
         """Make shards until none of those that this worker may make is left, or others are making them and live."""
@@ -69,7 +75,7 @@ class SetWorker:
             else:
                 time.sleep(LOOK_SECONDS)
         if self._job.config.shard is not None and left == order and len(left) == 1:
-            raise StateError(f"{self._place.shard(left[0])}: another worker is making this shard: {self._place.owner(left[0])}")
+            raise StateError(f"{self._place.finished_shard(left[0])}: another worker is making this shard: {self._place.owner(left[0])}")
 
     def _order(self) -> list[int]:
         """Return the shards that this worker may make, in its own order, so that workers do not all try the same one first."""
@@ -123,12 +129,16 @@ class SetWorker:
             logger.info("shard %d of %d: labelling %s%s", number, place.num_shards, counted(len(images), "image"), earlier)
             with saying_what_is_kept(writer):
                 told, keys = self._pace.of_shard(number, writer), self._job.keys[images.start : images.stop]
-                skipped = label_images(self._job, keys, writer, told, may_write=lock.check)
-                lock.check()
+                skipped = label_images(self._job, keys, writer, told, may_write=partial(self._check_own, number, lock))
+                self._check_own(number, lock)
                 writer.finish(skipped_keys=list(skipped))
         self._made[number] = MadeShard(len(writer), resumed, skipped, place.shard(number).stat().st_size)
         labelled, speed = counted(len(writer), "image"), rate(len(writer) - resumed, time.monotonic() - began)
         logger.info("shard %d of %d: finished with %s, %d skipped, %s images/s", number, place.num_shards, labelled, len(skipped), speed)
+
+    def _check_own(self, number: int, lock: Lock) -> None:
+        """Raise LockLostError if a shard is not to be made by this worker any more."""
+        lock.check()
 
     def _writer(self, number: int, lock: Lock) -> SoftLabelWriter:
         own = self._place.unfinished_file(number, lock)
@@ -141,7 +151,7 @@ class SetWorker:
     def _make_index(self) -> None:
         """Write the index, if all shards are finished and nobody else is writing it."""
         watch = Watch()
-        while self._set.contents().complete and not self._place.index.exists():
+        while self._set.contents().complete and not self._set.has_index():
             lock = watch.take(self._place.lock_path(None))
             if lock is not None:
                 with lock:
@@ -153,11 +163,11 @@ class SetWorker:
 
     def _write_index(self, lock: Lock) -> None:
         place = self._place
-        if place.index.exists():
+        if self._set.has_index():
             return
-        logger.info("%s: checking %s", place.index, counted(place.num_shards, "shard"))
+        logger.info("%s: checking %s", place.finished_index, counted(place.num_shards, "shard"))
         try:
-            index = read_shards(place.shards)
+            index = read_shards(place.finished_shards)
         except FormatError as error:
             raise type(error)(f"{error}. Delete this shard and run the same command again, which makes it anew") from None
         if not index.num_images:
@@ -165,10 +175,11 @@ class SetWorker:
         try:
             place.write_index(index, lock)
         except LockLostError as error:
-            logger.warning("%s: left to another worker: %s", place.index, error)
+            logger.warning("%s: left to another worker: %s", place.finished_index, error)
             return
         place.remove_left_over(others=self._job.config.overwrite)
-        logger.info("%s: finished with %s in %s", place.index, counted(index.num_images, "image"), counted(place.num_shards, "shard"))
+        images, shards = counted(index.num_images, "image"), counted(place.num_shards, "shard")
+        logger.info("%s: finished with %s in %s", place.finished_index, images, shards)
 
     @contextmanager
     def _saying_how_far_it_is(self) -> Iterator[None]:
@@ -182,12 +193,12 @@ class SetWorker:
     def _report(self, made: dict[int, MadeShard], started: float, before: bool = False) -> EncodeReport:
         place = self._place
         found = place.contents() if before else self._set.contents()
-        finished = before or (found.complete and place.index.exists())
+        finished = before or (found.complete and place.has_index())
         left = [number for number in range(place.num_shards) if number not in found.finished]
         owners = {number: owner for number in left if number in found.locked and (owner := place.owner(number))}
         missing = [number for number in left if number not in owners]
         return EncodeReport(
-            path=str(place.index if finished else place.folder),
+            path=str(place.finished_index if finished else place.where),
             num_images=sum(one.images for one in made.values()),
             resumed_images=sum(one.resumed for one in made.values()),
             crops_per_image=self._job.mean_crops,

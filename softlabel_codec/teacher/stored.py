@@ -22,6 +22,7 @@ from softlabel_codec.options.encode import EncodeConfig
 from softlabel_codec.padding import NO_PADDING
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
+from softlabel_codec.storage.location import location
 
 _OF_LABELS = ("teacher_output", "precision", "libraries", "merged_from")
 """Metadata of labels that are kept of each of their teachers."""
@@ -212,8 +213,10 @@ def _at_temperature(reader: SoftLabelReader, config: EncodeConfig) -> SoftLabelR
 
 def _refuse_itself(reader: SoftLabelReader, out: str) -> None:
     """Raise ArgumentError if labels would be replaced by those that are made of them."""
-    path = reader.path
-    if isinstance(path, Path) and Path(out).resolve() == (path.parent if path.name.endswith(SUFFIX) else path).resolve():
+    path, there = reader.path, location(out)
+    whole = path.parent if path.name.endswith(SUFFIX) else path
+    one, other = (str(place.resolve() if isinstance(place, Path) else place).rstrip("/") for place in (whole, there))
+    if one == other:
         raise ArgumentError(f"crops_of: expected other labels than those that are to be written, got {reader.path}. Choose another OUT")
 
 
