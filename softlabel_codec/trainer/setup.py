@@ -134,6 +134,7 @@ def _set_up_stored(config: TrainConfig) -> Setup:
         std=config.std,
         interpolation=config.interpolation,
         normalized=False,
+        backend=config.backend,
         policy=config.policy,
         temperature=None if takes_features else config.temperature,
         stored_crops=config.stored_crops,
@@ -199,6 +200,7 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
         std=config.std or _common((teacher.std for teacher in teachers), IMAGENET_STD),
         interpolation=config.interpolation or _common((teacher.interpolation for teacher in teachers), "bilinear"),
         exif_orientation=agreed_exif_orientation(config.exif_orientation, turned, config.labels),
+        backend=config.backend,
     )
     if config.all_views is not None:
         crops.labels_of([ImageTurn(0, 0)])  # an image that has no such views is an error before anything is trained
