@@ -72,7 +72,7 @@ class FreshCrops(Dataset[Sample]):
     Raises
     ------
     ArgumentError
-        If the backend does not know the interpolation, or there are `others` and it is not `pillow`.
+        If the backend does not know the interpolation.
     """
 
     keys: Sequence[str]
@@ -92,8 +92,6 @@ class FreshCrops(Dataset[Sample]):
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.others and self.backend != "pillow":
-            raise ArgumentError(f"backend: expected 'pillow' with teachers that want crops in other sizes, got {self.backend!r}")
         self._exact = Cutter(self.size, self.interpolation, self.exif_orientation, padding=self.padding)
         self._cutter = cutter_of(self._exact, self.backend)
 

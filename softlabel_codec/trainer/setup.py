@@ -15,7 +15,7 @@ from torch import nn
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.summary import keys_sha256
-from softlabel_codec.errors import MismatchError
+from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.evaluate import Evaluator, TestImages
 from softlabel_codec.image_source import ImageSource, name_of
 from softlabel_codec.images.classes import (
@@ -210,6 +210,10 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
         setup = replace(setup, teacher_shapes=[(config.teacher_size or config.size, crops.interpolation)])
     elif teachers:
         setup = replace(setup, teacher_shapes=[(teacher.input_size, teacher.interpolation) for teacher in teachers])
+    if setup.other_shapes and config.backend != "pillow":
+        raise ArgumentError(
+            f"backend: expected 'pillow' with teachers that see crops in another size or interpolation, got {config.backend!r}"
+        )
     crops.others = setup.other_shapes
     return setup
 
