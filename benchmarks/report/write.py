@@ -373,5 +373,9 @@ def _few_crops(found: Result) -> Result:
     return {**found, "tables": tables, "sources": sources}
 
 
+def _spread(found: Result) -> str:
+    return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
+
+
 if __name__ == "__main__":
     write(Path(sys.argv[1]) if len(sys.argv) > 1 else latest())
