@@ -309,6 +309,7 @@ def test_several_teachers_in_every_step_say_what_is_stored(average, given, shape
         ({"teacher": "seven"}, "teachers: expected the same number of classes of all, got 7 of teacher.py:seven, 4 of other.py:other"),
         ({"teacher_shares": "1,2,3"}, "teacher_shares: expected a positive number for each of 2 teachers, such as 0.5,0.5, got '1,2,3'"),
         ({"teacher_size": 16}, "teacher_size: expected None, as each of several teachers has its own, got 16"),
+        ({"backend": "torch"}, "backend: expected 'pillow' with a teacher that sees crops of another kind, got 'torch'"),
         ({"average": "median"}, "average: expected probs or logits, got 'median'"),
         ({"teacher_weights": ["none"]}, "teacher_weights: is for timm:NAME and torchvision:NAME"),
     ],

@@ -211,9 +211,7 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
     elif teachers:
         setup = replace(setup, teacher_shapes=[(teacher.input_size, teacher.interpolation) for teacher in teachers])
     if setup.other_shapes and config.backend != "pillow":
-        raise ArgumentError(
-            f"backend: expected 'pillow' with teachers that see crops in another size or interpolation, got {config.backend!r}"
-        )
+        raise ArgumentError(f"backend: expected 'pillow' with a teacher that sees crops of another kind, got {config.backend!r}")
     crops.others = setup.other_shapes
     return setup
 
