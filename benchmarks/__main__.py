@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import distortion, epochs, images, limit, reading, scale, storage, writing
+from benchmarks.measure import distortion, images, limit, reading, scale, storage, writing
 from benchmarks.measure.common import RESULTS, Labels, circumstances, result_name, shared_labels
 from benchmarks.measure.demo_labels import demo_labels
 from benchmarks.report import write as report
@@ -29,7 +29,6 @@ SECTIONS: dict[str, Callable[[Labels, Path], Any]] = {
     "writing": writing.measure,
     "scale": scale.measure,
     "images": images.measure,
-    "epochs": epochs.measure,
 }
 
 

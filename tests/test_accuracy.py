@@ -98,7 +98,9 @@ def test_the_experiment_in_parts(small):
     assert "| ReLabel-style maps |" in text
     assert "planned runs" not in text
     path.write_text(whole[:-50])  # cut off, as by a full disk
-    assert f"Not run: 1 of {len(wanted)} planned runs" in tables.render(evidence.load(small / "results"))
+    rest = tables.render(evidence.load(small / "results"))
+    assert f"Not run: 1 of {len(wanted)} planned runs" in rest
+    assert "Estimated time: 0.0 hours one after another, at the median of " in rest
     run(small, minutes=5)
     again = {result["name"]: result for result in read_results(path)}
     (last,) = (name for name in wanted if name not in {json.loads(line)["name"] for line in whole.splitlines()[:-1]})

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from conftest import random_probs
 
-from benchmarks import fields, self_supervised
+from benchmarks import epochs, fields, self_supervised
 from benchmarks import frontier as measured_frontier
-from benchmarks.measure import copying, distortion, epochs, images, label_peers, limit, reading, scale, storage, writing, wrong_uses
+from benchmarks.measure import copying, distortion, images, label_peers, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
 from benchmarks.report import choices, figures, frontier, many
+from benchmarks.report import epochs as of_epochs
 from benchmarks.report import write as report
 from softlabel_codec.sampler import CropSampler
 
@@ -40,7 +41,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def result(labels, tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
-    found = {**circumstances(), "labels": labels.source, "num_crops": labels.num_crops, "seconds": {}, "images": None, "epochs": None}
+    found = {**circumstances(), "labels": labels.source, "num_crops": labels.num_crops, "seconds": {}, "images": None}
     with pytest.MonkeyPatch.context() as patch:
         for module, settings in SMALL.items():
             for name, value in settings.items():
@@ -99,7 +100,7 @@ def test_fields_are_timed_and_their_part_of_the_report_is_written(labels, tmp_pa
 def test_the_report_is_rendered(result, tmp_path):
     text = report.render(json.loads(json.dumps(result)), "x.json")
     assert all(f"## {number}. " in text for number in (1, 2, 3, 4, 5, 6, 8, 9, 10))
-    assert "## 8. Time per epoch\n\n**Not run**" in text
+    assert "**Not run**: `python -m benchmarks.epochs --device cuda`" in text
     assert "| codec | derived | lost, T = 1 | lost, T = 4 | lost, T = 20 | KL, T = 1 |" in text
     figures.draw(result, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"storage.png", "distortion.png", "budget.png", "reading.png", "scale.png"}
@@ -169,14 +170,21 @@ def test_the_image_path(photographs, tmp_path, monkeypatch):
 
 @pytest.mark.shared
 def test_the_time_of_an_epoch(photographs, tmp_path, monkeypatch):
-    for name, value in {"ROUNDS": 1, "REPEATED": 8, "BATCH_SIZE": 8, "WORKERS": 1}.items():
-        monkeypatch.setattr(epochs, name, value)
-    found = epochs.measure(photographs, tmp_path)
-    assert found["images"] == 24
-    for part in ("loading", "training"):
-        assert len(found[part]["seconds_per_epoch"]) == 5
-        assert found[part]["share_of"]["ground truth, 1 crop"]["ground truth, 1 crop"]["median"] == 1
-    assert "| training `small` |" in report._epochs(found)["training"]
+    monkeypatch.setattr(epochs, "WORKERS", (1,))
+    settings = replace(epochs.SETTINGS["cpu"], batch_size=8, workers=0, repeated=4, rounds=2, rounds_of_teacher=0)
+    found = epochs.measure(settings, photographs, tmp_path, "nobody.py:build")
+    assert found["crops_per_epoch"] == 8
+    assert all(len(times["processor_seconds"]) == 2 for times in (found["loading"] | found["workers"]).values())
+    assert len(found["training"]) == 11
+    assert found["training"]["teacher in every step, torch"]["seconds"] == []
+
+
+def test_shares_of_an_epoch_are_of_the_same_round_and_judged_by_all_rounds():
+    rounds = {"ground truth, torch": [1.0, 2.0], "stored labels, 4 crops, torch": [0.4, 0.9]}
+    found = {"settings": {"device": "cpu"}, "loading": {name: {"processor_seconds": times} for name, times in rounds.items()}}
+    ratios = of_epochs.shares(found, "loading", "stored labels, 4 crops, torch", "ground truth")
+    assert ratios == [0.4, 0.45]
+    assert [of_epochs.verdict(ratios, most) for most in (0.5, 0.42, 0.3)] == ["holds", "not yet known", "**does not hold**"]
 
 
 @pytest.mark.shared

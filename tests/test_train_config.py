@@ -77,6 +77,8 @@ def test_every_option_is_documented_and_on_the_command_line():
         ({"labels": "m.npz", "padding": 4}, r"padding: expected none with labels='m\.npz', as label maps know nothing outside .*, got 4"),
         ({"padding_mode": "edge"}, "padding_mode: is for fresh crops: those of a label file are fixed, leave it out with labels='a.slc'"),
         ({"fill": [0, 0, 0]}, "fill: is for fresh crops"),
+        ({"backend": "cv2"}, "backend: expected pillow or torch, got 'cv2'"),
+        ({"backend": "torch", "in_memory": True}, "backend: expected pillow with in_memory"),
         ({"exif_orientation": "yes"}, "exif_orientation: expected ignored or applied, got 'yes'"),
     ],
 )

@@ -238,6 +238,22 @@ def test_fresh_views_are_those_that_are_drawn_of_a_file_of_all_views(padding, ho
     assert np.array_equal(np.asarray(fresh.whole_image(7)), np.asarray(stored.whole_image(7)))
 
 
+def test_crops_that_torch_cuts_are_the_same_whether_they_are_stored_or_not(shapes, tmp_path):
+    path = write_views(shapes, tmp_path / "views.slc", Padding(1))
+    common = {"backend": "torch", "seed": 5, "size": SIDE - 5}
+    stored, fresh = (
+        set_up(config(shapes, tmp_path, labels=labels, **common, **how)).crops
+        for labels, how in ((path, {}), ("truth", {"all_views": SIDE, "padding": 1}))
+    )
+    exact = set_up(config(shapes, tmp_path, labels=path, **{**common, "backend": "pillow"})).crops
+    turns = [ImageTurn(3, 1), ImageTurn(39, 1)]
+    for one, other, slow in zip(*(crops.__getitems__(turns) for crops in (fresh, stored, exact)), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert 0 < (one.images.int() - slow.images.int()).abs().max() <= 1
+    with pytest.raises(ArgumentError, match="interpolation: expected one of bilinear, bicubic with backend='torch', got 'box'"):
+        set_up(config(shapes, tmp_path, labels="truth", interpolation="box", **common))
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("labels", ["truth", "online"])
 def test_students_see_the_same_views_whether_they_are_stored_or_not(labels, in_memory, shapes, tmp_path):
@@ -293,6 +309,7 @@ def test_several_teachers_in_every_step_say_what_is_stored(average, given, shape
         ({"teacher": "seven"}, "teachers: expected the same number of classes of all, got 7 of teacher.py:seven, 4 of other.py:other"),
         ({"teacher_shares": "1,2,3"}, "teacher_shares: expected a positive number for each of 2 teachers, such as 0.5,0.5, got '1,2,3'"),
         ({"teacher_size": 16}, "teacher_size: expected None, as each of several teachers has its own, got 16"),
+        ({"backend": "torch"}, "backend: expected 'pillow' with a teacher that sees crops of another kind, got 'torch'"),
         ({"average": "median"}, "average: expected probs or logits, got 'median'"),
         ({"teacher_weights": ["none"]}, "teacher_weights: is for timm:NAME and torchvision:NAME"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.accuracy import claims, prediction
@@ -138,8 +138,17 @@ def _settings(one: Results) -> str:
 def _missing(one: Results) -> str:
     planned = list(SCALES[one.scale].runs())
     missing = [(row, seed) for row, seed in planned if seed not in one.runs.get(row, {})]
-    return (
-        f"Not run: {len(missing)} of {len(planned)} planned runs; {COMMANDS[one.scale]} goes on, if WORK holds the weights of these teachers."
-        if missing
-        else ""
-    )
+    if not missing:
+        return ""
+    goes_on = f"{COMMANDS[one.scale]} goes on, if WORK holds the weights of these teachers"
+    return f"Not run: {len(missing)} of {len(planned)} planned runs; {goes_on}. {_hours(one, len(missing))}"
+
+
+def _hours(one: Results, runs: int) -> str:
+    """Return how long so many runs take, one after another, by the median time of those that are known on the machine of most of them."""
+    machines = [run["machine"] for run in one.circumstances]
+    if not machines:
+        return ""
+    usual = max(sorted(set(machines)), key=machines.count)
+    each = median(run["seconds"] for run in one.circumstances if run["machine"] == usual)
+    return f"Estimated time: {runs * each / 3600:.1f} hours one after another, at the median of {each:.0f} seconds of the runs on {usual}."

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.accuracy import evidence, prediction
 from benchmarks.accuracy import tables as accuracy
 from benchmarks.measure.common import RESULTS
-from benchmarks.report import figures, imagenet, trainers
+from benchmarks.report import epochs, figures, imagenet, trainers
 from softlabel_codec.report.fidelity import CROPS_OF_A_MEAN
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def render(result: Result, name: str) -> str:
         **_scale(result),
         "images": _images(result) if result["images"] else None,
         "pipelines": _pipelines(json.loads(PIPELINES.read_text())),
-        "epochs": _epochs(result["epochs"]) if result.get("epochs") else None,
+        "epochs": epochs.render(epochs.load()),
         "accuracy": accuracy.render(evidence.load()),
         "trainers": trainers.render(trainers.load()),
         "imagenet": table(["labels", *imagenet.COLUMNS], imagenet.rows()),
@@ -371,20 +371,6 @@ def _few_crops(found: Result) -> Result:
         tables[name] = table(["codec", *(f"M = {number}" for number in numbers), "read_batch, us"], rows)
     sources = {name: part["source"] for name, part in found["sets"].items()}
     return {**found, "tables": tables, "sources": sources}
-
-
-def _epochs(epochs: Result) -> dict[str, Any]:
-    plain, maps = epochs["published"]
-    titles = {"loading": "loading only", "training": f"training `{epochs['student']}`"}
-    tables = {}
-    for what, title in titles.items():
-        rows: Rows = []
-        for name, times in epochs[what]["seconds_per_epoch"].items():
-            shares = [_spread(epochs[what]["share_of"][peer][name]) for peer in (plain, maps)]
-            rows.append((name, _spread(times), *shares))
-        tables[what] = table([title, "seconds per epoch", "share of plain training", "share of label maps"], rows)
-    rounds = epochs["loading"]["seconds_per_epoch"][plain]["n"]
-    return {"rounds": rounds, "of_plain": epochs["published"][plain], "of_maps": epochs["published"][maps], **tables}
 
 
 def _spread(found: Result) -> str:

@@ -18,6 +18,8 @@ ON_ERROR = ("fail", "skip")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "hamming", "box", "nearest")
 """Pillow's filters."""
 EXIF_POLICIES = ("ignored", "applied")
+BACKENDS = ("pillow", "torch")
+"""What cuts and scales crops."""
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 OUTPUTS_OF_CLASSES = ("logits", "probs")
 """What a teacher of classes returns for a crop: unnormalised scores, or their softmax."""

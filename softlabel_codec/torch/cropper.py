@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from softlabel_codec.checks.arguments import check_choice, check_whole
+from softlabel_codec.checks.arguments import check_whole
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.crops.due import check_counts
 from softlabel_codec.errors import ArgumentError
@@ -25,13 +25,11 @@ from softlabel_codec.labels import BatchLabels, ImageLabels
 from softlabel_codec.padding import Padding
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.sampler import CropSampler
-from softlabel_codec.torch.cutting import TorchCutter
+from softlabel_codec.torch.cutting import batch_for, cutter_of
 from softlabel_codec.torch.geometry import WHY, refuse_geometry
 from softlabel_codec.torch.pixels import IMAGENET_MEAN, IMAGENET_STD, Triple, as_std, as_triple, normalize_into
-from softlabel_codec.torch.workers import empty_batch
 
 _SAME_NORMALISATION = 5e-4
-BACKENDS = ("pillow", "torch")
 FEWEST_OF_A_FIELD = 20
 """Crops of an image that a field should be made from. Of what a teacher of 1,000 classes says of other crops, fields made from 10, 20, 50
 and 150 lose 12, 11, 8 and 7 %."""
@@ -93,7 +91,9 @@ class Cropper:
         resampling(self.interpolation)
         self.exif_orientation = agreed_exif_orientation(options.exif_orientation, teacher.get("exif_orientation"), self.reader.path)
         self._cutter = Cutter(self.size, self.interpolation, self.exif_orientation, options.reduced_decoding, self.reader.padding)
-        self._fast = _fast_cutter(self._cutter, options.backend, options.after_crop is not None)
+        if options.backend != "pillow" and options.after_crop is not None:
+            raise ArgumentError(f"backend: expected 'pillow' with after_crop, got {options.backend!r}")
+        self._fastest = cutter_of(self._cutter, options.backend)
         self._normalized, self._after_crop = options.normalized, options.after_crop
         self._stored_crops = None if stored_crops is None else check_whole("stored_crops", stored_crops, 1)
         self._sampler = sampler
@@ -187,11 +187,7 @@ class Cropper:
         if self._after_crop is not None:
             return [torch.stack([self._after_crop(crop) for crop in self._cutter.cut(*one).images]) for one in to_cut]
         kind = torch.float32 if self._normalized else torch.uint8
-        shape = len(to_cut) * self.crops_per_image, self.size, self.size, 3
-        batch = (
-            empty_batch(shape, kind) if len(to_cut) > 1 else torch.empty(shape, dtype=kind)
-        )  # a single one becomes part of a batch later
-        parts = torch.split(batch, self.crops_per_image)
+        parts = batch_for(len(to_cut), self.crops_per_image, self.size, kind)
         for part, one in zip(parts, to_cut, strict=True):
             self._cut_into(part, *one)
         return [part.permute(0, 3, 1, 2) for part in parts]
@@ -203,22 +199,12 @@ class Cropper:
     def _cut_into(self, part: Tensor, image: ImageData, crops_of: CropsOf, where: str) -> None:
         """Write the crops of an image into a part of a batch, (N, size, size, 3), float32 if they are to be normalised, else uint8."""
         pixels = torch.empty(part.shape, dtype=torch.uint8) if self._normalized else part
-        (self._fast or self._cutter).cut_into(pixels.numpy(), image, crops_of, where)
+        self._fastest.cut_into(pixels.numpy(), image, crops_of, where)
         if self._normalized:
             normalize_into(part, pixels, self.mean, self.std)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_checked": np.zeros(0, np.bool_)}
-
-
-def _fast_cutter(exact: Cutter, backend: str, changes: bool) -> TorchCutter | None:
-    """Return what cuts in place of Pillow, if that is asked for; ArgumentError if it cannot."""
-    check_choice("backend", backend, BACKENDS)
-    if backend == "pillow":
-        return None
-    if changes or exact.reduced:
-        raise ArgumentError(f"backend: expected 'pillow' with {'after_crop' if changes else 'reduced_decoding'}, got {backend!r}")
-    return TorchCutter(exact.size, exact.interpolation, exact.exif_orientation, exact.padding)
 
 
 @lru_cache

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from softlabel_codec.checks.arguments import BACKENDS, check_choice
 from softlabel_codec.errors import ArgumentError
 from softlabel_codec.image_source import ImageData
-from softlabel_codec.images.cutting import CropsOf
+from softlabel_codec.images.cutting import CropsOf, Cutter
 from softlabel_codec.images.files import is_plain_jpeg, load_image
 from softlabel_codec.padding import NO_PADDING, Padding
+from softlabel_codec.torch.workers import empty_batch
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -76,6 +78,23 @@ class TorchCutter:
             if decoded is not None:
                 return decoded.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
         return _of_pixels(np.array(load_image(source, self.exif_orientation, name)))
+
+
+def cutter_of(exact: Cutter, backend: str) -> Cutter | TorchCutter:
+    """Return what cuts crops with a backend, `pillow` or `torch`, as `exact` does; ArgumentError if there is none, or it cannot."""
+    check_choice("backend", backend, BACKENDS)
+    if backend == "pillow":
+        return exact
+    if exact.reduced:
+        raise ArgumentError(f"backend: expected 'pillow' with reduced_decoding, got {backend!r}")
+    return TorchCutter(exact.size, exact.interpolation, exact.exif_orientation, exact.padding)
+
+
+def batch_for(num_images: int, crops_per_image: int, size: int, kind: torch.dtype) -> tuple[Tensor, ...]:
+    """Return where the crops of images go, (N, size, size, 3) each; several are parts of one tensor, which is not copied later."""
+    shape = num_images * crops_per_image, size, size, 3
+    batch = empty_batch(shape, kind) if num_images > 1 else torch.empty(shape, dtype=kind)  # a single one becomes part of a batch later
+    return torch.split(batch, crops_per_image)
 
 
 def _of_pixels(pixels: NDArray[np.uint8]) -> Tensor:

@@ -26,9 +26,6 @@ from softlabel_codec.torch.shared import SharedTensor
 from softlabel_codec.torch.truth import TargetOf, find_truth
 from softlabel_codec.torch.turns import Turns
 
-_SAME_NORMALISATION = 5e-4
-BACKENDS = ("pillow", "torch")
-
 
 class SoftLabelDataset(Cropper, Dataset[Sample]):
     """Images, N of the stored crops of each, and the labels of those crops. One decoding of an image serves all N.

@@ -23,6 +23,7 @@ from softlabel_codec.padding import Padding
 from softlabel_codec.teacher.online import Shape
 from softlabel_codec.torch import ImageTurn
 from softlabel_codec.torch.collate import Sample
+from softlabel_codec.torch.cutting import batch_for, cutter_of
 from softlabel_codec.torch.pixels import Triple, to_tensor
 from softlabel_codec.views import Sampler
 
@@ -65,6 +66,13 @@ class FreshCrops(Dataset[Sample]):
         Whether images are first turned as their EXIF tag says: `applied` or `ignored`.
     others : sequence of (int, str)
         Side and interpolation of further copies of each crop, for teachers that want them so.
+    backend : str
+        What cuts and scales crops: `pillow` or `torch`.
+
+    Raises
+    ------
+    ArgumentError
+        If the backend does not know the interpolation.
     """
 
     keys: Sequence[str]
@@ -80,7 +88,12 @@ class FreshCrops(Dataset[Sample]):
     interpolation: str
     exif_orientation: str
     others: Sequence[Shape] = ()
+    backend: str = "pillow"
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._exact = Cutter(self.size, self.interpolation, self.exif_orientation, padding=self.padding)
+        self._cutter = cutter_of(self._exact, self.backend)
 
     def __getitems__(self, turns: Sequence[ImageTurn]) -> list[Sample]:
         """Return the crops of several images in their turns, with labels; ArgumentError if an image has too few views."""
@@ -88,15 +101,30 @@ class FreshCrops(Dataset[Sample]):
 
     def with_others(self, turns: Sequence[ImageTurn]) -> tuple[list[Sample], dict[Shape, Tensor]]:
         """Return the same, and the same crops, uint8 (B, 3, side, side), as each of `others` makes them."""
+        if not self.others:
+            parts = batch_for(len(turns), self.crops_per_image, self.size, torch.uint8)
+            return [self._sample(turn, pixels) for turn, pixels in zip(turns, parts, strict=True)], {}
         samples: list[Sample] = []
         others: dict[Shape, list[Tensor]] = {shape: [] for shape in self.others}
-        cutters = [self._cutter, *(replace(self._cutter, size=size, interpolation=how) for size, how in self.others)]
+        cutters = [self._exact, *(replace(self._exact, size=size, interpolation=how) for size, how in self.others)]
         for turn in turns:
             cut, *copies = cut_alike(cutters, self._read(turn), partial(self._choose, turn), self._where(turn))
             samples.append(Sample(to_tensor(cut.images), self.label_of(turn, cut.crops, cut.size), int(turn), self.keys[turn]))
-            for parts, copy in zip(others.values(), copies, strict=True):
-                parts.append(to_tensor(copy.images))
-        return samples, {shape: torch.cat(parts) for shape, parts in others.items()}
+            for made, copy in zip(others.values(), copies, strict=True):
+                made.append(to_tensor(copy.images))
+        return samples, {shape: torch.cat(made) for shape, made in others.items()}
+
+    def _sample(self, turn: ImageTurn, pixels: Tensor) -> Sample:
+        """Return the crops of an image, which are put into `pixels`, uint8 (N, size, size, 3), and their labels."""
+        found: list[Labels] = []
+
+        def choose(size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+            crops, flips = self._choose(turn, size)
+            found.append(self.label_of(turn, crops, size))
+            return crops, flips
+
+        self._cutter.cut_into(pixels.numpy(), self._read(turn), choose, self._where(turn))
+        return Sample(pixels.permute(0, 3, 1, 2), found[0], int(turn), self.keys[turn])
 
     def labels_of(self, turns: Sequence[ImageTurn]) -> list[ImageLabels]:
         """Return crops, flips and labels of several images in their turns, without decoding the images; errors as above."""
@@ -124,11 +152,7 @@ class FreshCrops(Dataset[Sample]):
 
     def whole_image(self, number: int) -> Image.Image:
         """Return an image as its crops are cut out of it: decoded to RGB, turned if `exif_orientation` says so, and padded."""
-        return self._cutter.whole(self._read(number), self._where(number))
-
-    @property
-    def _cutter(self) -> Cutter:
-        return Cutter(self.size, self.interpolation, self.exif_orientation, padding=self.padding)
+        return self._exact.whole(self._read(number), self._where(number))
 
     @property
     def source_keys(self) -> Sequence[str]:

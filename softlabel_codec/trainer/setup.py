@@ -15,7 +15,7 @@ from torch import nn
 
 from softlabel_codec.checks.wording import counted
 from softlabel_codec.container.summary import keys_sha256
-from softlabel_codec.errors import MismatchError
+from softlabel_codec.errors import ArgumentError, MismatchError
 from softlabel_codec.evaluate import Evaluator, TestImages
 from softlabel_codec.image_source import ImageSource, name_of
 from softlabel_codec.images.classes import (
@@ -134,6 +134,7 @@ def _set_up_stored(config: TrainConfig) -> Setup:
         std=config.std,
         interpolation=config.interpolation,
         normalized=False,
+        backend=config.backend,
         policy=config.policy,
         temperature=None if takes_features else config.temperature,
         stored_crops=config.stored_crops,
@@ -199,6 +200,7 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
         std=config.std or _common((teacher.std for teacher in teachers), IMAGENET_STD),
         interpolation=config.interpolation or _common((teacher.interpolation for teacher in teachers), "bilinear"),
         exif_orientation=agreed_exif_orientation(config.exif_orientation, turned, config.labels),
+        backend=config.backend,
     )
     if config.all_views is not None:
         crops.labels_of([ImageTurn(0, 0)])  # an image that has no such views is an error before anything is trained
@@ -208,6 +210,8 @@ def _set_up_fresh(config: TrainConfig) -> Setup:
         setup = replace(setup, teacher_shapes=[(config.teacher_size or config.size, crops.interpolation)])
     elif teachers:
         setup = replace(setup, teacher_shapes=[(teacher.input_size, teacher.interpolation) for teacher in teachers])
+    if setup.other_shapes and config.backend != "pillow":
+        raise ArgumentError(f"backend: expected 'pillow' with a teacher that sees crops of another kind, got {config.backend!r}")
     crops.others = setup.other_shapes
     return setup
 
