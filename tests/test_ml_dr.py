@@ -350,3 +350,16 @@ def test_tuples_in_one_another_keep_no_reader_of_plain_pickles_busy(use):
         with pytest.raises(pickle.UnpicklingError) as caught:
             load_plain(b"\x80\x04" + value + use % 60)
         assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "name", ["builtins\nbytearray", "torch\nHalfTensor", "torch.storage\nUntypedStorage", "torch._tensor\n_rebuild_from_type_v2"]
+)
+def test_what_sets_memory_aside_is_not_called(name, tmp_path):
+    """Torch's loader knows these: the first would fill 2 GB."""
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        code = b"\x80\x02c" + name.encode() + b"\nJ\xff\xff\xff\x7f\x85R."
+        for member, data in {"data.pkl": code, "version": b"3\n", "byteorder": b"little"}.items():
+            archive.writestr(f"x/{member}", data)
+    with pytest.raises(CorruptError, match="it requires " + name.replace("\n", r"\.")):
+        load_safely(tmp_path / "x.pt", "x.pt")

@@ -192,10 +192,10 @@ def _embeddings(sample: _Sample) -> NDArray[Any]:
     part = found.get(_EMBEDDINGS) if isinstance(found, Mapping) else None
     if isinstance(part, torch.Tensor) and part.dtype == torch.bfloat16:
         part = part.float()
-    if isinstance(part, torch.Tensor):
-        part = part.numpy()
+    if isinstance(part, torch.Tensor) and part.dtype in (torch.float16, torch.float32):
+        part = part.detach().numpy()
     if not isinstance(part, np.ndarray) or part.dtype not in (np.float16, np.float32):
-        got = part.dtype if isinstance(part, np.ndarray) else type(part).__name__
+        got = part.dtype if isinstance(part, np.ndarray | torch.Tensor) else type(part).__name__
         raise MismatchError(f"{sample.where}: expected {_EMBEDDINGS} as float16, bfloat16 or float32, got {got}")
     return part
 

@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 
@@ -23,7 +23,11 @@ _MOST_NAME = 256
 """Characters of the name of a type in a pickle. In its errors, torch looks for words in time that grows with the square of the name."""
 _MOST_DEPTH = 32
 """Tuples in one another: Python's hash of many more ends the process."""
-_ONE, _FUNCTION = (1, 0), (1, -1)
+_CALLED = frozenset(
+    f"torch.{name}"
+    for name in ("Size", "device", *(f"_utils._rebuild_{what}" for what in ("tensor", "tensor_v2", "tensor_v3", "parameter")))
+)
+"""What files may call of torch's. Others that its loader knows set aside any number of bytes, or make no plain tensors."""
 _OLD_PICKLES = 5
 """Before the numbers of files of torch before 1.6."""
 
@@ -97,16 +101,26 @@ def _check_pickles(stream: IO[bytes], num_pickles: int) -> None:
         _TupleCheck().follow(stream)
 
 
+class _Value(NamedTuple):
+    """Of a value in a pickle: the number of values in it, and of tuples in one another; of a function or type its name."""
+
+    size: int = 1
+    depth: int = 0
+    function: str | None = None
+
+
+_ONE = _Value()
+
+
 class _TupleCheck:
     """Follows a pickle, of which it keeps the tuples' sizes and depths only: torch computes hashes of keys, and shows what is no function.
 
-    Values are pairs of the number of values in them and of the tuples in one another; all but tuples count as one value, since these have
-    no hash or that of one number or text.
+    All but tuples count as one value, since these have no hash or that of one number or text.
     """
 
     def __init__(self) -> None:
-        self._stack: list[tuple[int, int] | None] = []
-        self._memo: dict[int, tuple[int, int]] = {}
+        self._stack: list[_Value | None] = []
+        self._memo: dict[int, _Value] = {}
         self._repeated = 0
 
     def follow(self, stream: IO[bytes]) -> None:
@@ -122,7 +136,7 @@ class _TupleCheck:
         stack, name = self._stack, opcode.name
         if name in ("BINGET", "LONG_BINGET", "GET"):
             value = self._memo[argument]
-            self._repeated += value[0] - 1
+            self._repeated += value.size - 1
             stack.append(value)
         elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
             self._memo[argument] = stack[-1] or _ONE
@@ -130,16 +144,16 @@ class _TupleCheck:
             stack.append(None)
         else:
             popped = self._popped(opcode)
-            if name in ("REDUCE", "NEWOBJ") and popped[-1] is not _FUNCTION:
-                raise pickle.UnpicklingError("it calls what is no function")
+            if name in ("REDUCE", "NEWOBJ"):
+                _check_call(popped[-1].function)
             if name == "GLOBAL":
-                stack.append(_FUNCTION)
+                stack.append(_Value(function=argument.replace(" ", ".")))
             elif opcode.stack_after:
                 stack.append(_tuple_of(popped) if name.startswith("TUPLE") else _ONE)
 
-    def _popped(self, opcode: pickletools.OpcodeInfo) -> list[tuple[int, int]]:
+    def _popped(self, opcode: pickletools.OpcodeInfo) -> list[_Value]:
         before = opcode.stack_before
-        found: list[tuple[int, int]] = []
+        found: list[_Value] = []
         if pickletools.markobject in before:
             while (value := self._stack.pop()) is not None:
                 found.append(value)
@@ -147,11 +161,18 @@ class _TupleCheck:
         return found + [self._stack.pop() or _ONE for _ in before]
 
 
-def _tuple_of(values: list[tuple[int, int]]) -> tuple[int, int]:
-    depth = 1 + max((0, *(deep for _, deep in values)))
+def _check_call(function: str | None) -> None:
+    if function is None:
+        raise pickle.UnpicklingError("it calls what is no function")
+    if function.startswith(("torch.", "builtins.")) and function not in _CALLED:
+        raise pickle.UnpicklingError(f"it calls GLOBAL {function}")
+
+
+def _tuple_of(values: list[_Value]) -> _Value:
+    depth = 1 + max((0, *(value.depth for value in values)))
     if depth > _MOST_DEPTH:
         raise pickle.UnpicklingError("too many tuples in one another")
-    return 1 + sum(size for size, _ in values), depth
+    return _Value(1 + sum(value.size for value in values), depth)
 
 
 def _tensors(found: Any) -> Iterator[torch.Tensor]:
