@@ -27,6 +27,8 @@ from softlabel_codec.sampler import CropSampler
 RESULT = RESULTS / "choices.json"
 PACKAGES = ("softlabel_codec", "numpy", "zstandard")
 CROPS, FIDELITY, PILOT_IMAGES = (5, 10, 20, 50, 200), 0.04, 10
+RANDOM_IMAGES = 5
+"""Few, as each is like any other, and fields list nearly all classes there, which takes time."""
 CASES = (*((1.0, crops) for crops in CROPS), (4.0, 20), (4.0, 200))
 """Temperatures and numbers of crops."""
 MS = "marginal_smoothing:"
@@ -43,7 +45,7 @@ def _teachers(work: Path) -> Iterator[tuple[str, Labels, CropSampler]]:
     of_sampler = np.arange(photographs.flips.shape[1]) >= 200  # those before are of another sampler
     yield "MobileNetV2", photographs.some_crops(of_sampler), CropSampler(seed=0)
     yield "Tiny-ImageNet, unsure", labels_of_file(work / "unsure-500.npz").first(5 * PILOT_IMAGES), SAMPLER
-    yield "random", random_labels(max(CROPS)), CropSampler(seed=0)
+    yield "random", random_labels(max(CROPS), RANDOM_IMAGES), CropSampler(seed=0)
 
 
 def _of_teacher(labels: Labels, sampler: CropSampler) -> dict[str, Any]:

@@ -27,8 +27,7 @@ from softlabel_codec.sampler import CropSampler
 RESULT = RESULTS / "frontier.json"
 CROPS = (50, 200, 500)
 MOBILENET, PACKAGES = "MobileNetV2", ("softlabel_codec", "numpy", "zstandard", "pyarrow", "safetensors", "torch")
-RANDOM_IMAGES, SIZE, CLASSES = 5, (375, 500), 1000
-"""Few, as each is like any other, and fields list nearly all classes there, which takes time."""
+RANDOM_IMAGES, SIZE, CLASSES = 20, (375, 500), 1000
 FLOOR = 1e-12
 APART = ("keys", "crops", "flips", "metadata", "copy of header and metadata", "header and trailer", "summary")
 """What is not counted: names of images, crops, which a sampler gives, and what a file has once."""
@@ -86,20 +85,20 @@ def teachers(given: list[str]) -> Iterator[tuple[str, Labels]]:
         yield name, labels_of_file(Path(path))
     photographs = None if given else shared_labels()
     if photographs is not None:
-        yield MOBILENET, photographs
+        yield f"{MOBILENET}, {len(photographs.keys)} photographs", photographs
     if not given:
         yield "random", random_labels(max(CROPS))
 
 
-def random_labels(crops: int) -> Labels:
+def random_labels(crops: int, images: int = RANDOM_IMAGES) -> Labels:
     """Return labels that have nothing to do with each other, nor with the crops: the worst case."""
-    keys, rng, sampler = [f"{number:02d}.jpg" for number in range(RANDOM_IMAGES)], np.random.default_rng(0), CropSampler(seed=0)
+    keys, rng, sampler = [f"{number:02d}.jpg" for number in range(images)], np.random.default_rng(0), CropSampler(seed=0)
     geometry = [sampler.sample(key, SIZE, range(crops)) for key in keys]
-    powers = np.exp(rng.normal(0, 2, (RANDOM_IMAGES, crops, CLASSES)).astype(np.float32))
+    powers = np.exp(rng.normal(0, 2, (images, crops, CLASSES)).astype(np.float32))
     probs = powers / powers.sum(axis=2, keepdims=True)
     places, flips = (np.stack(arrays) for arrays in zip(*geometry, strict=True))
-    source = f"logits drawn at random, one by one, for {RANDOM_IMAGES} images"
-    return Labels(source, keys, np.tile(SIZE, (RANDOM_IMAGES, 1)), places, flips, probs, real=False)
+    source = f"logits drawn at random, one by one, for {images} images"
+    return Labels(source, keys, np.tile(SIZE, (images, 1)), places, flips, probs, real=False)
 
 
 def main() -> None:
