@@ -86,9 +86,7 @@ class OnlineTeachers:
             advice = "so their logits have no average. Average probabilities (average='probs', --average probs)"
             raise MismatchError(f"teachers: {self._names} give no class a probability above 0 in common for some crop, {advice}")
         kind = self._members[0].teacher.output
-        raise MismatchError(
-            f"teacher {' + '.join(names) or self._names}: expected {kind} that are numbers, got NaN or infinity for some crop"
-        )
+        raise MismatchError(f"teacher {' + '.join(names) or self._names}: expected {kind} without NaN, got NaN or infinity")
 
 
 def teachers_sha256(teachers: Sequence[Teacher]) -> str:
