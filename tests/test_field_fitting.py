@@ -1,6 +1,7 @@
 """Label fields of many images that are fitted together on a device: here the CPU, which runs the same code."""
 
 import re
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -86,13 +87,23 @@ def test_the_field_of_an_image_does_not_depend_on_the_others(tmp_path):
     assert write(tmp_path / "b.slc", 40, in_parts) == together
 
 
+@contextmanager
+def usual_type(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_crops_may_be_derived_and_probabilities_of_any_float_type(tmp_path):
     images = labels(30, (60, 9))
     expected = write(tmp_path / "a.slc", 30, lambda writer: add_fields(writer, images), crops="derived", sampler=SAMPLER)
     as_it_is = {key: {"image_size": SIZE, "probs": image["probs"].double().requires_grad_()} for key, image in images.items()}
     for number, dtype in enumerate((torch.float64, torch.float32)):
         given = {key: {**image, "probs": image["probs"].to(dtype)} for key, image in as_it_is.items()}
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), usual_type(torch.float64):
             found = write(
                 tmp_path / f"{number}.slc", 30, lambda writer, given=given: add_fields(writer, given), crops="derived", sampler=SAMPLER
             )
@@ -112,6 +123,8 @@ NEGATIVE[:, 1], NEGATIVE[4, 1] = 0, 1 / 28
         ({"probs": torch.ones(9, 30)}, "image '1': probs: row 0: expected probabilities that sum to 1"),
         ({"probs": np.ones((9, 30)) / 30}, "image '1': probs: expected a float tensor of shape (M, 30), got ndarray"),
         ({"probs": torch.ones(9, 30, dtype=torch.int64)}, "image '1': probs: expected a float tensor of shape (M, 30), got torch.int64"),
+        ({"probs": torch.zeros(9, 30, dtype=torch.float8_e4m3fn)}, "got torch.float8_e4m3fn of shape (9, 30)"),
+        ({"probs": (torch.ones(9, 30) / 30).to_sparse()}, "got a sparse one (torch.sparse_coo). Pass probs.to_dense()"),
         ({"probs": torch.ones(9, 29) / 29}, "expected a float tensor of shape (M, 30), got torch.float32 of shape (9, 29)"),
         ({"probs": torch.ones(30) / 30}, "got torch.float32 of shape (30,)"),
         ({"probs": torch.ones(9, 30, device="meta")}, "on one device, cpu or cuda, got meta; the first is on cpu"),

@@ -321,6 +321,44 @@ def test_teachers_that_do_not_fit_together(more, message, shapes, tmp_path):
         train(config(shapes, tmp_path / "run", labels="online", **{**more, "teacher": teacher}))
 
 
+SURE = """
+import torch
+from torch import nn
+
+class Sure(nn.Linear):
+    def __init__(self, later):
+        super().__init__(4, 4)
+        self.first, self.later = [1.0, 0, 0, 0], later
+
+    def forward(self, images):
+        says, self.first = self.first, self.later  # noise, to test it, comes first
+        return torch.tensor([says] * len(images))
+
+def first():
+    return Sure([1.0, 0, 0, 0])
+
+def last():
+    return Sure([0, 0, 0, 1.0])
+
+def nan():
+    return Sure([torch.nan] * 4)
+"""
+
+
+@pytest.mark.parametrize(
+    ("factories", "message"),
+    [
+        (["first", "last"], r"teachers: sure\.py:first \+ sure\.py:last give no class a probability above 0 in common.*--average probs"),
+        (["first", "nan"], r"teacher sure\.py:nan: expected probs without NaN, got NaN or infinity"),
+    ],
+)
+def test_a_loss_without_labels_is_not_blamed_on_the_learning_rate(factories, message, shapes, tmp_path):
+    (tmp_path / "sure.py").write_text(SURE)
+    teachers = [f"{tmp_path / 'sure.py'}:{name}" for name in factories]
+    with pytest.raises(MismatchError, match=message):
+        train(config(shapes, tmp_path / "run", labels="online", teacher=teachers, teacher_output="probs", average="logits"))
+
+
 def test_the_command_takes_several_teachers_and_continues_with_the_same_only(shapes, tmp_path):
     teachers = write_two_teachers(shapes, tmp_path)
     both = {**options(shapes, tmp_path / "run", labels="online", epochs=1, val=None), "teacher": teachers, "average": "logits"}

@@ -61,15 +61,32 @@ class OnlineTeachers:
                 Member(teacher, device, "float32", size=size, interpolation=interpolation)
                 for teacher, (size, interpolation) in zip(teachers, shapes, strict=True)
             ]
+        self._names = " + ".join(one.name for one in teachers)
+        self._failed: list[Tensor] | None = None
         found = check_same_classes(self._members)
         if found != num_classes:
-            raise MismatchError(f"teacher {' + '.join(one.name for one in teachers)}: expected {num_classes} classes, got {found}")
+            raise MismatchError(f"teacher {self._names}: expected {num_classes} classes, got {found}")
 
     @torch.inference_mode()
     def probs(self, pixels: Mapping[Shape, Tensor]) -> Tensor:
         """Return probabilities, float32 (B, C), of crops that are given in all shapes, each uint8 (B, 3, size, size)."""
         logits = [member.logits(pixels[shape]) for member, shape in zip(self._members, self._shapes, strict=True)]
-        return mean_probs(logits, self._shares, self._average, self._temperature)
+        found = mean_probs(logits, self._shares, self._average, self._temperature)
+        failed = [~one.amax(dim=1).isfinite().all() for one in logits] + [found.isnan().any()]
+        self._failed = failed if self._failed is None else [before | now for before, now in zip(self._failed, failed, strict=True)]
+        return found
+
+    def check(self) -> None:
+        """Raise MismatchError if any crops so far had no probabilities; asks the device."""
+        failed = [bool(one) for one in self._failed or ()]
+        if not any(failed):
+            return
+        names = [member.teacher.name for member, has_failed in zip(self._members, failed, strict=False) if has_failed]
+        if not names and len(self._members) > 1 and self._average == "logits":
+            advice = "so their logits have no average. Average probabilities (average='probs', --average probs)"
+            raise MismatchError(f"teachers: {self._names} give no class a probability above 0 in common for some crop, {advice}")
+        kind = self._members[0].teacher.output
+        raise MismatchError(f"teacher {' + '.join(names) or self._names}: expected {kind} without NaN, got NaN or infinity")
 
 
 def teachers_sha256(teachers: Sequence[Teacher]) -> str:

@@ -108,7 +108,7 @@ def _with_candidates(tasks: Sequence[FieldTask], price: float) -> Iterator[_Imag
 def _candidates(tasks: Sequence[FieldTask], numbers: Sequence[int], count: int, room: int, price: float) -> Iterator[_Image]:
     """Yield images, filled up to `count`, of `room` crops, with their candidates."""
     device, num_classes = tasks[0].probs.device, tasks[0].probs.shape[1]
-    probs = torch.zeros((count, room, num_classes), device=device)
+    probs = torch.zeros((count, room, num_classes), dtype=torch.float32, device=device)
     given = np.zeros((count, room, tasks[0].features.shape[1] + 2), np.float32)
     for place, task in enumerate(tasks):
         num_crops = len(task.probs)
@@ -211,8 +211,9 @@ class _Batch:
         self._pull = means.sqrt().repeat(1, all_features.shape[2], 1)
         self._pull[:, 0] = 0
         self._small_pull, self._to_squares = PULL_OF_FEW / self._num_fitted * self._pull, self._to_sums * self._features.mT
-        self._plus, self._times = (torch.tensor(kinds, device=means.device)[:, None] for kinds in ([1.0, -1.0, 0.0], [1.0, 1.0, 0.0]))
-        largest = torch.full((all_features.shape[2], 1), float(MAX_SLOPE), device=means.device)
+        kinds = means.new_tensor([[1, -1, 0], [1, 1, 0]])
+        self._plus, self._times = kinds[..., None]
+        largest = kinds.new_full((all_features.shape[2], 1), MAX_SLOPE)
         largest[0] = MAX_LEVEL
         self._largest, self._smallest = largest, -largest
         self._smallest[0] = 0
@@ -228,7 +229,7 @@ class _Batch:
         num_features = weights.shape[1]
         products = (self._features[..., :, None] * self._features[..., None, :]).flatten(2) / self._num_fitted
         pull = PULL * self._pull
-        eye = torch.eye(num_features, device=weights.device)
+        eye = torch.eye(num_features, dtype=weights.dtype, device=weights.device)
         diagonal = eye * (pull.mT[..., None] + 1e-5)
         for _ in range(NEWTON_STEPS):
             powers, total = self._powers(weights)
@@ -243,7 +244,7 @@ class _Batch:
         num_others = self._num_classes - self._candidates.sum(dim=2, keepdim=True)
         others = (1 - self._probs.sum(dim=2, keepdim=True)).clamp(min=1e-6) / num_others
         logs = self._probs.clamp(min=1e-9).log() - others.log()
-        ridge = torch.diag(torch.tensor([1e-6] + [RIDGE] * (self._features.shape[2] - 1), device=logs.device))
+        ridge = torch.diag(logs.new_tensor([1e-6] + [RIDGE] * (self._features.shape[2] - 1)))
         found: Tensor = torch.linalg.solve_ex(self._to_sums @ self._features + ridge, self._to_sums @ logs).result
         return found * self._candidates
 

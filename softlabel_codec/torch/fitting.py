@@ -17,6 +17,7 @@ from softlabel_codec.torch.field_batches import fit_together
 from softlabel_codec.writer import SoftLabelWriter
 
 DEVICES = ("cpu", "cuda")
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TAKEN = ("crops", "flips", "image_size", "image_crc32")
 
 
@@ -87,14 +88,16 @@ def _given(key: str, arguments: Mapping[str, Any]) -> GivenImage:
 
 
 def _check_alike(probs: Mapping[str, Any], num_classes: int) -> None:
-    """Raise ArgumentError unless all are float tensors (M, C) on the same device, on which fields can be fitted."""
+    """Raise ArgumentError unless all are dense float tensors (M, C) on the same device, on which fields can be fitted."""
     first = next(iter(probs.values()))
     for key, of_image in probs.items():
         expected = f"image {key!r}: probs: expected a float tensor of shape (M, {num_classes})"
         if not isinstance(of_image, Tensor):
             raise ArgumentError(f"{expected}, got {type(of_image).__name__}")
-        if of_image.ndim != 2 or of_image.shape[1] != num_classes or not of_image.is_floating_point():
+        if of_image.ndim != 2 or of_image.shape[1] != num_classes or of_image.dtype not in _TYPES:
             raise ArgumentError(f"{expected}, got {of_image.dtype} of shape {tuple(of_image.shape)}")
+        if of_image.layout != torch.strided:
+            raise ArgumentError(f"{expected}, got a sparse one ({of_image.layout}). Pass probs.to_dense()")
         if of_image.device != first.device or of_image.device.type not in DEVICES:
             raise ArgumentError(f"{expected} on one device, cpu or cuda, got {of_image.device}; the first is on {first.device}")
 

@@ -201,7 +201,7 @@ def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
             group["lr"] = rate
         losses += _step(run, batch, rng)
         if step % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps:
-            _check_loss(float(here.mean(losses)) / (step + 1), epoch, step)
+            _check_loss(run, float(here.mean(losses)) / (step + 1), epoch, step)
         progress(epoch * steps + step + 1, config.epochs * steps)
         asked = time.perf_counter()
     seconds = time.perf_counter() - started
@@ -270,8 +270,10 @@ def _loss(run: Run, logits: Tensor, labels: Targets, classes: Tensor | None) -> 
     return (1 - weight) * soft + weight * cross_entropy(logits, classes)
 
 
-def _check_loss(loss: float, epoch: int, step: int) -> None:
+def _check_loss(run: Run, loss: float, epoch: int, step: int) -> None:
     if not np.isfinite(loss):
+        if run.teachers is not None:
+            run.teachers.check()  # of their output, not of the learning rate
         raise StateError(f"epoch {epoch}, step {step}: the loss is {loss}. {LOWER_THE_RATE}")
 
 
