@@ -151,6 +151,14 @@ def test_stored_labels_are_what_the_teacher_says(small, monkeypatch):
     assert load_teacher(f"{plan.NETWORKS}:trained_small_teacher").model.head.out_features == NUM_CLASSES
 
 
+def test_an_interval_that_has_both_sides_of_the_limit_decides_nothing():
+    rows = {source: Row(source, UNSURE, stored=50) for source in (FULL, TAIL)}
+    runs = {rows[FULL]: dict.fromkeys(range(5), 30.0), rows[TAIL]: dict(enumerate([28.0, 31.5, 30.0, 31.0, 28.5]))}
+    one = evidence.Results("cpu", runs, {}, {UNSURE: {"evaluation": {"top1": 0.35}}}, [])
+    (claim,) = (claim for claim in claims.claims_of(one) if (claim.row, claim.other) == (rows[TAIL], rows[FULL]))
+    assert claim.verdict(one) == claims.UNKNOWN
+
+
 def test_claims_are_judged_by_their_intervals():
     rows = {source: Row(source, UNSURE, stored=50) for source in (FULL, DEFAULT, TAIL, ONLINE)} | {TRUTH: Row(TRUTH)}
     values = {FULL: [30, 31, 30, 31, 30], ONLINE: [30, 31, 30, 31, 30.1], TRUTH: [20, 21, 22, 21, 20], DEFAULT: [28, 29, 28, 29, 28]}

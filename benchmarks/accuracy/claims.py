@@ -142,7 +142,7 @@ def _no_loss(found: Interval) -> bool | None:
 
 
 def _small_loss(found: Interval) -> bool | None:
-    return found.mean >= -KEPT and found.low >= -LOST if found.high >= -KEPT else False
+    return True if found.mean >= -KEPT and found.low >= -LOST else False if found.high < -KEPT else None
 
 
 def _not_below(found: Interval) -> bool | None:
