@@ -33,7 +33,7 @@ PAGES = {path.stem: path.read_text() for path in (ROOT / "README.md", *sorted((R
 README = PAGES["README"]
 LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", ROOT / "examples" / "README.md"]
 LINKING += [path for folder in ("docs", "spec", "benchmarks") for path in sorted((ROOT / folder).glob("*.md"))]
-NOT_DESCRIBED = {"softlabel_codec.choosing", "softlabel_codec.demo", "softlabel_codec.formats.fkd", "softlabel_codec.images.sources"}
+NOT_DESCRIBED = {f"softlabel_codec.{name}" for name in ("choosing", "demo", "formats.fkd", "images.sources", "labels")}
 """Packages without a page: what users need of them is in others, too."""
 PLACEHOLDERS = """
 from torch import nn
