@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 from conftest import write_labels
-from servers import NGINX, nginx_server, proxy, s3_server, web_server
+from servers import CREDENTIALS, NGINX, nginx_server, proxy, s3_server, web_server
 from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec import CorruptError, SoftLabelError, SoftLabelReader, StateError
@@ -24,15 +24,6 @@ from softlabel_codec.storage import ranges, remote_source, s3_upload, upload
 pytestmark = pytest.mark.many
 
 COUNTS = [60, 3, 40, 7] * 50
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "key",
-    "AWS_SECRET_ACCESS_KEY": "secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "AWS_MAX_ATTEMPTS": "3",
-}
 
 
 class Store:

@@ -7,21 +7,12 @@ import sys
 import fsspec
 import pytest
 from crashes.command import write_images_and_teacher
-from servers import s3_server
+from servers import CREDENTIALS, s3_server
 
 from softlabel_codec.report import verify
 
 pytestmark = pytest.mark.many
 
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "key",
-    "AWS_SECRET_ACCESS_KEY": "secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "AWS_MAX_ATTEMPTS": "2",
-}
 ENCODE = "-m", "softlabel_codec", "encode"
 TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "softlabel_codec.teacher"
 

@@ -15,6 +15,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NGINX = shutil.which("nginx")
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_MAX_ATTEMPTS": "3",
+}
+"""Variables of the environment with which programs use the S3 server, and no account of the machine."""
 _CONFIG = """
 daemon off; worker_processes 1; {user} pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{}}
