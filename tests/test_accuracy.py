@@ -64,8 +64,6 @@ def small(monkeypatch, tmp_path):
     scale = plan.SCALES["check"]
     scale = replace(scale, images_per_class=2, few_per_class=1, groups=(ROWS,), teachers={UNSURE: scale.teachers[UNSURE]})
     monkeypatch.setitem(plan.SCALES, "check", scale)
-    monkeypatch.setattr("benchmarks.accuracy.experiment.MOST_CROPS", 8)
-    monkeypatch.setattr("benchmarks.accuracy.experiment.MOST_OF_FEW", 8)
     monkeypatch.setitem(evidence.TITLES, "check", "Check")
     monkeypatch.setitem(evidence.COMMANDS, "check", "the same command")
     write_data(tmp_path / "data.npz")

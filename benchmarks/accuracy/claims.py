@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from benchmarks.accuracy.evidence import TITLES, Results, interval, number, table
 from benchmarks.accuracy.plan import (
     ALL,
+    CROPS_PER_IMAGE,
     DEFAULT,
     FEW,
+    FEW_DRAWS,
     FIELD,
     FULL,
     HIGH_TEMPERATURE,
     LOG_TAIL,
     LOGARITHMS,
+    MANY_DRAWS,
     MIXUP,
     ONLINE,
     PADDED,
+    STORED_CROPS,
     TAIL,
     TRUTH,
+    USUAL_CROPS_PER_IMAGE,
     VIEWS,
     Row,
 )
@@ -35,7 +41,8 @@ FRESH = "Stored labels overfit; distillation needs fresh crops"
 FIDELITY = "Compression costs accuracy, most of all where the teacher is unsure"
 SOFTER = "It works at T = 1 only"
 BASELINE = "The classes alone would do as well"
-OBJECTIONS = (FRESH, FIDELITY, SOFTER, BASELINE)
+TOGETHER = "Several crops of an image in a batch are too much alike"
+OBJECTIONS = (FRESH, FIDELITY, SOFTER, BASELINE, TOGETHER)
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,9 @@ def _claims(one: Results, teacher: str) -> Iterator[Claim]:
     yield Claim(BASELINE, f"{about} full labels are above ground truth", full, Row(TRUTH), _above)
     mixed, mixed_truth = (Row(source, teacher, stored=stored, mixup=MIXUP) for source, stored in ((FULL, most), (TRUTH, 0)))
     yield Claim(BASELINE, f"{about} so they are with mixup", mixed, mixed_truth, _above)
+    yield from _at_a_time(about, Row(TAIL, teacher, stored=most))
     yield from _of_few_images(one, teacher)
+    yield from _of_other_settings(one, teacher)
 
 
 def _of_few_images(one: Results, teacher: str) -> Iterator[Claim]:
@@ -135,6 +144,28 @@ def _of_few_images(one: Results, teacher: str) -> Iterator[Claim]:
             fitted = Row(FIELD, teacher, FEW, most, fitted_only=True)
             yield Claim(FRESH, f"{about} new crops of a field are as good as those it was fitted to", rows[FIELD], fitted, _no_loss)
             yield Claim(BASELINE, f"{about} full labels are above ground truth", full, Row(TRUTH, images=FEW), _above)
+
+
+def _of_other_settings(one: Results, teacher: str) -> Iterator[Claim]:
+    few = partial(Row, teacher=teacher, images=FEW)
+    about = f"`{teacher}`, few images,"
+    for draws in (FEW_DRAWS, MANY_DRAWS):
+        for stored in STORED_CROPS:
+            most = few(FULL, draws=draws)
+            said = f"{about} {draws} draws: {stored} crops are as good as {most.stored}"
+            yield Claim(FRESH, said, few(FULL, stored=stored, draws=draws), most, _no_loss)
+    for how, setting in (("with mixup", {"mixup": MIXUP}), ("the larger student", {"student": "large"})):
+        for source in (DEFAULT, TAIL):
+            said = f"{about} {how}: `{source}` is within {KEPT} of full labels"
+            yield Claim(FIDELITY, said, few(source, **setting), few(FULL, **setting), _small_loss)
+    yield from _at_a_time(about, few(TAIL))
+
+
+def _at_a_time(about: str, row: Row) -> Iterator[Claim]:
+    one = replace(row, crops_per_image=1)
+    for several in (CROPS_PER_IMAGE[1], USUAL_CROPS_PER_IMAGE, *CROPS_PER_IMAGE[2:]):
+        said = f"{about} {several} crops at a time are as good as one (`{TAIL}`)"
+        yield Claim(TOGETHER, said, replace(row, crops_per_image=several), one, _no_loss)
 
 
 def _no_loss(found: Interval) -> bool | None:

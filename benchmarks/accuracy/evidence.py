@@ -17,7 +17,7 @@ from softlabel_codec.compare.outcome import CONFIDENCE, Interval
 
 RESULTS = Path(__file__).with_name("results")
 POWER = 0.8
-TITLES = {"gpu": "On a GPU", "cpu": "On a CPU"}
+TITLES = {"gpu": "On a GPU", "cpu": "On a CPU", "settings": "On a CPU, other settings"}
 COMMANDS = {scale: f"`python -m benchmarks.accuracy WORK --scale {scale}`" for scale in TITLES}
 NAMES = {TRUTH: "ground truth", ONLINE: "teacher in every step", MAPS: "ReLabel-style maps", VIEWS: "all 50 views, stored"}
 

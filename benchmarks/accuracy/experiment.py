@@ -24,8 +24,6 @@ from benchmarks.accuracy.plan import (
     FEW,
     HERE,
     MAPS,
-    MOST_CROPS,
-    MOST_OF_FEW,
     ONLINE,
     PADDED,
     SCALES,
@@ -120,7 +118,8 @@ class Experiment:
             if marked.name not in self._known:  # its result was lost, or goes to another file now
                 marked.unlink()
         for name, result in self._known.items():
-            if result["kind"] == "teacher" and not self._weights(result["teacher"]).exists():
+            trained = result["kind"] == "teacher" and self._is_trained(result["teacher"])
+            if trained and not self._weights(result["teacher"]).exists():
                 raise StateError(f"{self._results}: has results of a teacher that is not in {self._work}. {OTHER_TEACHER}")
             if result["kind"] == "run":
                 self._mark(DONE, name)
@@ -220,7 +219,12 @@ class Experiment:
     def _logits(self, row: Row) -> Path:
         return self._work / LABELS / f"{row.teacher}-{row.images}.slc"
 
+    def _is_trained(self, teacher: str) -> bool:
+        return "epochs" in self.scale.teachers[teacher]
+
     def _network(self, teacher: str) -> str:
+        if not self._is_trained(teacher):
+            return str(self.scale.teachers[teacher]["student"])
         return f"{HERE / 'networks.py'}:trained_{self.scale.teachers[teacher]['student'].rpartition(':')[2]}"
 
     def _files(self, row: Row) -> Iterator[tuple[Path, Row]]:
@@ -241,7 +245,7 @@ class Experiment:
 
     def _train_teacher(self, teacher: str) -> None:
         started, kept = time.monotonic(), self._weights(teacher)
-        if not kept.exists():
+        if self._is_trained(teacher) and not kept.exists():
             crops = {"scale": SAMPLER.scale, "ratio": SAMPLER.ratio, "flip_probability": SAMPLER.flip_probability}
             options = self.scale.teachers[teacher]
             more = {"labels": TRUTH, "crops_per_image": 1, "val_epochs": options["epochs"], **crops, **options}
@@ -250,7 +254,7 @@ class Experiment:
             with whole_file(kept) as file:
                 torch.save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}, file)
         found = load_teacher(self._network(teacher))
-        student = Student(found.model, networks.NUM_CLASSES, self.scale.common["size"], found.mean, found.std, crop=1.0)
+        student = Student(found.model, networks.NUM_CLASSES, found.input_size, found.mean, found.std, crop=1.0)
         evaluation = dataclasses.asdict(evaluate(student, str(self._images(ALL, "val")), device=self.scale.device))
         about = {"teacher": teacher, "weights_sha256": weights_sha256(found.model), "options": self.scale.teachers[teacher]}
         known = self._known.get(f"teacher-{teacher}", about)
@@ -260,7 +264,7 @@ class Experiment:
 
     def _label(self, row: Row, path: Path) -> None:
         """Run a teacher once over all crops of the images of a row, keeping its logits."""
-        started, crops = time.monotonic(), MOST_OF_FEW if row.images == FEW else MOST_CROPS
+        started, crops = time.monotonic(), self._most_stored(row)
         if not path.exists():
             config = EncodeConfig(
                 images=str(self._images(row.images, "train")),
@@ -269,7 +273,6 @@ class Experiment:
                 codec=LOGITS,
                 crops=crops,
                 sampler=SAMPLER,
-                size=self.scale.common["size"],
                 batch_size=1024 if self.scale.device == "cuda" else 256,
                 workers=self._workers,
                 device=self.scale.device,
@@ -278,6 +281,11 @@ class Experiment:
             encode(config, self._check_time)
         found = {"teacher": row.teacher, "images": row.images, "crops": crops}
         self._write("encode", f"logits-{path.stem}", time.monotonic() - started, **found)
+
+    def _most_stored(self, row: Row) -> int:
+        """Return how many crops the students of a teacher need of each of these images."""
+        rows = [planned for group in self.scale.groups for planned in group]
+        return max(planned.stored for planned in rows if (planned.teacher, planned.images) == (row.teacher, row.images))
 
     def _write_labels(self, path: Path, row: Row) -> None:
         started = time.monotonic()
@@ -298,6 +306,7 @@ class Experiment:
         out = self._work / "runs" / run_name(row, seed)
         options = {**self.scale.students[row.student], "crops_per_image": row.crops_per_image, "mixup": row.mixup, "seed": seed}
         options["epochs"] = {ALL: options["epochs"], FEW: self.scale.few_epochs, PADDED: self.scale.padded_epochs}[row.images]
+        options["epochs"] = row.draws or options["epochs"]
         options["val_epochs"] = options["epochs"]
         files = [str(path) for path, _ in self._files(row)]
         options["labels"] = files[0] if files else row.source

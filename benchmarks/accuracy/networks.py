@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from softlabel_codec.students.resnet import BasicBlock
 from softlabel_codec.students.small import SmallNetwork
 
+INPUT_SIZE = 32
 MEAN, STD = (0.48, 0.45, 0.4), (0.28, 0.27, 0.28)
 WORK = "SLCODEC_ACCURACY_WORK"
 """Variable that says where the trained teachers lie."""

@@ -22,13 +22,15 @@ LOG_TAIL = "marginal_smoothing:t=0.1,step=1,tail=all,mean=log"
 SOFTENED = (FIELD, LOGARITHMS, LOG_TAIL)
 """Codecs whose labels are made at T = 1 and softened in reading."""
 CODECS = (FULL, DEFAULT, "marginal_smoothing:k=10", *TAILS, "marginal_renorm:k=5", "smoothing", "hard")
-SURE, UNSURE = "sure", "unsure"
+SURE, UNSURE, IMAGENET = "sure", "unsure", "imagenet"
 ALL, FEW, PADDED = "all", "few", "padded"
 STORED_CROPS = (4, 10, 25)
 MOST_CROPS = 50
 MOST_OF_FEW = 200
 """Stored crops of each of the few images."""
 CROPS_PER_IMAGE = (1, 2, 8, 16)
+FEW_DRAWS, MANY_DRAWS = 30, 360
+"""Draws of each of the few images in a short and a long schedule."""
 USUAL_CROPS_PER_IMAGE = 4
 HIGH_TEMPERATURE = 4.0
 MIXUP = 0.2
@@ -44,7 +46,7 @@ class Row:
         A codec; or `truth`, the classes; `online`, the teacher in every step; `maps`, label maps; `views`, all views of a padded
         image, stored with `FULL`.
     teacher : str
-        Who labels: `sure` or `unsure`; empty for `truth`.
+        Who labels: `sure`, `unsure` or `imagenet`; empty for `truth`.
     images : str
         `all`; `few`, a tenth of them for ten times as many draws; `padded`, the few with a margin of two pixels.
     stored : int
@@ -61,6 +63,8 @@ class Row:
         Whether only the crops that a field was fitted to are drawn, and not crops without end.
     policy : str
         How remainders are read; empty: as the codec says.
+    draws : int
+        Epochs; 0: as many as is usual for these images.
     """
 
     source: str
@@ -73,6 +77,7 @@ class Row:
     student: str = "usual"
     fitted_only: bool = False
     policy: str = ""
+    draws: int = 0
 
     def __post_init__(self) -> None:
         if self.source in (TRUTH, ONLINE, MAPS):
@@ -97,7 +102,7 @@ class Scale:
     groups : sequence of mappings of Row to int
         What is trained, with how many seeds each; what matters most comes first. No row is in two of them.
     teachers : mapping of str to dict
-        Options of the training of each teacher.
+        Options of the training of each teacher; `student`, its network, alone where it needs no training.
     students : mapping of str to dict
         Options of the training of each kind of student.
     few_epochs, padded_epochs : int
@@ -210,8 +215,27 @@ def _groups(seeds: Iterable[int]) -> tuple[dict[Row, int], ...]:
     return tuple(groups)
 
 
+def _schedules() -> Iterator[Row]:
+    for draws in (FEW_DRAWS, MANY_DRAWS):
+        yield from (Row(FULL, UNSURE, FEW, stored, draws=draws) for stored in (STORED_CROPS[0], MOST_CROPS))
+
+
+def _of_imagenet() -> Iterator[Row]:
+    yield from (Row(source, IMAGENET, FEW, stored=STORED_CROPS[-1]) for source in (FULL, DEFAULT, TAIL))
+
+
+def _other_settings() -> Iterator[Row]:
+    """Yield few images with mixup, other numbers of crops at a time, and the larger student."""
+    few: dict[str, Any] = {"teacher": UNSURE, "images": FEW}
+    yield from (Row(source, **few, mixup=MIXUP) for source in (FULL, DEFAULT))
+    yield from (Row(TAIL, **few, crops_per_image=number) for number in (1, USUAL_CROPS_PER_IMAGE, CROPS_PER_IMAGE[-1]))
+    yield from (Row(source, **few, student="large") for source in (FULL, DEFAULT))
+
+
 _SGD = {"optimizer": "sgd", "nesterov": True, "weight_decay": 5e-4, "warmup_epochs": 2.0}
 _ADAM = {"optimizer": "adamw", "weight_decay": 0.05, "warmup_epochs": 1.0}
+_SMALL_TEACHER = {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM}
+_SMALL_STUDENT = {"student": f"{NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM}
 
 SCALES = {
     "gpu": Scale(
@@ -219,7 +243,7 @@ SCALES = {
         few_per_class=22,
         groups=_groups((5, 5, 8, 5, 5, 3, 5, 5, 5, 5)),
         teachers={
-            UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM},
+            UNSURE: _SMALL_TEACHER,
             SURE: {"student": f"{NETWORKS}:resnet18", "epochs": 60, "batch_size": 512, "learning_rate": 0.4, **_SGD},
         },
         students={
@@ -235,10 +259,21 @@ SCALES = {
         images_per_class=None,
         few_per_class=22,
         groups=tuple(dict.fromkeys(rows, 5) for rows in (_fields(), _exact(UNSURE), (*_few_crops(UNSURE), *_others(UNSURE, MOST_CROPS)))),
-        teachers={UNSURE: {"student": f"{NETWORKS}:small_teacher", "epochs": 30, "batch_size": 128, "learning_rate": 4e-3, **_ADAM}},
-        students={"usual": {"student": f"{NETWORKS}:small_student", "epochs": 20, "batch_size": 256, "learning_rate": 8e-3, **_ADAM}},
+        teachers={UNSURE: _SMALL_TEACHER},
+        students={"usual": _SMALL_STUDENT},
         few_epochs=120,
         padded_epochs=150,
+        device="cpu",
+        common={"size": 32},
+    ),
+    "settings": Scale(
+        images_per_class=None,
+        few_per_class=22,
+        groups=tuple(dict.fromkeys(rows, 5) for rows in (_schedules(), _of_imagenet(), _other_settings())),
+        teachers={UNSURE: _SMALL_TEACHER, IMAGENET: {"student": f"{HERE / 'imagenet_teacher.py'}:build"}},
+        students={"usual": _SMALL_STUDENT, "large": {**_SMALL_STUDENT, "student": f"{NETWORKS}:small_teacher"}},
+        few_epochs=120,
+        padded_epochs=0,
         device="cpu",
         common={"size": 32},
     ),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.accuracy.evidence import TITLES, Results, interval, name_of, number, table
-from benchmarks.accuracy.plan import FULL, Row
+from benchmarks.accuracy.plan import FULL, USUAL_CROPS_PER_IMAGE, Row
 from softlabel_codec.compare.outcome import Interval
 
 MEASURES = {
@@ -119,6 +119,8 @@ def render(results: Sequence[Results]) -> str:
 def _circumstances(point: Point) -> tuple[object, ...]:
     row = point.row
     images = f"{row.images}, {row.teacher}" + (", mixup" if row.mixup else "") + (", large student" if row.student != "usual" else "")
+    images += f", {row.draws} draws" if row.draws else ""
+    images += f", {row.crops_per_image} at a time" if row.crops_per_image != USUAL_CROPS_PER_IMAGE else ""
     return name_of(row), TITLES[point.scale].removeprefix("On a "), images, row.stored, f"{row.temperature:g}", point.pairs
 
 

@@ -5,12 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from statistics import mean, median
 from typing import Any
 
 from benchmarks.accuracy import claims, prediction
-from benchmarks.accuracy.evidence import COMMANDS, NAMES, TITLES, Results, interval, mean_of, name_of, number, table
-from benchmarks.accuracy.plan import ALL, DEFAULT, FEW, FULL, HIGH_TEMPERATURE, MIXUP, SCALES, SURE, TAIL, TRUTH, Row
+from benchmarks.accuracy.evidence import COMMANDS, TITLES, Results, interval, mean_of, name_of, number, table
+from benchmarks.accuracy.plan import (
+    ALL,
+    DEFAULT,
+    FEW,
+    FEW_DRAWS,
+    FULL,
+    HIGH_TEMPERATURE,
+    MANY_DRAWS,
+    MIXUP,
+    SCALES,
+    TAIL,
+    TRUTH,
+    USUAL_CROPS_PER_IMAGE,
+    Row,
+)
+
+WHAT = {ALL: "", FEW: ", few images (22 of each class)"}
 
 
 def render(results: Sequence[Results]) -> str:
@@ -19,9 +36,10 @@ def render(results: Sequence[Results]) -> str:
     for one in results:
         parts += [_describe(one)]
         parts += [_sources(one, teacher) for teacher in one.teachers]
-        parts += [_crops(one, teacher, images) for teacher in one.teachers for images in (ALL, FEW)]
-        parts += [_few(one, temperature) for temperature in (1.0, HIGH_TEMPERATURE)]
-        parts += [_settings(one), _missing(one)]
+        parts += [_crops(one, teacher, *kind) for teacher in one.teachers for kind in product((ALL, FEW), (0, FEW_DRAWS, MANY_DRAWS))]
+        parts += [_few(one, teacher, temperature) for teacher in one.teachers for temperature in (1.0, HIGH_TEMPERATURE)]
+        parts += [_settings(one, teacher, images) for teacher in one.teachers for images in (ALL, FEW)]
+        parts += [_missing(one)]
     return "\n\n".join(part.strip() for part in parts if part)
 
 
@@ -46,7 +64,7 @@ def _describe(one: Results) -> str:
     return f"""
 ### {TITLES[one.scale]}
 
-Teachers: {" and ".join(teachers)}. Student `{student["student"].rpartition(":")[2]}`, {student["epochs"]} crops of each of 22,000 images, 4 of an image at a time unless said otherwise. {sum(map(len, one.runs.values()))} runs on {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}.
+Teachers: {" and ".join(teachers)}. Student `{student["student"].rpartition(":")[2]}`, {student["epochs"]} draws of each of 22,000 images or {SCALES[one.scale].few_epochs} of each of few, 4 of an image at a time unless said otherwise. {sum(map(len, one.runs.values()))} runs on {" and ".join(machines)}, {" to ".join(dict.fromkeys((dates[0], dates[-1])))}.
 """
 
 
@@ -76,9 +94,10 @@ def _rows(one: Results, rows: Sequence[Row], reference: Row) -> str:
     return table(["labels", "top-1", "n", "above full labels", "bytes per image", "KL"], lines)
 
 
-def _crops(one: Results, teacher: str, images: str) -> str:
+def _crops(one: Results, teacher: str, images: str, draws: int) -> str:
     """Return the table of numbers of stored crops: accuracy, and bytes per image."""
-    rows = [row for row in one.runs if row == Row(row.source, teacher, images, row.stored) and row.source in (FULL, TAIL, DEFAULT)]
+    usual = [row for row in one.runs if row == Row(row.source, teacher, images, row.stored, draws=draws)]
+    rows = [row for row in usual if row.source in (FULL, TAIL, DEFAULT)]
     numbers = sorted({row.stored for row in rows})
     if len(numbers) < 2:
         return ""
@@ -86,53 +105,60 @@ def _crops(one: Results, teacher: str, images: str) -> str:
     for source in (FULL, TAIL, DEFAULT):
         cells = []
         for stored in numbers:
-            row = Row(source, teacher, images, stored)
+            row = Row(source, teacher, images, stored, draws=draws)
             values, known = list(one.runs.get(row, {}).values()), one.known_of(row)
             cells.append(
                 f"{mean_of(values)} (n = {len(values)}, {known['bytes'] / known['num_images']:.0f} bytes)" if values and known else ""
             )
-        lines.append((f"`{source}`", *cells))
-    what = "few images (22 of each class), many draws of each" if images == FEW else "all images"
-    return f"Stored crops of each image, labels of the teacher `{teacher}`, {what}:\n\n" + table(["labels", *map(str, numbers)], lines)
+        if any(cells):
+            lines.append((f"`{source}`", *cells))
+    drawn = draws or (SCALES[one.scale].few_epochs if images == FEW else SCALES[one.scale].students["usual"]["epochs"])
+    said = f"Stored crops of each image, teacher `{teacher}`{WHAT[images]}, {drawn} draws of each:"
+    return f"{said}\n\n" + table(["labels", *map(str, numbers)], lines)
 
 
-def _few(one: Results, temperature: float) -> str:
+def _few(one: Results, teacher: str, temperature: float) -> str:
     """Return the table of few images, of which there are many draws each: all codecs at the largest number of stored crops."""
-    rows = [row for row in one.runs if row.images == FEW and (row.temperature == temperature or row.source == TRUTH)]
-    most = max((row.stored for row in rows), default=0)
-    rows = [row for row in rows if row.stored in (most, 0)]
-    teacher = next((row.teacher for row in rows if row.teacher), "")
+    of_teacher = [row for row in one.runs if row.teacher == teacher and row.temperature == temperature]
+    known = [row for row in of_teacher if row == replace(_few_usual(row), temperature=temperature)]
+    most = max((row.stored for row in known), default=0)
+    rows = [row for row in [*known, Row(TRUTH, images=FEW)] if row in one.runs and row.stored in (most, 0)]
     if not any(row.stored for row in rows):
         return ""
     epochs = SCALES[one.scale].few_epochs
-    what = (
-        f"Few images (22 of each class) and {epochs} draws of each, {most} crops stored, temperature {temperature:g}, teacher `{teacher}`"
-    )
+    what = f"Teacher `{teacher}`{WHAT[FEW]}, {epochs} draws of each, {most} crops stored, temperature {temperature:g}"
     return f"{what}:\n\n{_rows(one, rows, Row(FULL, teacher, FEW, most, temperature=temperature))}"
 
 
-def _settings(one: Results) -> str:
-    """Return the tables of rows with another setting than usual, each beside its own full labels."""
-    most = one.most_stored(teacher=SURE, images=ALL)
-    settings: dict[str, dict[str, Any]] = {
-        f"Temperature {HIGH_TEMPERATURE:g}": {"temperature": HIGH_TEMPERATURE},
-        f"Mixup {MIXUP}": {"mixup": MIXUP},
-        "The larger student": {"student": "large"},
-    }
+def _few_usual(row: Row) -> Row:
+    return Row(row.source, row.teacher, FEW, row.stored, fitted_only=row.fitted_only, policy=row.policy)
+
+
+def _settings(one: Results, teacher: str, images: str) -> str:
+    """Return the tables of a teacher's rows with another setting than usual, each beside its own full labels."""
+    settings: dict[str, dict[str, Any]] = {f"Mixup {MIXUP}": {"mixup": MIXUP}, "The larger student": {"student": "large"}}
+    if images == ALL:
+        settings[f"Temperature {HIGH_TEMPERATURE:g}"] = {"temperature": HIGH_TEMPERATURE}
     parts = []
     for title, fields in settings.items():
-        rows = [row for row in one.runs if row == replace(Row(row.source, row.teacher, stored=row.stored), **fields)]
-        if rows:
-            parts.append(f"{title}:\n\n{_rows(one, rows, Row(FULL, stored=most, **fields))}")
-    numbers = sorted({row.crops_per_image for row in one.runs if row.images == ALL})
-    if len(numbers) > 1:
-        found = [[one.runs.get(Row(source, stored=most, crops_per_image=number), {}) for number in numbers] for source in (TAIL, TRUTH)]
-        lines = [
-            (name, *(f"{mean_of(list(values.values()))} (n = {len(values)})" if values else "" for values in runs))
-            for name, runs in zip((f"`{TAIL}`", NAMES[TRUTH]), found, strict=True)
-        ]
-        parts.append("Crops of an image that are taken at a time:\n\n" + table(["labels", *map(str, numbers)], lines))
-    return "\n\n".join(parts)
+        full = Row(FULL, teacher, images, one.most_stored(teacher=teacher, images=images), **fields)
+        rows = [row for row in one.runs if row == Row(row.source, teacher, images, row.stored, **fields)]
+        if rows and full in one.planned:
+            parts.append(f"{title}, teacher `{teacher}`{WHAT[images]}:\n\n{_rows(one, rows, full)}")
+    return "\n\n".join([*parts, _at_a_time(one, teacher, images)])
+
+
+def _at_a_time(one: Results, teacher: str, images: str) -> str:
+    """Return the table of numbers of crops of an image that are taken at a time."""
+    kinds = [Row(TAIL, teacher, images), Row(TRUTH, images=images)]
+    lines, numbers = [], sorted({row.crops_per_image for row in one.runs if replace(row, crops_per_image=USUAL_CROPS_PER_IMAGE) in kinds})
+    if len(numbers) < 2 or replace(kinds[0], crops_per_image=1) not in one.planned:
+        return ""
+    for kind in kinds:
+        found = [one.runs.get(replace(kind, crops_per_image=number), {}) for number in numbers]
+        lines.append((name_of(kind), *(f"{mean_of(list(values.values()))} (n = {len(values)})" if values else "" for values in found)))
+    what = f"Crops of an image that are taken at a time, teacher `{teacher}`{WHAT[images]}:"
+    return f"{what}\n\n{table(['labels', *map(str, numbers)], lines)}"
 
 
 def _missing(one: Results) -> str:
