@@ -232,13 +232,13 @@ class _Judge:
         self.report.recovered += 1
 
 
-def flip_bits(paths: Sequence[Path], folder: Path, bits: Sequence[int] | None = None) -> DamageReport:
-    """Flip every single bit of files, or of each byte one of `bits` in turn."""
+def flip_bits(paths: Sequence[Path], folder: Path, bits: Sequence[int] | None = None, every: int = 1) -> DamageReport:
+    """Flip every single bit of files, or of each byte one of `bits` in turn; of every so many bytes."""
     report = DamageReport()
     for path in paths:
         judge = _Judge(path, folder, report)
         for part in parts_of(path):
-            for position in range(part.start, part.end):
+            for position in range(part.start, part.end, every):
                 for bit in range(8) if bits is None else [bits[position % len(bits)]]:
                     damaged = bytearray(judge.data)
                     damaged[position] ^= 1 << bit

@@ -47,16 +47,16 @@ def corpus(tmp_path_factory):
     return damage.write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def test_every_flipped_bit_is_detected(corpus, tmp_path):
-    report = damage.flip_bits(corpus[:1], tmp_path)
-    assert report.damaged == report.found_by_verify == 8 * report.total_bytes
+def test_every_flipped_bit_of_every_third_byte_is_detected(corpus, tmp_path):
+    report = damage.flip_bits(corpus[:1], tmp_path, every=3)
+    assert report.damaged == report.found_by_verify >= 8 * (report.total_bytes // 3)
     assert report.images_beside > 0
 
 
 @pytest.mark.parametrize("number", range(1, len(damage.CORPUS)))
-def test_a_flipped_bit_of_every_byte_is_detected(corpus, tmp_path, number):
-    report = damage.flip_bits([corpus[number]], tmp_path, bits=[0, 5, 2, 7, 4, 1, 6, 3])
-    assert report.damaged == report.found_by_verify == report.total_bytes
+def test_a_flipped_bit_of_every_third_byte_is_detected(corpus, tmp_path, number):
+    report = damage.flip_bits([corpus[number]], tmp_path, bits=[0, 5, 2, 7, 4, 1, 6, 3], every=3)
+    assert report.damaged == report.found_by_verify >= report.total_bytes // 3
 
 
 def test_every_truncation_is_detected(corpus, tmp_path):
