@@ -119,6 +119,7 @@ spec/conformance-v1
     "Measured": """
 benchmarks/REPORT
 benchmarks/FRONTIER
+benchmarks/READING
 benchmarks/RELIABILITY
 benchmarks/MANY
 benchmarks/AT_SCALE

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from conftest import random_probs
 
-from benchmarks import epochs, fields, self_supervised
+from benchmarks import epochs, fields, reading_limits, self_supervised
 from benchmarks import frontier as measured_frontier
 from benchmarks.measure import copying, distortion, images, label_peers, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
 from benchmarks.report import choices, figures, frontier, many
 from benchmarks.report import epochs as of_epochs
+from benchmarks.report import reading as of_reading
 from benchmarks.report import write as report
 from softlabel_codec.sampler import CropSampler
 
@@ -81,6 +82,19 @@ def test_copies_are_timed(labels, tmp_path, monkeypatch):
     assert ways["unchanged"]["decoded_blocks"] == ways["with other metadata"]["decoded_blocks"] == 0
     assert ways["a quarter of the crops"]["crops"] == 4 * 9 * 5
     assert len(ways) == 11
+
+
+def test_what_limits_reading_is_timed_and_its_page_written(labels, tmp_path, monkeypatch):
+    for name, value in {"READS": 16, "BATCH": 8, "ROUNDS": 1, "REPEATED": 4}.items():
+        monkeypatch.setattr(reading_limits, name, value)
+    found = reading_limits.measure(labels, tmp_path)  # compares what compiled code reads
+    assert found["blocks"]["blocks of 1, stored"]["images_per_block"] == 1 < found["blocks"]["blocks of 4096, stored"]["images_per_block"]
+    assert all(time["median"] > 0 for time in found["microseconds_per_image"].values())
+    assert of_reading.render(json.loads(json.dumps(found))).count("| blocks of ") == 6
+
+
+def test_the_committed_page_on_reading_is_that_of_the_committed_result():
+    assert of_reading.PAGE.read_text() == of_reading.render(json.loads(of_reading.RESULT.read_text()))
 
 
 def test_fields_are_timed_and_their_part_of_the_report_is_written(labels, tmp_path, monkeypatch, result):
