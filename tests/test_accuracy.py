@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.accuracy import claims, evidence, plan, power, prediction, tables
+from benchmarks.accuracy import budget, claims, evidence, plan, power, prediction, tables
 from benchmarks.accuracy.experiment import Experiment, TimeUpError, run_name
 from benchmarks.accuracy.images import unpack
 from benchmarks.accuracy.labels import softmax
@@ -237,3 +237,22 @@ def test_students_that_differ_in_labels_only_are_paired():
 
 def test_the_page_on_seeds_has_the_tables_of_the_committed_results():
     assert power.tables(evidence.load()) in power.PAGE.read_text(), "python -m benchmarks.accuracy.power writes them"
+
+
+def test_the_frontier_has_what_nothing_smaller_equals():
+    points = [budget.Point(Row(FULL), size, top1) for size, top1 in ((30.0, [3.0]), (10.0, [1.0, 2.0]), (20.0, [1.5]), (10.0, [1.0]))]
+    assert [(point.size, point.mean) for point in budget.frontier(points)] == [(10.0, 1.5), (30.0, 3.0)]
+
+
+def test_accuracy_over_bytes(tmp_path):
+    known = {"bytes": 100, "num_images": 10}
+    rows = [Row(source, UNSURE, FEW, stored) for source, stored in ((FULL, 4), (FULL, 10), (TAIL, 4))]
+    runs = {row: {0: 20.0 + number, 1: 21.0} for number, row in enumerate(rows)} | {Row(TRUTH, images=FEW): {0: 9.0}}
+    labels = {row: {**known, "bytes": 100 + number} for number, row in enumerate(rows)}
+    one = evidence.Results("cpu", runs, labels, {}, [])
+    (panel,) = budget.panels([one])
+    assert panel.lines == {"ground truth": 9.0}
+    assert [point.size for point in panel.points] == [10.0, 10.1, 10.2]
+    assert f"`{TAIL}`, M = 4, 10 bytes, 21.5 %" in budget.render([one])
+    budget.draw([one], tmp_path)
+    assert (tmp_path / budget.FIGURE).stat().st_size > 10_000

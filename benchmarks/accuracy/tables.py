@@ -9,7 +9,7 @@ from itertools import product
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.accuracy import claims, prediction
+from benchmarks.accuracy import budget, claims, prediction
 from benchmarks.accuracy.evidence import COMMANDS, TITLES, Results, interval, mean_of, name_of, number, table
 from benchmarks.accuracy.plan import (
     ALL,
@@ -32,7 +32,7 @@ WHAT = {ALL: "", FEW: ", few images (22 of each class)"}
 
 def render(results: Sequence[Results]) -> str:
     """Return the section of the report."""
-    parts = [_head(results), claims.render(results), prediction.render(results)]
+    parts = [_head(results), claims.render(results), budget.render(results), prediction.render(results)]
     for one in results:
         parts += [_describe(one)]
         parts += [_sources(one, teacher) for teacher in one.teachers]

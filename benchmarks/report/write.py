@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.accuracy import evidence, prediction
+from benchmarks.accuracy import budget, evidence, prediction
 from benchmarks.accuracy import tables as accuracy
 from benchmarks.measure.common import RESULTS
 from benchmarks.report import epochs, figures, imagenet, trainers
@@ -47,7 +47,8 @@ def write(path: Path) -> None:
     result = json.loads(path.read_text())
     FIGURES.mkdir(exist_ok=True)
     figures.draw(result, FIGURES)
-    prediction.draw(evidence.load(), FIGURES)
+    for picture in (budget, prediction):
+        picture.draw(evidence.load(), FIGURES)
     REPORT.write_text(render(result, path.name))
 
 
