@@ -68,6 +68,13 @@ def test_every_option_is_documented_and_on_the_command_line():
         ({"optimizer": "adamw", "momentum": 0.9}, "momentum: expected nothing with optimizer='adamw': it is for sgd, got 0.9"),
         ({"optimizer": "adamw", "nesterov": True}, "nesterov: expected nothing with optimizer='adamw'"),
         ({"momentum": -0.1}, "momentum: expected at least 0, got -0.1"),
+        ({"milestones": "150,x"}, "milestones: expected ascending numbers from 1 to epochs - 1 = 99, such as 150,180,210, got '150,x'"),
+        ({"milestones": [50, 100]}, "milestones: expected ascending numbers from 1 to epochs - 1 = 99"),
+        ({"milestones": [60, 50]}, "milestones: expected ascending numbers"),
+        ({"milestones": [0, 50]}, "milestones: expected ascending numbers"),
+        ({"milestones": []}, "milestones: expected ascending numbers"),
+        ({"milestones": [1.5]}, "milestones: expected int, got 1.5"),
+        ({"milestones": 50}, "milestones: expected str, got 50"),
         ({"seed": 2**63}, r"seed: expected below 2\^63, got"),
         ({"labels": "truth", "all_views": 0}, "all_views: expected 1 to 65535, got 0"),
         ({"labels": "truth", "all_views": 65536}, "all_views: expected 1 to 65535, got 65536"),
@@ -96,6 +103,12 @@ def test_keywords_are_checked_as_files_are(tmp_path):
     assert TrainConfig.from_mapping(json.loads(json.dumps(made.to_mapping()))) == made
     with pytest.raises(ArgumentError, match=r"epochs: expected int, got 2\.5"):
         TrainConfig(images="train", labels="a.slc", out="run", epochs=2.5)
+
+
+def test_milestones_are_text_or_numbers():
+    made = TrainConfig.from_mapping({**LEAST, "milestones": "50,75"})
+    assert made.milestones == (50, 75)
+    assert made == TrainConfig.from_mapping(made.to_mapping()) == TrainConfig.from_mapping({**LEAST, "milestones": [50, 75]})
 
 
 def test_missing_options_and_files_that_hold_none(tmp_path):

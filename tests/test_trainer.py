@@ -602,6 +602,13 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[-1] < 0.001
 
 
+def test_the_learning_rate_falls_at_milestones():
+    made = draws_config(learning_rate=0.05, warmup_epochs=1, epochs=12, milestones=[6, 9])
+    rates = [learning_rate(made, step / 4, (step + 1) / 4) for step in range(48)]
+    assert rates[:3] == pytest.approx([0.0125, 0.025, 0.0375])
+    assert rates[3:] == pytest.approx([0.05] * 21 + [0.005] * 12 + [0.0005] * 12)
+
+
 def test_biases_and_norms_do_not_decay():
     decayed, others = parameter_groups(build_student("small", 4), 0.1)
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)

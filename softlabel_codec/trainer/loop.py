@@ -211,9 +211,14 @@ def _train_epoch(run: Run, epoch: int, progress: Progress) -> dict[str, Any]:
 
 
 def learning_rate(config: TrainConfig, start: float, end: float) -> float:
-    """Return the learning rate of a step from `start` to `end` in epochs: it rises in the warm-up, then falls along a half cosine to 0."""
+    """Return the learning rate of a step from `start` to `end` in epochs.
+
+    It rises in the warm-up, then falls along a half cosine to 0, or to a tenth after each of the milestones.
+    """
     if end < config.warmup_epochs:
         return config.learning_rate * end / config.warmup_epochs
+    if config.milestones is not None:
+        return config.learning_rate * 0.1 ** sum(start >= int(epoch) for epoch in config.milestones)
     rest = max(1e-8, config.epochs - config.warmup_epochs)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, start - config.warmup_epochs) / rest)))
 
