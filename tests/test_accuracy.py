@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from benchmarks.accuracy import budget, claims, evidence, plan, power, prediction, tables
-from benchmarks.accuracy.experiment import Experiment, TimeUpError, run_name
+from benchmarks.accuracy.experiment import Experiment, run_name
 from benchmarks.accuracy.images import unpack
 from benchmarks.accuracy.labels import softmax
 from benchmarks.accuracy.plan import DEFAULT, FEW, FIELD, FULL, MAPS, ONLINE, PADDED, TAIL, TRUTH, UNSURE, VIEWS, Row
 from benchmarks.accuracy.results import read_results
+from benchmarks.accuracy.tasks import TimeUpError
 from softlabel_codec import MismatchError, SoftLabelReader, StateError
 from softlabel_codec.compare.outcome import welch
 from softlabel_codec.teacher import load_teacher

@@ -1,15 +1,12 @@
-"""The tasks of the accuracy experiment: teachers, labels, students. Each is done once, by one of several processes."""
+"""The tasks of the accuracy experiment: teachers, labels, students."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import shutil
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,50 +30,18 @@ from benchmarks.accuracy.plan import (
     Row,
     Scale,
 )
-from benchmarks.accuracy.results import add_result, read_results
-from softlabel_codec.compare.outcome import machine
+from benchmarks.accuracy.tasks import LABELS, Task, Tasks
 from softlabel_codec.container.whole_files import read_result, whole_file
-from softlabel_codec.errors import SoftLabelError, StateError
 from softlabel_codec.evaluate import Student, evaluate
 from softlabel_codec.label_maps import make_label_maps
 from softlabel_codec.options.train import TrainConfig
-from softlabel_codec.students.weights import weights_sha256
 from softlabel_codec.teacher import EncodeConfig, encode, load_teacher
-from softlabel_codec.trainer import ImageMemory, train
-from softlabel_codec.version import library_versions
+from softlabel_codec.trainer import train
 
 LOGITS = "dense:values=f32,content=logits"
-SECONDS_BETWEEN_LOOKS = 0.2
-BEGUN, DONE, FAILED = "begun", "done", "failed"
-"""Folders with an empty file for each task in that state."""
-LABELS = "labels"
-OTHER_TEACHER = "Put the weights of that teacher there, or take another folder with --results"
 
 
-class TimeUpError(Exception):
-    """The time of this call is over."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Something to be done once.
-
-    Attributes
-    ----------
-    name : str
-        What it is called in the folders of what is begun, done and failed.
-    needs : tuple of str
-        Tasks that must be done before.
-    make : callable
-        Does it.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    make: Callable[[], None]
-
-
-class Experiment:
+class Experiment(Tasks):
     """The experiment in a folder.
 
     Parameters
@@ -94,104 +59,10 @@ class Experiment:
     """
 
     def __init__(self, scale_name: str, work: Path, results: Path, minutes: float, workers: int = 1) -> None:
+        super().__init__(work, results / f"{scale_name}.jsonl", minutes)
         self.scale: Scale = SCALES[scale_name]
-        self._work, self._results, self._workers = work, results / f"{scale_name}.jsonl", workers
-        self._end = time.monotonic() + 60 * minutes
-        self._memory = ImageMemory()
-        self._known = {result["name"]: result for result in read_results(self._results)}
+        self._workers = workers
         os.environ[networks.WORK] = str(work.absolute())
-
-    def begin(self) -> None:
-        """Forget what was begun only, or failed; before any process works.
-
-        Raises
-        ------
-        StateError
-            If there are results of a teacher whose weights are not in the folder: those of another do not belong to them.
-        """
-        for state in (BEGUN, FAILED):
-            shutil.rmtree(self._work / state, ignore_errors=True)
-        for folder in (BEGUN, FAILED, DONE, LABELS):
-            (self._work / folder).mkdir(parents=True, exist_ok=True)
-        self._results.parent.mkdir(parents=True, exist_ok=True)
-        for marked in (self._work / DONE).iterdir():
-            if marked.name not in self._known:  # its result was lost, or goes to another file now
-                marked.unlink()
-        for name, result in self._known.items():
-            trained = result["kind"] == "teacher" and self._is_trained(result["teacher"])
-            if trained and not self._weights(result["teacher"]).exists():
-                raise StateError(f"{self._results}: has results of a teacher that is not in {self._work}. {OTHER_TEACHER}")
-            if result["kind"] == "run":
-                self._mark(DONE, name)
-
-    def work(self) -> None:
-        """Do what nobody has begun until nothing is left.
-
-        Raises
-        ------
-        TimeUpError
-            If time ends before that.
-        StateError
-            If a task failed here, or in another process one that a task here needs. The others were done nevertheless.
-        """
-        left, failed = [task for task in self._tasks() if not self._is(DONE, task.name)], []
-        while left:
-            self._check_time()
-            task = next((task for task in left if all(self._is(DONE, name) for name in task.needs)), None)
-            if task is None:
-                hopeless = [task.name for task in left if any(self._is(FAILED, name) for name in task.needs)]
-                for name in hopeless:
-                    self._mark(FAILED, name)
-                failed += hopeless
-                left = [task for task in left if task.name not in hopeless]
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            else:
-                left.remove(task)
-                failed += [] if self._do(task) else [task.name]
-        if failed:
-            raise StateError(f"{len(failed)} tasks failed: {', '.join(failed)}")
-
-    def _do(self, task: Task) -> bool:
-        """Do a task that nobody has begun; return whether it went well, or another process looks after it."""
-        if self._is(DONE, task.name) or not self._claim(task):
-            return True
-        try:
-            task.make()
-        except TimeUpError:
-            raise
-        except Exception as error:  # whatever it is: what does not need this task goes on
-            said = [str(error)] if isinstance(error, SoftLabelError) else traceback.format_exception(error)
-            print(f"{task.name}: {''.join(said)}", file=sys.stderr)
-            self._mark(FAILED, task.name)
-            return False
-        self._mark(DONE, task.name)
-        return True
-
-    def _is(self, state: str, name: str) -> bool:
-        return (self._work / state / name).exists()
-
-    def _mark(self, state: str, name: str) -> None:
-        (self._work / state / name).touch()
-
-    def _claim(self, task: Task) -> bool:
-        try:
-            (self._work / BEGUN / task.name).touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        return True
-
-    def _check_time(self, *progress: Any) -> None:
-        if time.monotonic() > self._end:
-            raise TimeUpError
-
-    def _write(self, kind: str, name: str, seconds: float, **found: Any) -> None:
-        """Add a result to the file, unless it is there already."""
-        if name in self._known:
-            return
-        versions = library_versions("softlabel_codec", "numpy", "pillow", "torch", "zstandard")
-        where = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions, "seconds": round(seconds, 1)}
-        add_result(self._results, {"kind": kind, "name": name, **where, **found})
-        print(f"{time.strftime('%H:%M:%S')}  {name}  {seconds:.1f} s", file=sys.stderr, flush=True)
 
     def _tasks(self) -> Iterator[Task]:
         for teacher in self.scale.teachers:
@@ -212,9 +83,6 @@ class Experiment:
 
     def _images(self, name: str, split: str) -> Path:
         return self._work / "images" / (ALL if (name, split) == (FEW, "val") else name) / split
-
-    def _weights(self, teacher: str) -> Path:
-        return self._work / f"teacher-{teacher}.pt"
 
     def _logits(self, row: Row) -> Path:
         return self._work / LABELS / f"{row.teacher}-{row.images}.slc"
@@ -256,11 +124,8 @@ class Experiment:
         found = load_teacher(self._network(teacher))
         student = Student(found.model, networks.NUM_CLASSES, found.input_size, found.mean, found.std, crop=1.0)
         evaluation = dataclasses.asdict(evaluate(student, str(self._images(ALL, "val")), device=self.scale.device))
-        about = {"teacher": teacher, "weights_sha256": weights_sha256(found.model), "options": self.scale.teachers[teacher]}
-        known = self._known.get(f"teacher-{teacher}", about)
-        if known.get("weights_sha256") != about["weights_sha256"]:
-            raise StateError(f"{self._results}: has results of another teacher than {kept}. {OTHER_TEACHER}")
-        self._write("teacher", f"teacher-{teacher}", time.monotonic() - started, **about, evaluation=evaluation)
+        seconds, options = time.monotonic() - started, self.scale.teachers[teacher]
+        self._write_teacher(teacher, found.model, seconds, options=options, evaluation=evaluation)
 
     def _label(self, row: Row, path: Path) -> None:
         """Run a teacher once over all crops of the images of a row, keeping its logits."""
