@@ -107,14 +107,14 @@ def _claims(one: Results, teacher: str) -> Iterator[Claim]:
     most = one.most_stored(teacher=teacher, images=ALL)
     full, k5, tail = (Row(source, teacher, stored=most) for source in (FULL, DEFAULT, TAIL))
     about = f"`{teacher}`:"
-    yield Claim(FRESH, f"{about} {most} stored crops are as good as the teacher in every step", full, Row(ONLINE, teacher), _no_loss)
+    yield Claim(FRESH, f"{about} {most} stored crops are as good as the teacher in every step", full, Row(ONLINE, teacher), no_loss)
     views, fresh = (Row(source, teacher, PADDED, stored=0, crops_per_image=1) for source in (VIEWS, ONLINE))
-    yield Claim(FRESH, f"{about} all 50 views of a padded image, stored, are as good as the teacher in every step", views, fresh, _no_loss)
+    yield Claim(FRESH, f"{about} all 50 views of a padded image, stored, are as good as the teacher in every step", views, fresh, no_loss)
     for images, name in ((ALL, "22,000 images"), (FEW, "few images, many draws")):
         best = one.most_stored(teacher=teacher, images=images)
         many = Row(FULL, teacher, images, best)
         for stored in sorted({row.stored for row in one.planned if (row.teacher, row.images) == (teacher, images) and row.stored} - {best}):
-            yield Claim(FRESH, f"{about} {stored} crops are as good as {best} ({name})", Row(FULL, teacher, images, stored), many, _no_loss)
+            yield Claim(FRESH, f"{about} {stored} crops are as good as {best} ({name})", Row(FULL, teacher, images, stored), many, no_loss)
     yield Claim(FIDELITY, f"{about} `{DEFAULT}` is within {KEPT} of full labels", k5, full, _small_loss)
     yield Claim(FIDELITY, f"{about} `{TAIL}` is within {KEPT} of full labels", tail, full, _small_loss)
     yield Claim(FIDELITY, f"{about} `{TAIL}` is at least as good as `{DEFAULT}`", tail, k5, _not_below)
@@ -135,14 +135,14 @@ def _of_few_images(one: Results, teacher: str) -> Iterator[Claim]:
             for source in (FULL, ONLINE, DEFAULT, TAIL, FIELD, LOG_TAIL, LOGARITHMS)
         }
         full = rows[FULL]
-        yield Claim(FRESH, f"{about} {most} stored crops are as good as the teacher in every step", full, rows[ONLINE], _no_loss)
+        yield Claim(FRESH, f"{about} {most} stored crops are as good as the teacher in every step", full, rows[ONLINE], no_loss)
         for source in (DEFAULT, TAIL, FIELD, LOG_TAIL, LOGARITHMS):
             yield Claim(objection, f"{about} `{source}` is within {KEPT} of full labels", rows[source], full, _small_loss)
         if temperature == 1:
             guessed = Row(DEFAULT, teacher, FEW, most, policy=NEIGHBOURS)
             yield Claim(FIDELITY, f"{about} `{DEFAULT}` read with `{NEIGHBOURS}` is better than without", guessed, rows[DEFAULT], _above)
             fitted = Row(FIELD, teacher, FEW, most, fitted_only=True)
-            yield Claim(FRESH, f"{about} new crops of a field are as good as those it was fitted to", rows[FIELD], fitted, _no_loss)
+            yield Claim(FRESH, f"{about} new crops of a field are as good as those it was fitted to", rows[FIELD], fitted, no_loss)
             yield Claim(BASELINE, f"{about} full labels are above ground truth", full, Row(TRUTH, images=FEW), _above)
 
 
@@ -153,7 +153,7 @@ def _of_other_settings(one: Results, teacher: str) -> Iterator[Claim]:
         for stored in STORED_CROPS:
             most = few(FULL, draws=draws)
             said = f"{about} {draws} draws: {stored} crops are as good as {most.stored}"
-            yield Claim(FRESH, said, few(FULL, stored=stored, draws=draws), most, _no_loss)
+            yield Claim(FRESH, said, few(FULL, stored=stored, draws=draws), most, no_loss)
     for how, setting in (("with mixup", {"mixup": MIXUP}), ("the larger student", {"student": "large"})):
         for source in (DEFAULT, TAIL):
             said = f"{about} {how}: `{source}` is within {KEPT} of full labels"
@@ -165,10 +165,11 @@ def _at_a_time(about: str, row: Row) -> Iterator[Claim]:
     one = replace(row, crops_per_image=1)
     for several in (CROPS_PER_IMAGE[1], USUAL_CROPS_PER_IMAGE, *CROPS_PER_IMAGE[2:]):
         said = f"{about} {several} crops at a time are as good as one (`{TAIL}`)"
-        yield Claim(TOGETHER, said, replace(row, crops_per_image=several), one, _no_loss)
+        yield Claim(TOGETHER, said, replace(row, crops_per_image=several), one, no_loss)
 
 
-def _no_loss(found: Interval) -> bool | None:
+def no_loss(found: Interval) -> bool | None:
+    """Return whether a row is as good as another: at most `LOST` below it, as far as the interval tells."""
     return True if found.low >= -LOST else False if found.high < 0 else None
 
 

@@ -19,7 +19,7 @@ RESULTS = Path(__file__).with_name("results")
 POWER = 0.8
 TITLES = {"gpu": "On a GPU", "cpu": "On a CPU", "settings": "On a CPU, other settings"}
 COMMANDS = {scale: f"`python -m benchmarks.accuracy WORK --scale {scale}`" for scale in TITLES}
-NAMES = {TRUTH: "ground truth", ONLINE: "teacher in every step", MAPS: "ReLabel-style maps", VIEWS: "all 50 views, stored"}
+NAMES = {TRUTH: "ground truth", ONLINE: "teacher in every step", MAPS: "ReLabel-style maps", VIEWS: "all views, stored"}
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,11 @@ class Results:
 
 def load(results: Path = RESULTS) -> list[Results]:
     """Return the results at hand, by scale."""
-    return [_load(scale, results / f"{scale}.jsonl") for scale in TITLES if (results / f"{scale}.jsonl").exists()]
+    return [load_file(scale, results / f"{scale}.jsonl") for scale in TITLES if (results / f"{scale}.jsonl").exists()]
 
 
-def _load(scale: str, path: Path) -> Results:
+def load_file(scale: str, path: Path) -> Results:
+    """Return the results in a file, none if there is none."""
     runs: dict[Row, dict[int, float]] = {}
     labels, teachers, circumstances = {}, {}, []
     for result in read_results(path):

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.accuracy import budget, evidence, prediction
 from benchmarks.accuracy import tables as accuracy
 from benchmarks.measure.common import RESULTS
-from benchmarks.report import epochs, figures, imagenet, trainers
+from benchmarks.report import cifar, epochs, figures, imagenet, trainers
 from softlabel_codec.report.fidelity import CROPS_OF_A_MEAN
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -71,6 +71,7 @@ def render(result: Result, name: str) -> str:
         "epochs": epochs.render(epochs.load()),
         "accuracy": accuracy.render(evidence.load()),
         "trainers": trainers.render(trainers.load()),
+        "cifar": cifar.render(),
         "imagenet": table(["labels", *imagenet.COLUMNS], imagenet.rows()),
         "fields": _fields(json.loads(FIELDS.read_text())),
         "few_crops": _few_crops(json.loads(FEW_CROPS.read_text())),
