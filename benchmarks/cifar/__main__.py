@@ -3,9 +3,9 @@
 DATA is torchvision's folder `cifar-100-python`, or one with `train.npz` and `test.npz`: arrays `images`, uint8 (N, 32, 32, 3), and
 `labels`. Teachers are trained, label all 162 views of each image (padded by 4, cropped, mirrored) once, and students are trained from the
 classes, from the teacher in every step and from these labels, with the same seeds. Weights that you have can take the place of a teacher's
-training: put them into an empty WORK as `teacher-resnet56.pt`, `teacher-resnet32x4.pt` or `teacher-wrn_40_2.pt`; the published ones fit.
-The labels of a teacher take 3.2 GB. Results go to `benchmarks/results/cifar-100.jsonl`, from which `python -m benchmarks.report.write`
-makes tables. Interrupted, the same command goes on.
+training: put them into an empty WORK as `teacher-resnet56.pt`, `teacher-resnet32x4.pt` or `teacher-wrn_40_2.pt`, with the parameter names
+of the published ones. The labels of a teacher take 3.2 GB. Results go to `benchmarks/results/cifar-100.jsonl`, from which
+`python -m benchmarks.report.write` makes tables. Interrupted, the same command goes on.
 """
 
 from __future__ import annotations
