@@ -162,12 +162,31 @@ def _at_a_time(one: Results, teacher: str, images: str) -> str:
 
 
 def _missing(one: Results) -> str:
-    planned = list(SCALES[one.scale].runs())
-    missing = [(row, seed) for row, seed in planned if seed not in one.runs.get(row, {})]
+    missing, planned = _num_missing(one), sum(1 for _ in SCALES[one.scale].runs())
     if not missing:
         return ""
     goes_on = f"{COMMANDS[one.scale]} goes on, if WORK holds the weights of these teachers"
-    return f"Not run: {len(missing)} of {len(planned)} planned runs; {goes_on}. {_hours(one, len(missing))}"
+    return f"Not run: {missing} of {planned} planned runs; {goes_on}. {_hours(one, missing)}"
+
+
+def not_run(results: Sequence[Results]) -> str:
+    """Return a row for each scale of which runs are missing: what, the command, where it is tried in small, and the time."""
+    tried = "`--scale check`, tests/test_accuracy.py"
+    rows = [
+        (
+            f"Accuracy, {TITLES[one.scale][0].lower()}{TITLES[one.scale][1:]}: {missing} runs",
+            COMMANDS[one.scale],
+            tried,
+            _hours(one, missing),
+        )
+        for one in results
+        if (missing := _num_missing(one))
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _num_missing(one: Results) -> int:
+    return sum(seed not in one.runs.get(row, {}) for row, seed in SCALES[one.scale].runs())
 
 
 def _hours(one: Results, runs: int) -> str:

@@ -70,6 +70,7 @@ def render(result: Result, name: str) -> str:
         "pipelines": _pipelines(json.loads(PIPELINES.read_text())),
         "epochs": epochs.render(epochs.load()),
         "accuracy": accuracy.render(evidence.load()),
+        "not_run": accuracy.not_run(evidence.load()),
         "trainers": trainers.render(trainers.load()),
         "cifar": cifar.render(),
         "imagenet": table(["labels", *imagenet.COLUMNS], imagenet.rows()),
