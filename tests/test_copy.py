@@ -514,7 +514,7 @@ def test_an_interrupted_copy_leaves_nothing(tmp_path, how, error, monkeypatch):
     same(contents(tmp_path / "copy"), contents(source), how.get("crops"))
 
 
-@pytest.mark.parametrize("step", ["append", "finish"])
+@pytest.mark.parametrize("step", ["write", "finish"])
 def test_a_full_disk_is_reported(tmp_path, step, monkeypatch):
     source = write(tmp_path / "a.slc", [f"k{number:03d}" for number in range(200)])
     original, calls = getattr(PartialFile, step), []
