@@ -16,7 +16,7 @@ from softlabel_codec.container.adjacent_blocks import AdjacentBlocks
 from softlabel_codec.container.behind import AppendBehind
 from softlabel_codec.container.builder import Ending, pack_payload, write_ending
 from softlabel_codec.container.files import PartialFile
-from softlabel_codec.container.framing import KEYS_PER_PAGE, TRAILER, Index, Trailer, pack_block
+from softlabel_codec.container.framing import TRAILER, Index, Trailer, pack_block
 from softlabel_codec.container.key_pages import KeyPages
 from softlabel_codec.container.open_container import OpenContainer
 from softlabel_codec.container.scan import Beginning
@@ -102,7 +102,7 @@ class JoinedFile:
         CorruptError
             If a block is damaged.
         """
-        index, next_key = source.index, int(source.index.first_images[first])
+        index = source.index
         for start, stop in _chunks(index.starts, first, end):
             lengths = np.diff(index.starts[start : stop + 1])
             buffer = self._behind.buffer(max(COPIED_BYTES, int(lengths.sum())))
@@ -116,12 +116,8 @@ class JoinedFile:
             self._behind.append(data, buffer)
             images = index.first_images[start : stop + 1]
             self._note(lengths, np.diff(images), index.num_crops[images[0] : images[-1]])
-            end_key = int(images[-1])
-            if stop < end:
-                end_key -= end_key % KEYS_PER_PAGE  # a page that is divided would be made anew
-            self._keys.add_from(source.keys, next_key, end_key)
-            next_key = max(next_key, end_key)
             progress(int(images[-1] - images[0]))
+        self._keys.add_from(source.keys, int(index.first_images[first]), int(index.first_images[end]))
 
     def add_images(self, images: BlockImages) -> None:
         """Append a block of these images, whose labels are in the codec of this file."""

@@ -65,7 +65,6 @@ class KeyPages:
         self._waiting_page: bytes | None = None
         self._first = self._last = b""
         self._ascend = True
-        self._only: Keys | None = None
         self._order: list[bytes] = []
 
     @property
@@ -75,7 +74,7 @@ class KeyPages:
 
     def add_from(self, keys: Keys, first: int, end: int) -> None:
         """Add the keys of a file from one image number up to another."""
-        self._only = keys if first == self.num_keys and (not first or keys is self._only) else None
+        are_all = not self.num_keys and not first and end == len(keys)
         for page in range(first // KEYS_PER_PAGE, -(-end // KEYS_PER_PAGE)):
             start = page * KEYS_PER_PAGE
             stored, found = keys.stored_page(page)
@@ -84,12 +83,12 @@ class KeyPages:
             else:
                 self._take(found.part(max(0, first - start), min(len(found), end - start)), None, known_to_ascend=keys.ascend)
         self._order = []
-        if self._only is keys and end == len(keys) and not (self._ascend or keys.ascend):
+        if are_all and not (self._ascend or keys.ascend):
             self._order, self._first, self._last = keys.stored_order()
 
     def add(self, keys: Sequence[bytes]) -> None:
         """Add keys that come from no file, at most a page of them."""
-        self._only, self._order = None, []
+        self._order = []
         self._take(KeyText.of(keys), None, known_to_ascend=False)
 
     def _take(self, keys: KeyText, stored: bytes | None, *, known_to_ascend: bool) -> None:
