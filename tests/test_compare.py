@@ -200,13 +200,13 @@ def test_stored_averages_are_compared_with_the_same_teachers_in_every_step(shape
     teachers, path = write_two_teachers(shapes, tmp_path), str(tmp_path / "both.slc")
     how = {"sampler": AllViews(SIDE, SIDE), "padding": Padding(1), "weights": (3, 1), "average": "logits", "temperature": 2.0}
     encode(EncodeConfig(str(shapes / "train"), path, teachers, "dense:values=f32", **how))
-    common = base(shapes, size=SIDE, epochs=1, teacher=teachers)
+    common = base(shapes, size=SIDE, epochs=1, teacher=teachers[::-1])  # each still has its own share
     rows = compare({"stored": path, "online": "online"}, tmp_path / "out", common, seeds=(0,)).rows
     assert rows[0].accuracies == rows[1].accuracies
     losses = [read_result(tmp_path / "out" / "runs" / f"{row.name}-seed=0" / "result.json")["loss"] for row in rows]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     found = config_of(tmp_path / "out", "online")
-    assert (found["teacher_shares"], found["average"], found["teacher"]) == ([0.75, 0.25], "logits", teachers)
+    assert (found["teacher_shares"], found["average"], found["teacher"]) == ([0.25, 0.75], "logits", teachers[::-1])
 
 
 def test_one_teacher_sees_crops_of_the_size_of_the_labels(shapes, tmp_path):

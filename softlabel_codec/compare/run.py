@@ -19,6 +19,7 @@ from softlabel_codec.options.averaging import texts_of
 from softlabel_codec.options.train import OF_FRESH_CROPS, OF_RANDOM_CROPS, TrainConfig, check_names, is_stored, unused_options
 from softlabel_codec.reader import SoftLabelReader
 from softlabel_codec.students.factories import device_by_name
+from softlabel_codec.teacher.load import source_of
 from softlabel_codec.teacher.stored import teachers_with_shares
 from softlabel_codec.torch.device import ImageMemory
 from softlabel_codec.trainer.checkpoint import check_same_run
@@ -65,6 +66,7 @@ def compare(
     options : mapping
         Other options of `TrainConfig`, at least `images` and `val`. Fresh crops, padding, preprocessing and shares of as many teachers of
         sources without stored crops are those of the first label file, unless given.
+        Shares are found by the teachers' names, if these are the same.
     seeds : sequence of int
         One run each.
     reference : str, optional
@@ -197,7 +199,7 @@ def _of_teachers(said: Mapping[str, Any]) -> dict[str, Any]:
     each = teachers_with_shares(teacher)
     if len(each) < 2:
         return {"teacher_size": _mapping(said.get("preprocessing")).get("size")}
-    return {"teacher_shares": [one["share"] for one in each], "average": teacher.get("average")}
+    return {"teacher_shares": [(str(one.get("source")), one["share"]) for one in each], "average": teacher.get("average")}
 
 
 def _side_of_views(views: Mapping[str, Any], labels: str, sources: Mapping[str, str]) -> Any:
@@ -216,14 +218,22 @@ def _fitting(given: dict[str, Any], of_labels: Mapping[str, Any], labels: str) -
     defaults, unused = {} if is_stored(labels) else of_labels, unused_options(labels)
     replaced = {other for name, value in given.items() if value is not None for other in _INSTEAD_OF.get(name, ())}
     kept = {name: value for name, value in defaults.items() if name not in replaced}
-    if not _as_many_teachers(given.get("teacher"), kept.get("teacher_shares")):
+    teachers = () if given.get("teacher") is None else texts_of("teacher", given["teacher"])
+    stored = kept.get("teacher_shares", ())
+    if max(1, len(teachers)) != max(1, len(stored)):
         kept = {name: value for name, value in kept.items() if name not in _OF_TEACHERS}
+    elif stored:
+        kept["teacher_shares"] = _shares_of(teachers, stored)
     return {name: value for name, value in {**kept, **given}.items() if name not in unused}
 
 
-def _as_many_teachers(given: Any, shares: Sequence[float] | None) -> bool:
-    """Return whether labels, which say the share of each of several teachers, are those of as many as are given."""
-    return (1 if given is None else len(texts_of("teacher", given))) == (1 if shares is None else len(shares))
+def _shares_of(teachers: Sequence[str], stored: Sequence[tuple[str, float]]) -> list[float]:
+    """Return the shares of teachers in their order, given source and share of as many: by source, or in order if they are others."""
+    sources = list(map(source_of, teachers))
+    if sorted(sources) != sorted(source for source, _ in stored):
+        return [share for _, share in stored]
+    shares = {source: iter([share for other, share in stored if other == source]) for source in sources}
+    return [next(shares[source]) for source in sources]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Appends to a file in a thread of its own, so that what comes next can be made meanwhile."""
+"""Appends to a file, and computes its SHA-256, in a thread for each, so that what comes next can be made meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_WAITING = 3
 
 
 class _Piece(NamedTuple):
-    written: Future[None]
+    work: tuple[Future[None], Future[None]]
     buffer: bytearray | None
 
 
@@ -34,7 +34,7 @@ class AppendBehind:
     def __init__(self, file: PartialFile) -> None:
         self.length = file.length
         self._file = file
-        self._thread = ThreadPoolExecutor(1, "append")
+        self._writing, self._hashing = ThreadPoolExecutor(1, "write"), ThreadPoolExecutor(1, "sha256")
         self._waiting: deque[_Piece] = deque()
         self._free: list[bytearray] = []
 
@@ -49,7 +49,8 @@ class AppendBehind:
         """Append bytes, which must not be changed any more, and are part of a buffer perhaps; raises the OSError of an earlier piece."""
         while len(self._waiting) >= _MOST_WAITING:
             self._take()
-        self._waiting.append(_Piece(self._thread.submit(self._file.append, data), buffer))
+        work = self._writing.submit(self._file.write, data), self._hashing.submit(self._file.adopt, data)
+        self._waiting.append(_Piece(work, buffer))
         self.length += len(data)
 
     def wait(self) -> None:
@@ -59,10 +60,12 @@ class AppendBehind:
 
     def _take(self) -> None:
         piece = self._waiting.popleft()
-        piece.written.result()
+        for part in piece.work:
+            part.result()
         if piece.buffer is not None:
             self._free = [*self._free[-_MOST_WAITING:], piece.buffer]
 
     def close(self) -> None:
-        """Give up what has not been written, and end the thread."""
-        self._thread.shutdown(cancel_futures=True)
+        """Give up what has not been written, and end the threads."""
+        for thread in (self._writing, self._hashing):
+            thread.shutdown(cancel_futures=True)

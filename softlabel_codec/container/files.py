@@ -259,6 +259,11 @@ class PartialFile:
 
     def append(self, data: bytes | memoryview) -> None:
         """Append `data`. If that fails (a full disk), the file is cut back to its previous length, and the error is raised."""
+        self.write(data)
+        self.adopt(data)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append `data`, as `append` does, but for the SHA-256, which `adopt` computes."""
         view = memoryview(data)
         try:
             while view:
@@ -268,10 +273,9 @@ class PartialFile:
                 os.ftruncate(self._fd, self.length)
             raise OSError(error.errno, f"{error.strerror}; what was written before is kept", str(self.partial)) from error
         self.length += len(data)
-        self._sha256.update(data)
 
-    def adopt(self, data: bytes) -> None:
-        """Count bytes that are already in the file, in order, as written."""
+    def adopt(self, data: bytes | memoryview) -> None:
+        """Count bytes that are in the file without `append`, in order, in its SHA-256."""
         self._sha256.update(data)
 
     def truncate(self, length: int) -> None:

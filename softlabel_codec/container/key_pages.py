@@ -1,4 +1,7 @@
-"""The keys of a file that is put together from others: pages of them, kept as the other file has them where they hold the same keys."""
+"""The keys of a file that is put together from others: pages of them, kept as the other file has them where they hold the same keys.
+
+The order of keys that do not ascend is kept, too, if they are those of one file.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,7 @@ class KeyPages:
         self._waiting_page: bytes | None = None
         self._first = self._last = b""
         self._ascend = True
+        self._order: list[bytes] = []
 
     @property
     def num_bytes(self) -> int:
@@ -70,6 +74,7 @@ class KeyPages:
 
     def add_from(self, keys: Keys, first: int, end: int) -> None:
         """Add the keys of a file from one image number up to another."""
+        are_all = not self.num_keys and not first and end == len(keys)
         for page in range(first // KEYS_PER_PAGE, -(-end // KEYS_PER_PAGE)):
             start = page * KEYS_PER_PAGE
             stored, found = keys.stored_page(page)
@@ -77,9 +82,13 @@ class KeyPages:
                 self._take(found, stored, known_to_ascend=keys.ascend)
             else:
                 self._take(found.part(max(0, first - start), min(len(found), end - start)), None, known_to_ascend=keys.ascend)
+        self._order = []
+        if are_all and not (self._ascend or keys.ascend):
+            self._order, self._first, self._last = keys.stored_order()
 
     def add(self, keys: Sequence[bytes]) -> None:
         """Add keys that come from no file, at most a page of them."""
+        self._order = []
         self._take(KeyText.of(keys), None, known_to_ascend=False)
 
     def _take(self, keys: KeyText, stored: bytes | None, *, known_to_ascend: bool) -> None:
@@ -111,8 +120,8 @@ class KeyPages:
             self._waiting = []
         if not self.num_keys:
             return KeysSection(join_key_pages([], None), True, None, None)
-        if self._ascend:
-            return KeysSection(join_key_pages(self._pages, None), True, self._first, self._last)
+        if self._ascend or self._order:
+            return KeysSection(join_key_pages([*self._pages, *self._order], None), self._ascend, self._first, self._last)
         keys = self._all()
         order = key_order(keys)
         numbers = range(len(keys)) if order is None else order.tolist()

@@ -122,6 +122,14 @@ class Keys(KeySequence):
         """Return a page of keys as it is in the file, checked, and the keys that it holds."""
         return self._frames([page])[0][0], self._read_key_page(page).text()
 
+    def stored_order(self) -> tuple[list[bytes], bytes, bytes]:
+        """Return the pages of image numbers by key as they are in the file, checked, and the first and the last key in that order."""
+        first, count = num_pages(self._num_keys, self._ascend)
+        for page in range(count):
+            self._read_order_page(page)
+        frames = [frame for frame, _ in self._frames(range(first, first + count))]
+        return frames, self._key(self._in_order(0)), self._key(self._in_order(self._num_keys - 1))
+
     def raw_in_order(self) -> Iterator[bytes]:
         """Yield all keys as UTF-8, in the order that binary search relies on."""
         return (self._key(self._in_order(place)) for place in range(self._num_keys))

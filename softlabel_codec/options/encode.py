@@ -148,8 +148,8 @@ class EncodeConfig:
         False,
     )
     shards: int | None = option(
-        "Make a label set of N shards in the folder OUT. Processes that run the same command, on any machines that share the folder, "
-        "divide the shards among them.",
+        "Make a label set of N shards in the folder OUT, or under the URL OUT. Processes that run the same command, on any machines that "
+        "share this folder (of a URL: that of --work), divide the shards among them. Give each that shares none its own --shard.",
         None,
         least=1,
         metavar="N",

@@ -111,9 +111,15 @@ def load_teacher(
     return replace(teacher, weights=text_of_path(Path(own).name) if own else "", output=output)
 
 
+def source_of(text: str) -> str:
+    """Return the `source` of a teacher, given the text that it is loaded by."""
+    where, _, name = text.rpartition(":")
+    return f"{text_of_path(Path(where).name)}:{name}"
+
+
 def _from_factory(where: str, name: str) -> Teacher:
     module, model = call_factory("teacher", where, name)
-    source = f"{text_of_path(Path(where).name)}:{name}"
+    source = source_of(f"{where}:{name}")
     size, interpolation = getattr(module, "INPUT_SIZE", 224), str(getattr(module, "INTERPOLATION", "bilinear"))
     if not isinstance(size, int) or not 1 <= size <= MAX_INPUT_SIZE:
         raise ArgumentError(f"teacher: {where}: INPUT_SIZE: expected pixels, 1 to {MAX_INPUT_SIZE}, got {size!r}")
