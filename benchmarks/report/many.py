@@ -68,7 +68,8 @@ def _storage(found: Result) -> dict[str, Any]:
 
 def _sets(found: Result) -> dict[str, Any]:
     memory, disk = found["copying"]["memory"], found["copying"]["disk"]
-    whole: Rows = [(way, *(_gigabytes(place["whole"][way]) for place in (memory, disk))) for way in memory["whole"]]
+    whole: Rows = [(way, *_whole(memory["whole"][way]), _gigabytes(disk["whole"][way])) for way in memory["whole"]]
+    parts = {name: f"{seconds['median']:.2f}" for name, seconds in memory["parts"].items()}
     decoded: Rows = [(way, *(_crops(place["decoded"][way]) for place in (memory, disk))) for way in memory["decoded"]]
     batches: Rows = [(name, _spread(seconds, 2, 1e3)) for name, seconds in found["seconds_per_batch"].items()]
     return {
@@ -76,9 +77,16 @@ def _sets(found: Result) -> dict[str, Any]:
         "opening_s": _spread(found["opening"]["seconds"]),
         "rounds": next(iter(memory["whole"].values()))["seconds"]["n"],
         "batches_table": table(["set", "ms per batch"], batches),
-        "copy_table": table(["copy, GB per second", "in memory", "to disk, synced"], whole),
+        "parts": parts,
+        "bare_gb_per_s": 1 / sum(seconds["median"] for seconds in memory["parts"].values()),
+        "copy_table": table(["copy", "GB per second, in memory", "time of bare", "processor s per GB", "GB per second, to disk"], whole),
         "decoded_table": table(["copy, thousands of crops per second", "in memory", "to disk, synced"], decoded),
     }
+
+
+def _whole(measured: Result) -> tuple[str, str, str]:
+    """Return rate, time as a multiple of that of a bare copy, and processor time of a way to copy whole blocks."""
+    return _gigabytes(measured), _spread(measured["of_bare"]), _spread(measured["cpu_seconds"], 2, 1e9 / measured["bytes"])
 
 
 def _gigabytes(measured: Result) -> str:
