@@ -139,8 +139,8 @@ def _at_a_glance(results: Mapping[str, Any]) -> list[str]:
         storage = figures["storage"]
         reads = [one for one in storage.values() if "right_before" in one]
         refused = sum(sum(one["refused"].values()) for one in reads)
-        total = sum(one["reads"] for one in reads)
-        rows.append(("reads through a network that fails: right; refused; wrong", f"{total - refused:,}; {refused:,}; 0"))
+        total, right = (sum(one[name] for one in reads) for name in ("reads", "right"))
+        rows.append(("reads through a network that fails: right; refused; wrong", f"{right:,}; {refused:,}; {total - right - refused:,}"))
         damaged = storage["objects damaged in the bucket"]
         rows.append(("objects damaged in a bucket, of which `verify` found", f"{damaged['damaged']:,}; {damaged['found_by_verify']:,}"))
     if "load" in figures:
