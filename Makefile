@@ -37,8 +37,9 @@ demo: .venv/demo
 bench: .venv/bench
 	$(BIN)/python -m benchmarks
 
-reliability: .venv/reliability
+reliability: .venv/reliability .venv-many/installed
 	$(BIN)/python -m benchmarks.reliability
+	.venv-many/bin/python -m benchmarks.reliability ray storage
 
 clean:
 	rm -rf .venv .venv-floors .venv-others .venv-many demo-output build/docs build/doctrees

@@ -1,6 +1,7 @@
 """Try to break it, at length, and write the report: python -m benchmarks.reliability [SECTION ...], or `make reliability`.
 
-Without sections all are tried, which takes two to three hours on two cores; `--brief` tries a hundredth of it and keeps nothing.
+Without sections all are tried that the installed packages allow, which takes two to three hours on two cores: `ray` and `storage` need the
+environment of `make test-many`. `--brief` tries a hundredth of it and keeps nothing.
 The figures of each section go to `results/reliability.json` as soon as it is done, with date and machine, and `RELIABILITY.md` is made of
 them. Whatever does not hold is an error, and the section keeps its old figures.
 """
@@ -9,25 +10,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure.common import RESULTS, circumstances
+from benchmarks.measure.common import circumstances
+from benchmarks.report.reliability import PAGE, RESULT, render, rows_of
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT, REPORT = RESULTS / "reliability.json", Path(__file__).with_name("RELIABILITY.md")
 sys.path.insert(0, str(ROOT / "tests"))  # where what is tried is defined: the tests try the same, in small
 FULL, BRIEF = 1.0, 0.01
 MUTANTS_PER_MODULE = 25
-_OUTCOMES = ("refused_unfinished", "recovered_exactly", "resumed_to_same_bytes", "failed", "succeeded", "images_beside", "unharmed")
-"""Ways to end that not everything tried can end in: of these no zeros are reported."""
+_PACKAGES = ("softlabel_codec", "numpy", "zstandard", "torch")
 
 
 def _vectors(folder: Path, scale: float) -> dict[str, Any]:
@@ -90,7 +91,40 @@ def _crashes(folder: Path, scale: float) -> dict[str, Any]:
 def _workers(folder: Path, scale: float) -> dict[str, Any]:
     import crashes
 
-    return {"workers killed and stopped at random": crashes.kills_of_workers(folder, max(1, round(200 * scale)))}
+    def within(name: str) -> Path:
+        return _new(folder, name)
+
+    kills, clocks, full = (max(1, round(count * scale)) for count in (200, 100, 60))
+    return {
+        "workers killed and stopped at random": crashes.kills_of_workers(within("killed"), kills),
+        "the same, and no clock agrees with another, killed": crashes.kills_of_workers(within("clocks"), clocks, clocks_differ=True),
+        "the disk of one worker is full": crashes.full_disk_of_one(within("full"), full),
+    }
+
+
+def _ray(folder: Path, scale: float) -> dict[str, Any]:
+    import ray_kills
+
+    drivers, actors = (max(1, round(count * scale)) for count in (10, 10))
+    with ray_kills.two_nodes() as nodes:
+        desk = ray_kills.write_desk(_new(folder, "desk"))
+        return {
+            "drivers killed at random": ray_kills.kills_of_drivers(nodes, desk, _new(folder, "drivers"), drivers),
+            "actors killed at random": ray_kills.kills_of_actors(desk, _new(folder, "actors"), actors),
+        }
+
+
+def _storage(folder: Path, scale: float) -> dict[str, Any]:
+    import remote
+
+    openings, sets, damaged = (max(2, round(count * scale)) for count in (400, 30, 400))
+    with remote.s3_store() as s3, remote.web_store(_new(folder, "served")) as web:
+        return {
+            "sets read from S3, answers fail": remote.read_through_faults(s3, _new(folder, "s3"), openings),
+            "sets read over HTTP, answers fail": remote.read_through_faults(web, _new(folder, "http"), openings),
+            "sets made in a bucket, requests fail": remote.upload_through_faults(s3, _new(folder, "uploads"), sets),
+            "objects damaged in the bucket": remote.damaged_objects(s3, _new(folder, "damaged"), damaged),
+        }
 
 
 def _load(folder: Path, scale: float) -> dict[str, Any]:
@@ -153,11 +187,19 @@ def _share(summaries: list[dict[str, int]], part: str, whole: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the report: what it tries, and what must hold."""
+    """A part of the report: what it tries, and what must hold; `needs` names packages that only the environment of test-many has."""
 
     title: str
     text: str
     measure: Callable[[Path, float], dict[str, Any]]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """What is not installed, and what to do; empty if nothing is missing."""
+        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        advice = "use the environment of `make test-many`"
+        return f"needs {', '.join(missing)}, not installed here: {advice}" if missing else ""
 
 
 SECTIONS = {
@@ -196,8 +238,30 @@ SECTIONS = {
         "Workers of a label set",
         "Three workers make one set together. One after another is killed, or stopped for so long that it loses its lock, and others take "
         "their places. `finished sets` have the bytes of a set that one worker made, and nothing is left beside them. Every second set is "
-        "made by workers that cannot see whether the others live, as on several machines.",
+        "made by workers that cannot see whether the others live, as on several machines. No worker may lose its lock (`lost`) that was "
+        "not stopped, whatever its clock and those of others say: they are a minute to twelve hours ahead or behind, and set to another "
+        "time during the work. In the last row one worker of three cannot make files longer than a random length; it must fail with "
+        "an error that names the file, and what it has written is continued.",
         _workers,
+    ),
+    "ray": Section(
+        "Drivers and actors of Ray's",
+        "A cluster of two nodes labels images. Drivers are killed after a random number of parts and some time, and the same is run again, "
+        "beside a part that is cut off, one that is there twice, and a part of a shard; actors are killed while their driver goes on. "
+        "`finished sets` have the bytes of the labels that one process gives: no image twice, none missing, no other files.",
+        _ray,
+        ("ray",),
+    ),
+    "storage": Section(
+        "Object storage and the network",
+        "An S3 server and a web server of this machine, behind a proxy that delays answers, refuses (429, 500, 503), drops connections "
+        "before or after it has done what was asked, cuts, shortens or lengthens bodies, flips bits, and sends other ranges, whole files, "
+        "or what was there before. Every read is right or an error that names the file, and no reader mixes a set with the one that was "
+        "there before. While two machines make a set in a bucket, every object there is whole, and there is an index only beside all "
+        "shards. Damage in the bucket is a flipped bit, 16 random bytes, 512 zeros, a cut, or another object of the set in place of one: "
+        "every read is right or an error that names the object, right if it needs nothing of a damaged shard; `verify` finds each.",
+        _storage,
+        ("moto", "s3fs"),
     ),
     "load": Section(
         "Load",
@@ -220,7 +284,8 @@ def measure(name: str, scale: float) -> dict[str, Any]:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         figures = _plain(SECTIONS[name].measure(Path(folder), scale))
-    return {**circumstances(), "seconds": round(time.perf_counter() - started), "figures": figures}
+    packages = (*_PACKAGES, *SECTIONS[name].needs)
+    return {**circumstances(packages), "seconds": round(time.perf_counter() - started), "figures": figures}
 
 
 def _plain(value: Any) -> Any:
@@ -234,187 +299,27 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write(results: Mapping[str, Any]) -> None:
-    """Write `RELIABILITY.md` from the figures of all sections."""
-    parts = [
-        "# How it fails\n",
-        "Made by `make reliability` (`benchmarks/reliability.py`) from [results/reliability.json](results/reliability.json). The tests do "
-        "the same in small; a figure stands here only if everything held that the text above it says.\n",
-    ]
-    parts += ["\n".join(["| at a glance | figure |", "|---|---|", *_at_a_glance(results), ""])]
-    for name, section in SECTIONS.items():
-        parts.append(f"## {section.title}\n\n{section.text}\n")
-        if name not in results:
-            parts.append("Not run yet.\n")
-            continue
-        found = results[name]
-        machine = found["machine"]
-        where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
-        parts.append(f"{found['date']}, {where}; {found['seconds']} s.\n")
-        rows = [f"| {what} | {value} |" for what, value in _rows(found["figures"])]
-        parts.append("\n".join(["| what | figure |", "|---|---|", *rows, ""]))
-    parts += [_wrong_uses()]
-    REPORT.write_text("\n".join(parts))
-
-
-SILENT = "trained silently"
-FOUND = "`check_against_teacher` finds it"
-BY_NAME = f"`after_crop` refuses such transforms by name; {FOUND}"
-BY_CHECKSUM = f"the dataset refuses the first such image, by its checksum; for arrays {FOUND}"
-WRONG_USES = {
-    "right": ("-", "passes"),
-    "right, decoded at a part of the size": ("-", "passes"),
-    "cropped and mirrored again": (SILENT, BY_NAME),
-    "half of the crops mirrored": (SILENT, BY_NAME),
-    "the middle cut out": (SILENT, BY_NAME),
-    "normalised twice (timm's prefetcher)": (SILENT, FOUND),
-    "normalised with ImageNet's mean, said to be the teacher's": (SILENT, f"the dataset warns of its default; {FOUND}"),
-    "not normalised, said to be": (SILENT, FOUND),
-    "interpolation bicubic": (SILENT, FOUND),
-    "interpolation lanczos": (SILENT, FOUND),
-    "interpolation hamming": (SILENT, FOUND),
-    "interpolation box": (SILENT, FOUND),
-    "interpolation nearest": (SILENT, FOUND),
-    "another copy of the images, JPEG at quality 75": (SILENT, BY_CHECKSUM),
-    "another copy of the images, JPEG at quality 95": (SILENT, BY_CHECKSUM),
-    "other images under the same names": (SILENT, BY_CHECKSUM),
-    "another temperature, 1.2 for 1": (SILENT, f"{FOUND}, except with `hard`, which does not depend on it"),
-}
-"""Of each wrong use, what happened before there was a check, and what happens now."""
-NOT_SEEN_IN_PIXELS = (
-    ("`set_epoch` forgotten, or unreachable", "the same N crops for ever", "other crops in each epoch"),
-    ("N crops of an image at a time, where N does not divide M", "samples across a round held a crop twice", "no sample does"),
-    ("MixUp or CutMix by rolling the batch", "75 % of the crops mixed with their own image", '`collate_crops(order="crop")`: none'),
-    ("`transform=` as for an image folder", "cropped and mirrored twice", "refused, with what to use instead"),
-    ("an image drawn twice in an epoch", "the same crops", "other crops"),
-)
-
-
-def _wrong_uses() -> str:
-    """Return the section on labels that are used wrongly, from the figures of `wrong_uses.py`."""
-    found = json.loads((RESULTS / "wrong-uses.json").read_text())
-    codec = "marginal_smoothing:k=5"
-    rows = []
-    for what, (before, now) in WRONG_USES.items():
-        figures = found["uses"][what][codec]
-        assert figures["ok"] == what.startswith("right"), f"{what}: the check says {figures['reason']}"
-        rows.append(f"| {what} | {before} | {figures['agreement']:.2f} | {figures['margin']:.3f} | {figures['difference']:.3f} | {now} |")
-    return "\n".join(
-        [
-            "## Labels used wrongly\n",
-            f"Made by `benchmarks/measure/wrong_uses.py` ([results/wrong-uses.json](results/wrong-uses.json)), {found['date']}: what a "
-            f"loader delivers is shown to the teacher of the labels (`{codec}`, {found['num_crops']} crops of photographs). Agreement is "
-            "that of the top classes; margin is by how much, in nats, the teacher prefers its own top class to the label's; difference is "
-            "that of the top class's probability; means over crops. The tests have the same for other codecs.\n",
-            "| use | before | agreement | margin | difference | now |",
-            "|---|---|---:|---:|---:|---|",
-            *rows,
-            "",
-            "What pixels and labels cannot show:\n",
-            "| use | before | now |",
-            "|---|---|---|",
-            *(f"| {what} | {before} | {now} |" for what, before, now in NOT_SEEN_IN_PIXELS),
-            "",
-        ]
-    )
-
-
-def _at_a_glance(results: Mapping[str, Any]) -> list[str]:
-    """Return the figures that people ask for first, of the sections that have been run."""
-    figures = {name: found["figures"] for name, found in results.items()}
-    rows = []
-    if "damage" in figures:
-        damage = figures["damage"]
-        total, found = (sum(one[name] for one in damage.values()) for name in ("damaged", "found_by_verify"))
-        bits = damage["every single bit flipped"]["damaged"]
-        rows.append(("damaged files, of which `verify` found", f"{total:,} ({bits:,} of one flipped bit); {found:,}"))
-    if "fuzzing" in figures:
-        runs, crashes = (
-            sum(found) for found in zip(*((one["runs"], len(one["crashes"])) for one in figures["fuzzing"].values()), strict=True)
-        )
-        rows.append(("inputs fuzzed; of them crashes, hangs, or beyond the limit of memory", f"{runs:,}; {crashes}"))
-    if "crashes" in figures:
-        rows.append(("processes killed or interrupted, all survived", f"{sum(_kills(figures['crashes'])):,}"))
-    if "load" in figures:
-        workers = [one for one in figures["load"].values() if "growth_bytes" in one]
-        growth = [f"{one['growth_bytes'] / 1e6:+.1f} of {one['memory_bytes'][0] / 1e6:.0f} MB ({one['start_method']})" for one in workers]
-        rows.append(("memory growth of 16 workers over a million reads", ", ".join(growth)))
-    if "mutation" in figures:
-        *_, total = figures["mutation"].values()
-        rows.append(("mutants killed", f"{total['killed']:,} of {total['mutants']:,} ({total['killed'] / total['mutants']:.1%})"))
-    if "coverage" in figures:
-        rows.append(("coverage", "; ".join(f"{what}: {value:g}" for what, value in figures["coverage"].items())))
-    return [f"| {what} | {value} |" for what, value in rows]
-
-
-def _kills(figures: Any) -> Iterator[int]:
-    """Yield the numbers of killed or interrupted runs, wherever they stand in the figures of the crashes."""
-    for name, found in figures.items():
-        if "killed" in name or "interrupted" in name:
-            yield from _runs(found)
-
-
-def _runs(found: Mapping[str, Any]) -> Iterator[int]:
-    for name, value in found.items():
-        if name in ("runs", "kills"):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _runs(value)
-
-
-def _rows(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield names and what is to be said of them: one row for each group of figures."""
-    for name, value in figures.items():
-        if not isinstance(value, Mapping):
-            yield before + name, _number(value)
-        elif all(isinstance(item, Mapping) for item in value.values()) and "outcome" not in value:
-            yield from _rows(value, f"{before}{name}: ")
-        else:
-            yield before + name, ", ".join(_said(value))
-
-
-def _said(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the figures of a group as words; of outcomes only those that there were."""
-    for name, value in figures.items():
-        words = name.replace("_", " ")
-        if name in ("module", "target", "start_method", "signal"):  # said by what stands before
-            continue
-        if name == "outcome":
-            yield from _said(value)
-        elif isinstance(value, Mapping):
-            yield f"{words}: " + "; ".join(f"{_number(item)} {kind}" for kind, item in value.items() if item)
-        elif name == "memory_bytes":
-            yield f"{min(value) / 1e6:,.1f} to {max(value) / 1e6:,.1f} MB"
-        elif isinstance(value, list):
-            yield f"{len(value)} {words}"
-        elif isinstance(value, bool | str) or value is None:
-            yield words if value is True else f"{words}: {value}"
-        elif value or name not in _OUTCOMES:
-            yield f"{_number(value)} {words}"
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
-
-
 def main() -> None:
     """Try, keep the figures, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--brief", action="store_true", help="a hundredth of everything, printed and not kept")
     options = parser.parse_args()
-    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name in options.sections or SECTIONS:
+        if SECTIONS[name].missing:
+            said = f"{name}: {SECTIONS[name].missing}"
+            if options.sections:
+                parser.error(said)
+            print(f"{said}. Left out", file=sys.stderr)
+            continue
         found = measure(name, BRIEF if options.brief else FULL)
         print(f"{name}: {found['seconds']} s", file=sys.stderr)
         if options.brief:
-            print("\n".join(f"{what}: {value}" for what, value in _rows(found["figures"])))
+            print("\n".join(f"{what}: {value}" for what, value in rows_of(found["figures"])))
             continue
-        results[name] = found
+        results = {**(json.loads(RESULT.read_text()) if RESULT.exists() else {}), name: found}
         RESULT.write_text(json.dumps(results, indent=1) + "\n")
-        write(results)
+        PAGE.write_text(render(results, SECTIONS))
 
 
 if __name__ == "__main__":

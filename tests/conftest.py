@@ -82,7 +82,8 @@ def pytest_configure(config):
 
 def pytest_ignore_collect(collection_path, config):
     """Leave out modules that can be imported only where there is what the tests with the mark `many` need."""
-    needs_many = collection_path.name.startswith("test_many") or collection_path.name in ("ray_driver.py", "servers")
+    helpers = ("ray_driver.py", "ray_kills.py", "remote", "servers")
+    needs_many = collection_path.name.startswith("test_many") or collection_path.name in helpers
     return True if needs_many and not config.getoption("--many") else None
 
 

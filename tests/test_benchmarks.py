@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import random_probs
 
-from benchmarks import epochs, fields, reading_limits, self_supervised
+from benchmarks import epochs, fields, reading_limits, reliability, self_supervised
 from benchmarks import frontier as measured_frontier
 from benchmarks.measure import copying, distortion, images, label_peers, limit, reading, scale, storage, writing, wrong_uses
 from benchmarks.measure.common import RESULTS, Labels, circumstances
@@ -127,6 +127,11 @@ def test_the_committed_report_is_that_of_the_committed_result():
 
 def test_the_committed_page_of_many_machines_is_that_of_the_committed_results():
     assert many.PAGE.read_text() == many.render()
+
+
+def test_the_committed_page_of_reliability_is_that_of_the_committed_results():
+    results = json.loads(reliability.RESULT.read_text())
+    assert reliability.PAGE.read_text() == reliability.render(results, reliability.SECTIONS)
 
 
 def test_the_committed_page_of_the_frontier_is_that_of_the_committed_results():

@@ -213,3 +213,11 @@ def test_a_lock_that_cannot_be_written_is_none(path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         Lock.take(path)
     assert not path.exists()
+
+
+def test_a_lock_of_which_little_is_written_at_a_time_is_whole(path, monkeypatch):
+    """As when a disk is nearly full: then the next call fails, and it is none."""
+    write = os.write
+    monkeypatch.setattr(locks.os, "write", lambda file, data: write(file, data[:7]))
+    with Lock.take(path) as lock:
+        lock.check()

@@ -4,11 +4,8 @@ import importlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,19 +14,17 @@ import numpy as np
 import pytest
 import ray
 import ray.data
-from conftest import TEACHER, write_labels
+from conftest import write_labels
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from PIL import Image
 from pyarrow import fs
-from ray.cluster_utils import Cluster
 from ray_driver import CROPS, label
+from ray_kills import CODEC, kills_of_actors, kills_of_drivers, shards_of, two_nodes, write_desk
 from servers import s3_server
 from test_architecture import MODULES
 
 import softlabel_codec.ray
 from softlabel_codec import ArgumentError, MismatchError, SoftLabelReader
-from softlabel_codec.label_set.index_file import SetIndex
 from softlabel_codec.labels import SparseLabels
 from softlabel_codec.ray import label_images, labelling, read_labels
 from softlabel_codec.teacher import EncodeConfig, encode
@@ -37,36 +32,12 @@ from softlabel_codec.teacher import EncodeConfig, encode
 pytestmark = [pytest.mark.many, pytest.mark.filterwarnings("ignore")]  # Ray gives many warnings to itself
 
 ROOT = Path(__file__).parents[1]
-CODEC = "marginal_smoothing:t=0.02,tail=5"
-SLOW_TEACHER = """
-
-class Slow(nn.Sequential):
-    def forward(self, images):
-        time.sleep(0.02)
-        return super().forward(images)
-
-def slow():
-    return Slow(build())
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """Two nodes of two processors each, and this process as the driver."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # of all workers
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 2**27})
-    nodes.add_node(num_cpus=2, object_store_memory=2**27)
-    ray.init(nodes.address, log_to_driver=False, logging_level="warning")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
+    with two_nodes() as nodes:
+        yield nodes
 
 
 @pytest.fixture(autouse=True)
@@ -77,25 +48,10 @@ def small_blocks():
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     """A folder with images, a teacher, and the file `one.slc` of the labels that one process gives them."""
-    folder = tmp_path_factory.mktemp("desk")
-    rng = np.random.default_rng(0)
-    for number in range(26):
-        path = folder / "images" / f"n{number % 3}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (40, 50 + number, 3), dtype=np.uint8)).save(path)
-    (folder / "teacher.py").write_text(f"import time\n{TEACHER}{SLOW_TEACHER}")
-    encode(EncodeConfig(str(folder / "images"), str(folder / "one.slc"), f"{folder}/teacher.py:slow", CODEC, CROPS))
+    folder = write_desk(tmp_path_factory.mktemp("desk"))
     with SoftLabelReader(folder / "one.slc") as reader:
         assert reader.container.trailer.num_blocks > 2
     return folder
-
-
-def shards_of(out):
-    """Return the shards of a set in the order of its index, after checking that nothing else was left."""
-    index = SetIndex.unpack((out / f"{out.name}.slc.index.json").read_bytes())
-    paths = [out / shard.file for shard in index.shards]
-    assert {path.name for path in out.iterdir()} == {path.name for path in paths} | {f"{out.name}.slc.index.json"}
-    return paths
 
 
 def images_of(*paths):
@@ -124,53 +80,15 @@ def test_shards_hold_the_labels_that_one_process_gives(desk, tmp_path):
         label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC, shards=3)
 
 
-def wait_for_parts(out, count):
-    """Wait until some parts of a set are written."""
-    for _ in range(3000):
-        if len(list(out.glob("*.parts/*.slc"))) >= count:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"expected {count} parts within five minutes")
-
-
-def actors():
-    """Return the numbers of the processes of teachers."""
-    lines = subprocess.run(["ps", "-eo", "pid,args"], check=True, capture_output=True, text=True).stdout
-    return [int(pid) for pid in re.findall(r"^ *(\d+) ray::MapWorker\(MapBatches\(PartLabeller", lines, re.MULTILINE)]
-
-
 def test_a_killed_actor_costs_nothing(desk, tmp_path):
-    def kill():
-        wait_for_parts(tmp_path / "set", 1)
-        killed.extend(actors()[:1])
-        os.kill(killed[0], signal.SIGKILL)
-
-    killed = []
-    killer = threading.Thread(target=kill)
-    killer.start()
-    report = label(desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", codec=CODEC)
-    killer.join()
-    assert len(killed) == 1
-    assert report.resumed_images == 0
-    (path,) = shards_of(tmp_path / "set")
-    assert path.read_bytes() == (desk / "one.slc").read_bytes()
+    found = kills_of_actors(desk, tmp_path, 1)
+    assert (found.kills, found.finished_sets) == (1, 1)
 
 
 def test_a_killed_driver_continues(desk, tmp_path, cluster):
-    out, arguments = tmp_path / "set", [cluster.address, desk / "images", tmp_path / "set", f"{desk}/teacher.py:slow", CODEC]
-    command = [sys.executable, ROOT / "tests" / "ray_driver.py", *map(str, arguments)]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_parts(out, 2)
-    driver.kill()
-    driver.wait()
-    parts = sorted(out.glob("*.parts/*.slc"))
-    (parts[0].parent / "cut.slc").write_bytes(parts[0].read_bytes()[:-1])  # as a task leaves it that is killed while it writes
-    shutil.copy(parts[1], parts[1].parent / "twice.slc")  # as a task leaves it that ran twice
-    (out / "set-00000-of-00001.slc.partial").write_bytes(b"left")  # as a driver leaves it that is killed when nearly all is done
-    report = label(desk / "images", out, f"{desk}/teacher.py:slow", codec=CODEC)
-    assert 0 < report.resumed_images < report.num_images == 26
-    (path,) = shards_of(out)
-    assert path.read_bytes() == (desk / "one.slc").read_bytes()
+    found = kills_of_drivers(cluster, desk, tmp_path, 1)
+    assert (found.kills, found.finished_sets) == (1, 1)
+    assert min(found.resumed_images, found.labelled_images) > 0
 
 
 def test_a_driver_that_is_killed_when_all_is_labelled_labels_nothing_again(desk, tmp_path, monkeypatch):
@@ -288,7 +206,7 @@ def test_actors_that_leave_no_processor_are_warned_of(tmp_path, desk):
             label_images(rows, tmp_path / "set", f"{desk}/teacher.py:build", concurrency=4)
 
 
-@pytest.mark.parametrize("codec", ["marginal_smoothing:t=0.05,tail=4", "dense"])
+@pytest.mark.parametrize("codec", ["marginal_smoothing:t=0.05,tail=4", "marginal_smoothing:t=0.05,tail=all", "field", "dense"])
 def test_labels_are_read_once_each(tmp_path, codec):
     write_labels(tmp_path / "labels.slc", codec, counts=(3, 1, 40, 7) * 10)
     rows = read_labels(tmp_path / "labels.slc")
@@ -309,8 +227,14 @@ def test_labels_are_read_once_each(tmp_path, codec):
                 continue
             again = SparseLabels(row["indices"], row["values"], row["remainder"], reader.num_classes)
             assert np.array_equal(again.dense(), labels.with_policy("uniform").dense())
-            assert np.array_equal(row["tail_classes"], labels.tails.classes[0][: len(row["tail_classes"])])
-            assert row["tail_floor"] == labels.tails.floor[0]
+            assert ("tail_classes" in row) == ("tail" in codec)
+            if "tail" in codec:
+                assert np.array_equal(row["tail_classes"], labels.tails.classes[0][: len(row["tail_classes"])])
+                assert row["tail_floor"] == labels.tails.floor[0]
+            assert ("tail_slopes" in row) == ("tail=all" in codec)
+            if "tail=all" in codec:
+                assert np.array_equal(row["tail_slopes"], labels.tails.slopes[0])
+                assert row["tail_main_class"] == labels.tails.main_class[0]
 
 
 def test_no_labels_are_no_rows(tmp_path):

@@ -10,50 +10,32 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 from conftest import write_labels
-from servers import CREDENTIALS, NGINX, nginx_server, proxy, s3_server, web_server
+from remote import PASSING, Store, damaged_objects, few_bytes, read_through_faults, s3_store, upload_through_faults, web_store
+from servers import NGINX, nginx_server, proxy
 from torch.utils.data import DataLoader, Dataset
 
 from softlabel_codec import CorruptError, SoftLabelError, SoftLabelReader, StateError
 from softlabel_codec.report import verify
-from softlabel_codec.storage import ranges, remote_source, s3_upload, upload
+from softlabel_codec.storage import s3_upload, upload
 
 pytestmark = pytest.mark.many
 
 COUNTS = [60, 3, 40, 7] * 50
 
 
-class Store:
-    """A storage service behind a proxy, and how files get there."""
-
-    def __init__(self, base, through, put, files=None):
-        self.base, self.proxy, self.put, self.files = base, through, put, files
-
-    def url(self, name):
-        return f"{self.base}/{name}"
-
-    def asked(self):
-        """Return methods and ranges of requests since the last call."""
-        return [" ".join(line.split()[0::2]) for line in self.proxy.requests()]
-
-
 @pytest.fixture(scope="session")
 def s3():
-    with s3_server() as server, proxy(server) as through:
-        os.environ.update(CREDENTIALS, AWS_ENDPOINT_URL=through.url)
-        files = fsspec.filesystem("s3", endpoint_url=server, skip_instance_cache=True)
-        files.mkdir("bucket")
-        yield Store("s3://bucket", through, lambda name, data: files.pipe_file(f"bucket/{name}", data), files)
+    with s3_store() as store:
+        yield store
 
 
 @pytest.fixture(scope="session")
 def http(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    with web_server(folder) as server, proxy(server) as through:
-        yield Store(through.url, through, lambda name, data: (folder / name).write_bytes(data))
+    with web_store(tmp_path_factory.mktemp("served")) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")
@@ -89,12 +71,10 @@ def url(store, local, request):
 
 
 @pytest.fixture(autouse=True)
-def few_bytes(monkeypatch):
-    """Make small files behave like large ones, of which little is read at once; and wait little."""
-    sizes = {"BEGINNING_BYTES": 256, "END_BYTES": 2000, "GAP_BYTES": 100, "FIRST_AHEAD_BYTES": 1000}
-    for name, value in sizes.items():
-        monkeypatch.setattr(remote_source, name, value)
-    monkeypatch.setattr(ranges, "FIRST_WAIT_SECONDS", 0.01)
+def large():
+    """Make small files behave like large ones."""
+    with few_bytes():
+        yield
 
 
 def assert_same(batch, expected):
@@ -168,9 +148,6 @@ for _ in range(3):
     assert in_python(script) == ""
 
 
-PASSING = ["slow_down", "throttled", "broken", "drop", "cut", "short", "long", "elsewhere"]
-
-
 @pytest.mark.parametrize("fault", PASSING)
 def test_passing_faults_are_tried_again(store, url, local, fault):
     images = [3, 70, 7, 150]
@@ -198,27 +175,23 @@ def test_lasting_faults_are_errors_that_name_url_and_range(store, url, fault):
             SoftLabelReader(url)
 
 
-FAULTS = [*PASSING, "flipped", "whole", "old", "none"]
-
-
-def test_every_read_is_right_or_an_error(store, url, local, tmp_path):
+def test_every_read_is_right_or_an_error(store, tmp_path):
     """Whatever a service does, at whatever request."""
-    rng = np.random.default_rng(0)
-    errors = []
-    with SoftLabelReader(local) as expected:
-        for _ in range(30):
-            store.proxy.tell(faults=rng.choice(FAULTS, 40, p=[0.04] * 11 + [0.56]).tolist())
-            images = rng.integers(0, len(COUNTS), 8)
-            try:
-                with SoftLabelReader(url) as reader:
-                    found, key = reader.read_batch(images), reader.keys[int(images[0])]
-            except (SoftLabelError, OSError) as error:
-                errors.append(str(error))
-            else:
-                assert_same(found, expected.read_batch(images))
-                assert key == expected.keys[int(images[0])]
-    assert all(url in error for error in errors)
-    assert len(errors) < 15
+    found = read_through_faults(store, tmp_path, 15)
+    assert found.right > found.reads / 2
+    assert len(found.refused) > 1
+
+
+def test_uploads_that_fail_leave_whole_objects_and_no_index_without_shards(s3, tmp_path):
+    found = upload_through_faults(s3, tmp_path, 2)
+    assert (found.finished_sets, found.of_large_files) == (2, 1)
+    assert found.looks >= 2
+
+
+def test_damage_in_the_bucket_is_an_error_where_it_is_and_found(s3, tmp_path):
+    found = damaged_objects(s3, tmp_path, 12)
+    assert found.found_by_verify == found.damaged == 12
+    assert len(found.refused) > 1
 
 
 def test_an_object_that_is_replaced_while_it_is_read(store, url, local, tmp_path):
@@ -271,6 +244,9 @@ def test_what_is_not_there(store):
     with pytest.raises(FileNotFoundError, match=f"no such (file|object): .*{store.url('nowhere.slc')}"):
         SoftLabelReader(store.url("nowhere.slc"))
     assert max(Counter(store.asked()).values()) == 1
+    store.proxy.tell(faults=["cut", "cut"])
+    with pytest.raises(FileNotFoundError, match="no such"):
+        SoftLabelReader(store.url("nowhere.slc"))
 
 
 def test_what_is_forbidden(store, url):

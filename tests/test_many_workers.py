@@ -76,11 +76,23 @@ def begun(out):
 
 
 def test_workers_that_are_killed_and_stopped_at_random(tmp_path):
-    found = crashes.kills_of_workers(tmp_path, 24)
-    assert found.kills == 24
+    found = crashes.kills_of_workers(tmp_path, 14)
+    assert found.kills == 14
     assert found.finished_sets >= 2
     assert found.on_one_machine + found.on_several == found.kills + found.stops
     assert found.taken_over > 0
+
+
+def test_workers_of_whom_no_two_clocks_agree(tmp_path):
+    found = crashes.kills_of_workers(tmp_path, 8, clocks_differ=True)
+    assert (found.kills, found.on_one_machine) == (8, 0)
+    assert found.most_hours_apart > 1
+
+
+def test_workers_beside_one_whose_disk_is_full_finish_the_set(tmp_path):
+    found = crashes.full_disk_of_one(tmp_path, 2)
+    assert found.full == sum(found.errors.values()) == 2
+    assert found.finished_by_others + found.finished_later >= 2
 
 
 def test_three_workers_of_which_one_is_killed(desk, tmp_path):

@@ -381,6 +381,41 @@ def test_a_shard_that_somebody_else_finished_meanwhile(make, tmp_path):
     assert list(contents(place.folder)) == [place.shard(1).name]
 
 
+def test_a_worker_that_was_stopped_before_it_looked_for_unfinished_files_removes_none(make, tmp_path, monkeypatch):
+    """They may be those of the worker that has taken over."""
+    with pytest.raises(KeyboardInterrupt):
+        make(shard=1, progress=stop_after(1))
+    place, inherit, there = SetFolder(tmp_path / "labels", 3), SetFolder.inherit, []
+
+    def inherit_late(self, number, lock):
+        if not there:
+            lock_of(place, number)
+        there.append(set(place.unfinished_files(number)))
+        return inherit(self, number, lock)
+
+    monkeypatch.setattr(SetFolder, "inherit", inherit_late)
+    assert make(shard=1).label_set.made == [1]  # when nothing more was heard of the other worker
+    assert len(there) == 2
+    assert there[0] <= there[1]
+
+
+def test_a_worker_that_was_late_leaves_no_copy(make, tmp_path, monkeypatch):
+    make("whole")
+    with pytest.raises(KeyboardInterrupt):
+        make(shard=1, progress=stop_after(1))
+    place, inherit = SetFolder(tmp_path / "labels", 3), SetFolder.inherit
+    before = contents(place.folder)
+
+    def inherit_late(self, number, lock):
+        older = inherit(self, number, lock)
+        shutil.copyfile(tmp_path / "whole" / "whole-00001-of-00003.slc", place.shard(1))
+        return older
+
+    monkeypatch.setattr(SetFolder, "inherit", inherit_late)
+    assert make(shard=1).label_set.made == []
+    assert contents(place.folder).keys() - before.keys() == {place.shard(1).name}
+
+
 def test_several_workers_at_once_make_each_shard_once(make, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "STALE_SECONDS", 60.0)
     make("whole", shards=6)

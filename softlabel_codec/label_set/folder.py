@@ -176,7 +176,8 @@ class SetFolder:
     def inherit(self, number: int, lock: Lock) -> list[Path]:
         """Copy what others have written of a shard to the unfinished file of the holder of its lock; return their files.
 
-        They may be removed as soon as the copy has been opened. An owner that is only stopped keeps its file open, without a name.
+        They may be removed as soon as the copy has been opened, if the lock is still held then: else they may be those of its next holder.
+        An owner that is only stopped keeps its file open, without a name.
         """
         older = self.unfinished_files(number)
         if older:

@@ -184,7 +184,9 @@ class Lock:
         except FileExistsError:
             return None
         try:
-            os.write(descriptor, json.dumps(asdict(owner)).encode() + b"\n")
+            said = json.dumps(asdict(owner)).encode() + b"\n"
+            while said:  # on a disk that is nearly full only a part is written, and the next call fails
+                said = said[os.write(descriptor, said) :]
             os.fsync(descriptor)  # now others see who holds it, on NFS too
             return cls(path, owner.token, descriptor)
         except BaseException as error:

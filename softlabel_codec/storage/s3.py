@@ -51,9 +51,9 @@ async def call(files: Any, url: Url, what: str, method: str, **asked: Any) -> An
     OSError
         If there is no answer, or there are no credentials.
     TransientError
-        If the answer cannot be read.
+        If the answer breaks off or cannot be read.
     """
-    from botocore import exceptions, parsers  # noqa: PLC0415  s3fs needs it, and nothing else does
+    from botocore import exceptions  # noqa: PLC0415  s3fs needs it, and nothing else does
 
     try:
         await files.set_session()
@@ -69,13 +69,15 @@ async def call(files: Any, url: Url, what: str, method: str, **asked: Any) -> An
         answer = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         raise RefusedError(str(answer.get("Code", "")), status, str(answer.get("Message", ""))) from None
-    except parsers.ResponseParserError as error:  # some services answer so when they have too much to do
-        raise TransientError(f"{type(error).__name__} {error}") from None
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError) as error:
         raise failed(url, errno.EACCES, f"{error}. {_LOGIN}") from None
     except (exceptions.BotoCoreError, OSError) as error:
         said = " ".join(str(error).split())
         raise failed(url, errno.EIO, f"{what}: {type(error).__name__}: {said}") from None
+    except StateError:
+        raise
+    except Exception as error:  # of the libraries that carry requests and parse answers, when a service has too much to do
+        raise TransientError(f"{type(error).__name__} {error}") from None
 
 
 class S3Object(RemoteObject):

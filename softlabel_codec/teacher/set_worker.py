@@ -120,8 +120,10 @@ class SetWorker:
         images = images_of_shard(len(self._job.keys), number, place.num_shards)
         older = self._set.inherit(number, lock)
         if self._set.is_made(number):  # just now, by a worker that has released the lock
+            remove_unfinished(place.unfinished_file(number, lock))
             return
         with self._writer(number, lock) as writer:
+            lock.check()  # else some may be those of the worker that has taken over
             for path in older:
                 remove_unfinished(path)
             resumed = len(writer)

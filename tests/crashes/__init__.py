@@ -9,12 +9,13 @@ from crashes.disks import FullDisk, PowerFailures, full_disk, power_failures
 from crashes.faults import FAULTS, faults_at_every_call
 from crashes.kills import Kills, kills_at_every_call, random_kills, recover_kills_at_every_call
 from crashes.rivals import Replacements, Rivals, replaced_under_readers, rivals
-from crashes.workers import WorkerKills, kills_of_workers
+from crashes.workers import FullWorkers, WorkerKills, full_disk_of_one, kills_of_workers
 
 __all__ = [
     "FAULTS",
     "EncodeKills",
     "FullDisk",
+    "FullWorkers",
     "Kills",
     "PowerFailures",
     "Replacements",
@@ -23,6 +24,7 @@ __all__ = [
     "encode_kills",
     "faults_at_every_call",
     "full_disk",
+    "full_disk_of_one",
     "kills_at_every_call",
     "kills_of_workers",
     "power_failures",

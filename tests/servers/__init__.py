@@ -38,9 +38,10 @@ http {{
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Start moto's S3 server, and yield its URL."""
+    """Start moto's S3 server, which takes parts of any size, and yield its URL."""
     port = free_port()
-    with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], f"http://127.0.0.1:{port}") as url:
+    server = ["env", "S3_UPLOAD_PART_MIN_SIZE=1", sys.executable, "-m", "moto.server"]
+    with running([*server, "-H", "127.0.0.1", "-p", str(port)], f"http://127.0.0.1:{port}") as url:
         yield url
 
 

@@ -1,12 +1,12 @@
 """A proxy with delays and faults: python proxy.py UPSTREAM PORT. `servers.Proxy` talks to it by the paths under `/-/`.
 
-Faults, each for one GET, or for one PUT if `put:` stands before it:
+Faults, each for one GET; for one PUT if `put:` stands before it, for any request with `any:`:
 
 - `slow_down`: 503 as S3 says it; `throttled`: 429, to be tried again at once; `broken`: 500
-- `drop`: the connection is closed without an answer; `cut`: in the middle of the body
+- `drop`: the connection is closed without an answer; `lost`: after what was asked was done; `cut`: in the middle of the body
 - `short`: a byte is missing at the end of the body, and the headers agree with that
 - `long`: there is more behind it
-- `flipped`: a bit of the body is wrong
+- `flipped`: a bit of the body is wrong, anywhere
 - `elsewhere`: other bytes than those that were asked for, and the headers say so
 - `whole`: the range is ignored
 - `old`: what was answered when this range was first asked for
@@ -15,6 +15,7 @@ Faults, each for one GET, or for one PUT if `put:` stands before it:
 """
 
 import asyncio
+import random
 import sys
 
 from aiohttp import ClientSession, TCPConnector, web
@@ -58,9 +59,8 @@ class Proxy:
         return web.Response(text=str(told))
 
     def fault(self, request: web.Request) -> str:
-        asked = request.method.lower()
         method, _, fault = self.faults[0].rpartition(":") if self.faults else ("", "", "none")
-        if (method or "get") != asked:
+        if (method or "get") not in (request.method.lower(), "any"):
             return "none"
         if not fault.endswith("...") and self.faults:
             self.faults.pop(0)
@@ -88,13 +88,17 @@ class Proxy:
             data = await found.read()
             status, headers = found.status, [(name, value) for name, value in found.headers.items() if name.lower() not in DROPPED]
             length = found.headers.get("Content-Length")
+        if fault == "lost":
+            request.transport.abort()
+            return web.Response()
         if status < 300 and request.method == "GET":
             first = self.answers.setdefault((request.path, asked), (status, headers, data))
             status, headers, data = first if fault == "old" else (status, headers, data)
         if fault in ("short", "long"):
             data = data[:-1] if fault == "short" else data + bytes(10**6)
         if fault == "flipped" and data:
-            data = bytes([data[0] ^ 1]) + data[1:]
+            place = random.randrange(len(data))
+            data = data[:place] + bytes([data[place] ^ 1 << random.randrange(8)]) + data[place + 1 :]
         self.sent += len(data)
         if fault == "cut":
             response = web.StreamResponse(status=status, headers=headers)
