@@ -399,7 +399,7 @@ def test_uploads_that_fail_leave_nothing(s3, upstream, tmp_path, monkeypatch):
         upload(tmp_path / "a", s3.url("failed"))
     s3.proxy.tell(faults=[])
     assert not s3.files.exists("bucket/failed")
-    assert not s3.files.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads")
+    assert not s3.files.call_s3("list_multipart_uploads", Bucket="bucket", Prefix="failed").get("Uploads")
     with pytest.raises(FileNotFoundError, match=r"no such bucket: .*NoSuchBucket"):
         upload(tmp_path / "a", "s3://no-bucket/a")
 

@@ -22,6 +22,7 @@ def bucket():
     with pytest.MonkeyPatch.context() as patch, s3_server() as url:
         for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": url}.items():
             patch.setenv(name, value)
+        type(fsspec.filesystem("s3")).clear_instance_cache()  # clients of other tests, which know another server
         files = fsspec.filesystem("s3", endpoint_url=url, skip_instance_cache=True)
         files.mkdir("bucket")
         yield files
