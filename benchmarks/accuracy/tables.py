@@ -156,7 +156,8 @@ def _at_a_time(one: Results, teacher: str, images: str) -> str:
         return ""
     for kind in kinds:
         found = [one.runs.get(replace(kind, crops_per_image=number), {}) for number in numbers]
-        lines.append((name_of(kind), *(f"{mean_of(list(values.values()))} (n = {len(values)})" if values else "" for values in found)))
+        if any(found):
+            lines.append((name_of(kind), *(f"{mean_of(list(values.values()))} (n = {len(values)})" if values else "" for values in found)))
     what = f"Crops of an image that are taken at a time, teacher `{teacher}`{WHAT[images]}:"
     return f"{what}\n\n{table(['labels', *map(str, numbers)], lines)}"
 
