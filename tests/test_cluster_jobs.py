@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from softlabel_codec import SoftLabelReader
 from softlabel_codec.cli.main import main
 
+pytestmark = pytest.mark.torch
+
 JOBS = Path(__file__).parents[1] / "examples" / "cluster"
 COMMAND = re.compile(r"(?:slcodec encode|-m softlabel_codec\.teacher)\s(.*--shards) \d+(.*--workers) 8$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r'"\$(SLURM_ARRAY_TASK_ID|JOB_COMPLETION_INDEX)"')
